@@ -1,0 +1,7 @@
+"""Post-training of language models with two native engines and one truth.
+
+The core: NumPy and plain Python. It never imports torch or mindspore; backends are loaded by name
+through :func:`mindrlhf_grpo.backend.load_backend`.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,178 @@
+"""What a backend implements, and how it is found.
+
+A backend is a module (or entry point in the group ``mindrlhf_grpo.backends``) with a function
+``build(config) -> Backend``. The core talks to it in NumPy arrays and plain Python only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from .data.tokenizer import Tokenizer
+from .errors import BackendError
+from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
+
+GROUP = "mindrlhf_grpo.backends"
+MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
+FRAMEWORKS = {"torch": "torch", "mindspore": "mindspore"}
+
+
+class Loss(Protocol):
+    """A loss over one micro-batch: a plain sum, because ``tensors['weights']`` carries the denominators.
+
+    Returns the scalar to minimise and named scalars for metrics, each a *sum* over trained tokens;
+    names that start with ``max/`` are combined by maximum instead.
+    """
+
+    def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogProbs:
+    """Per-token log-probs ``[N, T]`` (0 past each length) and, where asked, entropies ``[N, T]``."""
+
+    logps: FloatArray
+    entropy: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateResult:
+    """One optimizer step over the global batch (all ranks): total loss, gradient norm before clipping, metric sums.
+
+    ``sums`` holds what the loss returned, summed (``max/`` names: maximum) over micro-batches and ranks,
+    plus ``entropy`` (sum over trained tokens) and ``tokens`` (number of trained tokens).
+    """
+
+    loss: float
+    grad_norm: float
+    sums: Mapping[str, float]
+
+
+class Comm(Protocol):
+    """The process group: host-side collectives; gradients are summed inside the backend."""
+
+    rank: int
+    world_size: int
+
+    def gather_objects(self, item: Any) -> list[Any]: ...  # every rank receives every rank's item, in rank order
+    def barrier(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Policy(Protocol):
+    """The trained model with its optimizer, and the reference it is held to."""
+
+    layout: str  # "shared" (a group's prompt computed once) or "plain"; chosen at load, with the reason in layout_reason
+    layout_reason: str
+
+    def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
+        """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
+        ...
+
+    def update(self, batch: Batch, loss: Loss, *, learning_rate: float) -> UpdateResult:
+        """One optimizer step on this rank's rows; gradients are summed over micro-batches and ranks.
+
+        Every rank must call it, also with an empty batch.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of the trainable weights as the engine must see them."""
+        ...
+
+    def save_model(self, folder: Path, *, merge: bool = False) -> None:
+        """Write the Hugging Face layout (adapter only for LoRA unless ``merge``). Rank 0 calls it."""
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Write the optimizer and everything else that exact resume needs."""
+        ...
+
+    def load_state(self, model: Path, state: Path) -> None:
+        """Restore from what ``save_model`` and ``save_state`` wrote."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Generates completions."""
+
+    weight_version: int
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+        """``group_size`` completions for each prompt, in the order of ``prompts``."""
+        ...
+
+    def sleep(self) -> None:
+        """Free the KV cache."""
+        ...
+
+    def wake_up(self) -> None: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class WeightSync(Protocol):
+    """Brings the policy's weights to the engine in memory, then compares fingerprints."""
+
+    def push(self, version: int) -> None:
+        """Raises RunFailed if the engine's fingerprint differs from the policy's after the push."""
+        ...
+
+
+class Backend(Protocol):
+    """A framework: builds the parts above for one run."""
+
+    name: str
+    comm: Comm
+
+    def load_policy(self) -> Policy: ...
+    def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine: ...
+    def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync: ...
+    def memory(self) -> dict[str, float]: ...  # "peak_rss_mb", and "peak_device_mb" where there is a device
+    def versions(self) -> dict[str, str]: ...
+
+
+def available_backends() -> dict[str, str]:
+    """Backend name -> module, the built-in ones and those installed under the entry-point group."""
+    found = {point.name: point.value.split(":")[0] for point in entry_points(group=GROUP)}
+    return {**MODULES, **found}
+
+
+def backend_module(name: str) -> Any:
+    """Import a backend by entry-point name or by module name.
+
+    Raises:
+        BackendError: unknown name, or its framework is not installed.
+    """
+    known = available_backends()
+    module = known.get(name, name if "." in name or importlib.util.find_spec(name) else "")
+    if name not in known and not hasattr_build(module):
+        raise BackendError(f"backend {name!r} is unknown; available: {', '.join(sorted(known))}, or a module with build(config)")
+    framework = FRAMEWORKS.get(name)
+    if framework and importlib.util.find_spec(framework) is None:
+        raise BackendError(f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'")
+    if importlib.util.find_spec(module) is None:
+        raise BackendError(f"backend {name!r} is not part of this installation (module {module} not found)")
+    return importlib.import_module(module)
+
+
+def hasattr_build(module: str) -> bool:
+    """Whether a module can be imported and offers ``build``."""
+    if not module or module in FRAMEWORKS.values():
+        return False
+    try:
+        return hasattr(importlib.import_module(module), "build")
+    except ImportError:
+        return False
+
+
+def load_backend(config: Any) -> Backend:
+    """Build the backend that ``config.backend`` names for this run."""
+    backend: Backend = backend_module(config.backend).build(config)
+    return backend

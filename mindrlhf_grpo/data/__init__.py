@@ -1,0 +1,1 @@
+"""From data rows to prompts: sources, tokenizers, chat templates, order."""

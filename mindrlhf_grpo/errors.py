@@ -1,0 +1,31 @@
+"""Errors a user can cause. The command line prints their text and exits with their code, without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend: the text names the value, the place and what is accepted."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A wrong key, value or file in the configuration."""
+
+
+class DataError(UserError):
+    """A row, file or column of the data that cannot be used."""
+
+
+class BackendError(UserError):
+    """A backend that is absent, or that cannot do what the configuration asks."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is incomplete, corrupt or made by another configuration."""
+
+
+class RunFailed(UserError):
+    """The run stopped itself: NaN, a fingerprint or ratio outside tolerance. The text names the saved evidence."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""The visible loops, one a file."""
