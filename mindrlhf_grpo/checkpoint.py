@@ -26,6 +26,8 @@ PREFIX = "step_"
 def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path, Path], None]) -> Path:
     """Write ``root/step_N`` atomically; ``write(policy_folder, optimizer_folder)`` fills the two folders."""
     final = root / f"{PREFIX}{step}"
+    if final.exists():  # exact resume makes the same step again bit for bit: the saved one stays
+        return final
     partial = root / f".writing-{PREFIX}{step}"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "policy").mkdir(parents=True)
@@ -37,8 +39,6 @@ def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path, Pa
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in [*files, partial / MANIFEST, partial / "policy", partial / "optimizer", partial]:
         flush(path)
-    if final.exists():  # the same step again, after a resume: the new one takes its place
-        remove(final)
     os.rename(partial, final)
     flush(root)
     return final

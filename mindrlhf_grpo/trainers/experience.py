@@ -1,0 +1,255 @@
+"""From prompts to what the policy learns from: rollouts, rewards, advantages, one batch a rank.
+
+Every rank generates and scores its own share of the prompts. The small host tables (rewards, lengths)
+are gathered, so each rank computes the same advantages and loss weights over the global batch in NumPy
+and keeps its own rows: the result does not depend on the number of ranks.
+Legend: N completions, F reward components, K segments, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..advantages import to_tokens
+from ..algorithms import Plan
+from ..backend import Comm, Policy, RolloutEngine
+from ..batching import build_batch, completion_lengths, dead_groups, loss_weights
+from ..config import RunConfig
+from ..data.stream import PromptStream, shard
+from ..losses import kl
+from ..rewards import RewardTable, Rewards
+from ..types import Batch, FinishReason, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
+from ..xp import NUMPY
+from .clock import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """One step's completions on this rank, ready to learn from.
+
+    Attributes:
+        batch: this rank's rows; ``weights`` and ``advantages`` come from the global batch.
+        chunk_of: ``[N]`` the optimizer step of a pass in which each row is used.
+        metrics: figures over the global batch, equal on every rank.
+        trained_tokens: tokens with a loss over all ranks; 0 means there is nothing to learn.
+    """
+
+    groups: list[RolloutGroup]
+    table: RewardTable
+    batch: Batch
+    chunk_of: IntArray
+    metrics: dict[str, float]
+    trained_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostTable:
+    """What every rank must know of a completion: a few numbers each, gathered over ranks."""
+
+    rewards: RewardTable
+    prompt: IntArray  # [N] number of the prompt in this step, over all ranks
+    lengths: IntArray  # [N]
+    truncated: NDArray[np.bool_]  # [N]
+
+    @staticmethod
+    def concat(tables: Sequence[HostTable]) -> HostTable:
+        """Rows of all tables, in order."""
+        return HostTable(
+            rewards=RewardTable.concat([table.rewards for table in tables]),
+            prompt=np.concatenate([table.prompt for table in tables]),
+            lengths=np.concatenate([table.lengths for table in tables]),
+            truncated=np.concatenate([table.truncated for table in tables]),
+        )
+
+
+class Collector:
+    """Turns the next prompts of the stream into an :class:`Experience`."""
+
+    def __init__(
+        self, config: RunConfig, plan: Plan, comm: Comm, stream: PromptStream, engine: RolloutEngine, rewards: Rewards
+    ) -> None:
+        self.config, self.plan, self.comm = config, plan, comm
+        self.stream, self.engine, self.rewards = stream, engine, rewards
+        self.sampling = training_sampling(config)
+
+    def collect(self, policy: Policy, clock: Clock) -> Experience:
+        """Generate, score and weigh one rollout batch; dead groups are replaced where the configuration asks."""
+        groups, own, drawn = self._rollouts(clock)
+        tables: list[HostTable] = self.comm.gather_objects(own)
+        first_row = sum(len(table.lengths) for table in tables[: self.comm.rank])
+        whole = HostTable.concat(tables)
+        mine = slice(first_row, first_row + len(own.lengths))
+
+        dead = dead_groups(whole.rewards.total(), whole.prompt)
+        trained = self._trained_rows(whole, dead)
+        chunk_of = whole.prompt % self.config.algorithm.updates_per_batch
+        batch = self._batch(groups, whole, trained, chunk_of, mine)
+        with clock.phase("logps"):
+            batch, kl_sums = self._logps(policy, batch)
+        advantages = self._advantages(whole, kl_sums)
+        batch = replace(batch, advantages=to_tokens(advantages[mine], batch.lengths, batch.ids.shape[1], batch.segments))
+        return Experience(
+            groups=groups,
+            table=own.rewards,
+            batch=batch,
+            chunk_of=chunk_of[mine],
+            metrics=self._metrics(whole, dead, drawn),
+            trained_tokens=int(whole.lengths[trained].sum()),
+        )
+
+    def _rollouts(self, clock: Clock) -> tuple[list[RolloutGroup], HostTable, int]:
+        """This rank's groups and table, and how many tokens all ranks generated."""
+        resample = self.config.algorithm.dead_groups == "resample"
+        wanted, drawn = self.config.train.prompts_per_step, 0
+        accepted = 0
+        groups: list[RolloutGroup] = []
+        parts: list[HostTable] = []
+        for _ in range(self.config.algorithm.resample_budget if resample else 1):
+            prompts = self.stream.take(wanted - accepted)
+            new_groups, part = self._round(prompts, clock)
+            gathered = self.comm.gather_objects(part)
+            whole = HostTable.concat(gathered)
+            drawn += int(whole.lengths.sum())
+            alive = ~dead_groups(whole.rewards.total(), whole.prompt) if resample else np.ones(len(prompts), bool)
+            number = accepted + np.cumsum(alive) - 1  # place of each surviving prompt in this step
+            rows = np.flatnonzero(alive[part.prompt])
+            first = len(prompts) and int(part.prompt.min(initial=len(prompts)))
+            groups += [group for index, group in enumerate(new_groups) if alive[first + index]]
+            parts.append(
+                HostTable(
+                    rewards=part.rewards.take(rows),
+                    prompt=number[part.prompt[rows]].astype(np.int64),
+                    lengths=part.lengths[rows],
+                    truncated=part.truncated[rows],
+                )
+            )
+            accepted += int(alive.sum())
+            if accepted == wanted:
+                break
+        return groups, HostTable.concat(parts), drawn
+
+    def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], HostTable]:
+        """Generate and score this rank's share of the prompts."""
+        numbers = shard(range(len(prompts)), self.comm.rank, self.comm.world_size)
+        with clock.phase("generate"):
+            share = [prompts[number] for number in numbers]
+            groups = self.engine.generate(share, self.sampling, group_size=self.config.rollout.group_size)
+        with clock.phase("reward"):
+            table = self.rewards.score(groups)
+        finish = [rollout.finish for group in groups for rollout in group.rollouts]
+        return groups, HostTable(
+            rewards=table,
+            prompt=np.repeat(np.asarray(numbers, np.int64), self.config.rollout.group_size),
+            lengths=completion_lengths(groups),
+            truncated=np.asarray([reason is FinishReason.LENGTH for reason in finish], bool),
+        )
+
+    def _trained_rows(self, whole: HostTable, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """``[N]`` whether a completion has a loss at all."""
+        algorithm = self.config.algorithm
+        trained = ~np.isnan(whole.rewards.total()).all(axis=1)
+        if algorithm.mask_truncated:
+            trained &= ~whole.truncated
+        if algorithm.dead_groups != "keep":
+            trained &= ~dead[whole.prompt]
+        return trained
+
+    def _batch(
+        self,
+        groups: list[RolloutGroup],
+        whole: HostTable,
+        trained: NDArray[np.bool_],
+        chunk_of: IntArray,
+        mine: slice,
+    ) -> Batch:
+        """This rank's rows with loss weights from the denominators of each optimizer step's global batch."""
+        lengths = whole.lengths[mine]
+        longest = int(lengths.max(initial=0))
+        positions = np.arange(longest)[None, :] < lengths[:, None]
+        mask = (positions & trained[mine][:, None]).astype(np.float32)
+        weights = np.zeros_like(mask)
+        settings = self.plan.settings
+        for chunk in range(self.config.algorithm.updates_per_batch):
+            inside = chunk_of == chunk
+            counted = inside & (trained if not settings.count_masked_rows else np.ones_like(trained))
+            rows = inside[mine]
+            weights[rows] = loss_weights(
+                mask[rows],
+                settings.aggregation,
+                tokens=int(whole.lengths[inside & trained].sum()),
+                sequences=int(counted.sum()),
+                max_tokens=self.config.rollout.max_tokens,
+            )
+        empty = np.zeros_like(mask)
+        return build_batch(groups, empty, weights=weights, temperature=self.sampling.temperature, mask=mask)
+
+    def _logps(self, policy: Policy, batch: Batch) -> tuple[Batch, FloatArray | None]:
+        """Add old and reference log-probs where they are needed; KL sums ``[N]`` if the KL is part of the reward."""
+        algorithm, settings = self.config.algorithm, self.plan.settings
+        in_reward = settings.kl_coef > 0 and settings.kl_in == "reward"
+        if algorithm.inner_epochs * algorithm.updates_per_batch > 1 or in_reward:
+            batch = replace(batch, old_logps=policy.logps(batch).logps)
+        if "reference" in self.plan.needs:
+            batch = replace(batch, ref_logps=policy.logps(batch, reference=True).logps)
+        if not in_reward or batch.old_logps is None or batch.ref_logps is None:
+            return batch, None
+        per_token = kl(NUMPY, batch.old_logps, batch.ref_logps, settings.kl_estimator)
+        within = np.arange(batch.ids.shape[1])[None, :] < batch.lengths[:, None]
+        return batch, np.where(within, per_token, 0.0).sum(axis=1)
+
+    def _advantages(self, whole: HostTable, kl_sums: FloatArray | None) -> FloatArray:
+        """Advantages ``[N, K]`` of the global batch; a KL in the reward is one more (negative) component."""
+        values, weights = whole.rewards.values, whole.rewards.weights
+        if kl_sums is not None:
+            penalty = -np.concatenate(self.comm.gather_objects(np.asarray(kl_sums, np.float64)))
+            column = np.broadcast_to(penalty[:, None, None], (len(penalty), 1, values.shape[2]))
+            values = np.concatenate([values, column], axis=1)
+            weights = np.append(weights, self.plan.settings.kl_coef)
+        return self.plan.advantages(values, weights, whole.prompt, whole.lengths)
+
+    def _metrics(self, whole: HostTable, dead: NDArray[np.bool_], drawn: int) -> dict[str, float]:
+        """Figures of the global batch."""
+        total = whole.rewards.total()
+        metrics = {
+            "reward/mean": mean(total),
+            "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
+            "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
+            "dead_group_frac": float(dead.mean()) if len(dead) else 1.0,
+            "length/mean": mean(whole.lengths),
+            "length/max": float(whole.lengths.max(initial=0)),
+            "truncated_frac": mean(whole.truncated),
+            "tokens/generated": float(drawn),
+            "prompts": float(len(dead)),
+        }
+        for index, name in enumerate(whole.rewards.names):
+            metrics[f"reward/{name}/mean"] = mean(whole.rewards.values[:, index])
+        for name, count in whole.rewards.failures.items():
+            metrics[f"reward/failures/{name}"] = float(count)
+        return metrics
+
+
+def mean(values: FloatArray | IntArray | NDArray[np.bool_]) -> float:
+    """Mean of the finite values, 0 if there are none."""
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if finite.size else 0.0
+
+
+def training_sampling(config: RunConfig) -> Sampling:
+    """How training completions are drawn."""
+    rollout = config.rollout
+    return Sampling(
+        max_tokens=rollout.max_tokens,
+        min_tokens=rollout.min_tokens,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        min_p=rollout.min_p,
+        repetition_penalty=rollout.repetition_penalty,
+        stop=tuple(rollout.stop),
+        seed=config.seed,
+    )

@@ -1,0 +1,294 @@
+"""Online reinforcement learning: the whole loop, readable from top to bottom.
+
+Every rank runs it. One step: prompts -> rollouts -> rewards -> advantages -> update -> weight sync.
+It knows no algorithm and no framework: the plan and the backend do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint
+from ..algorithms import resolve
+from ..backend import Backend, UpdateResult, load_backend
+from ..config import DataConfig, RunConfig
+from ..config_file import dump
+from ..data.stream import PromptStream
+from ..data.tokenizer import Tokenizer, load_tokenizer
+from ..errors import RunFailed
+from ..report import render
+from ..rewards import Rewards
+from ..rollout_log import write_rollouts
+from ..tracking import Tracker, silent
+from .clock import Clock
+from .evaluation import HeldOut
+from .experience import Collector, Experience
+from .run_folder import Progress, RunFolder, state
+from .schedule import learning_rate
+
+# How far training log-probs may be from the engine's before the run stops. float32: largest |ratio - 1| of a
+# token; bfloat16: mean |log ratio|, because single tokens scatter by rounding.
+MAX_RATIO_DEV_FLOAT32 = 0.01
+MEAN_LOG_RATIO_BFLOAT16 = 0.2
+
+
+def train(config: RunConfig) -> dict[str, Any]:
+    """Run (or resume) a configuration to its end; returns the summary.
+
+    Raises:
+        RunFailed: NaN, a weight fingerprint or an on-policy ratio outside tolerance; the batch is saved.
+    """
+    backend = load_backend(config)
+    try:
+        return OnlineTrainer(config, backend).run()
+    finally:
+        backend.comm.close()
+
+
+class OnlineTrainer:
+    """The parts of one run and the loop over them."""
+
+    def __init__(self, config: RunConfig, backend: Backend) -> None:
+        self.started = time.perf_counter()
+        self.config, self.backend, self.comm = config, backend, backend.comm
+        self.main = backend.comm.rank == 0
+        self.folder = RunFolder(config.run_dir)
+        self.plan = resolve(config.algorithm)
+        self.tokenizer = tokenizer_of(config)
+        self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
+        self.held_out = held_out(config, self.tokenizer)
+        self.rewards = Rewards(config.rewards)
+        if self.main:
+            self.folder.open(config, backend.versions())
+        self.comm.barrier()
+
+        self.policy = backend.load_policy()
+        self.engine = backend.load_engine(self.policy, self.tokenizer)
+        self.sync = backend.weight_sync(self.policy, self.engine)
+        self.progress = self._resume()
+        self.tracker = self._tracker()
+        self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards)
+        self.warnings = self._warnings()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step or to the target, then write summary and report."""
+        for text in self.warnings:
+            self.tracker.note(text)
+        self.sync.push(self.progress.step)
+        self._first_evaluation()
+        try:
+            while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
+                self.step(self.progress.step + 1)
+        finally:
+            self.rewards.close()
+            self.tracker.close()
+        return self._finish()
+
+    def step(self, step: int) -> None:
+        """One rollout batch, learned from."""
+        clock = Clock()
+        self.engine.wake_up()
+        experience = self.collector.collect(self.policy, clock)
+        self.engine.sleep()
+
+        with clock.phase("update"):
+            results = self._learn(step, experience)
+        with clock.phase("sync"):
+            self.sync.push(step)
+
+        self.progress.step, self.progress.stream = step, self.stream.state()
+        metrics = {**experience.metrics, **self._update_metrics(step, results)}
+        with clock.phase("eval"):
+            metrics.update(self._evaluate(step))
+        with clock.phase("save"):
+            self._save(step)
+            self._log_rollouts(step, experience)
+        self.tracker.log(step, {**metrics, **clock.metrics(), **self._memory()})
+
+    def _learn(self, step: int, experience: Experience) -> list[UpdateResult]:
+        """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps; none if no token has a loss."""
+        algorithm = self.config.algorithm
+        results: list[UpdateResult] = []
+        if experience.trained_tokens == 0:
+            self.tracker.note(f"step {step}: no completion can be learned from (all groups dead or masked); skipped")
+            return results
+        rate = learning_rate(self.config.train, step)
+        for _ in range(algorithm.inner_epochs):
+            for chunk in range(algorithm.updates_per_batch):
+                rows = (experience.chunk_of == chunk).nonzero()[0]
+                batch = experience.batch.take(rows)
+                try:
+                    result = self.policy.update(batch, self.plan.loss, learning_rate=rate)
+                    if not results:
+                        self._check_on_policy(step, result)
+                except RunFailed as error:
+                    evidence = self.folder.save_evidence(step, batch, str(error)) if self.main else ""
+                    raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
+                results.append(result)
+        return results
+
+    def _check_on_policy(self, step: int, result: UpdateResult) -> None:
+        """The first update of a batch uses the weights that sampled it: its ratio to the rollouts must be 1."""
+        tokens = max(1.0, result.sums.get("tokens", 0.0))
+        if self.config.model.dtype == "float32":
+            deviation = math.expm1(min(50.0, result.sums.get("max/rollout_gap", 0.0)))
+            if not deviation <= MAX_RATIO_DEV_FLOAT32:
+                raise RunFailed(
+                    f"on-policy ratio deviates from 1 by {deviation:.3g} (accepted: {MAX_RATIO_DEV_FLOAT32}): "
+                    "engine and policy disagree on log-probs"
+                )
+        elif not result.sums.get("rollout_gap", 0.0) / tokens <= MEAN_LOG_RATIO_BFLOAT16:
+            raise RunFailed(
+                f"mean |log ratio| between policy and engine is {result.sums['rollout_gap'] / tokens:.3g} "
+                f"(accepted: {MEAN_LOG_RATIO_BFLOAT16}): engine and policy disagree on log-probs"
+            )
+
+    def _update_metrics(self, step: int, results: list[UpdateResult]) -> dict[str, float]:
+        """Figures of the optimizer steps; the ratio to the rollouts is that of the first one."""
+        metrics = {"lr": learning_rate(self.config.train, step), "updates": float(len(results)), "tokens/trained": 0.0}
+        if not results:
+            return metrics
+        tokens = max(1.0, sum(result.sums.get("tokens", 0.0) for result in results))
+
+        def mean(name: str) -> float:
+            return sum(result.sums.get(name, 0.0) for result in results) / tokens
+
+        metrics["tokens/trained"] = tokens
+        metrics["loss"] = sum(result.loss for result in results) / len(results)
+        metrics["grad_norm"] = sum(result.grad_norm for result in results) / len(results)
+        metrics["entropy"] = mean("entropy")
+        metrics["kl/mean"] = mean("kl")
+        metrics["clip_frac/low"], metrics["clip_frac/high"] = mean("clip_low"), mean("clip_high")
+        metrics["ratio/mean"] = mean("ratio")
+        metrics["ratio/max_update_dev"] = max(result.sums.get("max/ratio_dev", 0.0) for result in results)
+        first = results[0].sums
+        metrics["ratio/max_dev"] = math.expm1(min(50.0, first.get("max/rollout_gap", 0.0)))
+        metrics["ratio/rollout_gap"] = first.get("rollout_gap", 0.0) / max(1.0, first.get("tokens", 0.0))
+        return metrics
+
+    def _first_evaluation(self) -> None:
+        """Accuracy of the untrained policy, once in the life of a run."""
+        if self.held_out is None or self.progress.step or self.progress.accuracy_before is not None:
+            return
+        accuracy = self.held_out.evaluate(self.engine, self.rewards, self.comm)["eval/accuracy"]
+        self.progress.accuracy_before = self.progress.accuracy = accuracy
+        self.tracker.note(f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)")
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Held-out figures when they are due; sets the best step and the reason to stop."""
+        every, last = self.config.eval.every, step == self.config.train.steps
+        if self.held_out is None or not (last or (every and step % every == 0)):
+            return {}
+        metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm)
+        accuracy, progress = metrics["eval/accuracy"], self.progress
+        progress.accuracy = accuracy
+        if progress.best_accuracy is None or accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.best_step = accuracy, step
+        target = self.config.eval.stop_at
+        if target is not None and accuracy >= target:
+            progress.stopped_because = f"held-out accuracy {accuracy:.3f} reached the target {target}"
+        return metrics
+
+    def _save(self, step: int) -> None:
+        """Checkpoint when due: by interval, at the end, or because it is the best so far."""
+        settings, progress = self.config.checkpoint, self.progress
+        due = settings.every and step % settings.every == 0
+        last = step == self.config.train.steps or progress.stopped_because is not None
+        best = settings.keep_best and progress.best_step == step
+        if not (due or last or best):
+            return
+        if self.main:
+
+            def write(model: Path, optimizer: Path) -> None:
+                self.policy.save_model(model)
+                self.policy.save_state(optimizer)
+
+            checkpoint.save(self.folder.checkpoints, step, state(progress), write)
+            protected = [progress.best_step] if settings.keep_best and progress.best_step is not None else []
+            checkpoint.prune(self.folder.checkpoints, keep_last=settings.keep_last, protected=protected)
+        self.comm.barrier()
+
+    def _log_rollouts(self, step: int, experience: Experience) -> None:
+        """Keep the step's completions for the report: rank by rank, in the order of the prompts."""
+        every = self.config.tracking.rollouts_every
+        if not every or step % every:
+            return
+        parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
+        if self.main:
+            write_rollouts(self.folder.path, step, parts, self.tokenizer)
+
+    def _resume(self) -> Progress:
+        """Restore policy, optimizer and data position from the newest checkpoint, or start fresh."""
+        found = self.folder.latest()
+        if found is None:
+            return Progress()
+        progress, folder = found
+        self.policy.load_state(folder / "policy", folder / "optimizer")
+        self.stream.load_state(progress.stream)
+        return progress
+
+    def _tracker(self) -> Tracker:
+        """The tracker of rank 0; the other ranks' is silent."""
+        if not self.main:
+            return silent()
+        config = self.config
+        return Tracker(
+            self.folder.path, list(config.tracking.to), config_text=dump(config),
+            steps=config.train.steps, resume_step=self.progress.step,
+        )  # fmt: skip
+
+    def _warnings(self) -> list[str]:
+        """What a reader of the curves must know, said at the start and in the report."""
+        notes = [f"training layout: {self.policy.layout} ({self.policy.layout_reason})"]
+        if self.progress.step:
+            notes.append(f"resumed after step {self.progress.step}")
+        if self.collector.sampling.truncated:
+            notes.append(
+                "completions are drawn from a truncated or penalised distribution (top_k, top_p, min_p or "
+                "repetition_penalty); log-probs and ratios are those of softmax(logits / temperature) without it"
+            )
+        return notes
+
+    def _memory(self) -> dict[str, float]:
+        return {f"memory/{name}": value for name, value in self.backend.memory().items()}
+
+    def _finish(self) -> dict[str, Any]:
+        """Summary and report; the numbers of the last evaluation are the run's."""
+        progress = self.progress
+        summary = {
+            "accuracy_before": progress.accuracy_before,
+            "accuracy_after": progress.accuracy,
+            "problems": len(self.held_out.prompts) if self.held_out else 0,
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "report": str(self.folder.path / "report.html"),
+        }
+        if self.main:
+            details = {
+                "steps": progress.step, "best_step": progress.best_step, "best_accuracy": progress.best_accuracy,
+                "stopped_because": progress.stopped_because or "all steps done", "warnings": self.warnings,
+                "data": self.stream.counts,
+            }  # fmt: skip
+            self.folder.write_summary({**summary, **details})
+            render(self.folder.path)
+        self.comm.barrier()
+        return summary
+
+
+def tokenizer_of(config: RunConfig) -> Tokenizer:
+    """The policy's tokenizer with the chat template the data section asks for."""
+    return load_tokenizer(
+        config.model.path,
+        chat_template=config.data.chat_template,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
+    """The held-out prompts, tokenised like the training data."""
+    if config.eval.source is None:
+        return None
+    data: DataConfig = config.data.model_copy(update={"source": config.eval.source})
+    return HeldOut.of(config, PromptStream(data, tokenizer, seed=config.seed).all())

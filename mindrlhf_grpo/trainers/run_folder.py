@@ -1,0 +1,118 @@
+"""The folder of a run: what it was made with, where it stands, and evidence when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__, checkpoint
+from ..config import RunConfig
+from ..config_file import dump, load_config
+from ..errors import CheckpointError
+from ..types import Batch
+
+# Keys that may change between a run and its resumption: they decide when things happen or how fast, not what.
+FREE = ("run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking")
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Where the run stands: everything of the trainer that exact resume needs, as plain JSON."""
+
+    step: int = 0
+    stream: dict[str, Any] = field(default_factory=dict)
+    accuracy_before: float | None = None
+    accuracy: float | None = None
+    best_accuracy: float | None = None
+    best_step: int | None = None
+    stopped_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``RUN`` and the paths in it."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"{checkpoint.PREFIX}{step}"
+
+    def open(self, config: RunConfig, versions: dict[str, str]) -> None:
+        """Create the folder with ``config.yaml``, or check that this configuration may go on with it.
+
+        Raises:
+            CheckpointError: the folder holds a run made with other settings.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.clean(self.checkpoints)
+        saved = self.path / "config.yaml"
+        if saved.exists() and checkpoint.steps(self.checkpoints):
+            changed = differences(load_config(saved, []), config)
+            if changed:
+                raise CheckpointError(
+                    f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
+                    "Use another run_dir, or delete this one"
+                )
+        lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
+        partial = saved.with_suffix(".partial")
+        partial.write_text("\n".join(lines) + "\n" + dump(config))
+        os.replace(partial, saved)
+
+    def latest(self) -> tuple[Progress, Path] | None:
+        """Progress and folder of the newest checkpoint, verified; None for a fresh run."""
+        steps = checkpoint.steps(self.checkpoints)
+        if not steps:
+            return None
+        folder = self.checkpoint(steps[-1])
+        return Progress(**checkpoint.load_state(folder)), folder
+
+    def save_evidence(self, step: int, batch: Batch, reason: str) -> Path:
+        """Keep the batch a run failed on: ``RUN/failure/step_N.npz`` (plain arrays) and the reason."""
+        folder = self.path / "failure"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step_{step}.npz"
+        prompts = {f"prompt_{index}": ids for index, ids in enumerate(batch.prompts)}
+        arrays = {"prompt_of": batch.prompt_of, "ids": batch.ids, "lengths": batch.lengths, **batch.loss_tensors()}
+        np.savez_compressed(path, **prompts, **arrays)  # type: ignore[arg-type]
+        (folder / f"step_{step}.txt").write_text(reason + "\n")
+        return path
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """``RUN/summary.json``."""
+        (self.path / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+def state(progress: Progress) -> dict[str, Any]:
+    """Progress as JSON."""
+    return asdict(progress)
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Keys outside ``FREE`` whose values differ, as text."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    names = sorted(before.keys() | after.keys())
+    fixed = [name for name in names if not any(name == free or name.startswith(free + ".") for free in FREE)]
+    return [f"{n} was {before.get(n)!r}, is {after.get(n)!r}" for n in fixed if before.get(n) != after.get(n)]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted keys."""
+    if isinstance(tree, dict):
+        items = list(tree.items())
+    elif isinstance(tree, list):
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in items:
+        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
+    return flat
