@@ -6,12 +6,14 @@ A key's description is what ``mindrlhf-grpo explain KEY`` prints; ``peers`` says
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Unit = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -102,31 +104,31 @@ class AlgorithmConfig(Section):
 class TrainConfig(Section):
     """Steps, batch and optimizer."""
 
-    steps: int = key(100, "Rollout batches to train on.", ge=1)
+    steps: int = key(100, "Rollout batches to train on.", peers="trl: max_steps; verl: trainer.total_training_steps", ge=1)
     prompts_per_step: int = key(8, "Prompts in one rollout batch, over all ranks.", peers="verl: data.train_batch_size; trl: batch / num_generations", ge=1)
-    tokens_per_micro_batch: int = key(8192, "Tokens computed at once in training: sets memory, never the result.", peers="verl: ppo_max_token_len_per_gpu", ge=1)
-    learning_rate: float = key(1e-6, "Peak learning rate of AdamW.", gt=0)
+    tokens_per_micro_batch: int = key(8192, "Tokens computed at once in training: sets memory, never the result.", peers="verl: ppo_max_token_len_per_gpu; trl: per_device_train_batch_size; openrlhf: --micro_train_batch_size", ge=1)
+    learning_rate: float = key(1e-6, "Peak learning rate of AdamW.", peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate", gt=0)
     schedule: Literal["constant", "linear", "cosine"] = key("constant", "Learning rate after warm-up.", peers="trl: lr_scheduler_type")
-    warmup_steps: int = key(0, "Steps of linear warm-up.", ge=0)
+    warmup_steps: int = key(0, "Steps of linear warm-up.", peers="verl: actor.optim.lr_warmup_steps", ge=0)
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
-    betas: tuple[Unit, Unit] = key((0.9, 0.999), "AdamW's moment decays.")
-    max_grad_norm: float = key(1.0, "Clip the global gradient norm; 0: never.", ge=0)
+    betas: tuple[Decay, Decay] = key((0.9, 0.999), "AdamW's moment decays.", peers="trl: adam_beta1, adam_beta2; openrlhf: --adam_betas")
+    max_grad_norm: float = key(1.0, "Clip the global gradient norm; 0: never.", peers="verl: actor.optim.clip_grad, grad_clip; openrlhf: --max_norm", ge=0)
 
 
 class EvalConfig(Section):
     """Held-out prompts."""
 
-    source: str | dict[str, Any] | None = key(None, "Held-out rows, written like data.source; null: no evaluation. The first reward component counts as accuracy.")
-    every: int = key(0, "Evaluate each n steps; 0: only before and after.", ge=0)
+    source: str | dict[str, Any] | None = key(None, "Held-out rows, written like data.source; null: no evaluation. The first reward component counts as accuracy.", peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset")
+    every: int = key(0, "Evaluate each n steps; 0: only before and after.", peers="trl: eval_steps; verl: trainer.test_freq; openrlhf: --eval_steps", ge=0)
     stop_at: float | None = key(None, "Stop when the held-out metric reaches this.")
 
 
 class CheckpointConfig(Section):
     """What is kept on disk."""
 
-    every: int = key(0, "Save each n steps; 0: only at the end.", ge=0)
-    keep_last: int = key(2, "Newest checkpoints kept; 0: all.", ge=0)
-    keep_best: bool = key(False, "Also keep the checkpoint with the best held-out metric.")
+    every: int = key(0, "Save each n steps; 0: only at the end.", peers="trl: save_steps; verl: trainer.save_freq; openrlhf: --save_steps", ge=0)
+    keep_last: int = key(2, "Newest checkpoints kept; 0: all.", peers="trl: save_total_limit; verl: trainer.max_actor_ckpt_to_keep", ge=0)
+    keep_best: bool = key(False, "Also keep the checkpoint with the best held-out metric.", peers="trl: load_best_model_at_end")
 
 
 class TrackingConfig(Section):
@@ -140,8 +142,8 @@ class RunConfig(Section):
     """A whole run."""
 
     backend: str = key("torch", "torch, mindspore, or another installed backend.")
-    run_dir: Path = key(Path("runs/default"), "Folder of everything the run writes; an unfinished run in it is resumed.")
-    seed: int = key(0, "Seed of data order and sampling.", ge=0)
+    run_dir: Path = key(Path("runs/default"), "Folder of everything the run writes; an unfinished run in it is resumed.", peers="trl: output_dir; verl: trainer.default_local_dir; openrlhf: --save_path")
+    seed: int = key(0, "Seed of data order and sampling.", ge=0, lt=2**63)
     model: ModelConfig = key(..., "The policy.")
     data: DataConfig = key(..., "Training prompts.")
     rewards: list[RewardConfig] = key(..., "Reward components, summed by weight.", min_length=1)
@@ -154,13 +156,27 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.train.prompts_per_step % self.algorithm.updates_per_batch:
-            raise ValueError(f"train.prompts_per_step ({self.train.prompts_per_step}) must be a multiple of algorithm.updates_per_batch ({self.algorithm.updates_per_batch})")
+        broken = list(self._broken_rules())
+        if broken:
+            raise ValueError("\n".join(broken))
+        return self
+
+    def _broken_rules(self) -> Iterator[str]:
+        """What is wrong between keys; each text starts with the key to change."""
+        prompts, updates = self.train.prompts_per_step, self.algorithm.updates_per_batch
+        if prompts % updates:
+            yield f"train.prompts_per_step ({prompts}) must be a multiple of algorithm.updates_per_batch ({updates})"
         if self.rollout.temperature == 0:
-            raise ValueError("rollout.temperature must be above 0 in training: greedy completions of a group are all equal")
+            yield "rollout.temperature must be above 0 in training: greedy completions of a group are all equal"
         if self.rollout.min_tokens > self.rollout.max_tokens:
-            raise ValueError(f"rollout.min_tokens ({self.rollout.min_tokens}) is above rollout.max_tokens ({self.rollout.max_tokens})")
+            yield f"rollout.min_tokens ({self.rollout.min_tokens}) is above rollout.max_tokens ({self.rollout.max_tokens})"
+        if self.algorithm.dual_clip is not None and 0 < self.algorithm.dual_clip <= 1:
+            yield f"algorithm.dual_clip ({self.algorithm.dual_clip}) must be above 1, or 0 for off"
         names = [component.name or component.function for component in self.rewards]
         if len(set(names)) < len(names):
-            raise ValueError(f"rewards have the same name twice: {', '.join(names)}; give each a name")
-        return self
+            yield f"rewards have the same name twice: {', '.join(names)}; give each a name"
+        for name in ("stop_at", "every"):
+            if self.eval.source is None and getattr(self.eval, name):
+                yield f"eval.{name} needs eval.source, the held-out prompts"
+        if self.checkpoint.keep_best and self.eval.source is None:
+            yield "checkpoint.keep_best needs eval.source, the held-out prompts"
