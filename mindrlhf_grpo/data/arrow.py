@@ -1,0 +1,90 @@
+"""Rows that live in Arrow tables: parquet files, ``datasets`` folders and hub datasets. Read lazily, row by row."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .rows import IndexedRows, Rows, unknown
+
+
+def read_parquet(path: Path) -> Rows:
+    """Rows of a parquet file, memory-mapped; raises DataError where it is broken."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no readable parquet file: {error}") from error
+
+    def read(index: int) -> dict[str, Any]:
+        row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
+        return row
+
+    return IndexedRows(name=str(path), size=table.num_rows, read=read)
+
+
+def read_folder(path: Path, *, split: str | None = None) -> Rows:
+    """Rows of a folder that ``save_to_disk`` wrote, or of a folder of data files.
+
+    Args:
+        path: the folder.
+        split: which part; needed only where there are several and none is called ``train``. A folder of data
+            files also takes the slices of ``datasets`` (``train[:90%]``).
+
+    Raises:
+        DataError: nothing readable there, or no such split.
+    """
+    if not any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+        return _load(str(path), None, split, label=str(path))
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # datasets raises many kinds on damaged folders
+        raise DataError(f"datasets folder {path} is broken: {error}") from error
+    return _rows(str(path), loaded, split)
+
+
+def read_hub(name: str, *, config: str | None = None, split: str | None = None) -> Rows:
+    """Rows of a dataset on the Hugging Face hub (``hub:NAME``), from its cache where there is no network.
+
+    Raises:
+        DataError: unknown dataset, config or split, or no network and not in the cache.
+    """
+    return _load(name, config, split, label=f"hub:{name}")
+
+
+def _load(name: str, config: str | None, split: str | None, *, label: str) -> Rows:
+    import datasets
+
+    sliced = split if split is not None and re.search(r"[\[+]", split) else None
+    try:
+        loaded = datasets.load_dataset(name, config, split=sliced)
+    except Exception as error:  # datasets and its network layer raise dozens of kinds
+        reason = " ".join(str(error).split())
+        offline = "; there is no network or it is turned off" if _is_offline(error) else ""
+        raise DataError(
+            f"{label} cannot be loaded (config {config!r}, split {split!r}){offline}: {type(error).__name__}: {reason}"
+        ) from error
+    return _rows(label, loaded, None if sliced else split)
+
+
+def _is_offline(error: BaseException) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OfflineModeIsEnabled", "ConnectionError", "LocalEntryNotFoundError", "ConnectError"})
+
+
+def _rows(label: str, loaded: Any, split: str | None) -> Rows:
+    parts = loaded if isinstance(loaded, dict) else None
+    if parts is not None:
+        chosen = split or (next(iter(parts)) if len(parts) == 1 else "train")
+        if chosen not in parts:
+            raise unknown(f"{label}: split", chosen, parts)
+        loaded, label = parts[chosen], f"{label}/{chosen}"
+    elif split is not None and str(loaded.split) != split:
+        raise unknown(f"{label}: split", split, [str(loaded.split)] if loaded.split else [])
+    return IndexedRows(name=label, size=len(loaded), read=lambda index: dict(loaded[index]))

@@ -1,0 +1,91 @@
+"""Chat templates: sandboxed Jinja from a conversation to text, as the field's templates expect it.
+
+Rendering is a function of the messages alone: a template that asks for today's date gets a fixed one,
+so that a resumed run sees the prompts of the undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ..errors import DataError
+
+TODAY = date(2024, 7, 26)
+
+
+class GenerationTag(Extension):
+    """``{% generation %}``, with which templates mark the assistant's words: its body is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  (declared so by Jinja)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """A compiled template with the special tokens it may name (``bos_token``, ``eos_token``, ...)."""
+
+    def __init__(self, source: str, named_tokens: Mapping[str, str]) -> None:
+        """Raises DataError on a template that does not compile."""
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateError as error:
+            raise DataError(f"the chat template does not compile: {error}") from error
+        self._tokens = dict(named_tokens)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Text of the conversation with the generation prompt; raises DataError where the template refuses it."""
+        try:
+            return self._template.render(
+                **self._tokens, messages=list(messages), tools=None, documents=None, add_generation_prompt=True
+            )
+        # Values of the wrong type surface as TypeError and the like from inside the template.
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"the chat template refuses the conversation: {error}") from error
+
+
+def select_template(choice: str, own: str | None) -> str | None:
+    """The template that ``data.chat_template`` asks for: ``auto`` (``own``), ``none``, or a file's text.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if choice == "auto":
+        return own
+    if choice == "none":
+        return None
+    try:
+        return Path(choice).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"chat_template {choice!r} cannot be read ({error}); accepted: auto, none, or a Jinja file"
+        ) from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = TODAY.strftime
+    return environment
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    # Jinja's own filter escapes for HTML, which no model was trained on.
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)

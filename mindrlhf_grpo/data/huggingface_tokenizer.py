@@ -1,0 +1,67 @@
+"""tokenizer.json through the ``tokenizers`` library: what transformers does, without loading a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as FastTokenizer
+
+from ..errors import DataError
+from .chat_template import ChatTemplate
+from .tokenizer_files import TokenizerFiles
+
+
+class HuggingFaceTokenizer:
+    """A tokenizer.json with the end tokens and the chat template of its folder."""
+
+    def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
+        """Raises DataError on a broken file, on added tokens that do not fit it, or without an end token."""
+        self._fast = _read(files)
+        vocabulary = self._fast.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.eos_ids = files.end_tokens(self._fast.token_to_id, self.vocab_size)
+        self.pad_id = files.padding(self._fast.token_to_id, self.eos_ids[0])
+        self.has_chat_template = template is not None
+        self._template = template
+        self._name = files.name
+        self._added = {token: added.content for token, added in self._fast.get_added_tokens_decoder().items()}
+        self._anchor = self._fast.encode("a", add_special_tokens=False).ids[-1:]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._fast.decode([int(token) for token in ids], skip_special_tokens=True))
+
+    def piece(self, token: int) -> str:
+        token = int(token)
+        if token in self._added:
+            return self._added[token]
+        # Decoders treat the first token apart (they strip its space), so a token is read after another one.
+        before = self._fast.decode(self._anchor, skip_special_tokens=False)
+        both = self._fast.decode([*self._anchor, token], skip_special_tokens=False)
+        return str(both[len(before) :])
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        if self._template is None:
+            raise DataError(f"tokenizer {self._name} has no chat template")
+        return self.encode(self._template.render(messages))
+
+
+def _read(files: TokenizerFiles) -> FastTokenizer:
+    try:
+        fast = FastTokenizer.from_file(str(files.model))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{files.model} is broken: {error}") from error
+    # Some files carry the settings of a training script; prompts are cut by data.overlong only.
+    fast.no_truncation()
+    fast.no_padding()
+    for token, (text, special) in sorted(files.added_tokens.items()):
+        if fast.token_to_id(text) is None:
+            fast.add_tokens([AddedToken(text, special=special, normalized=False)])
+        if fast.token_to_id(text) != token:
+            raise DataError(
+                f"{files.name}: tokenizer_config.json gives {text!r} the id {token}, tokenizer.json {fast.token_to_id(text)}"
+            )
+    return fast

@@ -1,0 +1,121 @@
+"""One row becomes one prompt: the column is checked, the chat template applied, the length kept.
+
+What is wrong with a row is raised as DataError without its place; the stream, which knows it, adds it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..config import DataConfig
+from ..errors import DataError
+from ..types import IntArray
+from .tokenizer import Tokenizer
+
+Message: TypeAlias = dict[str, str]
+Conversation: TypeAlias = list[Message]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """Tokens ``[P]``, the text for people and rewards, the row's other columns, and the tokens before any cut."""
+
+    ids: IntArray
+    text: str
+    columns: Mapping[str, Any]
+    tokens: int
+
+
+def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer) -> EncodedPrompt:
+    """The prompt of a row; longer ones are cut to the last ``max_prompt_tokens`` whatever ``overlong`` says.
+
+    Raises:
+        DataError: no prompt column, a prompt of the wrong shape, an empty one, or a template that refuses it.
+    """
+    value = read_column(row, config.prompt_column)
+    templated = tokenizer.has_chat_template and config.chat_template != "none"
+    if isinstance(value, list):
+        if not templated:
+            raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
+        ids = tokenizer.chat(with_system(value, config.system_prompt))
+    elif templated:
+        ids = tokenizer.chat(with_system([{"role": "user", "content": value}], config.system_prompt))
+    else:
+        ids = tokenizer.encode(value if config.system_prompt is None else f"{config.system_prompt}\n\n{value}")
+    if not ids:
+        raise DataError("the prompt has no tokens")
+    return EncodedPrompt(
+        ids=np.asarray(ids[-config.max_prompt_tokens :], dtype=np.int32),
+        text=readable(value),
+        columns={key: column for key, column in row.items() if key != config.prompt_column},
+        tokens=len(ids),
+    )
+
+
+def read_column(row: Mapping[str, Any], column: str) -> str | Conversation:
+    """The prompt column: non-empty text, or messages that are not all empty. Raises DataError on anything else."""
+    if column not in row:
+        near = difflib.get_close_matches(column, [str(name) for name in row], n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DataError(f"no column {column!r}{hint}; columns: {', '.join(map(str, row)) or 'none'}")
+    value = row[column]
+    if isinstance(value, str):
+        _check_text(value, "the prompt")
+        if not value.strip():
+            raise DataError("the prompt is empty")
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return _conversation(value)
+    raise DataError(f"the prompt is {type(value).__name__}, not text or a list of messages")
+
+
+def with_system(messages: Conversation, system_prompt: str | None) -> Conversation:
+    """The conversation with the system prompt first; a row's own system message is kept after it in the same message."""
+    if system_prompt is None:
+        return messages
+    if messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{system_prompt}\n\n{messages[0]['content']}"}, *messages[1:]]
+    return [{"role": "system", "content": system_prompt}, *messages]
+
+
+def readable(value: str | Conversation) -> str:
+    """The prompt as people and rewards read it: the text, or the only user message, or ``role: content`` paragraphs."""
+    if isinstance(value, str):
+        return value
+    spoken = [message for message in value if message["role"] != "system"]
+    if len(spoken) == 1:
+        return spoken[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in value)
+
+
+def _conversation(value: Sequence[Any]) -> Conversation:
+    messages = [_message(item, f"message {number}") for number, item in enumerate(value)]
+    if not any(message["content"].strip() for message in messages):
+        raise DataError("the prompt is empty")
+    return messages
+
+
+def _message(item: Any, place: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise DataError(f"{place} is {type(item).__name__}, not {{role, content}}")
+    for key in ("role", "content"):
+        if key not in item:
+            raise DataError(f"{place} has no {key!r}; it has {', '.join(map(str, item)) or 'nothing'}")
+        if not isinstance(item[key], str):
+            raise DataError(f"{place}: {key} is {type(item[key]).__name__}, not text")
+        _check_text(item[key], f"{place}: {key}")
+    if not item["role"].strip():
+        raise DataError(f"{place}: role is empty")
+    return {str(key): text for key, text in item.items() if isinstance(text, str)}
+
+
+def _check_text(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} holds half a surrogate pair at character {error.start}, which is no text") from error

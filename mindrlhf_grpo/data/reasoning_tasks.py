@@ -1,0 +1,54 @@
+"""``reasoning_gym:TASK``: procedurally generated problems with verifiable answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import DataError
+from .rows import IndexedRows, Rows, unknown
+
+SEED_STRIDE = 1_000_003
+
+
+def read_task(task: str, arguments: Mapping[str, Any]) -> Rows:
+    """Rows of a reasoning-gym task: prompt, answer, metadata, task, entry.
+
+    ``entry`` is the whole problem, which ``reasoning_gym.get_score_answer_fn(row["task"])(answer, entry)`` scores.
+    reasoning-gym draws row i from ``Random(seed + i)``, so two neighbouring seeds would share all rows but one;
+    here seeds stand a million apart, and a training and a held-out source with different seeds are disjoint
+    draws. Without ``seed`` it is 0.
+
+    Args:
+        task: name of a reasoning-gym dataset.
+        arguments: ``size``, ``seed`` and the task's own settings.
+
+    Raises:
+        DataError: no package, unknown task or setting, or a value that the task refuses.
+    """
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise DataError(f"reasoning_gym:{task} needs reasoning-gym: pip install 'mindrlhf-grpo[tasks]'") from error
+    if task not in DATASETS:
+        raise unknown("reasoning_gym task", task, DATASETS)
+    settings = {spec.name for spec in dataclasses.fields(DATASETS[task][1])}
+    for name in arguments:
+        if name not in settings:
+            raise unknown(f"reasoning_gym:{task}: setting", name, settings)
+    seed = arguments.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise DataError(f"reasoning_gym:{task}: seed {seed!r} is no whole number from 0")
+    try:
+        dataset = reasoning_gym.create_dataset(task, **{**arguments, "seed": seed * SEED_STRIDE})
+    except (AssertionError, TypeError, ValueError) as error:
+        raise DataError(f"reasoning_gym:{task} refuses {dict(arguments)}: {error}") from error
+
+    def read(index: int) -> dict[str, Any]:
+        entry = dataset[index]
+        named = {"prompt": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
+        return {**named, "task": task, "entry": entry}
+
+    return IndexedRows(name=f"reasoning_gym:{task}", size=len(dataset), read=read)

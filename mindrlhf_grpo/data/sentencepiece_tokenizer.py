@@ -1,0 +1,91 @@
+"""sentencepiece's ``tokenizer.model``, as Llama 2 has it: control tokens are recognised, bytes are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import DataError
+from .chat_template import ChatTemplate
+from .special_tokens import SpecialTokens
+from .tokenizer_files import TokenizerFiles
+
+SPACE = "\u2581"
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece model, with the added tokens and the chat template of its folder if there are any.
+
+    Text between two special tokens is encoded on its own, as Llama 2's reference encodes each turn.
+    """
+
+    def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
+        """Raises DataError without the package, on a broken file, or without an end token."""
+        self._model = _read(files)
+        size = int(self._model.get_piece_size())
+        control = {
+            self._model.id_to_piece(i): i for i in range(size) if self._model.is_control(i) or self._model.is_unknown(i)
+        }
+        added = {text: token for token, (text, _) in files.added_tokens.items()}
+        self._special = SpecialTokens({**control, **added})
+        self._size = size
+        self.vocab_size = max(size, max(added.values(), default=-1) + 1)
+        own = self._model.eos_id()
+        self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([own] if own >= 0 else []))
+        own_pad = self._model.pad_id()
+        self.pad_id = files.padding(self._id, own_pad if own_pad >= 0 else self.eos_ids[0])
+        self.has_chat_template = template is not None
+        self._template = template
+        self._name = files.name
+        hidden = {token for token, (_, special) in files.added_tokens.items() if special}
+        self._shown = {token: text for text, token in added.items() if token not in hidden and token >= size}
+
+    def encode(self, text: str) -> list[int]:
+        return self._special.encode(text, lambda plain: list(self._model.encode(plain)))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        parts: list[str] = []
+        plain: list[int] = []
+        for token in [*(int(token) for token in ids), -1]:
+            if 0 <= token < self._size:
+                plain.append(token)
+            elif token in self._shown or token == -1:
+                parts += [self._decode_plain(plain), self._shown.get(token, "")]
+                plain = []
+        return "".join(parts)
+
+    def piece(self, token: int) -> str:
+        token = int(token)
+        if token in self._special.texts:
+            return self._special.texts[token]
+        if not 0 <= token < self._size:
+            return ""
+        if self._model.is_byte(token):
+            return bytes([int(self._model.id_to_piece(token)[3:-1], 16)]).decode("utf-8", "replace")
+        return str(self._model.id_to_piece(token)).replace(SPACE, " ")
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        if self._template is None:
+            raise DataError(f"tokenizer {self._name} has no chat template")
+        return self.encode(self._template.render(messages))
+
+    def _decode_plain(self, ids: list[int]) -> str:
+        # Control tokens decode to nothing; the unknown token would decode to a mark that is no text.
+        return str(self._model.decode([token for token in ids if not self._model.is_unknown(token)]))
+
+    def _id(self, text: str) -> int | None:
+        if text in self._special.ids:
+            return self._special.ids[text]
+        token = int(self._model.piece_to_id(text))
+        return None if token == self._model.unk_id() else token
+
+
+def _read(files: TokenizerFiles) -> Any:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise DataError(f"{files.model} needs sentencepiece: pip install 'mindrlhf-grpo[tokenizers]'") from error
+    try:
+        return SentencePieceProcessor(model_file=str(files.model))
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{files.model} is neither a sentencepiece model nor a tiktoken file: {error}") from error

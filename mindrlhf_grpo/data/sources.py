@@ -1,0 +1,99 @@
+"""Where rows come from: the text or mapping under ``data.source`` becomes ``Rows``.
+
+| source | rows |
+|---|---|
+| ``path/file.jsonl`` | one object per line |
+| ``path/file.parquet`` | its rows |
+| ``path/folder`` | written by ``datasets``' save_to_disk, or a folder of data files; argument ``split`` |
+| ``hub:NAME`` | a dataset of the Hugging Face hub; arguments ``split``, ``config`` |
+| ``reasoning_gym:TASK`` | generated problems; arguments ``size``, ``seed`` and the task's own |
+| ``pkg.module:function``, ``path/file.py:function`` | what the function returns; arguments are its own |
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .arrow import read_folder, read_hub, read_parquet
+from .json_lines import JsonLines
+from .reasoning_tasks import read_task
+from .rows import BadRow, Rows, unknown
+from .user_rows import read_function
+
+__all__ = ["BadRow", "Rows", "read_rows", "source_name"]
+
+FORMS = "FILE.jsonl, FILE.parquet, a datasets FOLDER, hub:NAME, reasoning_gym:TASK, pkg.module:function, path/file.py:function"
+SCHEMES = ("hub", "reasoning_gym")
+
+
+def read_rows(source: str | Mapping[str, Any]) -> Rows:
+    """The rows of a source, given as text or as ``{name: TEXT, argument: value, ...}``.
+
+    Raises:
+        DataError: unknown or unreadable source, or an argument it does not take.
+    """
+    name = source_name(source)
+    arguments = {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "name"}
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme == "reasoning_gym":
+        return read_task(rest, arguments)
+    if colon and scheme == "hub":
+        return read_hub(rest, **_texts(name, arguments, "config", "split"))
+    path = Path(name).expanduser()
+    if path.exists():
+        return _read_path(name, path, arguments)
+    if re.fullmatch(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*", name) and not _misspelt_scheme(scheme):
+        return read_function(name, arguments)
+    raise _not_found(name, path)
+
+
+def source_name(source: str | Mapping[str, Any]) -> str:
+    """The text of a source without its arguments; raises DataError where there is none."""
+    name = source if isinstance(source, str) else source.get("name")
+    if not isinstance(name, str) or not name:
+        raise DataError(
+            f"data source {source!r} has no name; accepted: {FORMS}, or a mapping {{name: SOURCE, argument: value}}"
+        )
+    return name
+
+
+def _read_path(name: str, path: Path, arguments: Mapping[str, Any]) -> Rows:
+    if path.is_dir():
+        return read_folder(path, **_texts(name, arguments, "split"))
+    _texts(name, arguments)
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    if path.suffix in (".jsonl", ".json"):
+        return JsonLines(path)
+    raise DataError(
+        f"data source {name!r} has the suffix {path.suffix!r}; accepted files: .jsonl, .json (one object per line), .parquet"
+    )
+
+
+def _texts(name: str, arguments: Mapping[str, Any], *accepted: str) -> dict[str, str]:
+    for key, value in arguments.items():
+        if key not in accepted:
+            raise unknown(f"{name}: argument", key, accepted)
+        if not isinstance(value, str):
+            raise DataError(f"{name}: {key} is {value!r}, not text")
+    return dict(arguments)
+
+
+def _misspelt_scheme(scheme: str) -> bool:
+    return scheme.replace("-", "_") in SCHEMES or bool(difflib.get_close_matches(scheme, SCHEMES, cutoff=0.8))
+
+
+def _not_found(name: str, path: Path) -> DataError:
+    scheme, colon, rest = name.partition(":")
+    near = difflib.get_close_matches(scheme.replace("-", "_"), SCHEMES, n=1, cutoff=0.5)
+    if colon and near:
+        return DataError(f"data source {name!r} is unknown (did you mean {near[0] + ':' + rest!r}?); accepted: {FORMS}")
+    siblings = {other.name: other for other in path.parent.iterdir()} if path.parent.is_dir() else {}
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f" (did you mean {str(siblings[close[0]])!r}?)" if close else ""
+    return DataError(f"data source {name!r} not found: no such file or folder{hint}; accepted: {FORMS}")

@@ -1,0 +1,214 @@
+"""The order in which prompts are drawn: seeded, endless, resumable to the row, the same on every rank.
+
+The order of an epoch depends on (seed, epoch) alone, so a state of a few numbers continues it exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import DataConfig
+from ..errors import DataError
+from ..types import Prompt
+from .prompts import encode_row
+from .rows import BadRow, Rows
+from .sources import read_rows, source_name
+from .tokenizer import Tokenizer
+
+T = TypeVar("T")
+SAMPLED = 16  # rows that enter the fingerprint of the data, besides their number
+
+
+class PromptStream:
+    """Prompts of one source, epoch after epoch; rows are tokenised when drawn.
+
+    Attributes:
+        counts: draws so far that were ``dropped`` (over-long), ``truncated``, or ``skipped`` (bad row).
+    """
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, *, seed: int) -> None:
+        """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
+        self._config = config
+        self._tokenizer = tokenizer
+        self._seed = seed
+        self._name = source_name(config.source)
+        self._rows: Rows = read_rows(config.source)
+        if not len(self._rows):
+            raise DataError(f"data source {self._name} has no rows")
+        if self._rows.bad and config.bad_rows == "stop":
+            raise _stopped(next(iter(self._rows.bad.values())), f" ({len(self._rows.bad)} such rows)")
+        self.counts = {"dropped": 0, "truncated": 0, "skipped": 0}
+        self._epoch = 0
+        self._position = 0  # draws of this epoch
+        self._kept = 0  # prompts of this epoch
+        self._last_loss = ""  # why the last row was left out, for the message when none is left
+        self._order = self._order_of(0)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, n: int) -> list[Prompt]:
+        """The next ``n`` prompts; taking in any portions gives the same prompts.
+
+        Raises:
+            DataError: a bad or over-long row where the configuration says so, or an epoch without a usable row.
+        """
+        taken: list[Prompt] = []
+        while len(taken) < n:
+            if self._position == len(self._order):
+                self._next_epoch()
+            row = int(self._order[self._position])
+            prompt = self._draw(row, self._epoch)
+            self._position += 1
+            if prompt is not None:
+                self._kept += 1
+                taken.append(prompt)
+        return taken
+
+    def all(self) -> list[Prompt]:
+        """Every usable row once, in the source's order (held-out prompts); ``take`` is not moved by it."""
+        prompts = [self._draw(row, 0) for row in range(len(self._rows))]
+        usable = [prompt for prompt in prompts if prompt is not None]
+        if not usable:
+            raise self._nothing_left()
+        return usable
+
+    def state(self) -> dict[str, Any]:
+        """What ``load_state`` needs to go on with the next row: plain JSON."""
+        position = {"epoch": self._epoch, "position": self._position, "kept": self._kept}
+        return {**position, "counts": dict(self.counts), **self._identity()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            DataError: a state of another source, other rows, another seed or order, or an incomplete one.
+        """
+        expected = self.state()
+        missing = sorted(set(expected) - set(state))
+        if missing:
+            raise DataError(f"saved data position lacks {', '.join(missing)}")
+        for key, now in self._identity().items():
+            if state[key] != now:
+                raise DataError(
+                    f"cannot resume: data source {self._name} has {key} {now!r}, the saved position {state[key]!r}"
+                )
+        self._epoch, self._position, self._kept = (int(state[key]) for key in ("epoch", "position", "kept"))
+        if self._epoch < 0 or not 0 <= self._position <= len(self._rows):
+            raise DataError(
+                f"saved data position {self._position} of epoch {self._epoch} is outside the {len(self._rows)} rows"
+            )
+        self.counts = {key: int(state["counts"].get(key, 0)) for key in self.counts}
+        self._order = self._order_of(self._epoch)
+
+    def _draw(self, row: int, epoch: int) -> Prompt | None:
+        content = self._rows[row]
+        if isinstance(content, BadRow):
+            self._leave_out(content)
+            return None
+        try:
+            encoded = encode_row(content, self._config, self._tokenizer)
+        except DataError as error:
+            self._leave_out(BadRow(self._rows.place(row), str(error)))
+            return None
+        if encoded.tokens > self._config.max_prompt_tokens and not self._accept_overlong(row, encoded.tokens):
+            return None
+        uid = row + epoch * len(self._rows)
+        return Prompt(uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row)
+
+    def _leave_out(self, row: BadRow) -> None:
+        if self._config.bad_rows == "stop":
+            raise _stopped(row)
+        self.counts["skipped"] += 1
+        self._last_loss = str(row)
+
+    def _accept_overlong(self, row: int, tokens: int) -> bool:
+        limit = self._config.max_prompt_tokens
+        reason = f"{self._rows.place(row)}: the prompt has {tokens} tokens, data.max_prompt_tokens is {limit}"
+        if self._config.overlong == "error":
+            raise DataError(f"{reason}; data.overlong: drop or truncate goes on without it")
+        if self._config.overlong == "truncate":
+            self.counts["truncated"] += 1
+            return True
+        self.counts["dropped"] += 1
+        self._last_loss = reason
+        return False
+
+    def _next_epoch(self) -> None:
+        if not self._kept:
+            raise self._nothing_left()
+        self._epoch, self._position, self._kept = self._epoch + 1, 0, 0
+        self._order = self._order_of(self._epoch)
+
+    def _nothing_left(self) -> DataError:
+        counts = ", ".join(f"{value} {key}" for key, value in self.counts.items() if key != "truncated")
+        return DataError(
+            f"no usable prompt in the {len(self._rows)} rows of {self._name} ({counts}); the last: {self._last_loss}"
+        )
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        return epoch_order(len(self._rows), self._seed, epoch) if self._config.shuffle else np.arange(len(self._rows))
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "shuffle": self._config.shuffle,
+            "rows": len(self._rows),
+            "fingerprint": self._fingerprint,
+        }
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._rows)
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of ``0..rows-1`` from (seed, epoch).
+
+    Sorts the raw output of Philox: NumPy keeps bit streams equal between versions, its shuffles only by habit.
+    """
+    raw = np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(rows)
+    return np.argsort(raw, kind="stable")
+
+
+def fingerprint(rows: Rows) -> str:
+    """Hex digest of the number of rows and of up to 16 of them, the first and the last among them."""
+    digest = hashlib.sha256(str(len(rows)).encode())
+    for index in sorted({int(i) for i in np.linspace(0, len(rows) - 1, SAMPLED)}):
+        row = rows[index]
+        content = str(row.reason) if isinstance(row, BadRow) else json.dumps(row, sort_keys=True, default=_describe)
+        digest.update(content.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+def shard(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
+    """This rank's contiguous part; sizes differ by at most one, the parts in rank order are the whole.
+
+    Raises:
+        ValueError: ``rank`` is not in ``0..world_size-1``.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
+    return items[rank * len(items) // world_size : (rank + 1) * len(items) // world_size]
+
+
+def _stopped(row: BadRow, more: str = "") -> DataError:
+    return DataError(f"{row}{more}; data.bad_rows: skip goes on without it")
+
+
+def _describe(value: Any) -> Any:
+    """A JSON stand-in for a value of another type that is equal in every process (no addresses, no set order)."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return f"{type(value).__name__} {value}" if hasattr(value, "isoformat") else type(value).__name__

@@ -1,0 +1,52 @@
+"""Tokenizers that only transformers can read (vocab.json and merges.txt, vocab.txt, code shipped with a model).
+
+transformers may load a framework; the other tokenizers of this folder never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import DataError
+from .chat_template import ChatTemplate
+from .tokenizer_files import TokenizerFiles
+
+
+class TransformersTokenizer:
+    """An ``AutoTokenizer`` behind the protocol."""
+
+    def __init__(self, files: TokenizerFiles, template: ChatTemplate | None, *, trust_remote_code: bool) -> None:
+        """Raises DataError where transformers cannot read the folder, or without an end token."""
+        from transformers import AutoTokenizer
+
+        try:
+            self._auto: Any = AutoTokenizer.from_pretrained(str(files.folder), trust_remote_code=trust_remote_code)
+        except Exception as error:  # transformers raises whatever the format's reader raises
+            raise DataError(f"transformers cannot read the tokenizer of {files.name}: {error}") from error
+        self.vocab_size = max(self._auto.get_vocab().values(), default=-1) + 1
+        own = self._auto.eos_token_id
+        self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([] if own is None else [own]))
+        self.pad_id = self.eos_ids[0] if self._auto.pad_token_id is None else int(self._auto.pad_token_id)
+        self.has_chat_template = template is not None
+        self._template = template
+        self._name = files.name
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._auto.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        known = [int(token) for token in ids if 0 <= token < self.vocab_size]
+        return str(self._auto.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def piece(self, token: int) -> str:
+        return str(self._auto.decode([int(token)])) if 0 <= token < self.vocab_size else ""
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        if self._template is None:
+            raise DataError(f"tokenizer {self._name} has no chat template")
+        return self.encode(self._template.render(messages))
+
+    def _id(self, text: str) -> int | None:
+        token = self._auto.get_vocab().get(text)
+        return None if token is None else int(token)
