@@ -1,0 +1,40 @@
+"""Where the reference answer of a row and the answer of a completion are found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import DataError
+
+COLUMNS = ("answer", "solution")
+
+
+def references(columns: Mapping[str, list[Any]], column: str | None) -> list[Any]:
+    """The column of reference answers: ``column``, or else ``answer``, or else ``solution``.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    for name in (column,) if column else COLUMNS:
+        if name in columns:
+            return columns[name]
+    wanted = repr(column) if column else " or ".join(map(repr, COLUMNS))
+    raise DataError(
+        f"no column {wanted} with reference answers (argument 'column' names another); "
+        f"columns there are: {', '.join(columns) or 'none'}"
+    )
+
+
+def tagged(completion: str, tag: str | None) -> str | None:
+    """Text of the last ``<tag>...</tag>``, stripped; the whole completion without a tag; None if it is not there."""
+    if tag is None:
+        return completion.strip()
+    end = completion.rfind(f"</{tag}>")
+    start = completion.rfind(f"<{tag}>", 0, max(end, 0))
+    return completion[start + len(tag) + 2 : end].strip() if start >= 0 else None
+
+
+def after_marker(reference: str) -> str:
+    """A reference as a bare answer: what follows the last ``####``, as GSM8K writes it."""
+    return reference.rpartition("####")[2].strip()

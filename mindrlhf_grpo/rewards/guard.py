@@ -1,0 +1,199 @@
+"""Calls of reward functions that never stop the run and never hang.
+
+Without a timeout a function runs in this process. With one it runs in a worker process (started afresh, not forked)
+that is killed when a call takes longer. If a whole batch raises, hangs or kills the worker, each sample is called on
+its own, so that only the guilty ones fail. A batch of N samples therefore takes at most ``(N + 1) * timeout`` seconds
+plus restarts, and at most ``(PATIENCE + 1) * timeout`` when every sample hangs. Waiting is bounded everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from enum import Enum
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from .. import errors
+from .protocol import Inputs
+from .resolve import Reward
+from .rows import Failure, Rows, WrongResult, concat_rows, describe
+from .worker import call
+
+START_LIMIT = 300.0  # seconds for a worker to import the function
+PIPE_LIMIT = 60  # seconds for one message to be written or read
+PATIENCE = 32  # samples in a row that may hang before the rest of the batch is given up
+BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from mindrlhf_grpo.rewards.worker import serve; serve(int(sys.argv[1]))"
+
+
+class Trouble(Enum):
+    """What went wrong in a call, which decides what is tried next."""
+
+    RAISED = "raised"
+    HUNG = "hung"
+    DIED = "died"
+    RESULT = "result"  # the answer cannot be matched to the samples: asking again does not help
+    BROKEN = "broken"  # the function cannot be called at all
+
+
+class CallFailed(Exception):
+    """A call without rows: the trouble and its reason."""
+
+    def __init__(self, trouble: Trouble, reason: str) -> None:
+        super().__init__(reason)
+        self.trouble = trouble
+
+
+class Runner(Protocol):
+    """Where a reward function runs."""
+
+    def run(self, inputs: Inputs, count: int) -> Rows: ...  # raises CallFailed, or UserError for a user's mistake
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """Runs a reward function here, with no limit of time."""
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+
+    def run(self, inputs: Inputs, count: int) -> Rows:
+        try:
+            rows: Rows = call(self._reward.function, self._reward.settings, inputs, count)
+        except (errors.UserError, KeyboardInterrupt):
+            raise
+        except WrongResult as error:
+            raise CallFailed(Trouble.RESULT, str(error)) from error
+        except BaseException as error:  # a library's timeout and sys.exit are no Exception
+            raise CallFailed(Trouble.RAISED, describe(error)) from error
+        return rows
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Worker:
+    """Runs a reward function in a process of its own; started at the first call, again after it was killed."""
+
+    def __init__(self, reward: Reward, timeout: float) -> None:
+        self._reward = reward
+        self._timeout = timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def run(self, inputs: Inputs, count: int) -> Rows:
+        connection = self._connection or self._start()
+        try:
+            connection.send((count, inputs))
+        except OSError:
+            raise self._died() from None
+        except Exception as error:
+            raise CallFailed(Trouble.BROKEN, f"its columns cannot be sent to a process: {describe(error)}") from error
+        kind, *content = self._receive(connection, self._timeout, f"no answer within {self._timeout:g} s")
+        if kind == "user":
+            raise getattr(errors, content[0], errors.UserError)(content[1])
+        if kind != "rows":
+            raise CallFailed(Trouble.RESULT if kind == "wrong" else Trouble.RAISED, content[0])
+        rows: Rows = content[0]
+        return rows
+
+    def close(self) -> None:
+        """Kill the process and whatever it started."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # not yet waited for, so the number is still its own
+            self._process.wait()
+        self._process = self._connection = None
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", PIPE_LIMIT, 0))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a reward prints must not mix with the trainer's own output
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._connection = connection = Connection(ours.detach())
+        try:
+            connection.send((self._reward.reference, dict(self._reward.settings), self._timeout))
+            kind, *content = self._receive(connection, START_LIMIT, f"not loaded within {START_LIMIT:g} s")
+        except (CallFailed, OSError) as error:
+            self.close()
+            raise CallFailed(Trouble.BROKEN, f"its process did not start: {error}") from error
+        if kind != "ready":
+            self.close()
+            raise CallFailed(Trouble.BROKEN, f"its process did not start: {content[0]}")
+        return connection
+
+    def _receive(self, connection: Connection, seconds: float, overdue: str) -> tuple[Any, ...]:
+        try:
+            if connection.poll(seconds):
+                message: tuple[Any, ...] = connection.recv()
+                return message
+        except (EOFError, OSError):
+            raise self._died() from None
+        except BaseException:  # an interrupt: a late answer must not be taken for the next call's
+            self.close()
+            raise
+        self.close()
+        raise CallFailed(Trouble.HUNG, overdue)
+
+    def _died(self) -> CallFailed:
+        process = self._process
+        self.close()
+        code = process.returncode if process is not None else None
+        return CallFailed(Trouble.DIED, f"its process ended ({_exit_text(code)})")
+
+
+def run_guarded(runner: Runner, inputs: Inputs, count: int) -> tuple[Rows, str]:
+    """Rows of a batch, and why it was scored sample by sample (empty if the first call sufficed).
+
+    An answer that cannot be matched to the samples fails all of them, since a function that returned too few or too
+    many values for a batch may return one value for one sample without meaning it.
+    """
+    try:
+        return runner.run(inputs, count), ""
+    except CallFailed as error:
+        reason = str(error)
+        if count == 1 or error.trouble in (Trouble.RESULT, Trouble.BROKEN):
+            return concat_rows([(count, Failure(reason))]), ""
+    return _one_by_one(runner, inputs, count), reason
+
+
+def _one_by_one(runner: Runner, inputs: Inputs, count: int) -> Rows:
+    parts: list[tuple[int, Rows | Failure]] = []
+    hung = 0
+    for i in range(count):
+        try:
+            parts.append((1, runner.run({name: [values[i]] for name, values in inputs.items()}, 1)))
+            hung = 0
+            continue
+        except CallFailed as error:
+            reason, trouble = str(error), error.trouble
+        parts.append((1, Failure(reason)))
+        hung = hung + 1 if trouble is Trouble.HUNG else 0
+        if i + 1 < count and (trouble is Trouble.BROKEN or hung == PATIENCE):
+            parts.append((count - i - 1, Failure(f"not tried: the sample before had {reason}")))
+            break
+    return concat_rows(parts)
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

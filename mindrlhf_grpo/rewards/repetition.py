@@ -1,0 +1,36 @@
+"""Repetition: a penalty for n-grams that come again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+
+def repetition(
+    prompts: list[str],
+    completions: list[str],
+    completion_ids: list[list[int]],
+    *,
+    ngram: Annotated[int, Field(ge=1)] = 3,
+    unit: Literal["token", "word"] = "token",
+    penalty: Annotated[float, Field(ge=0)] = 1.0,
+) -> list[float]:
+    """``-penalty * (1 - distinct n-grams / n-grams)``; 0 for a completion shorter than one n-gram.
+
+    Args:
+        unit: count over tokens, or over words (split at space, case ignored), which some scripts do not have.
+    """
+    units: Sequence[Sequence[object]] = (
+        completion_ids if unit == "token" else [completion.lower().split() for completion in completions]
+    )
+    return [0.0 - penalty * repeated(sequence, ngram) for sequence in units]
+
+
+def repeated(sequence: Sequence[object], ngram: int) -> float:
+    """Share of the n-grams of a sequence that occurred before."""
+    count = len(sequence) - ngram + 1
+    if count < 1:
+        return 0.0
+    return 1 - len({tuple(sequence[i : i + ngram]) for i in range(count)}) / count

@@ -1,0 +1,258 @@
+"""From a configured reward to a function, its checked settings and the columns it reads.
+
+A reference is a built-in name, ``pkg.module:function`` or ``file.py:function``. Whatever is wrong with it is said
+here, before anything is generated. A built-in reads only the columns it declares, so that a data column never
+replaces one of its settings; in a user's function every parameter that is not set is read from the data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias, get_type_hints
+
+from ..errors import ConfigError
+from .protocol import Inputs
+from .rows import describe
+
+Function: TypeAlias = Callable[..., Any]
+GIVEN = ("prompts", "completions", "completion_ids")  # always there, whatever the data
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """Where a built-in lives (module of this package, function), the columns and the library it needs."""
+
+    module: str
+    function: str
+    columns: tuple[str, ...] = ()
+    library: str = ""
+    extra: str = ""
+
+
+BUILT_INS: Mapping[str, BuiltIn] = {
+    "math_accuracy": BuiltIn("math_accuracy", "math_accuracy", library="math_verify"),
+    "exact_match": BuiltIn("exact_match", "exact_match"),
+    "numeric_match": BuiltIn("numeric_match", "numeric_match"),
+    "regex": BuiltIn("regex", "regex"),
+    "format": BuiltIn("format", "tag_format"),
+    "language": BuiltIn("language", "language"),
+    "length": BuiltIn("length", "length"),
+    "overlong": BuiltIn("length", "overlong"),
+    "repetition": BuiltIn("repetition", "repetition"),
+    "reasoning_gym": BuiltIn(
+        "reasoning_gym", "reasoning_gym", columns=("task", "entry"), library="reasoning_gym", extra="tasks"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """A function with its settings, and what it reads.
+
+    Attributes:
+        reference: as configured; a file's path made absolute, so that another process finds it too.
+        required, optional: parameters read from the data, with ``prompts``, ``completions``, ``completion_ids``.
+        named: every named parameter; the others are passed only where ``takes_all``.
+    """
+
+    label: str
+    reference: str
+    function: Function
+    settings: Mapping[str, Any]
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    named: frozenset[str]
+    takes_all: bool
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raise ConfigError unless the data has every column this function needs."""
+        there = [name for name in columns if name not in GIVEN]
+        for name in self.required:
+            if name not in there and name not in GIVEN:
+                raise ConfigError(
+                    f"{self.label} needs {name!r}, which is no column of the data and not set under arguments; "
+                    f"columns there are: {', '.join(there) or 'none'}"
+                )
+
+    def inputs(self, columns: Inputs) -> Inputs:
+        """What the function is called with, next to its settings: fresh lists of the columns it reads."""
+        self.check(columns)
+        wanted = {*self.required, *self.optional}
+        return {
+            name: list(values)
+            for name, values in columns.items()
+            if name in wanted or (self.takes_all and name not in self.named and name not in self.settings)
+        }
+
+
+def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Reward:
+    """The reward that ``function`` names, with ``arguments`` checked against its signature.
+
+    Raises:
+        ConfigError: unknown function, unknown or missing argument, wrong value of a built-in's argument.
+    """
+    built_in = _built_in(function, label) if ":" not in function else None
+    loaded = load_function(function, label=label)
+    parameters, takes_all = _parameters(loaded, label)
+    from_data = (*GIVEN, *(built_in.columns if built_in else ()))
+    settable = [name for name in parameters if name not in from_data]
+    _refuse_unknown(arguments, settable, takes_all and built_in is None, label)
+    open_names = [name for name in parameters if name not in arguments]
+    if built_in is not None:
+        open_names = [name for name in open_names if name in from_data]
+        arguments = _checked_settings(loaded, parameters, arguments, open_names, label)
+    required = tuple(name for name in open_names if parameters[name].default is inspect.Parameter.empty)
+    return Reward(
+        label=label,
+        reference=_absolute(function),
+        function=loaded,
+        settings=dict(arguments),
+        required=required,
+        optional=tuple(name for name in open_names if name not in required),
+        named=frozenset(parameters),
+        takes_all=takes_all,
+    )
+
+
+def load_function(reference: str, *, label: str) -> Function:
+    """Import a built-in reward by name, or ``pkg.module:function`` or ``file.py:function``.
+
+    Raises:
+        ConfigError: with ``label`` first, what was not found, and the nearest name there is.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place:
+        built_in = _built_in(reference, label)
+        loaded: Function = getattr(importlib.import_module(f".{built_in.module}", __package__), built_in.function)
+        return loaded
+    try:
+        module = _file_module(Path(place)) if place.endswith(".py") else _named_module(place)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{label}: there is no file {place}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{label}: {place} cannot be imported: {describe(error)}") from error
+    return _member(module, place, name, label)
+
+
+def library_of(reference: str) -> str:
+    """The library a built-in imports when first called; empty for other functions."""
+    return BUILT_INS[reference].library if reference in BUILT_INS else ""
+
+
+def _built_in(name: str, label: str) -> BuiltIn:
+    built_in = BUILT_INS.get(name)
+    if built_in is None:
+        near = get_close_matches(name, BUILT_INS, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"{label}: there is no built-in function {name!r}, the nearest is {near!r}; built in are "
+            f"{', '.join(BUILT_INS)}; your own is written pkg.module:function or file.py:function"
+        )
+    if built_in.library and importlib.util.find_spec(built_in.library) is None:
+        package = f"mindrlhf-grpo[{built_in.extra}]" if built_in.extra else built_in.library.replace("_", "-")
+        raise ConfigError(f"{label}: {name} needs the library {built_in.library}: pip install '{package}'")
+    return built_in
+
+
+def _file_module(path: Path) -> ModuleType:
+    path = path.expanduser().resolve(strict=True)
+    name = f"mindrlhf_grpo_file_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
+    _search_in(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _named_module(name: str) -> ModuleType:
+    _search_in(os.getcwd())  # a console script, unlike python -m, does not look there
+    return importlib.import_module(name)
+
+
+def _search_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _member(module: ModuleType, place: str, name: str, label: str) -> Function:
+    found = getattr(module, name, None)
+    if found is None:
+        names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        near = get_close_matches(name, names, n=1)
+        hint = f", the nearest is {near[0]!r}" if near else f"; functions there are: {', '.join(names) or 'none'}"
+        raise ConfigError(f"{label}: {place} has no {name!r}{hint}")
+    if inspect.isclass(found) or not callable(found) or inspect.iscoroutinefunction(found):
+        raise ConfigError(f"{label}: {place}:{name} must be a plain function, it is a {type(found).__name__}")
+    loaded: Function = found
+    return loaded
+
+
+def _parameters(function: Function, label: str) -> tuple[dict[str, inspect.Parameter], bool]:
+    try:
+        signature = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise ConfigError(f"{label}: the parameters of {function!r} are not known; wrap it in a function") from error
+    named = {p.name: p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    for parameter in signature:
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigError(
+                f"{label}: parameter {parameter.name!r} cannot be given by name; rewards are called by name"
+            )
+    return named, any(p.kind is p.VAR_KEYWORD for p in signature)
+
+
+def _refuse_unknown(arguments: Mapping[str, Any], settable: list[str], any_name: bool, label: str) -> None:
+    for name in arguments:
+        if name in GIVEN:
+            raise ConfigError(f"{label}: {name!r} is given by the trainer and cannot be set under arguments")
+        if name not in settable and not any_name:
+            near = get_close_matches(name, settable, n=1)
+            hint = f", the nearest is {near[0]!r}" if near else ""
+            raise ConfigError(f"{label}: unknown argument {name!r}{hint}; it takes {', '.join(settable) or 'none'}")
+
+
+def _checked_settings(
+    function: Function,
+    parameters: Mapping[str, inspect.Parameter],
+    arguments: Mapping[str, Any],
+    columns: Iterable[str],
+    label: str,
+) -> dict[str, Any]:
+    """A built-in's settings, validated by the annotations of its parameters."""
+    from pydantic import TypeAdapter, ValidationError
+
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments and name not in columns:
+            raise ConfigError(f"{label} needs the argument {name!r}: set it under arguments")
+    hints = get_type_hints(function, include_extras=True)
+    checked = {}
+    for name, value in arguments.items():
+        try:
+            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ConfigError(f"{label}: argument {name!r} is {value!r}: {reason}") from error
+    return checked
+
+
+def _absolute(reference: str) -> str:
+    place, _, name = reference.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{name}" if place.endswith(".py") else reference

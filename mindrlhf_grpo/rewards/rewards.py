@@ -1,0 +1,171 @@
+"""The rewards of a run: configured components in, a table of named values out."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..types import RolloutGroup
+from .guard import InProcess, Runner, Worker, run_guarded
+from .protocol import Inputs
+from .resolve import Reward, resolve
+from .rows import Failure, Row
+from .table import RewardTable, Values
+
+if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
+    from ..config import RewardConfig
+
+LOG = logging.getLogger("mindrlhf_grpo.rewards")
+EXCERPT = 80  # characters of a prompt or completion in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One configured reward and where it runs."""
+
+    name: str
+    weight: float
+    on_failure: float
+    reward: Reward
+    runner: Runner
+
+
+class Rewards:
+    """Scores completions by every configured component, in order.
+
+    Raises:
+        ConfigError: at construction, for a function, argument or name that is wrong.
+    """
+
+    def __init__(self, configs: Sequence[RewardConfig]) -> None:
+        self._components = [_component(config) for config in configs]
+        names = [component.name for component in self._components]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"rewards: {name!r} is the name of two components; give each its own name")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the components; a function that returns a dict adds ``name/sub`` to the table instead."""
+        return tuple(component.name for component in self._components)
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raise ConfigError unless the data has the columns that the functions name."""
+        there = list(columns)
+        for component in self._components:
+            component.reward.check(there)
+
+    def score(self, groups: Sequence[RolloutGroup]) -> RewardTable:
+        """Rewards of every completion, group by group, sample by sample.
+
+        A sample whose reward fails has the component's ``on_failure`` value, is counted in ``failures``, and one
+        line of the log shows the first of each component.
+
+        Raises:
+            ConfigError: a column is missing, or components differ in their number of segments.
+        """
+        columns = _columns(groups)
+        count = len(columns["completions"])
+        parts: list[tuple[str, float, Values]] = []
+        failures: dict[str, int] = {}
+        for component in self._components:
+            for name, values, failed in _scored(component, columns, count):
+                parts.append((name, component.weight, values))
+                if failed:
+                    failures[name] = failed
+        return RewardTable.stack(parts, failures=failures)
+
+    def close(self) -> None:
+        """End the processes of guarded rewards."""
+        for component in self._components:
+            component.runner.close()
+
+    def __enter__(self) -> Rewards:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _component(config: RewardConfig) -> Component:
+    name = config.name or config.function.rpartition(":")[2]
+    reward = resolve(config.function, config.arguments, label=f"reward {name!r}")
+    return Component(
+        name=name,
+        weight=config.weight,
+        on_failure=math.nan if config.on_failure is None else config.on_failure,
+        reward=reward,
+        runner=Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward),
+    )
+
+
+def _columns(groups: Sequence[RolloutGroup]) -> Inputs:
+    """Every column a function can read, one entry per completion; None where a row lacks the column."""
+    pairs = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    names = dict.fromkeys(name for group in groups for name in group.prompt.columns)
+    return {name: [prompt.columns.get(name) for prompt, _ in pairs] for name in names} | {
+        "prompts": [prompt.text for prompt, _ in pairs],
+        "completions": [rollout.text for _, rollout in pairs],
+        "completion_ids": [np.asarray(rollout.ids).tolist() for _, rollout in pairs],
+    }
+
+
+def _scored(component: Component, columns: Inputs, count: int) -> list[tuple[str, Values, int]]:
+    """(name, values ``[N, k]``, failed samples) of each thing the component returned."""
+    if count == 0:
+        return [(component.name, np.zeros((0, 1)), 0)]
+    rows, retried = run_guarded(component.runner, component.reward.inputs(columns), count)
+    _report(component, rows, retried, columns)
+    return [
+        (f"{component.name}/{sub}" if sub else component.name, *_settled(of_sub, component.on_failure))
+        for sub, of_sub in rows.items()
+    ]
+
+
+def _settled(rows: Sequence[Row], on_failure: float) -> tuple[Values, int]:
+    """Rows as an array ``[N, k]``, failures replaced; and how many failed."""
+    width = max((len(row) for row in rows if isinstance(row, tuple)), default=1)
+    values = np.full((len(rows), width), on_failure, dtype=np.float64)
+    for i, row in enumerate(rows):
+        if not isinstance(row, Failure):
+            values[i] = row
+    return values, sum(isinstance(row, Failure) for row in rows)
+
+
+def _report(component: Component, rows: dict[str, list[Row]], retried: str, columns: Inputs) -> None:
+    """One line if a sample failed, or if the batch had to be scored sample by sample."""
+    failed = {i: row.reason for of_sub in rows.values() for i, row in enumerate(of_sub) if isinstance(row, Failure)}
+    if failed:
+        first = min(failed)
+        LOG.warning(
+            "reward %s failed for %d of %d samples, which get %s; sample %d: %s; prompt %s; completion %s",
+            component.name,
+            len(failed),
+            len(columns["completions"]),
+            "no value" if math.isnan(component.on_failure) else component.on_failure,
+            first,
+            _one_line(failed[first]),
+            _excerpt(columns["prompts"][first]),
+            _excerpt(columns["completions"][first]),
+        )
+    elif retried:
+        LOG.warning(
+            "reward %s scored the batch sample by sample, as in one call: %s", component.name, _one_line(retried)
+        )
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= EXCERPT else text[: EXCERPT // 2] + " ... " + text[-EXCERPT // 2 :])
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)

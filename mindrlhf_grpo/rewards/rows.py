@@ -1,0 +1,123 @@
+"""The rows a reward function's answer is read into, strictly: a wrong answer is found where it arises.
+
+One row per sample: a number, NaN (not applicable), K segment values, or a Failure with its reason. Rows hold plain
+Python only, so they travel between processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a sample has no reward."""
+
+    reason: str
+
+
+Row: TypeAlias = "float | tuple[float, ...] | Failure"  # NaN: not applicable; a tuple has one value per segment
+Rows: TypeAlias = dict[str, list[Row]]  # by name of the sub-component; "" for a function with only one
+
+
+class WrongResult(Exception):
+    """A returned object that cannot be matched to the samples: every sample of the call fails."""
+
+
+def read_result(result: object, count: int) -> Rows:
+    """What a reward function returned for ``count`` samples, as rows.
+
+    Raises:
+        WrongResult: not a list, array or dict of them, or not one entry for each sample.
+    """
+    if not isinstance(result, Mapping):
+        return {"": _entries(result, count, "it")}
+    if not result:
+        raise WrongResult("it returned an empty dict")
+    return {str(name): _entries(values, count, f"component {str(name)!r}") for name, values in result.items()}
+
+
+def concat_rows(parts: Sequence[tuple[int, Rows | Failure]]) -> Rows:
+    """Rows of consecutive calls as those of one; a call is (samples, its rows or why it has none).
+
+    A sub-component that only some calls returned is not applicable (NaN) in the others.
+    """
+    returned = dict.fromkeys(name for _, rows in parts if not isinstance(rows, Failure) for name in rows)
+    names = list(returned) or [""]
+    joined: Rows = {name: [] for name in names}
+    for count, rows in parts:
+        for name in names:
+            missing: Row = rows if isinstance(rows, Failure) else math.nan
+            joined[name] += [missing] * count if isinstance(rows, Failure) else rows.get(name, [missing] * count)
+    return {name: _same_width(of_sub) for name, of_sub in joined.items()}
+
+
+def _entries(values: object, count: int, what: str) -> list[Row]:
+    if hasattr(values, "__array__"):
+        values = np.asarray(values).tolist()
+    if not isinstance(values, (list, tuple)):
+        raise WrongResult(f"{what} is a {type(values).__name__}, not a list or an array with one entry for each sample")
+    if len(values) != count:
+        raise WrongResult(f"{what} has {len(values)} entries for {count} samples")
+    return _same_width([_row(value) for value in values])
+
+
+def _row(value: object) -> Row:
+    if isinstance(value, Exception):
+        return Failure(describe(value))
+    if hasattr(value, "__array__"):
+        value = np.asarray(value).tolist()
+    if not isinstance(value, (list, tuple)):
+        return _number(value)
+    cells = [_number(cell) for cell in value]
+    failed = [cell for cell in cells if isinstance(cell, Failure)]
+    if failed or not cells:
+        return failed[0] if failed else Failure("an empty list of segment values")
+    return tuple(cell for cell in cells if not isinstance(cell, Failure))
+
+
+def _number(value: object) -> float | Failure:
+    if value is None:
+        return math.nan
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        return Failure(f"a value of type {type(value).__name__}, not a number")
+    try:
+        number = float(value)
+    except Exception as error:
+        return Failure(f"a value that is not a number: {describe(error)}")
+    return Failure(f"the value {number}, which is not finite") if math.isinf(number) else number
+
+
+def _same_width(rows: list[Row]) -> list[Row]:
+    """The rows, those with another number of segments than the first that has any being failures."""
+    width = next((len(row) for row in rows if isinstance(row, tuple)), 1)
+    return [row if _fits(row, width) else Failure(_misfit(row, width)) for row in rows]
+
+
+def _fits(row: Row, width: int) -> bool:
+    if isinstance(row, float):
+        return width == 1 or math.isnan(row)
+    return isinstance(row, Failure) or len(row) == width
+
+
+def _misfit(row: Row, width: int) -> str:
+    got = f"{len(row)} segment values" if isinstance(row, tuple) else "one value"
+    return f"{got} where another sample has {width} segment values"
+
+
+def describe(error: BaseException) -> str:
+    """Type, text (cut at 200 characters) and innermost line of an exception."""
+    try:
+        text = str(error)[:200]
+    except Exception:
+        text = "(its text cannot be made)"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
+    return f"{type(error).__name__}: {text}{place}"

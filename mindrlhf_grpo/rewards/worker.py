@@ -1,0 +1,76 @@
+"""The process a guarded reward runs in: answers one call at a time over a socket until it is closed or killed.
+
+It imports neither the trainer nor its frameworks. Messages are tuples whose first entry says what they are:
+``("ready",)``, ``("rows", Rows)``, ``("wrong", reason)``, ``("raised", reason)``, ``("user", error type, text)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from .. import errors
+from .protocol import Inputs
+from .resolve import Function, library_of, load_function
+from .rows import WrongResult, describe, read_result
+
+GRACE = 5.0  # seconds after the time limit at which an orphan ends itself
+_killable = False
+
+
+def killable() -> bool:
+    """Whether this is a worker process, where a time limit of one's own is not needed."""
+    return _killable
+
+
+def serve(descriptor: int) -> None:
+    """Answer calls until the other end is closed. The first message is (reference, settings, timeout)."""
+    global _killable
+    _killable = True
+    os.set_inheritable(descriptor, False)
+    # Default action: the system ends this process even if the reward holds the interpreter and the trainer is gone.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with Connection(descriptor) as connection:
+        try:
+            reference, settings, timeout = connection.recv()
+            function = load_function(reference, label="reward")
+            if library_of(reference):
+                importlib.import_module(library_of(reference))  # before the clock of the first call runs
+            connection.send(("ready",))
+            while True:
+                connection.send(_answer(connection, function, settings, timeout))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+        except BaseException as error:
+            connection.send(("raised", describe(error)))
+
+
+def _answer(connection: Connection, function: Function, settings: Mapping[str, Any], timeout: float) -> tuple[Any, ...]:
+    message = connection.recv_bytes()
+    signal.setitimer(signal.ITIMER_REAL, timeout + GRACE)
+    try:
+        return _call(message, function, settings)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _call(message: bytes, function: Function, settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    try:
+        count, inputs = ForkingPickler.loads(message)
+        return ("rows", call(function, settings, inputs, count))
+    except WrongResult as error:
+        return ("wrong", str(error))
+    except errors.UserError as error:
+        return ("user", type(error).__name__, str(error))
+    except BaseException as error:  # a process of its own: SystemExit and KeyboardInterrupt are the reward's too
+        return ("raised", describe(error))
+
+
+def call(function: Function, settings: Mapping[str, Any], inputs: Inputs, count: int) -> Any:
+    """Call a reward function and read its answer for ``count`` samples."""
+    return read_result(function(**inputs, **settings), count)
