@@ -170,8 +170,6 @@ class RunConfig(Section):
             yield "rollout.temperature must be above 0 in training: greedy completions of a group are all equal"
         if self.rollout.min_tokens > self.rollout.max_tokens:
             yield f"rollout.min_tokens ({self.rollout.min_tokens}) is above rollout.max_tokens ({self.rollout.max_tokens})"
-        if self.algorithm.dual_clip is not None and 0 < self.algorithm.dual_clip <= 1:
-            yield f"algorithm.dual_clip ({self.algorithm.dual_clip}) must be above 1, or 0 for off"
         names = [component.name or component.function for component in self.rewards]
         if len(set(names)) < len(names):
             yield f"rewards have the same name twice: {', '.join(names)}; give each a name"

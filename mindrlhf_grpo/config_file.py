@@ -7,6 +7,7 @@ and with what is accepted there.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +120,7 @@ class Draft:
             raise ConfigError(_unknown(path))
         value = _parse_override(written, record)
         parent: Any = self.values
-        for part, following in zip(path, path[1:], strict=False):
+        for part, following in itertools.pairwise(path):
             parent = _step_into(parent, part, following, path)
         last = path[-1]
         if isinstance(parent, list):

@@ -29,13 +29,12 @@ RESOLVERS: list[tuple[str, str, list[str]]] = [
 class Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's plain scalars."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-
 
 class Dumper(yaml.SafeDumper):
     """Quotes what either YAML version would read as something else than text."""
 
 
+Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in RESOLVERS:
     Loader.add_implicit_resolver(TAG + _tag, re.compile(_pattern), _first)
     Dumper.add_implicit_resolver(TAG + _tag, re.compile(_pattern), _first)
@@ -120,11 +119,12 @@ class _Reader:
                 continue
             name = key_node.value
             if name in first_line:
-                where = ".".join(str(part) for part in (*path, name))
-                self._refuse(key_node, f"duplicate key {where}, already on line {first_line[name]}")
+                where = "".join(f"{part}." for part in path)
+                self._refuse(key_node, f"duplicate key {where}{name}, already on line {first_line[name]}")
                 continue
-            first_line[name] = self.document.lines[(*path, name)] = _line(key_node)
-            values[name] = self.read(value_node, (*path, name))
+            here: Path = (*path, name)
+            first_line[name] = self.document.lines[here] = _line(key_node)
+            values[name] = self.read(value_node, here)
         return values
 
     def _merged(self, node: yaml.Node, path: Path) -> dict[str, Any]:

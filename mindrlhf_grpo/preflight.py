@@ -1,0 +1,164 @@
+"""What can be wrong with a run and can be known before weights are loaded, all at once.
+
+A configuration may be well formed and still name a model, file, column, reward or backend that is not
+there. Each check asks the part that owns the matter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .algorithms import resolve as resolve_algorithm
+from .backend import FRAMEWORKS, available_backends, backend_module
+from .config import RewardConfig, RunConfig
+from .config_file import Draft
+from .config_keys import catalogue, record_path
+from .data.sources import read_rows
+from .data.stream import PromptStream
+from .data.tokenizer import Tokenizer, load_tokenizer
+from .errors import BackendError, ConfigError, DataError, UserError
+from .model_files import find_folder, read_model_config
+from .rewards.resolve import resolve as resolve_reward
+
+T = TypeVar("T")
+DEVICES = r"auto|cpu|(cuda|npu|xpu|mps)(:\d+)?"
+PACKAGES = {"wandb": "wandb", "wandb-offline": "wandb", "tensorboard": "tensorboard"}
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems so far, each with the key it belongs to."""
+
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def attempt(self, key: str, action: Callable[[], T]) -> T | None:
+        """What ``action`` returns; if it raises a UserError that is noted under ``key``, and None is returned."""
+        try:
+            return action()
+        except UserError as error:
+            text = str(error)
+            owner = _owner(text) or key
+            self.problems.append((owner, text if text.startswith(owner) else f"{owner}: {text}"))
+            return None
+
+
+def check(config: RunConfig, draft: Draft | None = None) -> None:
+    """Raise one ConfigError that lists everything that would stop this run; ``draft`` adds file and line."""
+    problems = problems_of(config)
+    if problems:
+        lines = [f"{draft.place(_parts(key))}: {text}" if draft else text for key, text in problems]
+        raise ConfigError(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
+
+
+def problems_of(config: RunConfig) -> list[tuple[str, str]]:
+    """(key, text) of everything that would stop this run; each text starts with the key."""
+    found = Findings()
+    found.attempt("model.path", lambda: read_model_config(find_folder(config.model.path)))
+    tokenizer = None if found.problems else found.attempt("model.path", lambda: open_tokenizer(config))
+    found.attempt("model.device", lambda: check_device(config.model.device))
+    found.attempt("data.chat_template", lambda: check_template(config.data.chat_template))
+    columns = found.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
+    held_out = config.eval.source
+    if held_out is not None:
+        found.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
+    for index, component in enumerate(config.rewards):
+        _check_reward(found, f"rewards.{index}", component, columns)
+    found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm).check(config.rollout.group_size))
+    found.attempt("backend", lambda: check_backend(config.backend))
+    for name in config.tracking.to:
+        _check_tracker(found, name)
+    found.attempt("run_dir", lambda: check_writable(config.run_dir))
+    return found.problems
+
+
+def open_tokenizer(config: RunConfig) -> Tokenizer:
+    """The tokenizer of the model, with the template that the data section asks for where that exists."""
+    template = config.data.chat_template
+    usable = template in ("auto", "none") or Path(template).is_file()
+    return load_tokenizer(
+        config.model.path,
+        chat_template=template if usable else "auto",
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def first_columns(
+    config: RunConfig, source: str | Mapping[str, Any], tokenizer: Tokenizer | None
+) -> tuple[str, ...] | None:
+    """Columns of the first prompt of a source, which is tokenised too; None where there is no tokenizer."""
+    if tokenizer is None:
+        read_rows(source)
+        return None
+    data = config.data.model_copy(update={"source": source})
+    return tuple(PromptStream(data, tokenizer, seed=config.seed).take(1)[0].columns)
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError unless it can be a device's name; whether it is there, the backend knows."""
+    if not re.fullmatch(DEVICES, device):
+        raise ConfigError(f"{device!r} is not accepted; it takes auto, cpu, cuda, cuda:N, npu or npu:N")
+
+
+def check_template(template: str) -> None:
+    """Raise DataError if the Jinja file is not there."""
+    if template not in ("auto", "none") and not Path(template).is_file():
+        raise DataError(f"there is no file {template!r}; accepted: auto, none, or a Jinja file")
+
+
+def check_backend(name: str) -> None:
+    """Raise BackendError unless the backend is known and installed; its framework is not imported."""
+    known = available_backends()
+    if name not in known:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+            raise BackendError(f"{name!r} is no name of a backend; available: {', '.join(sorted(known))}")
+        backend_module(name)
+        return
+    if find_spec(known[name]) is None:
+        raise BackendError(f"backend {name!r} is not part of this installation (module {known[name]} not found)")
+    framework = FRAMEWORKS.get(name)
+    if framework and find_spec(framework) is None:
+        raise BackendError(
+            f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'"
+        )
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raise ConfigError if a run cannot write its folder."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"{str(run_dir)!r} is a file; a run needs a folder")
+    existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"{str(run_dir)!r} cannot be written: {existing} is read-only, or no folder")
+
+
+def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
+    reward = found.attempt(label, lambda: resolve_reward(component.function, component.arguments, label=label))
+    if reward is not None and columns is not None:
+        found.attempt(label, lambda: reward.check(columns))
+
+
+def _check_tracker(found: Findings, name: str) -> None:
+    package = PACKAGES[name]
+    if find_spec(package) is None:
+        text = f"{name} needs {package}, which is not installed: pip install 'mindrlhf-grpo[{package}]'"
+        found.problems.append(("tracking.to", f"tracking.to: {text}"))
+    elif name == "wandb" and not os.environ.get("WANDB_API_KEY"):
+        text = "wandb needs WANDB_API_KEY in the environment; wandb-offline does not"
+        found.problems.append(("tracking.to", f"tracking.to: {text}"))
+
+
+def _owner(text: str) -> str:
+    """The key that a message starts with, if it starts with one."""
+    first = text.split(maxsplit=1)[0].rstrip(":,") if text else ""
+    key = catalogue().get(record_path(first.split(".")))
+    return first if key is not None and ("." in first or key.section is None) else ""
+
+
+def _parts(key: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
