@@ -68,7 +68,9 @@ class Comm(Protocol):
 class Policy(Protocol):
     """The trained model with its optimizer, and the reference it is held to."""
 
-    layout: str  # "shared" (a group's prompt computed once) or "plain"; chosen at load, with the reason in layout_reason
+    layout: (
+        str  # "shared" (a group's prompt computed once) or "plain"; chosen at load, with the reason in layout_reason
+    )
     layout_reason: str
 
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
@@ -153,10 +155,14 @@ def backend_module(name: str) -> Any:
     known = available_backends()
     module = known.get(name, name if "." in name or importlib.util.find_spec(name) else "")
     if name not in known and not hasattr_build(module):
-        raise BackendError(f"backend {name!r} is unknown; available: {', '.join(sorted(known))}, or a module with build(config)")
+        raise BackendError(
+            f"backend {name!r} is unknown; available: {', '.join(sorted(known))}, or a module with build(config)"
+        )
     framework = FRAMEWORKS.get(name)
     if framework and importlib.util.find_spec(framework) is None:
-        raise BackendError(f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'")
+        raise BackendError(
+            f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'"
+        )
     if importlib.util.find_spec(module) is None:
         raise BackendError(f"backend {name!r} is not part of this installation (module {module} not found)")
     return importlib.import_module(module)

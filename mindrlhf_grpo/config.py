@@ -30,46 +30,106 @@ def key(default: Any, description: str, *, peers: str = "", **limits: Any) -> An
 class ModelConfig(Section):
     """The policy and how it is held in memory."""
 
-    path: str = key(..., "Folder or hub id of a Hugging Face causal LM.", peers="trl: model; verl: actor_rollout_ref.model.path; openrlhf: --pretrain")
-    dtype: Literal["float32", "bfloat16"] = key("float32", "Compute and storage type of the weights; bfloat16 keeps float32 master weights in the optimizer.", peers="trl: bf16; verl: model.fsdp_config.model_dtype")
+    path: str = key(
+        ...,
+        "Folder or hub id of a Hugging Face causal LM.",
+        peers="trl: model; verl: actor_rollout_ref.model.path; openrlhf: --pretrain",
+    )
+    dtype: Literal["float32", "bfloat16"] = key(
+        "float32",
+        "Compute and storage type of the weights; bfloat16 keeps float32 master weights in the optimizer.",
+        peers="trl: bf16; verl: model.fsdp_config.model_dtype",
+    )
     device: str = key("auto", "auto, cpu, cuda, npu: where the torch backend computes.")
-    lora_rank: int = key(0, "Rank of LoRA adapters; 0 trains all weights.", peers="trl: peft_config.r; verl: model.lora_rank", ge=0)
-    lora_alpha: float = key(32.0, "LoRA scale numerator (scale = alpha / rank).", peers="trl: peft_config.lora_alpha", gt=0)
-    lora_targets: str | list[str] = key("all-linear", "Modules that get adapters: all-linear or a list of names.", peers="trl: peft_config.target_modules")
-    recompute: bool = key(False, "Recompute activations in the backward pass: less memory, about a third more time.", peers="trl, verl: gradient_checkpointing")
-    layout: Literal["auto", "shared", "plain"] = key("auto", "shared computes a group's prompt once in training, plain repeats it; auto takes shared where a probe at start shows it exact.")
-    trust_remote_code: bool = key(False, "Run Python code shipped with the model folder.", peers="trl, verl: trust_remote_code")
+    lora_rank: int = key(
+        0, "Rank of LoRA adapters; 0 trains all weights.", peers="trl: peft_config.r; verl: model.lora_rank", ge=0
+    )
+    lora_alpha: float = key(
+        32.0, "LoRA scale numerator (scale = alpha / rank).", peers="trl: peft_config.lora_alpha", gt=0
+    )
+    lora_targets: str | list[str] = key(
+        "all-linear",
+        "Modules that get adapters: all-linear or a list of names.",
+        peers="trl: peft_config.target_modules",
+    )
+    recompute: bool = key(
+        False,
+        "Recompute activations in the backward pass: less memory, about a third more time.",
+        peers="trl, verl: gradient_checkpointing",
+    )
+    layout: Literal["auto", "shared", "plain"] = key(
+        "auto",
+        "shared computes a group's prompt once in training, plain repeats it; auto takes shared where a probe at start shows it exact.",
+    )
+    trust_remote_code: bool = key(
+        False, "Run Python code shipped with the model folder.", peers="trl, verl: trust_remote_code"
+    )
 
 
 class DataConfig(Section):
     """Where prompts come from."""
 
-    source: str | dict[str, Any] = key(..., "JSONL or parquet file, datasets folder, hub:NAME, reasoning_gym:TASK, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}.", peers="trl: train_dataset; verl: data.train_files; openrlhf: --prompt_data")
-    prompt_column: str = key("prompt", "Column with the prompt: text or a list of messages.", peers="verl: data.prompt_key; openrlhf: --input_key")
+    source: str | dict[str, Any] = key(
+        ...,
+        "JSONL or parquet file, datasets folder, hub:NAME, reasoning_gym:TASK, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}.",
+        peers="trl: train_dataset; verl: data.train_files; openrlhf: --prompt_data",
+    )
+    prompt_column: str = key(
+        "prompt",
+        "Column with the prompt: text or a list of messages.",
+        peers="verl: data.prompt_key; openrlhf: --input_key",
+    )
     system_prompt: str | None = key(None, "System message put before every prompt.")
-    chat_template: str = key("auto", "auto: the tokenizer's, if it has one; none: plain text; or a Jinja file.", peers="openrlhf: --apply_chat_template")
-    max_prompt_tokens: int = key(1024, "Longest prompt in tokens.", peers="trl: max_prompt_length; verl: data.max_prompt_length", ge=1)
-    overlong: Literal["error", "drop", "truncate"] = key("error", "What happens to a longer prompt; truncate keeps its end.", peers="verl: data.truncation, data.filter_overlong_prompts")
-    bad_rows: Literal["stop", "skip"] = key("stop", "A row that cannot be used stops the run, or is skipped and counted.")
+    chat_template: str = key(
+        "auto",
+        "auto: the tokenizer's, if it has one; none: plain text; or a Jinja file.",
+        peers="openrlhf: --apply_chat_template",
+    )
+    max_prompt_tokens: int = key(
+        1024, "Longest prompt in tokens.", peers="trl: max_prompt_length; verl: data.max_prompt_length", ge=1
+    )
+    overlong: Literal["error", "drop", "truncate"] = key(
+        "error",
+        "What happens to a longer prompt; truncate keeps its end.",
+        peers="verl: data.truncation, data.filter_overlong_prompts",
+    )
+    bad_rows: Literal["stop", "skip"] = key(
+        "stop", "A row that cannot be used stops the run, or is skipped and counted."
+    )
     shuffle: bool = key(True, "Draw rows in a seeded random order, anew each epoch.", peers="verl: data.shuffle")
 
 
 class RewardConfig(Section):
     """One reward component."""
 
-    function: str = key(..., "Built-in name, pkg.module:function, or file.py:function.", peers="trl: reward_funcs; verl: custom_reward_function")
+    function: str = key(
+        ...,
+        "Built-in name, pkg.module:function, or file.py:function.",
+        peers="trl: reward_funcs; verl: custom_reward_function",
+    )
     name: str | None = key(None, "Name in metrics and report; default: the function's.")
     weight: float = key(1.0, "Factor in the sum of components.", peers="trl: reward_weights")
     arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
-    timeout: float = key(0.0, "Seconds a call may take in a process that can be killed; 0 runs it in this process without a limit.", ge=0)
-    on_failure: float | None = key(0.0, "Value of a sample whose reward crashed, hung or was not finite; null: not applicable.")
+    timeout: float = key(
+        0.0, "Seconds a call may take in a process that can be killed; 0 runs it in this process without a limit.", ge=0
+    )
+    on_failure: float | None = key(
+        0.0, "Value of a sample whose reward crashed, hung or was not finite; null: not applicable."
+    )
 
 
 class RolloutConfig(Section):
     """How completions are sampled."""
 
-    group_size: int = key(8, "Completions per prompt (G).", peers="trl: num_generations; verl: rollout.n; openrlhf: --n_samples_per_prompt", ge=1)
-    max_tokens: int = key(512, "Longest completion in tokens.", peers="trl: max_completion_length; verl: data.max_response_length", ge=1)
+    group_size: int = key(
+        8,
+        "Completions per prompt (G).",
+        peers="trl: num_generations; verl: rollout.n; openrlhf: --n_samples_per_prompt",
+        ge=1,
+    )
+    max_tokens: int = key(
+        512, "Longest completion in tokens.", peers="trl: max_completion_length; verl: data.max_response_length", ge=1
+    )
     min_tokens: int = key(0, "Tokens before an end token may be sampled.", ge=0)
     temperature: float = key(1.0, "Sampling temperature; training log-probs use it too. 0 is greedy.", ge=0)
     top_k: int = key(0, "Sample among the k most likely tokens; 0: all.", ge=0)
@@ -83,58 +143,148 @@ class RolloutConfig(Section):
 class AlgorithmConfig(Section):
     """Advantages and loss. Keys left at null take the preset's value."""
 
-    name: str = key("grpo", "Advantage estimator: grpo, dr_grpo, rloo, gdpo, rank_grpo.", peers="verl: algorithm.adv_estimator; openrlhf: --advantage_estimator")
+    name: str = key(
+        "grpo",
+        "Advantage estimator: grpo, dr_grpo, rloo, gdpo, rank_grpo.",
+        peers="verl: algorithm.adv_estimator; openrlhf: --advantage_estimator",
+    )
     preset: str | None = key(None, "A peer's numbers: trl, verl, openrlhf, mindrlhf, lightrft.")
     adv_eps: float | None = key(None, "Added to the standard deviation of a group.", gt=0)
     std_ddof: Literal[0, 1] | None = key(None, "1: sample standard deviation, 0: population.")
-    clip_low: float | None = key(None, "Ratio clipped from below at 1 - clip_low.", peers="trl: epsilon; verl: clip_ratio_low", gt=0, lt=1)
-    clip_high: float | None = key(None, "Ratio clipped from above at 1 + clip_high.", peers="trl: epsilon_high; verl: clip_ratio_high", gt=0)
-    dual_clip: float | None = key(None, "Bound c > 1 on the loss of negative advantages; 0: off.", peers="verl: clip_ratio_c", ge=0)
-    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum"] | None = key(None, "How token losses become one number: a weight per token over the global batch.", peers="trl: loss_type; verl: loss_agg_mode")
-    kl_coef: float | None = key(None, "Weight of the KL to the reference; 0 loads no reference.", peers="trl: beta; verl: kl_loss_coef; openrlhf: --init_kl_coef", ge=0)
-    kl_estimator: Literal["k1", "k2", "k3"] | None = key(None, "Per-token KL estimator.", peers="verl: kl_loss_type; openrlhf: --kl_estimator")
-    kl_in: Literal["loss", "reward"] | None = key(None, "Whether the KL is a term of the loss or is taken from the reward.", peers="verl: use_kl_in_reward; openrlhf: --use_kl_loss")
-    inner_epochs: int = key(1, "Passes over each batch of completions (mu).", peers="trl: num_iterations; verl: ppo_epochs", ge=1)
-    updates_per_batch: int = key(1, "Optimizer steps in each pass; the batch is cut by prompts.", peers="verl: ppo_mini_batch_size; trl: steps_per_generation", ge=1)
-    mask_truncated: bool = key(False, "Completions cut at max_tokens are not trained on and not counted.", peers="trl: mask_truncated_completions")
-    dead_groups: Literal["keep", "mask", "resample"] = key("keep", "Groups whose rewards are all equal: keep, leave out of the loss, or draw other prompts (DAPO).", peers="verl: filter_groups; openrlhf: --dynamic_filtering")
-    resample_budget: int = key(4, "Most rounds of generation for one step when resampling.", peers="verl: filter_groups.max_num_gen_batches", ge=1)
+    clip_low: float | None = key(
+        None, "Ratio clipped from below at 1 - clip_low.", peers="trl: epsilon; verl: clip_ratio_low", gt=0, lt=1
+    )
+    clip_high: float | None = key(
+        None, "Ratio clipped from above at 1 + clip_high.", peers="trl: epsilon_high; verl: clip_ratio_high", gt=0
+    )
+    dual_clip: float | None = key(
+        None, "Bound c > 1 on the loss of negative advantages; 0: off.", peers="verl: clip_ratio_c", ge=0
+    )
+    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum"] | None = key(
+        None,
+        "How token losses become one number: a weight per token over the global batch.",
+        peers="trl: loss_type; verl: loss_agg_mode",
+    )
+    kl_coef: float | None = key(
+        None,
+        "Weight of the KL to the reference; 0 loads no reference.",
+        peers="trl: beta; verl: kl_loss_coef; openrlhf: --init_kl_coef",
+        ge=0,
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] | None = key(
+        None, "Per-token KL estimator.", peers="verl: kl_loss_type; openrlhf: --kl_estimator"
+    )
+    kl_in: Literal["loss", "reward"] | None = key(
+        None,
+        "Whether the KL is a term of the loss or is taken from the reward.",
+        peers="verl: use_kl_in_reward; openrlhf: --use_kl_loss",
+    )
+    inner_epochs: int = key(
+        1, "Passes over each batch of completions (mu).", peers="trl: num_iterations; verl: ppo_epochs", ge=1
+    )
+    updates_per_batch: int = key(
+        1,
+        "Optimizer steps in each pass; the batch is cut by prompts.",
+        peers="verl: ppo_mini_batch_size; trl: steps_per_generation",
+        ge=1,
+    )
+    mask_truncated: bool = key(
+        False,
+        "Completions cut at max_tokens are not trained on and not counted.",
+        peers="trl: mask_truncated_completions",
+    )
+    dead_groups: Literal["keep", "mask", "resample"] = key(
+        "keep",
+        "Groups whose rewards are all equal: keep, leave out of the loss, or draw other prompts (DAPO).",
+        peers="verl: filter_groups; openrlhf: --dynamic_filtering",
+    )
+    resample_budget: int = key(
+        4,
+        "Most rounds of generation for one step when resampling.",
+        peers="verl: filter_groups.max_num_gen_batches",
+        ge=1,
+    )
 
 
 class TrainConfig(Section):
     """Steps, batch and optimizer."""
 
-    steps: int = key(100, "Rollout batches to train on.", peers="trl: max_steps; verl: trainer.total_training_steps", ge=1)
-    prompts_per_step: int = key(8, "Prompts in one rollout batch, over all ranks.", peers="verl: data.train_batch_size; trl: batch / num_generations", ge=1)
-    tokens_per_micro_batch: int = key(8192, "Tokens computed at once in training: sets memory, never the result.", peers="verl: ppo_max_token_len_per_gpu; trl: per_device_train_batch_size; openrlhf: --micro_train_batch_size", ge=1)
-    learning_rate: float = key(1e-6, "Peak learning rate of AdamW.", peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate", gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = key("constant", "Learning rate after warm-up.", peers="trl: lr_scheduler_type")
+    steps: int = key(
+        100, "Rollout batches to train on.", peers="trl: max_steps; verl: trainer.total_training_steps", ge=1
+    )
+    prompts_per_step: int = key(
+        8,
+        "Prompts in one rollout batch, over all ranks.",
+        peers="verl: data.train_batch_size; trl: batch / num_generations",
+        ge=1,
+    )
+    tokens_per_micro_batch: int = key(
+        8192,
+        "Tokens computed at once in training: sets memory, never the result.",
+        peers="verl: ppo_max_token_len_per_gpu; trl: per_device_train_batch_size; openrlhf: --micro_train_batch_size",
+        ge=1,
+    )
+    learning_rate: float = key(
+        1e-6, "Peak learning rate of AdamW.", peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate", gt=0
+    )
+    schedule: Literal["constant", "linear", "cosine"] = key(
+        "constant", "Learning rate after warm-up.", peers="trl: lr_scheduler_type"
+    )
     warmup_steps: int = key(0, "Steps of linear warm-up.", peers="verl: actor.optim.lr_warmup_steps", ge=0)
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
-    betas: tuple[Decay, Decay] = key((0.9, 0.999), "AdamW's moment decays.", peers="trl: adam_beta1, adam_beta2; openrlhf: --adam_betas")
-    max_grad_norm: float = key(1.0, "Clip the global gradient norm; 0: never.", peers="verl: actor.optim.clip_grad, grad_clip; openrlhf: --max_norm", ge=0)
+    betas: tuple[Decay, Decay] = key(
+        (0.9, 0.999), "AdamW's moment decays.", peers="trl: adam_beta1, adam_beta2; openrlhf: --adam_betas"
+    )
+    max_grad_norm: float = key(
+        1.0,
+        "Clip the global gradient norm; 0: never.",
+        peers="verl: actor.optim.clip_grad, grad_clip; openrlhf: --max_norm",
+        ge=0,
+    )
 
 
 class EvalConfig(Section):
     """Held-out prompts."""
 
-    source: str | dict[str, Any] | None = key(None, "Held-out rows, written like data.source; null: no evaluation. The first reward component counts as accuracy.", peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset")
-    every: int = key(0, "Evaluate each n steps; 0: only before and after.", peers="trl: eval_steps; verl: trainer.test_freq; openrlhf: --eval_steps", ge=0)
+    source: str | dict[str, Any] | None = key(
+        None,
+        "Held-out rows, written like data.source; null: no evaluation. The first reward component counts as accuracy.",
+        peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset",
+    )
+    every: int = key(
+        0,
+        "Evaluate each n steps; 0: only before and after.",
+        peers="trl: eval_steps; verl: trainer.test_freq; openrlhf: --eval_steps",
+        ge=0,
+    )
     stop_at: float | None = key(None, "Stop when the held-out metric reaches this.")
 
 
 class CheckpointConfig(Section):
     """What is kept on disk."""
 
-    every: int = key(0, "Save each n steps; 0: only at the end.", peers="trl: save_steps; verl: trainer.save_freq; openrlhf: --save_steps", ge=0)
-    keep_last: int = key(2, "Newest checkpoints kept; 0: all.", peers="trl: save_total_limit; verl: trainer.max_actor_ckpt_to_keep", ge=0)
-    keep_best: bool = key(False, "Also keep the checkpoint with the best held-out metric.", peers="trl: load_best_model_at_end")
+    every: int = key(
+        0,
+        "Save each n steps; 0: only at the end.",
+        peers="trl: save_steps; verl: trainer.save_freq; openrlhf: --save_steps",
+        ge=0,
+    )
+    keep_last: int = key(
+        2, "Newest checkpoints kept; 0: all.", peers="trl: save_total_limit; verl: trainer.max_actor_ckpt_to_keep", ge=0
+    )
+    keep_best: bool = key(
+        False, "Also keep the checkpoint with the best held-out metric.", peers="trl: load_best_model_at_end"
+    )
 
 
 class TrackingConfig(Section):
     """Where numbers go besides metrics.jsonl."""
 
-    to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key([], "Trackers; Weights & Biases takes its key from WANDB_API_KEY and its project from WANDB_PROJECT only.", peers="trl: report_to; verl: trainer.logger")
+    to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key(
+        [],
+        "Trackers; Weights & Biases takes its key from WANDB_API_KEY and its project from WANDB_PROJECT only.",
+        peers="trl: report_to; verl: trainer.logger",
+    )
     rollouts_every: int = key(1, "Save the rollouts of each n-th step for the report; 0: none.", ge=0)
 
 
@@ -142,7 +292,11 @@ class RunConfig(Section):
     """A whole run."""
 
     backend: str = key("torch", "torch, mindspore, or another installed backend.")
-    run_dir: Path = key(Path("runs/default"), "Folder of everything the run writes; an unfinished run in it is resumed.", peers="trl: output_dir; verl: trainer.default_local_dir; openrlhf: --save_path")
+    run_dir: Path = key(
+        Path("runs/default"),
+        "Folder of everything the run writes; an unfinished run in it is resumed.",
+        peers="trl: output_dir; verl: trainer.default_local_dir; openrlhf: --save_path",
+    )
     seed: int = key(0, "Seed of data order and sampling.", ge=0, lt=2**63)
     model: ModelConfig = key(..., "The policy.")
     data: DataConfig = key(..., "Training prompts.")

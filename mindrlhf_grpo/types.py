@@ -154,5 +154,11 @@ class Batch:
 
 
 LOSS_TENSORS = (
-    "mask", "weights", "advantages", "rollout_logps", "old_logps", "ref_logps", "segments",
+    "mask",
+    "weights",
+    "advantages",
+    "rollout_logps",
+    "old_logps",
+    "ref_logps",
+    "segments",
 )

@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import Comm, RolloutEngine
 from ..config import RunConfig
 from ..data.stream import shard
-from ..rewards import RewardTable, Rewards
+from ..rewards import Rewards, RewardTable
 from ..types import Prompt, Sampling
 from .experience import mean
 
@@ -25,9 +25,7 @@ class HeldOut:
     def of(config: RunConfig, prompts: list[Prompt]) -> HeldOut:
         """Greedy sampling with the run's lengths and stop strings."""
         rollout = config.rollout
-        sampling = Sampling(
-            max_tokens=rollout.max_tokens, temperature=0.0, stop=tuple(rollout.stop), seed=config.seed
-        )
+        sampling = Sampling(max_tokens=rollout.max_tokens, temperature=0.0, stop=tuple(rollout.stop), seed=config.seed)
         return HeldOut(prompts=prompts, sampling=sampling)
 
     def evaluate(self, engine: RolloutEngine, rewards: Rewards, comm: Comm) -> dict[str, float]:

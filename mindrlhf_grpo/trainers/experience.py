@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from ..advantages import to_tokens
 from ..algorithms import Plan
 from ..backend import Comm, Policy, RolloutEngine
-from ..batching import build_batch, completion_lengths, dead_groups, loss_weights
+from ..batching import build_batch, completion_lengths, denominators, loss_weights
 from ..config import RunConfig
 from ..data.stream import PromptStream, shard
-from ..losses import kl
-from ..rewards import RewardTable, Rewards
+from ..data.tokenizer import Tokenizer
+from ..rewards import Rewards, RewardTable
+from ..segments import by_line
 from ..types import Batch, FinishReason, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
-from ..xp import NUMPY
 from .clock import Clock
 
 
@@ -70,10 +70,17 @@ class Collector:
     """Turns the next prompts of the stream into an :class:`Experience`."""
 
     def __init__(
-        self, config: RunConfig, plan: Plan, comm: Comm, stream: PromptStream, engine: RolloutEngine, rewards: Rewards
+        self,
+        config: RunConfig,
+        plan: Plan,
+        comm: Comm,
+        stream: PromptStream,
+        engine: RolloutEngine,
+        rewards: Rewards,
+        tokenizer: Tokenizer,
     ) -> None:
         self.config, self.plan, self.comm = config, plan, comm
-        self.stream, self.engine, self.rewards = stream, engine, rewards
+        self.stream, self.engine, self.rewards, self.tokenizer = stream, engine, rewards, tokenizer
         self.sampling = training_sampling(config)
 
     def collect(self, policy: Policy, clock: Clock) -> Experience:
@@ -84,14 +91,16 @@ class Collector:
         whole = HostTable.concat(tables)
         mine = slice(first_row, first_row + len(own.lengths))
 
-        dead = dead_groups(whole.rewards.total(), whole.prompt)
+        dead = self._dead_groups(whole)
         trained = self._trained_rows(whole, dead)
         chunk_of = whole.prompt % self.config.algorithm.updates_per_batch
         batch = self._batch(groups, whole, trained, chunk_of, mine)
         with clock.phase("logps"):
             batch, kl_sums = self._logps(policy, batch)
         advantages = self._advantages(whole, kl_sums)
-        batch = replace(batch, advantages=to_tokens(advantages[mine], batch.lengths, batch.ids.shape[1], batch.segments))
+        batch = replace(
+            batch, advantages=to_tokens(advantages[mine], batch.lengths, batch.ids.shape[1], batch.segments)
+        )
         return Experience(
             groups=groups,
             table=own.rewards,
@@ -114,14 +123,14 @@ class Collector:
             gathered = self.comm.gather_objects(part)
             whole = HostTable.concat(gathered)
             drawn += int(whole.lengths.sum())
-            alive = ~dead_groups(whole.rewards.total(), whole.prompt) if resample else np.ones(len(prompts), bool)
+            alive = ~self._dead_groups(whole) if resample else np.ones(len(prompts), bool)
             number = accepted + np.cumsum(alive) - 1  # place of each surviving prompt in this step
             rows = np.flatnonzero(alive[part.prompt])
             first = len(prompts) and int(part.prompt.min(initial=len(prompts)))
             groups += [group for index, group in enumerate(new_groups) if alive[first + index]]
             parts.append(
                 HostTable(
-                    rewards=part.rewards.take(rows),
+                    rewards=replace(part.rewards.take(rows), failures=part.rewards.failures),
                     prompt=number[part.prompt[rows]].astype(np.int64),
                     lengths=part.lengths[rows],
                     truncated=part.truncated[rows],
@@ -148,10 +157,15 @@ class Collector:
             truncated=np.asarray([reason is FinishReason.LENGTH for reason in finish], bool),
         )
 
+    def _dead_groups(self, whole: HostTable) -> NDArray[np.bool_]:
+        """Of each prompt, whether its completions' rewards leave nothing to learn."""
+        dead: NDArray[np.bool_] = self.plan.dead_groups(whole.rewards.values, whole.rewards.weights, whole.prompt)
+        return dead
+
     def _trained_rows(self, whole: HostTable, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """``[N]`` whether a completion has a loss at all."""
         algorithm = self.config.algorithm
-        trained = ~np.isnan(whole.rewards.total()).all(axis=1)
+        trained: NDArray[np.bool_] = ~np.isnan(whole.rewards.total()).all(axis=1)
         if algorithm.mask_truncated:
             trained &= ~whole.truncated
         if algorithm.dead_groups != "keep":
@@ -172,44 +186,45 @@ class Collector:
         positions = np.arange(longest)[None, :] < lengths[:, None]
         mask = (positions & trained[mine][:, None]).astype(np.float32)
         weights = np.zeros_like(mask)
-        settings = self.plan.settings
         for chunk in range(self.config.algorithm.updates_per_batch):
             inside = chunk_of == chunk
-            counted = inside & (trained if not settings.count_masked_rows else np.ones_like(trained))
-            rows = inside[mine]
-            weights[rows] = loss_weights(
-                mask[rows],
-                settings.aggregation,
-                tokens=int(whole.lengths[inside & trained].sum()),
-                sequences=int(counted.sum()),
+            tokens, sequences = denominators(
+                np.where(trained, whole.lengths, 0)[inside], count_masked_rows=self.plan.settings.count_masked_rows
+            )
+            weights[inside[mine]] = loss_weights(
+                mask[inside[mine]],
+                self.plan.settings.aggregation,
+                tokens=tokens,
+                sequences=sequences,
                 max_tokens=self.config.rollout.max_tokens,
             )
         empty = np.zeros_like(mask)
-        return build_batch(groups, empty, weights=weights, temperature=self.sampling.temperature, mask=mask)
+        items = whole.rewards.segments
+        return build_batch(
+            groups,
+            empty,
+            weights=weights,
+            temperature=self.sampling.temperature,
+            mask=mask,
+            segments=by_line(groups, self.tokenizer, items) if items > 1 else None,
+        )
 
     def _logps(self, policy: Policy, batch: Batch) -> tuple[Batch, FloatArray | None]:
         """Add old and reference log-probs where they are needed; KL sums ``[N]`` if the KL is part of the reward."""
-        algorithm, settings = self.config.algorithm, self.plan.settings
-        in_reward = settings.kl_coef > 0 and settings.kl_in == "reward"
-        if algorithm.inner_epochs * algorithm.updates_per_batch > 1 or in_reward:
+        if "old_logps" in self.plan.needs:
             batch = replace(batch, old_logps=policy.logps(batch).logps)
         if "reference" in self.plan.needs:
             batch = replace(batch, ref_logps=policy.logps(batch, reference=True).logps)
-        if not in_reward or batch.old_logps is None or batch.ref_logps is None:
+        if not self.plan.kl_in_reward or batch.old_logps is None or batch.ref_logps is None:
             return batch, None
-        per_token = kl(NUMPY, batch.old_logps, batch.ref_logps, settings.kl_estimator)
-        within = np.arange(batch.ids.shape[1])[None, :] < batch.lengths[:, None]
-        return batch, np.where(within, per_token, 0.0).sum(axis=1)
+        return batch, self.plan.kl_sums(batch.old_logps, batch.ref_logps, batch.lengths)
 
     def _advantages(self, whole: HostTable, kl_sums: FloatArray | None) -> FloatArray:
-        """Advantages ``[N, K]`` of the global batch; a KL in the reward is one more (negative) component."""
-        values, weights = whole.rewards.values, whole.rewards.weights
+        """Advantages ``[N, K]`` of the global batch."""
         if kl_sums is not None:
-            penalty = -np.concatenate(self.comm.gather_objects(np.asarray(kl_sums, np.float64)))
-            column = np.broadcast_to(penalty[:, None, None], (len(penalty), 1, values.shape[2]))
-            values = np.concatenate([values, column], axis=1)
-            weights = np.append(weights, self.plan.settings.kl_coef)
-        return self.plan.advantages(values, weights, whole.prompt, whole.lengths)
+            kl_sums = np.concatenate(self.comm.gather_objects(kl_sums))
+        rewards = whole.rewards
+        return self.plan.advantages(rewards.values, rewards.weights, whole.prompt, whole.lengths, kl_sums=kl_sums)
 
     def _metrics(self, whole: HostTable, dead: NDArray[np.bool_], drawn: int) -> dict[str, float]:
         """Figures of the global batch."""

@@ -70,7 +70,7 @@ class OnlineTrainer:
         self.sync = backend.weight_sync(self.policy, self.engine)
         self.progress = self._resume()
         self.tracker = self._tracker()
-        self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards)
+        self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.warnings = self._warnings()
 
     def run(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class RunFolder:
         path = folder / f"step_{step}.npz"
         prompts = {f"prompt_{index}": ids for index, ids in enumerate(batch.prompts)}
         arrays = {"prompt_of": batch.prompt_of, "ids": batch.ids, "lengths": batch.lengths, **batch.loss_tensors()}
-        np.savez_compressed(path, **prompts, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(path, **prompts, **arrays)
         (folder / f"step_{step}.txt").write_text(reason + "\n")
         return path
 
