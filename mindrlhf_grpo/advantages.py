@@ -79,8 +79,8 @@ def gdpo(
 
     GDPO, https://arxiv.org/abs/2601.05242. The second normalisation is (s - mean) / (std + 1e-4) over completions
     and segments. With ``token_counts`` ``[N]`` (K = 1) it is verl's: mean and variance weigh each completion by
-    its tokens, (s - mean) / sqrt(var + 1e-8). Its mean is taken from every completion, so a group without any
-    difference in rewards gets a small advantage too. Other arguments as in :func:`grpo`.
+    its tokens, (s - mean) / sqrt(var + 1e-8). That mean is not 0, so a group without any difference in rewards
+    gets an advantage too; the mean over completions is 0, as z-scores cancel. Other arguments as in :func:`grpo`.
     """
     check_shapes(values, weights, groups)
     scores = group_z_score(values, groups, eps=eps, ddof=ddof)
