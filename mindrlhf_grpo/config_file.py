@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,11 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of a configuration file, for editors."""
     schema = RunConfig.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mindrlhf-grpo configuration"}
+
+
+def schema_text() -> str:
+    """The JSON schema as the file ``docs/config.schema.json`` holds it."""
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(slots=True)
@@ -118,7 +124,14 @@ class Draft:
         record = catalogue().get(record_path(path))
         if record is None and not _inside_free_mapping(path):
             raise ConfigError(_unknown(path))
-        value = _parse_override(written, record)
+        self.put(path, _parse_override(written, record), f"override {text}")
+
+    def put(self, path: Place, value: Any, place: str) -> None:
+        """Set the value at a path, making what is absent above it; ``place`` is where it was given.
+
+        Raises:
+            ConfigError: an index that is no item of its list.
+        """
         parent: Any = self.values
         for part, following in itertools.pairwise(path):
             parent = _step_into(parent, part, following, path)
@@ -128,8 +141,8 @@ class Draft:
             parent[int(last) :] = [value, *parent[int(last) + 1 :]]
         else:
             parent[str(last)] = value
-        self.places = {place: at for place, at in self.places.items() if place[: len(path)] != path}
-        self.places[path] = f"override {text}"
+        self.places = {known: at for known, at in self.places.items() if known[: len(path)] != path}
+        self.places[path] = place
 
     def _settle(self, values: dict[str, Any], path: Place) -> None:
         """Before pydantic: an empty section takes its defaults, and true/false is no number."""

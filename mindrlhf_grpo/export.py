@@ -1,0 +1,105 @@
+"""A run's or checkpoint's policy as a plain Hugging Face folder; LoRA adapters merged where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint
+from .errors import CheckpointError
+from .lora_merge import merge_adapter
+from .model_files import find_folder
+
+ADAPTER = "adapter_config.json"
+TOKENIZER_FILES = (
+    "tokenizer*", "*.model", "*.tiktoken", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "chat_template*", "generation_config.json",
+)  # fmt: skip
+
+
+def find_policy(path: Path) -> Path:
+    """The model folder that a run (its newest checkpoint), a checkpoint or a model folder stands for.
+
+    Raises:
+        CheckpointError: nothing of that kind; the text says what was looked for.
+    """
+    if not path.is_dir():
+        raise CheckpointError(
+            f"there is no folder {str(path)!r}; accepted: a run, a checkpoint (RUN/checkpoints/step_N)"
+        )
+    if (path / "config.json").is_file() or (path / ADAPTER).is_file():
+        return path
+    if (path / "policy").is_dir():
+        checkpoint.verify(path)
+        return path / "policy"
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = checkpoint.steps(root)
+    if not steps:
+        raise CheckpointError(
+            f"{str(path)!r} has no complete checkpoint; looked for checkpoints/step_N, policy, config.json"
+        )
+    newest = root / f"{checkpoint.PREFIX}{steps[-1]}"
+    checkpoint.verify(newest)
+    return newest / "policy"
+
+
+def export(source: Path, out: Path, *, merge: bool = False) -> dict[str, Any]:
+    """Write the policy of a run or checkpoint to a new folder ``out``; returns what was written.
+
+    With ``merge`` the adapter of a LoRA run is added into its base weights; a full model is the same either way.
+
+    Raises:
+        CheckpointError: nothing to export, a corrupt checkpoint, or ``out`` is not empty.
+    """
+    policy = find_policy(source)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{str(out)!r} is there already and not empty; name a new folder")
+    adapter = (policy / ADAPTER).is_file()
+    partial = out.with_name(f".writing-{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if adapter and merge:
+        merge_adapter(policy, base_folder(policy), partial)
+        _copy(policy, partial, TOKENIZER_FILES)
+    else:
+        _copy(policy, partial, ("*",))
+        if not adapter and (origin := _origin(source)) is not None:
+            _copy(origin, partial, TOKENIZER_FILES)
+    for file in partial.rglob("*"):
+        checkpoint.flush(file)
+    if out.exists():
+        out.rmdir()
+    os.rename(partial, out)
+    kind = "adapter" if adapter and not merge else "model"
+    return {"from": str(policy), "to": str(out), "kind": kind, "merged": adapter and merge}
+
+
+def base_folder(policy: Path) -> Path:
+    """The folder of the model that an adapter was trained on."""
+    name = json.loads((policy / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not name:
+        raise CheckpointError(f"{policy / ADAPTER} does not say which model it belongs to (base_model_name_or_path)")
+    return find_folder(str(name))
+
+
+def _origin(source: Path) -> Path | None:
+    """The model folder a run started from: its tokenizer serves where the checkpoint has none."""
+    import yaml
+
+    for folder in (source, *source.absolute().parents[:2]):
+        settings = folder / "config.yaml"
+        if settings.is_file():
+            model = yaml.safe_load(settings.read_text(encoding="utf-8"))["model"]["path"]
+            return Path(model) if Path(model).is_dir() else None
+    return None
+
+
+def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files that match and are not there yet."""
+    for pattern in patterns:
+        for file in sorted(source.glob(pattern)):
+            if file.is_file() and not (target / file.name).exists():
+                shutil.copyfile(file, target / file.name)
