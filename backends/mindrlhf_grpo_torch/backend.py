@@ -1,0 +1,72 @@
+"""The parts of a run on PyTorch."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import torch
+
+from mindrlhf_grpo.backend import Policy, RolloutEngine, WeightSync
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.data.tokenizer import Tokenizer
+
+from . import comm
+from .hf import device_of
+
+if TYPE_CHECKING:
+    from .policy import TorchPolicy
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
+
+
+class TorchBackend:
+    """Implements ``backend.Backend``; joins the process group if torchrun started this process."""
+
+    name = "torch"
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = device_of(config.model.device, comm.local_rank())
+        if self.device.type != "cpu":
+            torch.accelerator.set_device_index(self.device.index)
+        self.comm = comm.connect(self.device.type)
+
+    def load_policy(self) -> TorchPolicy:
+        """The trained model."""
+        from .policy import TorchPolicy
+
+        return TorchPolicy(self.config, self.device, self.comm)
+
+    def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
+        """The native engine, on the policy's weights or, without one, on its own."""
+        from .engine import build_engine
+
+        return build_engine(self.config, policy, tokenizer)
+
+    def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
+        """The way from the policy's weights to the engine's."""
+        from .weight_sync import build_weight_sync
+
+        return build_weight_sync(policy, engine)
+
+    def memory(self) -> dict[str, float]:
+        """Peak memory of this process so far, in MB."""
+        unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in kB elsewhere
+        peak = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit}
+        if self.device.type == "cuda":
+            peak["peak_device_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        return peak
+
+    def versions(self) -> dict[str, str]:
+        """What the run ran on."""
+        found = {"python": platform.python_version(), "device": str(self.device)}
+        for package in PACKAGES:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "absent"
+        return found

@@ -1,0 +1,93 @@
+"""The process group: one process, or the ranks that torchrun started.
+
+Gradients are summed, never averaged: loss weights carry the denominators of the global batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET = 8 * 1024 * 1024  # elements reduced at once
+
+
+class SingleProcess:
+    """No other ranks."""
+
+    rank, world_size, local_rank = 0, 1, 0
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        return [item]
+
+    def barrier(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        return
+
+
+class TorchRanks:
+    """torch.distributed: gloo for host objects, the device's own backend for gradients."""
+
+    def __init__(self, device_type: str) -> None:
+        backend = {"cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}.get(device_type, "gloo")
+        dist.init_process_group(backend)
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.host = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        """Every rank's item, in rank order. Items are pickled in memory only, between ranks of one run."""
+        items: list[Any] = [None] * self.world_size
+        dist.all_gather_object(items, item, group=self.host)
+        return items
+
+    def barrier(self) -> None:
+        dist.barrier(group=self.host)
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its sum over ranks, in float32 buckets; an absent one counts as zero."""
+        bucket: list[Tensor] = []
+        size = 0
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            bucket.append(parameter.grad)
+            size += parameter.numel()
+            if size >= BUCKET:
+                sum_bucket(bucket)
+                bucket, size = [], 0
+        if bucket:
+            sum_bucket(bucket)
+
+
+def sum_bucket(gradients: list[Tensor]) -> None:
+    """All-reduce a list of tensors as one flat float32 tensor."""
+    flat = torch.cat([gradient.reshape(-1).float() for gradient in gradients])
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def connect(device_type: str) -> SingleProcess | TorchRanks:
+    """The ranks torchrun announced in the environment, or a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        return TorchRanks(device_type)
+    return SingleProcess()

@@ -1,0 +1,169 @@
+"""From hidden states to log-probs of given tokens, a chunk of positions at a time.
+
+The logits of a whole batch never exist: each chunk's are made in float32, reduced, dropped, and made again in
+the backward pass. Two forms with equal results: ``LinearHead`` for a plain output projection, ``ModelHead``
+through the model's own code for all others (soft-capped or scaled logits, LoRA on the output projection).
+Legend: R positions, C positions of a chunk, V vocabulary, E hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 256  # positions whose logits exist at once
+
+
+class Head(Protocol):
+    """Log-probs of targets from hidden states."""
+
+    def __call__(
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """``[R, E]``, ``[R]`` -> log-probs ``[R]`` float32 and, where asked, entropies ``[R]`` without gradient."""
+        ...
+
+
+class LinearHead:
+    """An output projection that is one matrix, perhaps with a bias."""
+
+    def __init__(self, projection: nn.Linear) -> None:
+        self.projection = projection
+
+    def __call__(
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.projection.weight, self.projection.bias
+        logps, entropies = LinearLogProbs.apply(hidden, weight, bias, targets, temperature, entropy)
+        return logps, entropies if entropy else None
+
+
+class LinearLogProbs(torch.autograd.Function):
+    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; keeps one number a position."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        lse = hidden.new_empty(len(targets), dtype=torch.float32)
+        logps, entropies = torch.empty_like(lse), torch.zeros_like(lse)
+        for chunk in chunks(len(targets)):
+            logits = scaled_logits(hidden[chunk], weight, bias, temperature)
+            lse[chunk], picked, spread = reduce_logits(logits, targets[chunk], entropy=entropy)
+            logps[chunk] = picked - lse[chunk]
+            if entropy:
+                entropies[chunk] = spread
+        ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, targets, lse = ctx.saved_tensors
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        to_hidden = torch.empty_like(hidden) if need_hidden else None
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        to_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
+        for chunk in chunks(len(targets)):
+            logits = scaled_logits(hidden[chunk], weight, bias, ctx.temperature)
+            slope = logit_gradient(logits, targets[chunk], lse[chunk], gradient[chunk] / ctx.temperature)
+            if to_bias is not None:
+                to_bias += slope.sum(0)
+            slope = slope.to(weight.dtype)
+            if to_hidden is not None:
+                torch.mm(slope, weight, out=to_hidden[chunk])
+            if to_weight is not None:
+                accumulate(to_weight, slope, hidden[chunk])
+        return to_hidden, cast(to_weight, weight), cast(to_bias, bias), None, None, None
+
+
+def scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """Float32 logits ``[C, V]`` of one chunk, divided by the temperature."""
+    logits = F.linear(hidden, weight, bias).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def reduce_logits(logits: Tensor, targets: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp, target logit and entropy, each ``[C]``; overwrites the logits."""
+    picked = logits.gather(1, targets[:, None])[:, 0]
+    top = logits.amax(1, keepdim=True)
+    shifted = logits.sub_(top)
+    weights = shifted.exp() if entropy else shifted.exp_()
+    total = weights.sum(1)
+    log_total = total.log()
+    spread = log_total - torch.linalg.vecdot(weights, shifted) / total if entropy else log_total
+    return top[:, 0] + log_total, picked, spread
+
+
+def logit_gradient(logits: Tensor, targets: Tensor, lse: Tensor, gradient: Tensor) -> Tensor:
+    """gradient * (one-hot - softmax) ``[C, V]``; overwrites the logits."""
+    slope = logits.sub_(lse[:, None]).exp_().mul_(-gradient[:, None])
+    slope[torch.arange(len(targets), device=targets.device), targets] += gradient
+    return slope
+
+
+def accumulate(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
+    """total += slope.T @ hidden, summed over chunks in float32."""
+    if slope.dtype == total.dtype:
+        total.addmm_(slope.t(), hidden)
+    else:
+        total += torch.mm(slope.t(), hidden)
+
+
+def cast(total: Tensor | None, like: Tensor | None) -> Tensor | None:
+    return None if total is None or like is None else total.to(like.dtype)
+
+
+def chunks(positions: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, positions)) for start in range(0, positions, CHUNK)]
+
+
+class ModelHead:
+    """The model's own way from the last hidden state to logits, recomputed in the backward pass."""
+
+    def __init__(self, causal_lm: nn.Module, base: nn.Module) -> None:
+        self.causal_lm, self.base = causal_lm, base
+
+    def __call__(
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        parts = [
+            checkpoint(self.chunk, hidden[chunk], targets[chunk], temperature, entropy, use_reentrant=False)
+            for chunk in chunks(len(targets))
+        ]
+        logps = torch.cat([part[0] for part in parts])
+        return logps, torch.cat([part[1] for part in parts]) if entropy else None
+
+    def chunk(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and entropies ``[C]`` of one chunk."""
+        logps = torch.log_softmax(self.logits(hidden).float() / temperature, dim=-1)
+        spread = None
+        if entropy:
+            with torch.no_grad():
+                spread = -(logps.exp() * logps).sum(-1)
+        return logps.gather(1, targets[:, None])[:, 0], spread
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[C, E]`` -> ``[C, V]``: the model's forward with these hidden states in place of its body's output."""
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        def body(*_: Any, **__: Any) -> BaseModelOutputWithPast:
+            return BaseModelOutputWithPast(last_hidden_state=hidden[None])
+
+        places = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
+        self.base.forward = body  # type: ignore[method-assign]
+        try:
+            return self.causal_lm(input_ids=places, use_cache=False).logits[0]
+        finally:
+            del self.base.forward

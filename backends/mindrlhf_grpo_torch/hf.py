@@ -1,0 +1,207 @@
+"""Hugging Face models in and out: load, adapters, save, and the weights by their Hugging Face names.
+
+Only safetensors are read and written: nothing is unpickled. ``hf_tensors`` is the one view of the weights that
+trainer, engine and export agree on: adapters merged, names as in the Hugging Face layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mindrlhf_grpo.config import ModelConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device a configuration names: auto, cpu, cuda, npu.
+
+    Raises:
+        BackendError: the device is not there.
+    """
+    if name in ("auto", "npu"):
+        import_npu()
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "cpu" or (name == "auto" and accelerator is None):
+        return torch.device("cpu")
+    if accelerator is None or name not in ("auto", accelerator.type):
+        found = accelerator.type if accelerator else "none"
+        raise BackendError(
+            f"model.device {name!r} is not available here (accelerator found: {found}); accepted: auto, cpu"
+        )
+    return torch.device(accelerator.type, local_rank % torch.accelerator.device_count())
+
+
+def import_npu() -> None:
+    """Let torch know Ascend devices where torch_npu is installed."""
+    try:
+        import torch_npu  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        return
+
+
+def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
+    """The model of a folder or hub id, in eval mode, all weights trainable.
+
+    Raises:
+        ConfigError: no such folder, no config.json, an unknown architecture, missing or unsafe weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_folder(model.path)
+    with refused_as_config_error(model.path):
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            model.path,
+            dtype=DTYPES[model.dtype],
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ConfigError(f"model.path {model.path!r}: {len(missing)} weights are missing from its files: {named}")
+    return loaded.to(device_of(model.device) if device is None else device).eval()
+
+
+def check_folder(path: str) -> None:
+    """A path that is meant as a folder must be one, with a config.json."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model.path {path!r}: the folder has no config.json; it must be a Hugging Face model folder"
+            )
+    elif folder.exists() or path.count("/") != 1 or path.startswith((".", "~", "/")):
+        raise ConfigError(f"model.path {path!r}: no such folder; accepted: a folder or a hub id like org/name")
+
+
+@contextmanager
+def refused_as_config_error(path: str) -> Iterator[None]:
+    """Turn what transformers raises for a folder it cannot load into one clear line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:400]
+        hint = "; set model.trust_remote_code=true if you trust its code" if "trust_remote_code" in reason else ""
+        raise ConfigError(f"model.path {path!r} cannot be loaded: {reason}{hint}") from None
+
+
+def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int) -> nn.Module:
+    """Wrap the model in fresh adapters (their product is zero); every rank draws the same ones.
+
+    Raises:
+        ConfigError: a target that names no linear module.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = config.lora_targets
+    for target in [] if isinstance(targets, str) and targets == "all-linear" else as_list(targets):
+        check_target(model, target)
+    settings = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        target_modules=targets if targets == "all-linear" else as_list(targets),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, settings).eval()
+
+
+def check_target(model: nn.Module, target: str) -> None:
+    """A LoRA target is the full name of a module with a weight matrix, or the end of one."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None and module.weight.dim() == 2
+    ]
+    if not any(name == target or name.endswith(f".{target}") for name in names):
+        known = sorted({name.rsplit(".", 1)[-1] for name in names})
+        raise ConfigError(f"model.lora_targets: no module is called {target!r}; here: all-linear, {', '.join(known)}")
+
+
+def as_list(targets: str | list[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else list(targets)
+
+
+def is_lora(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def causal_lm_of(model: Any) -> Any:
+    """The Hugging Face causal LM inside the adapters, or the model itself."""
+    return model.get_base_model() if is_lora(model) else model
+
+
+def hf_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, tensor) of every weight, tied ones once; adapters are merged one tensor at a time.
+
+    Tensors without an adapter are the live ones; merged ones are fresh.
+    """
+    causal_lm = causal_lm_of(model)
+    for name, parameter in causal_lm.named_parameters():
+        if ".lora_" in name:
+            continue
+        owner = causal_lm.get_submodule(name.rpartition(".")[0].removesuffix(".base_layer"))
+        merged = name.endswith(".base_layer.weight") and hasattr(owner, "lora_A")
+        yield name.replace(".base_layer.", "."), merged_weight(owner, parameter) if merged else parameter.detach()
+
+
+@torch.no_grad()
+def merged_weight(layer: Any, weight: Tensor) -> Tensor:
+    """Weight plus adapter, added in float32 and rounded once."""
+    delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+    return (weight.float() + delta).to(weight.dtype)
+
+
+def save_model(model: Any, folder: Path, *, merge: bool = False) -> None:
+    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_lora(model) and not merge:
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        causal_lm_of(model).save_pretrained(folder, state_dict=dict(hf_tensors(model)))
+
+
+def load_weights(model: Any, config: ModelConfig, folder: Path) -> None:
+    """Copy saved weights into the live tensors, which keep their storage.
+
+    Raises:
+        CheckpointError: the folder does not fit the model.
+    """
+    try:
+        if is_lora(model):
+            load_adapter(model, folder)
+        else:
+            saved = load_causal_lm(config.model_copy(update={"path": str(folder)}), torch.device("cpu"))
+            copy_tensors(dict(hf_tensors(model)), dict(hf_tensors(saved)))
+    except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Copy a saved adapter into the live one."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    copy_tensors(
+        get_peft_model_state_dict(model, save_embedding_layers=False), load_file(folder / "adapter_model.safetensors")
+    )
+
+
+@torch.no_grad()
+def copy_tensors(live: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    """Copy by name; both must have the same names."""
+    if set(live) != set(saved):
+        raise KeyError(f"weights differ: {', '.join(sorted(set(live) ^ set(saved))[:3])}")
+    for name, tensor in live.items():
+        tensor.copy_(saved[name])
