@@ -85,7 +85,7 @@ def gdpo(
     check_shapes(values, weights, groups)
     scores = group_z_score(values, groups, eps=eps, ddof=ddof)
     _, peers = centre(values, groups)
-    scored = (~np.isnan(values) & (peers > 1)).any(axis=1)
+    scored = np.asarray((~np.isnan(values) & (peers > 1)).any(axis=1), dtype=np.bool_)
     total = np.einsum("nfk,f->nk", scores, weights)
     if token_counts is None:
         return whiten(total, scored, ddof=ddof)

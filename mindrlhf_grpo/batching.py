@@ -148,15 +148,15 @@ def dead_groups(rewards: FloatArray, groups: IntArray) -> NDArray[np.bool_]:
         raise ValueError(f"rewards must be [N, ...] and groups [N], not {rewards.shape} and {groups.shape}")
     numbers, member = np.unique(groups, return_inverse=True)
     columns = rewards.reshape(len(rewards), int(np.prod(rewards.shape[1:])))
-    alive: NDArray[np.bool_] = (spread(columns, member, len(numbers)) > 0).any(axis=1)
+    alive = np.asarray((spread(columns, member, len(numbers)) > 0).any(axis=1), dtype=np.bool_)
     return ~alive
 
 
 def micro_batches(batch: Batch, token_budget: int, *, shared: bool) -> list[NDArray[np.int64]]:
     """Cut a batch into micro-batches of at most ``token_budget`` computed tokens: the rows of each.
 
-    A prompt's rows stay together where they fit. Groups are taken longest first, which keeps padding small and
-    meets the memory peak at once. Only a single row may exceed the budget.
+    A prompt's rows stay together where they fit. Groups are taken by their longest row, longest first: where rows
+    are padded the padding stays small. Only a single row may exceed the budget.
 
     Args:
         shared: whether a prompt is computed once for its rows of a micro-batch; see :func:`computed_tokens`.
@@ -194,12 +194,13 @@ def fill(pieces: list[list[int]], fits: Callable[[list[int]], bool]) -> list[lis
 
 
 def computed_tokens(batch: Batch, rows: Sequence[int] | IntArray, prompt_tokens: IntArray, *, shared: bool) -> int:
-    """Tokens a forward pass of these rows computes, padding included.
+    """Tokens a forward pass of these rows computes, given the length of each prompt of the batch.
 
-    Completions are padded to the longest of the rows. Prompts are padded to the longest of theirs, and computed
-    once each if ``shared``, else once a row.
+    ``shared``: packed, each prompt once, no padding. Else each row is its prompt and completion, padded to the
+    longest row.
     """
     index = np.asarray(rows, dtype=np.int64)
-    prompts = batch.prompt_of[index]
-    copies = len(np.unique(prompts)) if shared else len(index)
-    return copies * int(prompt_tokens[prompts].max()) + len(index) * int(batch.lengths[index].max())
+    prompts, lengths = batch.prompt_of[index], batch.lengths[index]
+    if shared:
+        return int(prompt_tokens[np.unique(prompts)].sum() + lengths.sum())
+    return len(index) * int((prompt_tokens[prompts] + lengths).max())

@@ -279,9 +279,10 @@ def test_take_keeps_rows_whole(groups: list[RolloutGroup], data: st.DataObject) 
 def test_prompt_is_counted_once_when_shared() -> None:
     batch = batch_of([group(0, 10, [2, 4]), group(1, 6, [3])])
     prompts = np.array([10, 6])
-    assert computed_tokens(batch, [0, 1], prompts, shared=True) == 10 + 2 * 4
-    assert computed_tokens(batch, [0, 1], prompts, shared=False) == 2 * 10 + 2 * 4
-    assert computed_tokens(batch, [0, 2], prompts, shared=True) == 2 * 10 + 2 * 3
+    assert computed_tokens(batch, [0, 1], prompts, shared=True) == 10 + 2 + 4
+    assert computed_tokens(batch, [0, 1], prompts, shared=False) == 2 * (10 + 4)
+    assert computed_tokens(batch, [0, 2], prompts, shared=True) == 10 + 2 + 6 + 3
+    assert computed_tokens(batch, [0, 2], prompts, shared=False) == 2 * (10 + 2)
     assert computed_tokens(batch, [2], prompts, shared=False) == 6 + 3
 
 
@@ -299,7 +300,8 @@ def test_longest_groups_come_first() -> None:
 
 def test_group_over_the_budget_is_cut_by_length() -> None:
     batch = batch_of([group(0, 4, [1, 8, 1, 7, 1])])
-    assert [rows.tolist() for rows in micro_batches(batch, 20, shared=True)] == [[1, 3], [0, 2, 4]]
+    assert [rows.tolist() for rows in micro_batches(batch, 19, shared=True)] == [[1, 3], [0, 2, 4]]
+    assert [rows.tolist() for rows in micro_batches(batch, 15, shared=False)] == [[1], [3], [0, 2, 4]]
 
 
 @settings(max_examples=120, deadline=None)
