@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -183,7 +184,7 @@ def fingerprint(rows: Rows) -> str:
     digest = hashlib.sha256(str(len(rows)).encode())
     for index in sorted({int(i) for i in np.linspace(0, len(rows) - 1, SAMPLED)}):
         row = rows[index]
-        content = str(row.reason) if isinstance(row, BadRow) else json.dumps(row, sort_keys=True, default=_describe)
+        content = str(row.reason) if isinstance(row, BadRow) else json.dumps(_canonical(row), sort_keys=True)
         digest.update(content.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:32]
 
@@ -203,12 +204,18 @@ def _stopped(row: BadRow, more: str = "") -> DataError:
     return DataError(f"{row}{more}; data.bad_rows: skip goes on without it")
 
 
-def _describe(value: Any) -> Any:
-    """A JSON stand-in for a value of another type that is equal in every process (no addresses, no set order)."""
+def _canonical(value: Any) -> Any:
+    """A value as JSON that is equal in every process: no addresses, no order of sets, keys as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
-    if isinstance(value, bytes):
-        return hashlib.sha256(value).hexdigest()
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return f"{type(value).__name__} {value}" if hasattr(value, "isoformat") else type(value).__name__
+        return _canonical(value.tolist())
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (bytes, date)):
+        return str(value)
+    return type(value).__name__
