@@ -32,6 +32,11 @@ def reasoning_gym(
     ]
 
 
+def prepare() -> None:
+    """Import reasoning-gym, some seconds."""
+    import reasoning_gym  # noqa: F401
+
+
 def _score(answer: str | None, task: str, entry: Any) -> float:
     if answer is None:
         return 0.0

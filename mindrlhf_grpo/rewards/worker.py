@@ -6,7 +6,6 @@ It imports neither the trainer nor its frameworks. Messages are tuples whose fir
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from typing import Any
 
 from .. import errors
 from .protocol import Inputs
-from .resolve import Function, library_of, load_function
+from .resolve import Function, load_function, prepare
 from .rows import WrongResult, describe, read_result
 
-GRACE = 5.0  # seconds after the time limit at which an orphan ends itself
+GRACE = 2.0  # seconds after the time limit at which an orphan ends itself
 _killable = False
 
 
@@ -39,8 +38,7 @@ def serve(descriptor: int) -> None:
         try:
             reference, settings, timeout = connection.recv()
             function = load_function(reference, label="reward")
-            if library_of(reference):
-                importlib.import_module(library_of(reference))  # before the clock of the first call runs
+            prepare(reference)
             connection.send(("ready",))
             while True:
                 connection.send(_answer(connection, function, settings, timeout))
