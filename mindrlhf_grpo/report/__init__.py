@@ -1,1 +1,5 @@
 """A run folder becomes one self-contained HTML file."""
+
+from .page import render
+
+__all__ = ["render"]

@@ -1,0 +1,232 @@
+"use strict";
+// The curves. All charts share one range of steps and one crosshair.
+
+const Charts = (() => {
+  const { byId, make, draw, number } = Page;
+  const { steps, series, charts } = Page.json(byId("run-data"));
+  const HEIGHT = 170;
+  const EDGE = { left: 46, right: 12, top: 8, bottom: 20 };
+  const FEW = 40; // measured points that are also drawn as dots
+  const view = { from: 0, to: steps.length - 1, hover: null };
+  const drawn = [];
+  let onOpen = null; // called with a step number when a chart is clicked
+
+  function build(spec) {
+    const hidden = new Set();
+    const chart = { spec, hidden, svg: draw("svg", { tabindex: 0, role: "img", "aria-label": described(spec) }) };
+    chart.values = [];
+    const legend = make("div", { class: "legend" });
+    spec.series.forEach((name, index) => legend.append(legendButton(chart, name, index)));
+    chart.figure = make("figure", { class: spec.wide ? "chart wide" : "chart", "data-chart": spec.title },
+      make("h3", {}, spec.title), make("p", { class: "says" }, spec.says), legend, chart.svg);
+    listen(chart);
+    return chart;
+  }
+
+  function described(spec) {
+    const ends = spec.series.map((name, index) => {
+      const measured = series[name].filter((value) => value !== null);
+      return `${spec.labels[index]} from ${number(measured[0], spec.percent)} to ${number(measured.at(-1), spec.percent)}`;
+    });
+    return `${spec.title}: ${ends.join(", ")}`;
+  }
+
+  function legendButton(chart, name, index) {
+    const value = make("span", { class: "value" });
+    const button = make("button", { type: "button", "aria-pressed": "true", title: name },
+      ...(chart.spec.series.length > 1 ? [make("i", { class: `n${index % 8}` }), make("span", { class: "name" }, chart.spec.labels[index])] : []), value);
+    button.addEventListener("click", () => {
+      const off = !chart.hidden.delete(index) && chart.hidden.add(index);
+      button.setAttribute("aria-pressed", off ? "false" : "true");
+      render(chart);
+    });
+    chart.values.push(value);
+    return button;
+  }
+
+  // Bars need half a step of room at each end; lines run from edge to edge.
+  function scales(chart, low, high) {
+    const { left, right, top, bottom } = EDGE;
+    const width = chart.width - left - right;
+    const height = HEIGHT - top - bottom;
+    const span = steps[view.to] - steps[view.from];
+    const room = chart.spec.stacked || span === 0 ? span / Math.max(1, view.to - view.from) || 1 : 0;
+    const first = steps[view.from] - room / 2;
+    chart.x = (step) => left + ((step - first) / (span + room)) * width;
+    chart.y = (value) => top + (1 - (value - low) / (high - low)) * height;
+    chart.stepAt = (pixel) => first + ((pixel - left) / width) * (span + room);
+    chart.room = (room / (span + room)) * width;
+  }
+
+  function render(chart) {
+    const { spec, svg } = chart;
+    chart.width = svg.clientWidth || 400;
+    svg.setAttribute("viewBox", `0 0 ${chart.width} ${HEIGHT}`);
+    svg.replaceChildren();
+    const shown = spec.series.map((name, index) => ({ values: series[name], index })).filter(({ index }) => !chart.hidden.has(index));
+    const bars = spec.stacked ? Axes.bars(shown.map(({ values }) => values), view.from, view.to) : null;
+    const range = bars ? Axes.range([bars.map((bar) => bar.total)], 0, bars.length - 1, true, false)
+      : Axes.range(shown.map(({ values }) => values), view.from, view.to, spec.zero, spec.percent);
+    scales(chart, range.low, range.high);
+    grid(chart, range);
+    if (bars) drawBars(chart, shown, bars);
+    else for (const one of shown) drawLine(chart, one.values, one.index);
+    chart.cross = draw("line", { class: "cross", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
+    chart.at = draw("text", { class: "at", y: HEIGHT - 6, "text-anchor": "middle", visibility: "hidden" });
+    chart.drag = draw("rect", { class: "drag", y: EDGE.top, height: HEIGHT - EDGE.top - EDGE.bottom, visibility: "hidden" });
+    svg.append(chart.drag, chart.cross, chart.at);
+    point(chart);
+  }
+
+  function grid(chart, { low, high }) {
+    const { found, step } = Axes.ticks(low, high, 4);
+    for (const value of found) {
+      const y = chart.y(value);
+      chart.svg.append(draw("line", { class: "grid", x1: EDGE.left, x2: chart.width - EDGE.right, y1: y, y2: y }));
+      const text = Axes.tickName(value, step, chart.spec.percent);
+      chart.svg.append(draw("text", { x: EDGE.left - 6, y: y + 4, "text-anchor": "end" }, text));
+    }
+    chart.labels = draw("g", {});
+    const across = Axes.ticks(steps[view.from], steps[view.to], Math.max(2, Math.floor(chart.width / 75)));
+    for (const value of across.found.filter(Number.isInteger)) {
+      const text = value.toLocaleString("en");
+      const x = Math.min(chart.x(value), chart.width - 3.5 * text.length - 2);
+      chart.labels.append(draw("text", { x, y: HEIGHT - 6, "text-anchor": "middle" }, text));
+    }
+    chart.svg.append(chart.labels);
+  }
+
+  function drawLine(chart, values, index) {
+    const color = `n${index % 8}`;
+    const measured = [];
+    for (let at = view.from; at <= view.to; at += 1) if (values[at] !== null) measured.push(at);
+    const noisy = byId("smooth").checked && measured.length > FEW && chart.spec.title !== "Learning rate";
+    const path = (list, kind) => draw("path", { class: `${color} ${kind}`, d: Axes.line(steps, list, view.from, view.to, chart.x, chart.y) });
+    chart.svg.append(path(values, noisy ? "raw" : ""));
+    if (noisy) chart.svg.append(path(Axes.smoothed(values, measured.length), ""));
+    if (measured.length > FEW) return;
+    for (const at of measured) {
+      chart.svg.append(draw("circle", { class: color, r: 2.4, cx: chart.x(steps[at]), cy: chart.y(values[at]) }));
+    }
+  }
+
+  function drawBars(chart, shown, bars) {
+    shown.forEach(({ index }, part) => {
+      const boxes = bars.filter((bar) => bar.total > 0).map((bar) => {
+        const left = chart.x(steps[bar.first]) - chart.room / 2;
+        const width = chart.x(steps[bar.last]) + chart.room / 2 - left;
+        const inner = (width > 5 ? width - 1.5 : width * 0.95).toFixed(1);
+        const [base, top] = bar.parts[part].map((value) => chart.y(value).toFixed(1));
+        return `M${left.toFixed(1)},${base}h${inner}V${top}h-${inner}Z`;
+      });
+      chart.svg.append(draw("path", { class: `part n${index % 8}`, d: boxes.join("") }));
+    });
+  }
+
+  // Crosshair and legend values at the step pointed to, or the last values.
+  function point(chart) {
+    const at = view.hover ?? view.to;
+    const inside = view.hover !== null;
+    for (const element of [chart.cross, chart.at]) element.setAttribute("visibility", inside ? "visible" : "hidden");
+    chart.labels.setAttribute("opacity", inside ? 0.35 : 1);
+    if (inside) {
+      const x = chart.x(steps[at]);
+      chart.cross.setAttribute("x1", x);
+      chart.cross.setAttribute("x2", x);
+      chart.at.setAttribute("x", Math.min(Math.max(x, EDGE.left + 20), chart.width - 28));
+      chart.at.textContent = `step ${steps[at].toLocaleString("en")}`;
+    }
+    chart.spec.series.forEach((name, index) => {
+      chart.values[index].textContent = number(lastMeasured(series[name], at), chart.spec.percent);
+    });
+  }
+
+  function lastMeasured(values, at) {
+    for (let index = at; index >= 0; index -= 1) if (values[index] !== null) return values[index];
+    return null;
+  }
+
+  function hover(at) {
+    if (at === view.hover) return;
+    view.hover = at;
+    drawn.forEach(point);
+  }
+
+  function zoom(from, to) {
+    view.from = from;
+    view.to = to;
+    view.hover = null;
+    byId("unzoom").hidden = from === 0 && to === steps.length - 1;
+    drawn.forEach(render);
+  }
+
+  function clamped(at) {
+    return Math.min(view.to, Math.max(view.from, at));
+  }
+
+  function listen(chart) {
+    const { svg } = chart;
+    let start = null;
+    const place = (event) => event.clientX - svg.getBoundingClientRect().left;
+    const indexAt = (pixel) => clamped(Axes.nearest(steps, chart.stepAt(pixel)));
+    svg.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      start = place(event);
+      svg.setPointerCapture(event.pointerId);
+    });
+    svg.addEventListener("pointermove", (event) => {
+      hover(indexAt(place(event)));
+      if (start === null) return;
+      chart.drag.setAttribute("visibility", "visible");
+      chart.drag.setAttribute("x", Math.min(start, place(event)));
+      chart.drag.setAttribute("width", Math.abs(place(event) - start));
+    });
+    svg.addEventListener("pointerup", (event) => {
+      if (start === null) return;
+      const [from, to] = [indexAt(Math.min(start, place(event))), indexAt(Math.max(start, place(event)))];
+      const dragged = Math.abs(place(event) - start) > 6;
+      start = null;
+      chart.drag.setAttribute("visibility", "hidden");
+      if (!dragged) open(to);
+      else if (to > from) zoom(from, to);
+    });
+    svg.addEventListener("pointercancel", () => { start = null; });
+    svg.addEventListener("pointerleave", () => hover(null));
+    svg.addEventListener("keydown", (event) => key(event));
+  }
+
+  function key(event) {
+    const moves = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 };
+    if (event.key in moves) hover(clamped((view.hover ?? view.to) + moves[event.key]));
+    else if (event.key === "Enter") open(view.hover ?? view.to);
+    else if (event.key === "Escape") zoom(0, steps.length - 1);
+    else return;
+    event.preventDefault();
+  }
+
+  function open(at) {
+    if (onOpen) onOpen(steps[at]);
+  }
+
+  function start() {
+    let section = "";
+    for (const spec of charts) {
+      if (spec.section !== section) byId("charts").append(make("h3", { class: "part" }, spec.section));
+      section = spec.section;
+      const chart = build(spec);
+      drawn.push(chart);
+      byId("charts").append(chart.figure);
+    }
+    drawn.forEach(render);
+    byId("smooth").addEventListener("change", () => drawn.forEach(render));
+    byId("unzoom").addEventListener("click", () => zoom(0, steps.length - 1));
+    let waiting = 0;
+    window.addEventListener("resize", () => {
+      cancelAnimationFrame(waiting);
+      waiting = requestAnimationFrame(() => drawn.forEach(render));
+    });
+  }
+
+  if (steps.length) start();
+  return { set onOpen(callback) { onOpen = callback; } };
+})();

@@ -1,0 +1,154 @@
+"""Which curves the report draws, in which order and in which words. Metrics that no chart names get their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .reading import Run
+
+PHASES = ("generate", "reward", "logps", "update", "sync", "eval", "save")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One set of axes.
+
+    Attributes:
+        metrics: metric names or patterns, drawn in this order.
+        says: what to look for, in one line.
+        stacked: parts of a whole, drawn as bars on top of each other.
+        percent: values are fractions, shown as percent.
+        zero: the axis includes 0.
+        wide: takes two columns.
+    """
+
+    section: str
+    title: str
+    says: str
+    metrics: tuple[str, ...]
+    stacked: bool = False
+    percent: bool = False
+    zero: bool = True
+    wide: bool = False
+
+
+CHARTS = (
+    Chart(section="Learning", title="Reward", says="Mean over the step's completions; each component before weighting.",
+          metrics=("reward/mean", "reward/*/mean"), wide=True),
+    Chart(section="Learning", title="Held-out accuracy", says="Problems never trained on.", metrics=("eval/accuracy",), percent=True),
+    Chart(section="Learning", title="Reward spread", says="Standard deviation over the completions.", metrics=("reward/std",)),
+    Chart(section="Learning", title="Held-out components", says="Mean of each reward component.", metrics=("eval/*/mean",)),
+    Chart(section="Optimisation", title="Loss", says="Hovers near 0: watch for jumps, not a fall.", metrics=("loss",), zero=False),
+    Chart(section="Optimisation", title="KL", says="Distance from the reference, per token.", metrics=("kl/*",)),
+    Chart(section="Optimisation", title="Entropy", says="Nats per token; 0 ends exploration.", metrics=("entropy",)),
+    Chart(section="Optimisation", title="Gradient norm", says="Before clipping.", metrics=("grad_norm",)),
+    Chart(section="Optimisation", title="Ratio, largest deviation", says="|ratio − 1| of a token; near 0 on-policy.",
+          metrics=("ratio/max_dev", "ratio/max_*")),
+    Chart(section="Optimisation", title="Rollout gap", says="Mean |log-prob trained − sampled|.", metrics=("ratio/rollout_gap",)),
+    Chart(section="Optimisation", title="Clipped tokens", says="Ratio outside the clip range.", metrics=("clip_frac/*",), percent=True),
+    Chart(section="Optimisation", title="Learning rate", says="As scheduled.", metrics=("lr",)),
+    Chart(section="Rollouts", title="Dead groups", says="All rewards equal: nothing to learn.", metrics=("dead_group_frac",), percent=True),
+    Chart(section="Rollouts", title="Completion length", says="Tokens.", metrics=("length/*", "eval/length")),
+    Chart(section="Rollouts", title="Truncated", says="Cut at the token limit.", metrics=("truncated_frac",), percent=True),
+    Chart(section="Rollouts", title="Tokens per step", says="Generated, and trained on.",
+          metrics=("tokens/generated", "tokens/trained")),
+    Chart(section="Rollouts", title="Reward failures", says="Crashed, hung or not finite.", metrics=("reward/failures/*",)),
+    Chart(section="Rollouts", title="Unscored", says="No reward component applied.", metrics=("reward/unscored_frac",), percent=True),
+    Chart(section="Cost", title="Time per step", says="Seconds by phase.",
+          metrics=(*(f"time/{phase}" for phase in PHASES), "time/other"), stacked=True, wide=True),
+    Chart(section="Cost", title="Speed", says="Generated tokens a second, whole step.", metrics=("tokens/second",)),
+    Chart(section="Cost", title="Memory", says="Peak, in MB.", metrics=("memory/*",)),
+)  # fmt: skip
+
+# Drawn under another name or without a story of their own.
+UNPLOTTED = ("time/step", "updates", "prompts", "eval/problems", "ratio/mean")
+LABELS = {
+    "reward/mean": "reward",
+    "ratio/max_dev": "first update",
+    "ratio/max_update_dev": "all updates",
+    "memory/peak_rss_mb": "host",
+    "memory/peak_device_mb": "device",
+    "eval/length": "held-out mean",
+}
+HIDDEN_WHILE_ZERO = ("time/", "reward/failures/", "reward/unscored_frac")
+
+
+def chart_data(run: Run) -> dict[str, Any]:
+    """Steps, series and charts as the page's script reads them. Empty series and empty charts are left out."""
+    series = {name: values for name, values in run.series.items() if any(value is not None for value in values)}
+    series.update(derived(run))
+    left = dict.fromkeys(name for name in series if name not in UNPLOTTED)
+    charts: list[dict[str, Any]] = []
+    for chart in CHARTS:
+        names = [name for name in matching(chart.metrics, left) if worth_drawing(name, series)]
+        for name in matching(chart.metrics, left):
+            left.pop(name)
+        if names:
+            charts.append(described(chart, names))
+    for name in left:
+        charts.append(described(Chart(section="Other", title=name, says="", metrics=(name,), zero=False), [name]))
+    used = {name for chart in charts for name in chart["series"]}
+    return {
+        "steps": run.steps,
+        "series": {name: [shortened(value) for value in values] for name, values in series.items() if name in used},
+        "charts": charts,
+    }
+
+
+def matching(patterns: tuple[str, ...], names: dict[str, None]) -> list[str]:
+    """The names that match a pattern, in the order of the patterns."""
+    return list(dict.fromkeys(name for pattern in patterns for name in names if fnmatchcase(name, pattern)))
+
+
+def worth_drawing(name: str, series: dict[str, list[float | None]]) -> bool:
+    """False for what never happened (failures, phases without time) and for a second copy of the accuracy."""
+    if name.startswith("eval/") and name.endswith("/mean"):
+        return series[name] != series.get("eval/accuracy")
+    return any(series[name]) or not name.startswith(HIDDEN_WHILE_ZERO)
+
+
+def described(chart: Chart, names: list[str]) -> dict[str, Any]:
+    """A chart for the page's script."""
+    return {
+        "section": chart.section,
+        "title": chart.title,
+        "says": chart.says,
+        "series": names,
+        "labels": [label(name) for name in names],
+        "stacked": chart.stacked,
+        "percent": chart.percent,
+        "zero": chart.zero,
+        "wide": chart.wide,
+    }
+
+
+def label(name: str) -> str:
+    """A metric's short name within its chart."""
+    if name in LABELS:
+        return LABELS[name]
+    for head in ("reward/failures/", "reward/", "eval/"):
+        if name.startswith(head):
+            return name.removeprefix(head).removesuffix("/mean")
+    return name.split("/", 1)[-1].replace("_", " ")
+
+
+def derived(run: Run) -> dict[str, list[float | None]]:
+    """Series computed from others: time outside the named phases, and speed."""
+    total, tokens = run.series.get("time/step"), run.series.get("tokens/generated")
+    if total is None:
+        return {}
+    phases = [run.series[f"time/{phase}"] for phase in PHASES if f"time/{phase}" in run.series]
+    spent = [sum(phase[at] or 0.0 for phase in phases) for at in range(len(total))]
+    other = [None if whole is None else max(0.0, whole - part) for whole, part in zip(total, spent, strict=True)]
+    made: dict[str, list[float | None]] = {"time/other": other}
+    if tokens is not None:
+        pairs = zip(tokens, total, strict=True)
+        made["tokens/second"] = [count / whole if count is not None and whole else None for count, whole in pairs]
+    return made
+
+
+def shortened(value: float | None) -> float | None:
+    """Five significant digits: all that a screen can show."""
+    return None if value is None else float(f"{value:.5g}")

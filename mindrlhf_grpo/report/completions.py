@@ -1,0 +1,158 @@
+"""Chooses and packs the completions that fit into the page.
+
+A page holds at most ``MAX_STEPS`` steps of ``MAX_COMPLETIONS`` completions and ``MAX_BYTES`` of them in all;
+what is left out is said on the page. Token pieces are stored once for all steps and pointed at by number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..json_lines import to_json
+from ..rollout_log import RolloutRecord, Score
+from .reading import Run, read_completions
+
+MAX_STEPS = 40
+MAX_COMPLETIONS = 64
+MAX_TOKENS = 4_000  # shown of one completion
+MAX_PROMPT_CHARS = 20_000
+MAX_BYTES = 11_000_000
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """Distinct (id, piece) pairs in order of first use."""
+
+    numbers: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    def number(self, token: int, piece: str) -> int:
+        """The pair's place in the vocabulary."""
+        return self.numbers.setdefault((token, piece), len(self.numbers))
+
+    def as_json(self) -> str:
+        """``{"ids": [...], "pieces": [...]}``."""
+        return to_json({"ids": [token for token, _ in self.numbers], "pieces": [piece for _, piece in self.numbers]})
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What the page embeds: one JSON text per step, the vocabulary, and a sentence on what is left out."""
+
+    steps: dict[int, str]
+    vocabulary: str
+    note: str
+
+
+def pack(run: Run) -> Completions:
+    """Steps spread evenly over the run, the first and the last included, as many as fit."""
+    vocabulary = Vocabulary()
+    packed: dict[int, str] = {}
+    unreadable = shown = 0
+    for step in spread(run.rollout_steps, MAX_STEPS):
+        records, bad = read_completions(run, step)
+        unreadable += bad
+        kept = whole_groups(records, MAX_COMPLETIONS)
+        if kept:
+            packed[step] = to_json(packed_step(step, kept, len(records), vocabulary))
+    chosen = fitting(packed, MAX_BYTES)
+    shown = len(chosen)
+    note = (
+        f"{shown:,} of {len(run.rollout_steps):,} logged steps"
+        if shown < len(run.rollout_steps)
+        else "All logged steps"
+    )
+    note += f", at most {MAX_COMPLETIONS} completions of each."
+    if unreadable:
+        note += f" {unreadable:,} unreadable line{'s' * (unreadable > 1)} skipped."
+    return Completions({step: packed[step] for step in chosen}, vocabulary.as_json(), note if run.rollout_steps else "")
+
+
+def spread(steps: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of the steps, evenly spread, the first and the last included."""
+    if len(steps) <= count:
+        return list(steps)
+    if count == 1:
+        return [steps[-1]]
+    return [steps[round(at * (len(steps) - 1) / (count - 1))] for at in range(count)]
+
+
+def fitting(packed: dict[int, str], budget: int) -> list[int]:
+    """The largest even choice of steps whose texts stay within ``budget`` bytes; one step at the least."""
+    chosen = list(packed)
+    while len(chosen) > 1 and sum(len(packed[step]) for step in chosen) > budget:
+        chosen = spread(chosen, max(1, len(chosen) * 3 // 4))
+    return chosen
+
+
+def whole_groups(records: Sequence[RolloutRecord], count: int) -> list[list[RolloutRecord]]:
+    """Groups in file order until ``count`` completions are reached; at least one group, cut to ``count``."""
+    groups: dict[int, list[RolloutRecord]] = {}
+    for record in records:
+        groups.setdefault(record.uid, []).append(record)
+    kept: list[list[RolloutRecord]] = []
+    for group in groups.values():
+        if kept and sum(map(len, kept)) + len(group) > count:
+            break
+        kept.append(group[:count])
+    return kept
+
+
+def packed_step(
+    step: int, groups: Sequence[Sequence[RolloutRecord]], completions: int, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """A step for the page's script; a group's prompt is stored once."""
+    return {
+        "step": step,
+        "completions": completions,
+        "groups": [
+            {
+                "uid": group[0].uid,
+                "prompt": group[0].prompt[:MAX_PROMPT_CHARS],
+                "columns": group[0].columns,
+                "rollouts": [packed_completion(record, vocabulary) for record in group],
+            }
+            for group in groups
+        ],
+    }
+
+
+def packed_completion(record: RolloutRecord, vocabulary: Vocabulary) -> dict[str, Any]:
+    """One completion: ``t`` vocabulary numbers, ``l`` log-probs, ``p`` those of training, ``a`` advantages.
+
+    Log-probs are thousandths. Equal advantages are stored as one number. The text is left out where the
+    pieces spell it.
+    """
+    shown = slice(0, MAX_TOKENS)
+    advantages = [None if value is None else round(value, 4) for value in record.advantages[shown]]
+    same = len(set(advantages)) == 1
+    return {
+        "sample": record.sample,
+        "text": None if record.completion in "".join(record.tokens[shown]) else record.completion,
+        "tokens": len(record.ids),
+        "t": [vocabulary.number(*pair) for pair in zip(record.ids[shown], record.tokens[shown], strict=True)],
+        "l": thousandths(record.logps[shown]),
+        "p": thousandths(record.train_logps[shown]) if record.train_logps else None,
+        "a": advantages[0] if same else advantages,
+        "advantage": rounded(record.advantage),
+        "components": {name: scored(value) for name, value in record.components.items()},
+        "reward": scored(record.reward),
+        "finish": record.finish,
+        "version": record.weight_version,
+    }
+
+
+def thousandths(values: Sequence[float | None]) -> list[int | None]:
+    """Numbers times 1000 as integers: half the bytes."""
+    return [None if value is None else round(1000 * value) for value in values]
+
+
+def scored(value: Score) -> Score:
+    """A score at the page's precision."""
+    return [rounded(item) for item in value] if isinstance(value, list) else rounded(value)
+
+
+def rounded(value: float | None) -> float | None:
+    """Four decimals."""
+    return None if value is None else round(value, 4)

@@ -1,0 +1,248 @@
+"""The run in plain words: headline, summary sentences, facts and warnings. Numbers come from the files alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..progress import printable
+from .reading import Run, as_number
+
+EDGE = 5  # steps averaged at each end of a curve
+Z95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The figure at the top: a value before and after."""
+
+    what: str
+    before: str
+    after: str
+    change: str
+    better: bool
+    small_print: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something a reader must know. ``level``: ``error``, ``warning`` or ``note``."""
+
+    level: str
+    text: str
+
+
+def accuracies(run: Run) -> tuple[float | None, float | None]:
+    """Held-out accuracy at step 0 and at the end, from the summary, else from the curve; None where not measured."""
+    curve = run.series.get("eval/accuracy", [])
+    untrained = curve[0] if curve and run.steps[0] <= 0 else None
+    later = [value for step, value in zip(run.steps, curve, strict=True) if step > 0 and value is not None]
+    before, after = as_number(run.summary.get("accuracy_before")), as_number(run.summary.get("accuracy_after"))
+    return untrained if before is None else before, (later[-1] if later else None) if after is None else after
+
+
+def headline(run: Run) -> Headline | None:
+    """Held-out accuracy where it was measured, else training reward; None for an empty run."""
+    before, after = accuracies(run)
+    if before is not None and after is not None:
+        problems = problem_count(run)
+        return Headline(
+            "held-out accuracy", percent(before), percent(after), f"{100 * (after - before):+.1f} points",
+            after > before, interval_text(before, after, problems) if problems else "",
+        )  # fmt: skip
+    rewards = run.values("reward/mean")
+    if len(rewards) < 2:
+        return None
+    first, last = edges(rewards)
+    small_print = f"training reward, mean of the first and the last {edge(rewards)} steps; held-out accuracy before training is not known"
+    return Headline("training reward", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}", last > first, small_print)
+
+
+def interval_text(before: float, after: float, problems: int) -> str:
+    """The 95% Wilson intervals of both accuracies, and whether they overlap."""
+    low, high = wilson(before, problems), wilson(after, problems)
+    text = f"{problems:,} problems; 95% intervals {percent(low[0])} to {percent(low[1])}, then {percent(high[0])} to {percent(high[1])}"
+    overlap = low[0] <= high[1] and high[0] <= low[1]
+    return text + (". They overlap: the change may be chance" if overlap else "")
+
+
+def wilson(rate: float, count: int) -> tuple[float, float]:
+    """95% score interval of a success rate over ``count`` trials (Wilson 1927)."""
+    centre = rate + Z95**2 / (2 * count)
+    half = Z95 * math.sqrt(rate * (1 - rate) / count + Z95**2 / (4 * count**2)) if 0 <= rate <= 1 else 0.0
+    scale = 1 + Z95**2 / count
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def problem_count(run: Run) -> int:
+    """Held-out problems, 0 if unknown."""
+    counts = run.values("eval/problems")
+    return int(as_number(run.summary.get("problems")) or (counts[-1] if counts else 0))
+
+
+def sentences(run: Run) -> list[str]:
+    """What happened, one fact a sentence."""
+    if not run.steps:
+        return ["No step has been recorded yet."]
+    lines = [_opening(run)]
+    before, after = accuracies(run)
+    if before is not None and after is not None:
+        verb = "rose" if after > before else "fell" if after < before else "stayed"
+        lines.append(f"Held-out accuracy {verb} from {percent(before)} to {percent(after)}.")
+    rewards = run.values("reward/mean")
+    if len(rewards) > 1:
+        first, last = edges(rewards)
+        lines.append(
+            f"Mean training reward went from {first:.3f} (first {edge(rewards)} steps) to {last:.3f} (last {edge(rewards)})."
+        )
+    dead = run.values("dead_group_frac")
+    if dead:
+        lines.append(f"{percent(mean(dead))} of the groups taught nothing, because all their rewards were equal.")
+    lines.extend(_costs(run))
+    reason = run.summary.get("stopped_because")
+    if isinstance(reason, str) and reason != "all steps done":
+        lines.append(f"It ended because: {reason}.")
+    return [printable(line) for line in lines]
+
+
+def _opening(run: Run) -> str:
+    algorithm = run.setting("algorithm", "name")
+    last, planned = run.steps[-1], planned_steps(run)
+    made = f"{last:,} of {planned:,} steps" if last < planned else f"{last:,} steps"
+    seconds = duration(run)
+    took = f" in {span(seconds)}" if seconds else ""
+    return f"{str(algorithm).upper() if algorithm else 'Training'} made {made}{took}."
+
+
+def _costs(run: Run) -> list[str]:
+    total = sum(run.values("time/step"))
+    if not total:
+        return []
+    shares = {name: sum(run.values(f"time/{name}")) / total for name in ("generate", "update")}
+    return [f"Generation took {percent(shares['generate'])} of the time, the update {percent(shares['update'])}."]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Short facts for the header, by name."""
+    dtype = run.setting("model", "dtype")
+    tokens = sum(run.values("tokens/generated"))
+    memory = [value for name in run.series if name.startswith("memory/") for value in run.values(name)[-1:]]
+    seconds = duration(run)
+    pairs = [
+        ("model", short_path(run.setting("model", "path"))),
+        ("task", source_name(run.setting("data", "source"))),
+        ("algorithm", " ".join(str(part) for part in (run.setting("algorithm", "name"), run.setting("algorithm", "preset")) if part)),
+        ("backend", " ".join(str(part) for part in (run.setting("backend"), dtype) if part)),
+        ("steps", f"{run.steps[-1]:,}" if run.steps else "0"),
+        ("duration", span(seconds) if seconds else ""),
+        ("tokens generated", f"{tokens:,.0f}" if tokens else ""),
+        ("peak memory", f"{max(memory):,.0f} MB" if memory else ""),
+    ]  # fmt: skip
+    return [(name, text) for name, text in pairs if text]
+
+
+def remarks(run: Run) -> list[Remark]:
+    """What the run flagged, and what its numbers show to be wrong; gravest first."""
+    found = [Remark("error", f"The run stopped itself: {run.failure}")] if run.failure else []
+    for name, steps in run.not_finite.items():
+        found.append(Remark("error", f"{name} was not finite at {counted(steps)}."))
+    found += _reward_remarks(run)
+    if not run.summary:
+        found.append(
+            Remark("warning", f"{unfinished(run)} There is no summary.json: the run is going on or was interrupted.")
+        )
+    told = run.summary.get("warnings")
+    found += [Remark("note", str(text)) for text in told] if isinstance(told, list) else []
+    if run.skipped:
+        found.append(Remark("note", f"Left out of this page: {'; '.join(run.skipped)}."))
+    return [Remark(remark.level, printable(remark.text)) for remark in found]
+
+
+def _reward_remarks(run: Run) -> list[Remark]:
+    found = []
+    for name in run.series:
+        failures = sum(run.values(name)) if name.startswith("reward/failures/") else 0
+        if failures:
+            component = name.removeprefix("reward/failures/")
+            found.append(
+                Remark(
+                    "warning", f"Reward {component!r} failed on {failures:,.0f} samples; they got its failure value."
+                )
+            )
+    dead = run.series.get("dead_group_frac", [])
+    all_dead = [step for step, value in zip(run.steps, dead, strict=False) if value == 1.0]
+    if all_dead:
+        found.append(Remark("warning", f"All groups were dead at {counted(all_dead)}: nothing was learned there."))
+    truncated = run.values("truncated_frac")[-EDGE:]
+    if truncated and mean(truncated) > 0.5:
+        found.append(
+            Remark("warning", f"{percent(mean(truncated))} of the last completions were cut at the token limit.")
+        )
+    return found
+
+
+def unfinished(run: Run) -> str:
+    """How far a run has come."""
+    planned = planned_steps(run)
+    last = run.steps[-1] if run.steps else 0
+    return f"Step {last:,} of {planned:,}." if planned else f"Step {last:,}."
+
+
+def planned_steps(run: Run) -> int:
+    """``train.steps`` of the configuration, 0 if unknown."""
+    steps = run.setting("train", "steps")
+    return steps if isinstance(steps, int) and not isinstance(steps, bool) else 0
+
+
+def duration(run: Run) -> float:
+    """Seconds the run took: from the summary, else the sum of its steps."""
+    return as_number(run.summary.get("seconds")) or sum(run.values("time/step"))
+
+
+def counted(steps: list[int]) -> str:
+    """``step 3`` or ``12 steps (first 3, last 40)``."""
+    return (
+        f"step {steps[0]:,}" if len(steps) == 1 else f"{len(steps):,} steps (first {min(steps):,}, last {max(steps):,})"
+    )
+
+
+def edge(values: list[float]) -> int:
+    """Steps averaged at each end: at most half of them."""
+    return max(1, min(EDGE, len(values) // 2))
+
+
+def edges(values: list[float]) -> tuple[float, float]:
+    """Mean of the first and of the last few values."""
+    count = edge(values)
+    return mean(values[:count]), mean(values[-count:])
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean of a non-empty list."""
+    return sum(values) / len(values)
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with one decimal."""
+    return f"{100 * fraction:.1f}%"
+
+
+def span(seconds: float) -> str:
+    """Seconds in words of two units: ``4 min 12 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def short_path(value: Any) -> str:
+    """The last part of a path or hub id."""
+    return str(value).rstrip("/").split("/")[-1] if value else ""
+
+
+def source_name(source: Any) -> str:
+    """A data source as one short text."""
+    name = source.get("name") if isinstance(source, dict) else source
+    return short_path(name)
