@@ -40,7 +40,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedRows:
-    """Rows of anything that gives its i-th row."""
+    """Rows of anything that gives its i-th row; a row whose reading fails is a BadRow."""
 
     name: str
     size: int
@@ -53,7 +53,12 @@ class IndexedRows:
     def __getitem__(self, index: int) -> dict[str, Any] | BadRow:
         if not 0 <= index < self.size:
             raise IndexError(f"{self.name} has {self.size} rows, not {index}")
-        return self.bad[index] if index in self.bad else self.read(index)
+        if index in self.bad:
+            return self.bad[index]
+        try:
+            return self.read(index)
+        except Exception as error:  # decoders and generators of other libraries
+            return BadRow(self.place(index), f"cannot be read: {type(error).__name__}: {error}")
 
     def place(self, index: int) -> str:
         return f"{self.name}[{index}]"

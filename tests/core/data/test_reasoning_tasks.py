@@ -48,3 +48,11 @@ def test_neighbouring_seeds_share_no_rows() -> None:
 def test_wrong_settings(source: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_rows(source)  # type: ignore[arg-type]
+
+
+def test_a_task_that_differs_between_processes_needs_a_fixed_hash_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    with pytest.raises(DataError, match="gives other rows in every process; start with PYTHONHASHSEED=0"):
+        read_rows("reasoning_gym:ransom_note")
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert len(read_rows({"name": "reasoning_gym:ransom_note", "size": 3})) == 3

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mindrlhf_grpo.data.rows import BadRow, IndexedRows
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import DataError
 
@@ -121,3 +122,9 @@ def test_a_file_takes_no_arguments_and_needs_a_known_suffix(tmp_path: Path) -> N
     text.write_text("a,b")
     with pytest.raises(DataError, match=r"suffix '\.csv'; accepted files: \.jsonl"):
         read_rows(str(text))
+
+
+def test_a_row_whose_reading_fails_is_a_bad_row() -> None:
+    rows = IndexedRows(name="made", size=2, read=lambda index: {"prompt": [1 // index]})
+    assert rows[0] == BadRow("made[0]", "cannot be read: ZeroDivisionError: integer division or modulo by zero")
+    assert rows[1] == {"prompt": [1]}
