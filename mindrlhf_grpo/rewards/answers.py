@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import DataError
@@ -10,20 +10,25 @@ from ..errors import DataError
 COLUMNS = ("answer", "solution")
 
 
-def references(columns: Mapping[str, list[Any]], column: str | None) -> list[Any]:
+def reference_column(names: Collection[str], column: str | None) -> str:
     """The column of reference answers: ``column``, or else ``answer``, or else ``solution``.
 
     Raises:
-        DataError: there is no such column.
+        DataError: there is no such column among ``names``.
     """
     for name in (column,) if column else COLUMNS:
-        if name in columns:
-            return columns[name]
+        if name in names:
+            return name
     wanted = repr(column) if column else " or ".join(map(repr, COLUMNS))
     raise DataError(
         f"no column {wanted} with reference answers (argument 'column' names another); "
-        f"columns there are: {', '.join(columns) or 'none'}"
+        f"columns there are: {', '.join(names) or 'none'}"
     )
+
+
+def references(columns: Mapping[str, list[Any]], column: str | None) -> list[Any]:
+    """The reference answer of every sample, see ``reference_column``."""
+    return columns[reference_column(columns.keys(), column)]
 
 
 def tagged(completion: str, tag: str | None) -> str | None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias, get_type_hints
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
+from .answers import reference_column
 from .protocol import Inputs
 from .rows import describe
 
@@ -35,14 +36,15 @@ class BuiltIn:
     module: str
     function: str
     columns: tuple[str, ...] = ()
+    references: bool = False  # reads reference answers, see ``answers.reference_column``
     library: str = ""
     extra: str = ""
 
 
 BUILT_INS: Mapping[str, BuiltIn] = {
-    "math_accuracy": BuiltIn("math_accuracy", "math_accuracy", library="math_verify"),
-    "exact_match": BuiltIn("exact_match", "exact_match"),
-    "numeric_match": BuiltIn("numeric_match", "numeric_match"),
+    "math_accuracy": BuiltIn("math_accuracy", "math_accuracy", references=True, library="math_verify"),
+    "exact_match": BuiltIn("exact_match", "exact_match", references=True),
+    "numeric_match": BuiltIn("numeric_match", "numeric_match", references=True),
     "regex": BuiltIn("regex", "regex"),
     "format": BuiltIn("format", "tag_format"),
     "language": BuiltIn("language", "language"),
@@ -73,6 +75,7 @@ class Reward:
     optional: tuple[str, ...]
     named: frozenset[str]
     takes_all: bool
+    references: bool = False
 
     def check(self, columns: Iterable[str]) -> None:
         """Raise ConfigError unless the data has every column this function needs."""
@@ -83,6 +86,11 @@ class Reward:
                     f"{self.label} needs {name!r}, which is no column of the data and not set under arguments; "
                     f"columns there are: {', '.join(there) or 'none'}"
                 )
+        if self.references:
+            try:
+                reference_column(there, self.settings.get("column"))
+            except DataError as error:
+                raise ConfigError(f"{self.label}: {error}") from error
 
     def inputs(self, columns: Inputs) -> Inputs:
         """What the function is called with, next to its settings: fresh lists of the columns it reads."""
@@ -121,6 +129,7 @@ def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Rewar
         optional=tuple(name for name in open_names if name not in required),
         named=frozenset(parameters),
         takes_all=takes_all,
+        references=built_in is not None and built_in.references,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mindrlhf_grpo.config import RewardConfig
-from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards, RewardTable, guard
 from mindrlhf_grpo.rewards.guard import InProcess, Worker, run_guarded
 from mindrlhf_grpo.rewards.resolve import resolve
@@ -165,11 +165,9 @@ def test_columns_that_no_process_can_receive_are_named(hostile: str):
 
 @pytest.mark.parametrize("timeout", [0, 20])
 def test_a_mistake_of_the_user_stops_the_run(group: Callable[..., object], timeout: float):
-    with (
-        Rewards([RewardConfig(function="numeric_match", timeout=timeout)]) as rewards,
-        pytest.raises(DataError, match="no column 'answer' or 'solution'"),
-    ):
-        rewards.score([group(["1"], gold="1")])
+    config = RewardConfig(function="overlong", arguments={"max_tokens": 1, "buffer": 2}, timeout=timeout)
+    with Rewards([config]) as rewards, pytest.raises(ConfigError, match=r"buffer \(2\) is above max_tokens \(1\)"):
+        rewards.score([group(["1"])])
 
 
 def test_an_interrupt_is_not_taken_for_a_failure(source: Callable[[str], str]):

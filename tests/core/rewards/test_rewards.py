@@ -91,6 +91,13 @@ def test_a_missing_column_stops_before_anything_is_scored(group: Groups, user: s
                 act()
 
 
+def test_a_missing_reference_column_is_found_before_anything_is_scored():
+    with Rewards([RewardConfig(function="numeric_match", arguments={"column": "gold"})]) as rewards:
+        rewards.check(["gold", "answer"])
+        with pytest.raises(ConfigError, match=r"reward 'numeric_match': no column 'gold' .* there are: answer, level"):
+            rewards.check(["answer", "level"])
+
+
 def test_two_components_of_one_name_are_refused(user: str):
     configs = [
         RewardConfig(function="regex", name="see", arguments={"pattern": "a"}),
