@@ -55,7 +55,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
         except BrokenPipeError:
-            sys.stdout = None  # type: ignore[assignment]  # the reader has gone: nothing to flush at exit
+            sys.stdout = None  # the reader has gone: nothing to flush at exit
             raise typer.Exit(0) from None
         except Exception as error:
             if os.environ.get("MINDRLHF_DEBUG"):
@@ -164,7 +164,7 @@ def show_summary(summary: dict[str, Any]) -> None:
 @app.command()
 @guarded
 def generate(
-    model: Annotated[str, typer.Argument(help="Model folder, run, checkpoint, or hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run, checkpoint, or hub id.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts.")] = None,
     file: Annotated[str | None, typer.Option(help="Prompts: .txt (one a line), .jsonl or .parquet with a column `prompt`.")] = None,
     max_tokens: MaxTokens = 256,
@@ -191,7 +191,7 @@ def generate(
     mindrlhf-grpo generate models/smollm2 --plain "Once upon a time" --json
     """
     from .inference import generate as complete
-    from .inference import model_settings, read_prompts
+    from .inference import as_json, model_settings, read_prompts, show_completions
     from .json_lines import to_json
     from .types import Sampling
 
@@ -206,16 +206,10 @@ def generate(
         settings, rows, sampling, samples=samples, backend=backend, system_prompt=system, chat_template=template
     )
     for group in groups:
-        found = [{"text": r.text, "finish": r.finish.value, "tokens": len(r.ids)} for r in group.rollouts]
         if json:
-            typer.echo(to_json({"prompt": group.prompt.text, "completions": found}))
-            continue
-        if len(groups) > 1:
-            typer.secho(f"> {group.prompt.text}", bold=True)
-        for completion in found:
-            typer.echo(completion["text"])
-            if completion["finish"] == "length":
-                typer.secho(f"[cut at {max_tokens} tokens]", err=True, dim=True)
+            typer.echo(to_json(as_json(group)))
+        else:
+            show_completions(group, with_prompt=len(groups) > 1)
 
 
 @app.command()
@@ -231,7 +225,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
     seed: Seed = 0,
 ) -> None:  # fmt: skip
-    """Measure how often a model is right: accuracy with a 95% interval and pass@k, as one JSON line.
+    """Measure how often a model is right.
+
+    Prints accuracy with a 95% interval and pass@k, as one JSON line.
 
     \b
     mindrlhf-grpo evaluate config.yaml --model runs/addition
@@ -261,7 +257,9 @@ def evaluate(
 @app.command()
 @guarded
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
-    """Write RUN/report.html: curves, rewards, health, and every rollout; one file, no network.
+    """Write RUN/report.html, the page of a run.
+
+    Curves, rewards, health, and every rollout, in one file that needs no network.
 
     \b
     mindrlhf-grpo report runs/addition
@@ -280,7 +278,9 @@ def doctor(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Say what is installed, what each backend can do here, and whether a configuration will run and fit.
+    """Check this machine, or a configuration on it.
+
+    Says what is installed, what each backend can do here, and whether a configuration will run and fit.
 
     \b
     mindrlhf-grpo doctor
@@ -322,7 +322,9 @@ def explain(
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or a peer's name for a key.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors.")] = False,
 ) -> None:  # fmt: skip
-    """Explain a configuration key: what it does, its default, what it takes, what the peers call it.
+    """Explain a configuration key.
+
+    What it does, its default, what it takes, what the peers call it.
 
     \b
     mindrlhf-grpo explain

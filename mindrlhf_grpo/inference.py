@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from .errors import ConfigError, DataError
 from .export import find_policy
 from .model_files import find_folder, read_model_config
 from .preflight import check, check_device
-from .types import Prompt, RolloutGroup, Sampling
+from .types import FinishReason, Prompt, RolloutGroup, Sampling
 
 UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
 LONGEST = 1 << 20  # tokens of a prompt; the model's own limit comes first
@@ -61,7 +62,8 @@ def evaluation_config(
         draft.put(("model", "path"), model_of(model), "--model")
         if not files:
             draft.put(("model", "dtype"), stored_dtype(model_of(model)), "--model")
-    chosen = source or (draft.values.get("eval") or {}).get("source")
+    held_out = draft.values.get("eval")
+    chosen = source or (held_out.get("source") if isinstance(held_out, dict) else None)
     if chosen:
         draft.put(("data", "source"), chosen, "--source" if source else "eval.source")
     if rewards:
@@ -149,6 +151,22 @@ def generate(
         return built.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
     finally:
         built.comm.close()
+
+
+def as_json(group: RolloutGroup) -> dict[str, Any]:
+    """A prompt with its completions, as plain values."""
+    completions = [{"text": r.text, "finish": r.finish.value, "tokens": len(r.ids)} for r in group.rollouts]
+    return {"prompt": group.prompt.text, "completions": completions}
+
+
+def show_completions(group: RolloutGroup, *, with_prompt: bool) -> None:
+    """Print completions to stdout; what a reader must know of them goes to stderr."""
+    if with_prompt:
+        print(f"> {group.prompt.text}")
+    for rollout in group.rollouts:
+        print(rollout.text, flush=True)
+        if rollout.finish is FinishReason.LENGTH:
+            print(f"[cut at {len(rollout.ids)} tokens]", file=sys.stderr)
 
 
 def check_context(path: str, tokens: int) -> None:

@@ -129,9 +129,9 @@ def _check_folder(path: str, folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{path!r} has no config.json; accepted: the folder of a Hugging Face causal LM")
-    kinds = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "*.ckpt")
-    if not any(next(folder.glob(kind), None) for kind in kinds):
-        raise ConfigError(f"{path!r} has no weights (model.safetensors)")
+    if not any(folder.glob("*.safetensors")):
+        pickled = " (the .bin files there are pickles, which are not read)" if any(folder.glob("*.bin")) else ""
+        raise ConfigError(f"{path!r} has no weights: no *.safetensors{pickled}")
 
 
 def _nearest(folder: Path) -> str:
