@@ -57,6 +57,7 @@ class OnlineTrainer:
         self.main = backend.comm.rank == 0
         self.folder = RunFolder(config.run_dir)
         self.plan = resolve(config.algorithm)
+        self.plan.check(config.rollout.group_size)
         self.tokenizer = tokenizer_of(config)
         self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
         self.held_out = held_out(config, self.tokenizer)

@@ -1,0 +1,104 @@
+"""A run killed at any moment and resumed ends with the weights of the undisturbed run, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+STEPS = 20
+KILLS = 10
+OPTIONS = {
+    "train": {"steps": STEPS},
+    "checkpoint": {"every": 1, "keep_last": 2},
+    "algorithm": {"inner_epochs": 2, "updates_per_batch": 2, "kl_coef": 0.02, "dead_groups": "resample"},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tiny.train(tiny.prepare(folder, **OPTIONS))
+    return folder
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+    config = tiny.prepare(undisturbed, **OPTIONS)
+    run = tmp_path / "run"
+    override = f"run_dir={run}"
+    moments = random.Random(7)
+    saved = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            tiny.command(config, override), env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for_a_new_step(process, run, beyond=saved)
+        time.sleep(moments.uniform(0.0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before, saved = saved, newest(run)
+        assert saved >= before, "a saved checkpoint was lost"
+    tiny.train(config, override)
+    expected, got = tiny.weights(undisturbed / "run", STEPS), tiny.weights(run, STEPS)
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        assert np.array_equal(tensor.view(np.uint8), got[name].view(np.uint8)), name
+    keys = ("reward/mean", "loss", "kl/mean", "grad_norm", "tokens/trained")
+    lines = [[line.get(key) for key in keys] for line in tiny.metrics(run)]
+    assert lines == [[line.get(key) for key in keys] for line in tiny.metrics(undisturbed / "run")]
+
+
+def wait_for_a_new_step(process: subprocess.Popen[bytes], run: Path, beyond: int) -> None:
+    """Until the process has saved a step of its own, so that ten kills spread over the run."""
+    limit = time.monotonic() + 120
+    while newest(run) <= beyond and process.poll() is None:
+        assert time.monotonic() < limit, "no step was saved within two minutes"
+        time.sleep(0.005)
+
+
+def newest(run: Path) -> int:
+    folder = run / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return max((int(name[5:]) for name in names if name.startswith("step_")), default=0)
+
+
+def test_a_finished_run_is_reported_again_and_not_trained_further(undisturbed: Path) -> None:
+    config = tiny.prepare(undisturbed, **OPTIONS)
+    before = (undisturbed / "run" / "metrics.jsonl").read_bytes()
+    tiny.train(config)
+    assert (undisturbed / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(undisturbed: Path) -> None:
+    config = tiny.prepare(undisturbed, **OPTIONS)
+    done = subprocess.run(
+        tiny.command(config, "train.learning_rate=0.5"), env=tiny.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "train.learning_rate was 0.01, is 0.5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_corrupt_file_is_named(undisturbed: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed / "run", run)
+    victim = run / "checkpoints" / f"step_{STEPS}" / "policy" / "model.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    config = tiny.prepare(undisturbed, **OPTIONS)
+    done = subprocess.run(
+        tiny.command(config, f"run_dir={run}"), env=tiny.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"{victim} is corrupt" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,126 @@
+"""A tiny model, tokenizer, task and configuration on disk, for whole runs in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file
+
+ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz?\n"
+SPECIAL = ["<pad>", "<eos>"]
+
+
+def write_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
+    """A random Llama of two layers with a character tokenizer, as a Hugging Face folder."""
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *ALPHABET])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int = 40) -> Path:
+    """Two-number additions."""
+    draw = np.random.default_rng(0)
+    pairs = draw.integers(0, 10, size=(count, 2)).tolist()
+    path.write_text("".join(json.dumps({"prompt": f"{a}+{b}=", "answer": str(a + b)}) + "\n" for a, b in pairs))
+    return path
+
+
+def settings(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a tiny run in ``folder``, sections updated by the arguments."""
+    config: dict[str, Any] = {
+        "backend": "torch",
+        "run_dir": str(folder / "run"),
+        "model": {"path": str(folder / "model"), "device": "cpu"},
+        "data": {"source": str(folder / "rows.jsonl"), "chat_template": "none"},
+        "rewards": [
+            {"function": "regex", "arguments": {"pattern": "[0-9]"}, "name": "digit"},
+            {"function": "length", "arguments": {"tokens": 4}, "weight": 0.5},
+        ],
+        "rollout": {"group_size": 4, "max_tokens": 8, "slots": 8},
+        "train": {"steps": 5, "prompts_per_step": 4, "learning_rate": 0.01},
+    }
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section} if isinstance(section, dict) else section
+    return config
+
+
+def prepare(folder: Path, **sections: dict[str, Any]) -> Path:
+    """Model, rows and ``config.yaml`` in ``folder``; returns the configuration's path."""
+    if not (folder / "model").exists():
+        write_model(folder / "model")
+        write_rows(folder / "rows.jsonl")
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings(folder, **sections)))
+    return path
+
+
+def environment() -> dict[str, str]:
+    """One thread each, no network, no colours: runs are comparable and quiet."""
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **quiet}
+
+
+def command(config: Path, *overrides: str, processes: int = 1) -> list[str]:
+    """The training command, under torchrun for more than one process."""
+    program = ["-m", "mindrlhf_grpo", "train", str(config), *overrides]
+    if processes == 1:
+        return [sys.executable, *program]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *launcher, *program]
+
+
+def train(config: Path, *overrides: str, processes: int = 1) -> dict[str, Any]:
+    """Run to the end; returns the JSON of the last line of standard output."""
+    done = subprocess.run(
+        command(config, *overrides, processes=processes), env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return summary
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of ``metrics.jsonl``."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def rollouts(run: Path, step: int) -> dict[tuple[int, int], dict[str, Any]]:
+    """Completions of a step by (uid, sample)."""
+    rows = [json.loads(line) for line in (run / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()]
+    return {(row["uid"], row["sample"]): row for row in rows}
+
+
+def weights(run: Path, step: int) -> dict[str, np.ndarray]:
+    """Tensors of a checkpoint's policy."""
+    return load_file(run / "checkpoints" / f"step_{step}" / "policy" / "model.safetensors")
