@@ -1,0 +1,119 @@
+"""The native rollout engine: completions from the policy's own weights, in the process that trains them.
+
+A completion depends on the weights, its prompt, its sample index and the seed only: not on what is generated beside
+it, in which order, or in how many slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mindrlhf_grpo.backend import Policy
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.data.tokenizer import Tokenizer
+from mindrlhf_grpo.errors import BackendError, ConfigError, DataError
+from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
+
+from . import hf
+from .decoder import choose_decoder
+from .fingerprint import fingerprint
+from .generation import Generation, Progress
+
+
+def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
+    """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
+    model = hf.load_causal_lm(config.model).requires_grad_(False) if policy is None else model_of(policy)
+    return TorchEngine(model, tokenizer, slots=config.rollout.slots)
+
+
+def model_of(policy: Policy) -> Any:
+    """The Hugging Face model a policy of this backend trains.
+
+    Raises:
+        BackendError: the policy belongs to another backend.
+    """
+    model = getattr(policy, "model", None)
+    if not isinstance(model, torch.nn.Module):
+        raise BackendError(f"the torch engine needs a torch policy, not {type(policy).__name__}")
+    return model
+
+
+class TorchEngine:
+    """Implements ``backend.RolloutEngine``.
+
+    Args:
+        model: Hugging Face causal LM, perhaps wrapped by peft. Its parameters may become views of larger tensors.
+        slots: completions decoded at once.
+        decoder: name of the decoder to use; None chooses the fastest that agrees with the model.
+
+    Attributes:
+        decoder_name, decoder_reason: who computes, and why.
+        progress: called with (finished, total) after every completion, if set.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None) -> None:
+        self.model, self.tokenizer, self.slots = model, tokenizer, slots
+        self.weight_version = 0
+        self.progress: Progress | None = None
+        choice = choose_decoder(model, decoder)
+        self.decoder, self.decoder_name, self.decoder_reason = choice.decoder, choice.decoder.name, choice.reason
+        causal_lm = hf.causal_lm_of(model)
+        self.device = next(model.parameters()).device
+        self.vocab_size = int(causal_lm.get_input_embeddings().weight.shape[0])
+        self.context: int | None = getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+        """``group_size`` completions for each prompt, in the order of ``prompts``.
+
+        Raises:
+            ConfigError: a prompt and ``max_tokens`` do not fit the model's context.
+            DataError: a prompt without tokens, or with tokens the model does not know.
+            RunFailed: logits that are not finite.
+        """
+        if not prompts:
+            return []
+        for prompt in prompts:
+            self._check(prompt, sampling)
+        with torch.no_grad(), torch.inference_mode(self.decoder.inference_mode):
+            return Generation(
+                prompts, sampling, group_size=group_size, slots=self.slots, decoder=self.decoder,
+                tokenizer=self.tokenizer, vocab_size=self.vocab_size, device=self.device,
+                version=self.weight_version, progress=self.progress,
+            ).run()  # fmt: skip
+
+    def sleep(self) -> None:
+        """Free the KV cache."""
+        self.decoder.close()
+
+    def wake_up(self) -> None:
+        """Nothing to do: the next ``generate`` allocates what it needs."""
+
+    def fingerprint(self) -> str:
+        """Digest of the weights the decoder computes with, by Hugging Face name."""
+        own = self.decoder.weights()
+        return fingerprint(hf.hf_tensors(self.model) if own is None else own.items())
+
+    def _check(self, prompt: Prompt, sampling: Sampling) -> None:
+        length = len(prompt.ids)
+        if prompt.features:
+            raise BackendError(f"row {prompt.row}: the native engine reads text only, not {', '.join(prompt.features)}")
+        if not length:
+            raise DataError(f"row {prompt.row}: the prompt has no tokens")
+        largest = int(max(prompt.ids))
+        if largest >= self.vocab_size:
+            raise DataError(
+                f"row {prompt.row}: token {largest} is beyond the model's vocabulary of {self.vocab_size}: "
+                "the tokenizer belongs to another model"
+            )
+        if self.context is not None and length + sampling.max_tokens > self.context:
+            raise ConfigError(
+                f"row {prompt.row}: {length} prompt tokens and rollout.max_tokens {sampling.max_tokens} do not fit the "
+                f"model's context of {self.context} tokens; lower data.max_prompt_tokens or rollout.max_tokens"
+            )

@@ -1,0 +1,85 @@
+"""The way of new weights from the policy to the engine in the same process.
+
+Weights the engine reads from the policy's own memory need nothing; the others (merged adapters) are copied in
+memory. Every copy is then digested on both sides; what differs stops the run before a token is sampled from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mindrlhf_grpo.backend import Policy, RolloutEngine
+from mindrlhf_grpo.errors import BackendError, RunFailed
+
+from .engine import TorchEngine, model_of
+from .fingerprint import fingerprint
+from .hf import hf_tensors
+
+
+def build_weight_sync(policy: Policy, engine: RolloutEngine) -> TorchWeightSync:
+    """The sync between a policy and an engine of this backend.
+
+    Raises:
+        BackendError: the engine belongs to another backend.
+    """
+    if not isinstance(engine, TorchEngine):
+        raise BackendError(f"weights go to the torch engine in memory, not to {type(engine).__name__}")
+    return TorchWeightSync(model_of(policy), engine)
+
+
+class TorchWeightSync:
+    """Implements ``backend.WeightSync``."""
+
+    def __init__(self, model: Any, engine: TorchEngine) -> None:
+        self.model, self.engine = model, engine
+
+    @torch.no_grad()
+    def push(self, version: int) -> None:
+        """Bring the engine to the policy's weights and call them ``version``.
+
+        Raises:
+            RunFailed: a weight of the engine differs from the policy's after the push; the first one is named.
+        """
+        own = self.engine.decoder.weights()
+        if own is not None:
+            for name, weight in hf_tensors(self.model):
+                target = own.get(name)
+                if target is not None and not same_memory(target, weight):
+                    target.copy_(weight)
+        elif self.engine.model is not self.model:
+            raise RunFailed("the engine computes with another model than the policy's")
+        self.verify()
+        self.engine.weight_version = version
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Compare what the engine computes with against the policy; tensors in the same memory are equal.
+
+        Raises:
+            RunFailed: naming the first weight that differs.
+        """
+        own = self.engine.decoder.weights()
+        if own is None:
+            return
+        for name, weight in hf_tensors(self.model):
+            target = own.get(name)
+            if target is None:
+                raise RunFailed(f"weight {name} of the policy is unknown to the engine")
+            if not same_memory(target, weight):
+                ours, theirs = fingerprint([(name, target)]), fingerprint([(name, weight)])
+                if ours != theirs:
+                    raise RunFailed(
+                        f"weight {name} differs between engine and policy after the sync "
+                        f"(fingerprints {ours[:12]} and {theirs[:12]})"
+                    )
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same places of memory."""
+    return (
+        one.data_ptr() == other.data_ptr()
+        and (one.dtype, one.device, one.shape, one.stride()) == (other.dtype, other.device, other.shape, other.stride())
+    )  # fmt: skip
