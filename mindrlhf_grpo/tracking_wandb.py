@@ -34,9 +34,8 @@ class WandbSink:
         *,
         offline: bool,
         note: Callable[[str], None],
-        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
-        self._note, self._close_seconds = note, close_seconds
+        self._note = note
         self._queue: queue.Queue[tuple[int, Mapping[str, float]] | None] = queue.Queue(QUEUE_STEPS)
         self._failed = False
         self._thread = threading.Thread(target=self._work, args=(run_dir, config, offline), daemon=True, name="wandb")
@@ -51,7 +50,7 @@ class WandbSink:
                 self._fail("it takes no data")
 
     def close(self) -> None:
-        """Give the thread ``close_seconds`` to finish."""
+        """Give the thread ``CLOSE_SECONDS`` to finish."""
         if self._failed:
             return
         try:
@@ -59,9 +58,9 @@ class WandbSink:
         except queue.Full:
             self._fail("it takes no data")
             return
-        self._thread.join(self._close_seconds)
+        self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._fail(f"it did not finish in {self._close_seconds:.0f} s")
+            self._fail(f"it did not finish in {CLOSE_SECONDS:.0f} s")
 
     def _work(self, run_dir: Path, config: dict[str, Any], offline: bool) -> None:
         try:

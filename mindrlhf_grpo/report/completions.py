@@ -75,15 +75,14 @@ def spread(steps: Sequence[int], count: int) -> list[int]:
         return list(steps)
     if count == 1:
         return [steps[-1]]
-    return [steps[round(at * (len(steps) - 1) / (count - 1))] for at in range(count)]
+    return [steps[at * (len(steps) - 1) // (count - 1)] for at in range(count)]
 
 
 def fitting(packed: dict[int, str], budget: int) -> list[int]:
     """The largest even choice of steps whose texts stay within ``budget`` bytes; one step at the least."""
-    chosen = list(packed)
-    while len(chosen) > 1 and sum(len(packed[step]) for step in chosen) > budget:
-        chosen = spread(chosen, max(1, len(chosen) * 3 // 4))
-    return chosen
+    steps = list(packed)
+    choices = (spread(steps, count) for count in range(len(steps), 1, -1))
+    return next((chosen for chosen in choices if sum(len(packed[step]) for step in chosen) <= budget), steps[-1:])
 
 
 def whole_groups(records: Sequence[RolloutRecord], count: int) -> list[list[RolloutRecord]]:
@@ -108,7 +107,7 @@ def packed_step(
         "completions": completions,
         "groups": [
             {
-                "uid": group[0].uid,
+                "uid": str(group[0].uid),  # a script's numbers are exact to 2**53 only
                 "prompt": group[0].prompt[:MAX_PROMPT_CHARS],
                 "columns": group[0].columns,
                 "rollouts": [packed_completion(record, vocabulary) for record in group],

@@ -30,7 +30,7 @@ def render(run_dir: Path) -> Path:
     """Write ``RUN/report.html`` from what the run folder holds; an unfinished or damaged run renders too.
 
     Raises:
-        FileNotFoundError: no such folder.
+        UserError: no such folder.
     """
     replace_file(run_dir / REPORT, html_of(read_run(run_dir)).encode(errors="replace"))
     return run_dir / REPORT

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ..errors import UserError
 from ..json_lines import parse_object, read_json_lines
 from ..rollout_log import RolloutRecord, rollout_path
 
@@ -62,10 +63,12 @@ def read_run(run_dir: Path) -> Run:
     """Everything the report shows except the completions themselves.
 
     Raises:
-        FileNotFoundError: no such folder.
+        UserError: no such folder.
     """
     if not run_dir.is_dir():
-        raise FileNotFoundError(f"no run folder {run_dir}")
+        raise UserError(
+            f"{run_dir} is not a folder; a run's report is made from the folder that holds its metrics.jsonl"
+        )
     run = Run(path=run_dir)
     _read_metrics(run)
     _read_config(run)

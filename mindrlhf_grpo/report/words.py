@@ -37,7 +37,7 @@ def accuracies(run: Run) -> tuple[float | None, float | None]:
     """Held-out accuracy at step 0 and at the end, from the summary, else from the curve; None where not measured."""
     curve = run.series.get("eval/accuracy", [])
     untrained = curve[0] if curve and run.steps[0] <= 0 else None
-    later = [value for step, value in zip(run.steps, curve, strict=True) if step > 0 and value is not None]
+    later = [value for step, value in zip(run.steps, curve, strict=False) if step > 0 and value is not None]
     before, after = as_number(run.summary.get("accuracy_before")), as_number(run.summary.get("accuracy_after"))
     return untrained if before is None else before, (later[-1] if later else None) if after is None else after
 

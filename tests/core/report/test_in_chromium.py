@@ -1,0 +1,89 @@
+"""The page in a real browser: no error, curves and rollouts are there, hostile text stays text."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from mindrlhf_grpo.report import render
+
+MakeRun = Callable[..., Path]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--window-size=1400,2600",
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on PATH: the report's scripts were not run in a browser here"
+)
+
+HOSTILE = "<script>document.documentElement.dataset.hacked=1</script></script><!--<img src=x onerror=document.documentElement.dataset.hacked=1>\u202e\u200b\u2028\x00"
+
+
+def dom(run_dir: Path, profile: Path, fragment: str = "") -> str:
+    """The page's elements after its scripts have run; fails on any error in page or console."""
+    url = render(run_dir).as_uri() + fragment
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert 'data-errors=""' in done.stdout[:300], done.stdout[:300]
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_curves_and_rollouts_are_drawn(make_run: MakeRun, tmp_path: Path) -> None:
+    page = dom(make_run(steps=12, prompts=3, group=4), tmp_path / "profile")
+    charts = re.findall(r'data-chart="([^"]+)"', page)
+    assert charts[:3] == ["Reward", "Held-out accuracy", "Reward spread"]
+    assert len(charts) >= 15
+    paths = re.findall(r'<path class="n0 ?\w*" d="(M[^"]+)"', page)
+    assert len(paths) >= len(charts) - 1
+    assert "NaN" not in "".join(paths)
+    assert page.count('class="card"') == 4
+    assert len(re.findall(r"<li><button", page)) == 3
+    assert "step 12" in page
+    assert "held-out accuracy" in page
+
+
+def test_the_address_chooses_step_group_sorting_and_shading(make_run: MakeRun, tmp_path: Path) -> None:
+    run_dir = make_run(steps=12, prompts=3, group=4)
+    page = dom(run_dir, tmp_path / "profile", "#step=5&group=13&sort=reward-down&shade=logp&theme=dark&q=answer")
+    assert 'data-theme="dark"' in page[:300]
+    assert "uid 13" in page
+    assert '<output id="step-name" for="step">step 5</output>' in page
+    rewards = re.findall(r"<small>reward</small><b>([\d.]+)</b>", page)
+    assert rewards == sorted(rewards, reverse=True)
+    assert re.search(r'<span data-at="\d+" class="[^"]*unlikely" style="--w: ?\d+%', page)
+    assert re.search(r'class="hit[^"]*"[^>]*> answer</span>', page)
+    assert "3 of 3 groups match" in page
+
+
+def test_hostile_text_is_shown_and_never_run(make_run: MakeRun, tmp_path: Path) -> None:
+    page = dom(make_run(steps=2, prompts=1, group=2, hostile=HOSTILE), tmp_path / "profile")
+    assert "data-hacked" not in page[:300]
+    assert "<img" not in page
+    shown = unescape(re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL))
+    assert "onerror=document.documentElement.dataset.hacked=1>⟨U+202E⟩⟨U+200B⟩⟨U+2028⟩⟨U+0000⟩" in shown
+
+
+def test_a_long_run_is_drawn(make_run: MakeRun, tmp_path: Path) -> None:
+    run_dir = make_run(steps=2000, prompts=2, group=4, rollout_steps=list(range(100, 2001, 100)))
+    page = dom(run_dir, tmp_path / "profile")
+    assert page.count("data-chart=") >= 15
+    longest = max(len(path) for path in re.findall(r' d="([^"]+)"', page))
+    assert longest < 60_000  # two points per pixel at most
+
+
+def test_empty_and_unfinished_runs_are_drawn(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "nothing to draw" in dom(tmp_path / "empty", tmp_path / "profile")
+    page = dom(make_run(steps=1, planned=10, finished=False, rollout_steps=[]), tmp_path / "profile")
+    assert "Step 1 of 10." in page
+    assert page.count("<circle") >= 10
