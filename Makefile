@@ -1,0 +1,90 @@
+# Two commands set everything up on a machine with Python >= 3.10 and make: `make train` and `make test`.
+# The environment is made once and again whenever the pinned requirements change.
+
+PYTHON ?= python3
+BACKEND ?= torch
+# float32, bfloat16, or auto: bfloat16 where this processor computes it at least as fast as float32.
+DTYPE ?= auto
+STEPS ?=
+RUN ?=
+PYTEST_ARGS ?=
+
+# A run already in the folder is continued, so a finished one is only reported again: RUN=another folder, or delete it.
+OVERRIDES = $(if $(STEPS),train.steps=$(STEPS)) $(if $(RUN),run_dir=$(RUN))
+
+VENV := .venv
+BIN := $(VENV)/bin
+PEERS := .venv-peers
+RUN_FILES := requirements/run.txt setup.py pyproject.toml
+DEV_FILES := $(RUN_FILES) requirements/dev.txt requirements/tasks.txt
+digest = $(shell cat $(1) | cksum | cut -d' ' -f1)
+RUN_STAMP := $(VENV)/run-$(call digest,$(RUN_FILES))
+DEV_STAMP := $(VENV)/dev-$(call digest,$(DEV_FILES))
+PEERS_STAMP := $(PEERS)/peers-$(call digest,requirements/peers.txt)
+
+# Wide progress bars and version notes are of no use in a log.
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+# Nothing here needs a model hub.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev train quickstart-tiny test lint typecheck bench report clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(RUN_STAMP) ## environment to train
+
+setup-dev: $(DEV_STAMP) ## environment to test
+
+train: $(RUN_STAMP) ## the main job: a pretrained model learns addition (BACKEND=torch STEPS=n RUN=folder DTYPE=auto)
+	@model=$$($(BIN)/python examples/arithmetic/prepare.py --dtype $(DTYPE)) && \
+	$(BIN)/mindrlhf-grpo train examples/arithmetic/train.yaml backend=$(BACKEND) $$model $(OVERRIDES)
+
+quickstart-tiny: $(RUN_STAMP) ## the same in 90 seconds with a tiny model made from scratch (BACKEND=torch RUN=folder)
+	@$(BIN)/python examples/tiny/pretrain.py
+	@$(BIN)/mindrlhf-grpo train examples/tiny/train.yaml backend=$(BACKEND) $(OVERRIDES)
+
+test: lint typecheck ## lint, types and the whole test suite
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV_STAMP) ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+typecheck: $(DEV_STAMP) ## mypy, strict on the core
+	@$(BIN)/mypy
+
+bench: $(RUN_STAMP) $(PEERS_STAMP) ## ours and TRL in turn, five times each; ends with one JSON line of ratios
+	@$(BIN)/python benchmarks/pairs.py --ours $(BIN)/python --peer $(PEERS)/bin/python
+
+report: $(RUN_STAMP) ## report.html of a run (RUN=runs/arithmetic)
+	@$(BIN)/mindrlhf-grpo report $(or $(RUN),runs/arithmetic)
+
+clean: ## remove environments, caches and build output; runs/ and models/ stay
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "$(PYTHON) is Python %d.%d; 3.10 or later is needed: make PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "making $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): $(BIN)/python
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/run.txt
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/run-*
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/dev.txt
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/tasks.txt || echo "reasoning-gym is not installed (pycosat needs a C compiler): its tests are skipped"
+	@rm -f $(VENV)/dev-*
+	@touch $@
+
+$(PEERS_STAMP):
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r requirements/peers.txt
+	@touch $@

@@ -1,0 +1,40 @@
+"""Addition of two numbers, with held-out problems that training never sees in either order.
+
+A problem is an unordered pair of operands. All pairs are put in one seeded order; the first ``HELD_OUT`` are the
+held-out problems, the rest are for training. So ``3+8`` and ``8+3`` are always on the same side.
+"""
+
+from __future__ import annotations
+
+import random
+
+LARGEST = 30  # operands are 0..LARGEST
+HELD_OUT = 200
+WORDING = "What is {a}+{b}? Answer with only a number."
+
+
+def pairs(largest: int = LARGEST, held_out: int = HELD_OUT) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Operand pairs ``(a, b)`` with a <= b for training and held out: disjoint, the same on every machine."""
+    every = [(a, b) for a in range(largest + 1) for b in range(a, largest + 1)]
+    if held_out >= len(every):
+        raise ValueError(f"held_out={held_out} leaves nothing to train on: {len(every)} pairs up to {largest}")
+    random.Random(2).shuffle(every)
+    return every[held_out:], every[:held_out]
+
+
+def train(largest: int = LARGEST, held_out: int = HELD_OUT) -> list[dict[str, str]]:
+    """Training rows: each training pair in both orders."""
+    pairs_to_train, _ = pairs(largest, held_out)
+    return [row(*operands) for a, b in pairs_to_train for operands in sorted({(a, b), (b, a)})]
+
+
+def test(largest: int = LARGEST, held_out: int = HELD_OUT) -> list[dict[str, str]]:
+    """Held-out rows: each held-out pair once, the order of its operands drawn."""
+    _, pairs_held_out = pairs(largest, held_out)
+    draw = random.Random(3)
+    return [row(a, b) if draw.random() < 0.5 else row(b, a) for a, b in pairs_held_out]
+
+
+def row(a: int, b: int) -> dict[str, str]:
+    """One data row: what the model reads, and what the reward compares with."""
+    return {"prompt": WORDING.format(a=a, b=b), "answer": str(a + b)}
