@@ -190,8 +190,8 @@ def generate(
     mindrlhf-grpo generate runs/addition --file questions.txt --temperature 1 --samples 4
     mindrlhf-grpo generate models/smollm2 --plain "Once upon a time" --json
     """
-    from .inference import generate as complete
     from .inference import as_json, model_settings, read_prompts, show_completions
+    from .inference import generate as complete
     from .json_lines import to_json
     from .types import Sampling
 

@@ -170,7 +170,7 @@ class Draft:
             record = catalogue().get(record_path(path))
             if detail["type"] == "extra_forbidden":
                 yield from self._unknown_keys(where, detail["input"])
-            elif detail["type"] == "missing":
+            elif detail["type"] == "missing" and path == where:
                 yield f"{self.place(where)}: missing {_missing(where)}"
             elif record is None:  # a rule between keys: our own text, one line per rule
                 for rule in str(detail.get("ctx", {}).get("error", detail["msg"])).splitlines():

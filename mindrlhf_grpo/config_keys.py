@@ -254,5 +254,5 @@ def _by_spelling(wanted: str, among: Sequence[Key]) -> str:
 
 
 def _by_path(wanted: str) -> str:
-    near = difflib.get_close_matches(wanted.lower(), list(catalogue()), n=1, cutoff=0.75)
+    near = difflib.get_close_matches(wanted.lower(), [key.path for key in leaves()], n=1, cutoff=0.8)
     return near[0] if near else ""

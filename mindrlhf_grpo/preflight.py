@@ -138,9 +138,13 @@ def check_writable(run_dir: Path) -> None:
 
 
 def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
-    reward = found.attempt(label, lambda: resolve_reward(component.function, component.arguments, label=label))
-    if reward is not None and columns is not None:
-        found.attempt(label, lambda: reward.check(columns))
+    try:
+        reward = resolve_reward(component.function, component.arguments, label=label)
+        if columns is not None:
+            reward.check(columns)
+    except UserError as error:
+        part = "arguments" if "argument" in str(error) else "function"
+        found.problems.append((f"{label}.{part}", str(error)))
 
 
 def _check_tracker(found: Findings, name: str) -> None:

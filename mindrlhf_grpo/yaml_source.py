@@ -15,6 +15,8 @@ import yaml
 Path: TypeAlias = tuple[str | int, ...]
 MAX_VALUES = 100_000  # aliases can multiply: a few lines may stand for billions of values
 
+REFUSED = object()  # in place of a value that has been reported
+
 TAG = "tag:yaml.org,2002:"
 RESOLVERS: list[tuple[str, str, list[str]]] = [
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
@@ -60,18 +62,27 @@ def parse(text: str) -> Document:
     document = Document()
     try:
         root = yaml.compose(text, Loader=Loader)
-        if root is not None:
-            document.value = _Reader(document).read(root, ())
+        value = None if root is None else _Reader(document).read(root, ())
+        document.value = None if value is REFUSED else value
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax_error(error, text))
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        document.problems.append((line, f"invalid YAML: character #x{ord(str(error.character)):04x} is not allowed"))
+        document.problems.append((line, f"invalid YAML: character {text[error.position]!r} is not allowed"))
     except RecursionError:
         document.problems.append((1, "invalid YAML: nested too deeply, or an alias that contains itself"))
     except _TooLarge:
         document.problems.append((1, f"invalid YAML: aliases expand to more than {MAX_VALUES} values"))
     return document
+
+
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """Text with line breaks that only Unicode knows goes in double quotes, where they are escaped."""
+    style = '"' if any(character in text for character in "\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar(TAG + "str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
 
 
 def dump(value: Any) -> str:
@@ -98,7 +109,8 @@ class _Reader:
         if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
-            return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
+            items = [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
+            return [item for item in items if item is not REFUSED]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         return self._refuse(node, f"tag {node.tag} is not accepted")
@@ -124,7 +136,9 @@ class _Reader:
                 continue
             here: Path = (*path, name)
             first_line[name] = self.document.lines[here] = _line(key_node)
-            values[name] = self.read(value_node, here)
+            value = self.read(value_node, here)
+            if value is not REFUSED:
+                values[name] = value
         return values
 
     def _merged(self, node: yaml.Node, path: Path) -> dict[str, Any]:
@@ -156,8 +170,9 @@ class _Reader:
             return self._refuse(node, f"{text!r} is not a YAML {kind}")
         return self._refuse(node, f"tag {node.tag} is not accepted")
 
-    def _refuse(self, node: yaml.Node, text: str) -> None:
+    def _refuse(self, node: yaml.Node, text: str) -> object:
         self.document.problems.append((_line(node), text))
+        return REFUSED
 
 
 def _line(node: yaml.Node) -> int:
