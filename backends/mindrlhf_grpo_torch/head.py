@@ -156,10 +156,9 @@ class ModelHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[C, E]`` -> ``[C, V]``: the model's forward with these hidden states in place of its body's output."""
-        from transformers.modeling_outputs import BaseModelOutputWithPast
 
-        def body(*_: Any, **__: Any) -> BaseModelOutputWithPast:
-            return BaseModelOutputWithPast(last_hidden_state=hidden[None])
+        def body(*_: Any, **__: Any) -> BodyOutput:
+            return BodyOutput((hidden[None],))
 
         places = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
         self.base.forward = body  # type: ignore[method-assign]
@@ -167,3 +166,14 @@ class ModelHead:
             return self.causal_lm(input_ids=places, use_cache=False).logits[0]
         finally:
             del self.base.forward
+
+
+class BodyOutput(tuple[Tensor, ...]):
+    """What a model's body returns, with nothing in it but the last hidden state."""
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        return None

@@ -89,7 +89,7 @@ class TorchPolicy:
         assert entropy is not None
         mask = tensors["mask"]
         sums = {"loss": value, "tokens": mask.sum(), "entropy": (entropy * mask).sum(), **metrics}
-        return {name: float(number) for name, number in sums.items()}
+        return {name: float(number.detach()) for name, number in sums.items()}
 
     def fingerprint(self) -> str:
         """Digest of the weights by Hugging Face name, adapters merged."""
