@@ -37,7 +37,7 @@ class Chart:
 CHARTS = (
     Chart(section="Learning", title="Reward", says="Mean over the step's completions; each component before weighting.",
           metrics=("reward/mean", "reward/*/mean"), wide=True),
-    Chart(section="Learning", title="Held-out accuracy", says="Problems never trained on.", metrics=("eval/accuracy",), percent=True),
+    Chart(section="Learning", title="Held-out accuracy", says="Greedy, on the held-out problems.", metrics=("eval/accuracy",), percent=True),
     Chart(section="Learning", title="Reward spread", says="Standard deviation over the completions.", metrics=("reward/std",)),
     Chart(section="Learning", title="Held-out components", says="Mean of each reward component.", metrics=("eval/*/mean",)),
     Chart(section="Optimisation", title="Loss", says="Hovers near 0: watch for jumps, not a fall.", metrics=("loss",), zero=False),

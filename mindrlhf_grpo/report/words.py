@@ -196,8 +196,8 @@ def planned_steps(run: Run) -> int:
 
 
 def duration(run: Run) -> float:
-    """Seconds the run took: from the summary, else the sum of its steps."""
-    return as_number(run.summary.get("seconds")) or sum(run.values("time/step"))
+    """Seconds the run took. The summary's are those of the last process only, so the steps may add up to more."""
+    return max(as_number(run.summary.get("seconds")) or 0.0, sum(run.values("time/step")))
 
 
 def counted(steps: list[int]) -> str:

@@ -123,6 +123,12 @@ def test_facts_name_model_task_algorithm_and_backend(make_run: MakeRun) -> None:
     )
 
 
+def test_duration_of_a_resumed_run_is_that_of_all_its_steps(tmp_path: Path) -> None:
+    append(tmp_path, '{"step": 1, "time/step": 100}', '{"step": 2, "time/step": 50}')
+    (tmp_path / "summary.json").write_text('{"seconds": 60}')
+    assert dict(facts(read_run(tmp_path)))["duration"] == "2 min 30 s"
+
+
 def test_headline_is_held_out_accuracy_with_its_uncertainty(make_run: MakeRun) -> None:
     shown = headline(read_run(make_run()))
     assert shown is not None
