@@ -57,8 +57,10 @@ def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> Pr
         ConfigError: no such folder, no config.json, an unknown architecture, missing or unsafe weights.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     check_folder(model.path)
+    disable_progress_bar()
     with refused_as_config_error(model.path):
         loaded, report = AutoModelForCausalLM.from_pretrained(
             model.path,
@@ -92,9 +94,9 @@ def refused_as_config_error(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())
         hint = "; set model.trust_remote_code=true if you trust its code" if "trust_remote_code" in reason else ""
-        raise ConfigError(f"model.path {path!r} cannot be loaded: {reason}{hint}") from None
+        raise ConfigError(f"model.path {path!r} cannot be loaded: {reason[:300]}{hint}") from None
 
 
 def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int) -> nn.Module:
