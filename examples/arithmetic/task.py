@@ -13,24 +13,24 @@ HELD_OUT = 200
 WORDING = "What is {a}+{b}? Answer with only a number."
 
 
-def pairs(largest: int = LARGEST, held_out: int = HELD_OUT) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Operand pairs ``(a, b)`` with a <= b for training and held out: disjoint, the same on every machine."""
+def pairs(largest: int = LARGEST, size: int = HELD_OUT) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Operand pairs ``(a, b)`` with a <= b for training and held out: ``size`` pairs held out, the same ones on every machine."""
     every = [(a, b) for a in range(largest + 1) for b in range(a, largest + 1)]
-    if held_out >= len(every):
-        raise ValueError(f"held_out={held_out} leaves nothing to train on: {len(every)} pairs up to {largest}")
+    if size >= len(every):
+        raise ValueError(f"{size} held-out pairs leave nothing to train on: {len(every)} pairs up to {largest}")
     random.Random(2).shuffle(every)
-    return every[held_out:], every[:held_out]
+    return every[size:], every[:size]
 
 
-def train(largest: int = LARGEST, held_out: int = HELD_OUT) -> list[dict[str, str]]:
+def train(largest: int = LARGEST, size: int = HELD_OUT) -> list[dict[str, str]]:
     """Training rows: each training pair in both orders."""
-    pairs_to_train, _ = pairs(largest, held_out)
+    pairs_to_train, _ = pairs(largest, size)
     return [row(*operands) for a, b in pairs_to_train for operands in sorted({(a, b), (b, a)})]
 
 
-def test(largest: int = LARGEST, held_out: int = HELD_OUT) -> list[dict[str, str]]:
+def held_out(largest: int = LARGEST, size: int = HELD_OUT) -> list[dict[str, str]]:
     """Held-out rows: each held-out pair once, the order of its operands drawn."""
-    _, pairs_held_out = pairs(largest, held_out)
+    _, pairs_held_out = pairs(largest, size)
     draw = random.Random(3)
     return [row(a, b) if draw.random() < 0.5 else row(b, a) for a, b in pairs_held_out]
 

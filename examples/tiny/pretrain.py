@@ -81,7 +81,7 @@ def learn(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: 
     draw = random.Random(seed)
     rows = task.train(rows=BATCH * 200, seed=seed + 1)
     shown = [row["prompt"] + (row["answer"] if draw.random() < RISING else row["answer"][::-1]) for row in rows]
-    ids = torch.tensor([tokenizer.encode(text) + [tokenizer.eos_token_id] for text in shown])
+    ids = torch.tensor([[*tokenizer.encode(text), tokenizer.eos_token_id] for text in shown])
     fresh = task.train(rows=200, seed=seed + 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     for step in range(1, MAX_STEPS + 1):

@@ -13,11 +13,11 @@ DIGITS = 5
 HELD_OUT = 300
 
 
-def multisets(held_out: int = HELD_OUT) -> tuple[list[str], list[str]]:
+def multisets() -> tuple[list[str], list[str]]:
     """Sorted digit strings for training and held out: disjoint, the same on every machine."""
     every = ["".join(digits) for digits in itertools.combinations_with_replacement("0123456789", DIGITS)]
     random.Random(2).shuffle(every)
-    return every[held_out:], every[:held_out]
+    return every[HELD_OUT:], every[:HELD_OUT]
 
 
 def train(rows: int = 20000, seed: int = 0) -> list[dict[str, str]]:
@@ -27,7 +27,7 @@ def train(rows: int = 20000, seed: int = 0) -> list[dict[str, str]]:
     return [row(draw.choice(answers), draw) for _ in range(rows)]
 
 
-def test() -> list[dict[str, str]]:
+def held_out() -> list[dict[str, str]]:
     """One arrangement of each held-out multiset."""
     draw = random.Random(3)
     return [row(answer, draw) for answer in multisets()[1]]

@@ -1,0 +1,88 @@
+"""Time one GRPO step of this project; prints one JSON line with the same fields as ``trl_step.py``.
+
+It drives the trainer that ``mindrlhf-grpo train`` uses and reads the trainer's own clock. ``update_s`` holds the
+forward pass of training, log-probs of the reference and the old policy included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import addition
+import torch
+import transformers
+
+import mindrlhf_grpo
+from mindrlhf_grpo.backend import load_backend
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.json_lines import read_json_lines
+from mindrlhf_grpo.trainers.online import OnlineTrainer
+
+
+def main() -> None:
+    """Run the steps, print the line."""
+    arguments = addition.flags(__doc__ or "")
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(arguments, Path(folder))
+    versions = {
+        "framework": f"mindrlhf-grpo {mindrlhf_grpo.__version__}",
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+    figures.print(arguments, versions)
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> addition.Figures:
+    """Wall and processor seconds of each step, and the trainer's split of it."""
+    config = configuration(arguments, folder / "run")
+    trainer = OnlineTrainer(config, load_backend(config))
+    trainer.sync.push(0)
+    figures = addition.Figures()
+    for step in range(1, arguments.steps + 1):
+        wall, processor = time.perf_counter(), sum(os.times()[:2])
+        trainer.step(step)
+        figures.step.append(time.perf_counter() - wall)
+        figures.step_cpu.append(sum(os.times()[:2]) - processor)
+    trainer.tracker.close()
+    for line in read_json_lines(config.run_dir / "metrics.jsonl").rows:
+        figures.generate.append(line["time/generate"])
+        figures.update.append(line["time/update"] + line["time/logps"])
+        figures.length.append(line["length/mean"])
+        figures.reward.append(line["reward/mean"])
+    return figures
+
+
+def configuration(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
+    """TRL's numbers, no evaluation, nothing saved: one step more than is run, because the last one saves."""
+    length = arguments.completion_length
+    source = {"name": f"{Path(addition.__file__)}:rows", "words": arguments.prompt_words}
+    return RunConfig.model_validate(
+        {
+            "run_dir": run_dir,
+            "model": {"path": arguments.model, "dtype": arguments.dtype},
+            "data": {"source": source, "max_prompt_tokens": 4096},
+            "rewards": [{"function": "numeric_match"}],
+            "rollout": {
+                "group_size": arguments.generations,
+                "max_tokens": length,
+                "min_tokens": 0 if arguments.free_length else length,
+                "slots": arguments.batch,
+            },
+            "algorithm": {"name": "grpo", "preset": "trl", "kl_coef": arguments.beta},
+            "train": {
+                "steps": arguments.steps + 1,
+                "prompts_per_step": arguments.batch // arguments.generations,
+                "learning_rate": arguments.lr,
+            },
+            "tracking": {"rollouts_every": 0},
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Ours and TRL's GRPO step in turn (A B A B ...), medians and ratios; the last line is one JSON object.
+
+A ratio is ours / TRL's: below 1 is faster or smaller. Processor seconds stand beside wall seconds, because a busy
+machine shows as processor seconds far below threads x wall seconds. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+COLUMNS = ("step_s", "step_cpu_s", "generate_s", "update_s", "generate_tok_s", "peak_rss_mb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One pair of runs, and the ratios it gives: name in the last line -> field."""
+
+    flags: tuple[str, ...]
+    ratios: dict[str, str]
+
+
+WORKS = {
+    "fp32": Work(
+        flags=("--batch", "16", "--generations", "8", "--completion-length", "64", "--dtype", "float32"),
+        ratios={
+            "ratio_step_fp32": "step_s",
+            "ratio_generate_fp32": "generate_s",
+            "ratio_update_fp32": "update_s",
+            "ratio_peak_memory": "peak_rss_mb",
+        },
+    ),
+    "bf16": Work(
+        flags=("--batch", "16", "--generations", "8", "--completion-length", "64", "--dtype", "bfloat16"),
+        ratios={"ratio_step_bf16": "step_s"},
+    ),
+    "long_prompt_bf16": Work(
+        flags=("--batch", "8", "--generations", "8", "--completion-length", "64", "--prompt-words", "170", "--dtype", "bfloat16"),
+        ratios={"ratio_step_long_prompt_bf16": "step_s"},
+    ),
+}  # fmt: skip
+ORDER = (
+    "ratio_step_fp32", "ratio_step_bf16", "ratio_step_long_prompt_bf16", "ratio_generate_fp32", "ratio_update_fp32",
+    "ratio_peak_memory",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is asked, then print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", required=True, help="Python of this project's environment")
+    parser.add_argument("--peer", required=True, help="Python of TRL's environment")
+    parser.add_argument("--model", default="models/SmolLM2-135M-Instruct", help="the same folder for both, both dtypes")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each side")
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps a run")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=list(WORKS), nargs="+", help="measure these alone")
+    parser.add_argument(
+        "--emulated-bf16", action="store_true", help="measure bf16 also where the processor lacks it: hours"
+    )
+    arguments = parser.parse_args()
+    ratios: dict[str, float | None] = dict.fromkeys(ORDER)
+    for name in arguments.only or WORKS:
+        if "bf16" in name and not arguments.emulated_bf16 and not computes_bf16(arguments.ours):
+            print(
+                f"{name}: not measured, this machine has no bfloat16 arithmetic (--emulated-bf16 does it all the same)"
+            )
+            continue
+        ratios.update(compare(name, arguments))
+    print(json.dumps(ratios))
+
+
+def computes_bf16(python: str) -> bool:
+    """Whether a device of this machine computes bfloat16 in hardware."""
+    done = subprocess.run([python, "-m", "mindrlhf_grpo_torch.devices"], check=True, capture_output=True, text=True)
+    devices: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["devices"]
+    return bool(devices[0]["bfloat16"])
+
+
+def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Run both sides in turn; ratios of the medians."""
+    work = WORKS[name]
+    common = [
+        *work.flags,
+        "--model",
+        arguments.model,
+        "--steps",
+        str(arguments.steps),
+        "--threads",
+        str(arguments.threads),
+    ]
+    sides = {"ours": [arguments.ours, "grpo_step.py"], "trl": [arguments.peer, "trl_step.py"]}
+    lines: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    print(f"{name}: {' '.join(work.flags)}\n{'':>10}" + "".join(f"{column:>16}" for column in COLUMNS), flush=True)
+    for run in range(1, arguments.runs + 1):
+        for side, (python, script) in sides.items():
+            lines[side].append(measured([python, str(HERE / script), *common]))
+            show(f"{side} {run}", lines[side][-1])
+    medians = {
+        side: {c: statistics.median(line[c] for line in found) for c in COLUMNS} for side, found in lines.items()
+    }
+    for side, values in medians.items():
+        show(f"{side} median", values)
+    return {ratio: round(medians["ours"][column] / medians["trl"][column], 3) for ratio, column in work.ratios.items()}
+
+
+def measured(command: list[str]) -> dict[str, Any]:
+    """The JSON object a side prints last."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def show(label: str, values: dict[str, Any]) -> None:
+    """One row of the table."""
+    print(f"{label:>10}" + "".join(f"{values[column]:>16,.3f}" for column in COLUMNS), flush=True)
+
+
+if __name__ == "__main__":
+    main()
