@@ -7,7 +7,6 @@ A key set in the configuration wins over the algorithm's own value, that over th
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from .batching import dead_groups
 from .config import AlgorithmConfig
 from .errors import ConfigError
 from .losses import PolicyLoss, kl
+from .nearest import did_you_mean
 from .types import FloatArray, IntArray
 from .xp import NUMPY
 
@@ -212,6 +212,4 @@ def check_settings(name: str, settings: Settings) -> None:
 
 def unknown(key: str, value: str, known: list[str]) -> str:
     """Message for a name that does not exist, with the nearest one that does."""
-    nearest = get_close_matches(value, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{key} {value!r} is unknown; there are {', '.join(known)}{hint}"
+    return f"{key} {value!r} is unknown{did_you_mean(value, known)}; there are {', '.join(known)}"

@@ -5,7 +5,6 @@ What is wrong with a row is raised as DataError without its place; the stream, w
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..config import DataConfig
 from ..errors import DataError
+from ..nearest import did_you_mean
 from ..types import IntArray
 from .tokenizer import Tokenizer
 
@@ -60,8 +60,7 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
 def read_column(row: Mapping[str, Any], column: str) -> str | Conversation:
     """The prompt column: non-empty text, or messages that are not all empty. Raises DataError on anything else."""
     if column not in row:
-        near = difflib.get_close_matches(column, [str(name) for name in row], n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(column, map(str, row))
         raise DataError(f"no column {column!r}{hint}; columns: {', '.join(map(str, row)) or 'none'}")
     value = row[column]
     if isinstance(value, str):

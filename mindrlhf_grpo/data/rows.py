@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import DataError
+from ..nearest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,5 @@ class IndexedRows:
 def unknown(what: str, value: str, accepted: Iterable[str]) -> DataError:
     """The error for a name that is none of those accepted: names the nearest and lists them."""
     names = sorted(accepted)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return DataError(f"{what} {value!r} is unknown{hint}; accepted: {shown or 'none'}")
+    return DataError(f"{what} {value!r} is unknown{did_you_mean(value, names)}; accepted: {shown or 'none'}")

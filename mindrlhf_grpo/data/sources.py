@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..nearest import CUTOFF, did_you_mean_file
 from .arrow import read_folder, read_hub, read_parquet
 from .json_lines import JsonLines
 from .reasoning_tasks import read_task
@@ -90,10 +91,8 @@ def _misspelt_scheme(scheme: str) -> bool:
 
 def _not_found(name: str, path: Path) -> DataError:
     scheme, colon, rest = name.partition(":")
-    near = difflib.get_close_matches(scheme.replace("-", "_"), SCHEMES, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(scheme.replace("-", "_"), SCHEMES, n=1, cutoff=CUTOFF)
     if colon and near:
         return DataError(f"data source {name!r} is unknown (did you mean {near[0] + ':' + rest!r}?); accepted: {FORMS}")
-    siblings = {other.name: other for other in path.parent.iterdir()} if path.parent.is_dir() else {}
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f" (did you mean {str(siblings[close[0]])!r}?)" if close else ""
+    hint = did_you_mean_file(path)
     return DataError(f"data source {name!r} not found: no such file or folder{hint}; accepted: {FORMS}")

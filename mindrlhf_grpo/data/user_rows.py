@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, UserError
+from ..user_functions import describe, import_function
 from .rows import BadRow, IndexedRows, Rows, unknown
 
 
@@ -23,7 +17,10 @@ def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
     Raises:
         DataError: no such file, module or function, arguments it does not take, or an exception inside it.
     """
-    function = import_function(name)
+    try:
+        function = import_function(name)
+    except UserError as error:
+        raise DataError(f"{name}: {error}") from error
     _check_arguments(name, function, arguments)
     try:
         returned = function(**arguments)
@@ -33,66 +30,13 @@ def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
     except DataError:
         raise
     except (Exception, SystemExit) as error:  # user code
-        raise DataError(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise DataError(f"{name} failed: {describe(error)}") from error
     bad = {
         i: BadRow(f"{name}[{i}]", f"not a dict but {type(item).__name__}")
         for i, item in enumerate(items)
         if not isinstance(item, Mapping)
     }
     return IndexedRows(name=name, size=len(items), read=lambda index: dict(items[index]), bad=bad)
-
-
-def import_function(name: str) -> Callable[..., Any]:
-    """The function of ``pkg.module:function`` or ``path/file.py:function``.
-
-    Raises:
-        DataError: no such file, module or function, or an exception while importing it.
-    """
-    where, _, attribute = name.rpartition(":")
-    module = _import_file(name, Path(where)) if where.endswith(".py") else _import_module(name, where)
-    function = getattr(module, attribute, None)
-    if function is None:
-        raise unknown(
-            f"{where}: function",
-            attribute,
-            (key for key, value in vars(module).items() if callable(value) and key[0] != "_"),
-        )
-    if not callable(function):
-        raise DataError(f"{name} is a {type(function).__name__}, not a function")
-    return function  # type: ignore[no-any-return]
-
-
-def _import_file(name: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        siblings = [str(other) for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), siblings, n=1)
-        raise DataError(f"{name}: no file {path}" + (f" (did you mean {near[0]}?)" if near else ""))
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    alias = f"_user_{path.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(alias, path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{name}: {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[alias] = module  # dataclasses and annotations look their module up
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # user code
-        del sys.modules[alias]
-        raise DataError(f"{name}: importing {path} failed: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import_module(name: str, module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
-            raise DataError(
-                f"{name}: no module {error.name!r} on the import path; a file is given as path/file.py:function"
-            ) from error
-        raise DataError(f"{name}: importing {module} failed: {error}") from error
-    except (Exception, SystemExit) as error:  # user code
-        raise DataError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 
 def _check_arguments(name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

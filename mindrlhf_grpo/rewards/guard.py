@@ -21,9 +21,10 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from .. import errors
+from ..user_functions import describe
 from .protocol import Inputs
 from .resolve import Reward
-from .rows import Failure, Rows, WrongResult, concat_rows, describe
+from .rows import Failure, Rows, WrongResult, concat_rows
 from .worker import call
 
 START_LIMIT = 300.0  # seconds for a worker to import the function

@@ -10,20 +10,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
-import sys
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias, get_type_hints
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, UserError
+from ..nearest import did_you_mean
+from ..user_functions import absolute, import_function
 from .answers import reference_column
 from .protocol import Inputs
-from .rows import describe
 
 Function: TypeAlias = Callable[..., Any]
 GIVEN = ("prompts", "completions", "completion_ids")  # always there, whatever the data
@@ -122,7 +117,7 @@ def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Rewar
     required = tuple(name for name in open_names if parameters[name].default is inspect.Parameter.empty)
     return Reward(
         label=label,
-        reference=_absolute(function),
+        reference=absolute(function),
         function=loaded,
         settings=dict(arguments),
         required=required,
@@ -139,18 +134,18 @@ def load_function(reference: str, *, label: str) -> Function:
     Raises:
         ConfigError: with ``label`` first, what was not found, and the nearest name there is.
     """
-    place, _, name = reference.rpartition(":")
-    if not place:
+    if ":" not in reference:
         built_in = _built_in(reference, label)
         loaded: Function = getattr(importlib.import_module(f".{built_in.module}", __package__), built_in.function)
         return loaded
     try:
-        module = _file_module(Path(place)) if place.endswith(".py") else _named_module(place)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{label}: there is no file {place}") from error
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{label}: {place} cannot be imported: {describe(error)}") from error
-    return _member(module, place, name, label)
+        found = import_function(reference)
+    except UserError as error:
+        raise ConfigError(f"{label}: {error}") from error
+    if inspect.isclass(found) or inspect.iscoroutinefunction(found):
+        kind = "a class" if inspect.isclass(found) else "a coroutine function"
+        raise ConfigError(f"{label}: {reference} must be a plain function, not {kind}")
+    return found
 
 
 def prepare(reference: str) -> None:
@@ -163,57 +158,14 @@ def prepare(reference: str) -> None:
 def _built_in(name: str, label: str) -> BuiltIn:
     built_in = BUILT_INS.get(name)
     if built_in is None:
-        near = get_close_matches(name, BUILT_INS, n=1, cutoff=0.0)[0]
         raise ConfigError(
-            f"{label}: there is no built-in function {name!r}, the nearest is {near!r}; built in are "
+            f"{label}: there is no built-in function {name!r}{did_you_mean(name, BUILT_INS, cutoff=0.0)}; built in are "
             f"{', '.join(BUILT_INS)}; your own is written pkg.module:function or file.py:function"
         )
     if built_in.library and importlib.util.find_spec(built_in.library) is None:
         package = f"mindrlhf-grpo[{built_in.extra}]" if built_in.extra else built_in.library.replace("_", "-")
         raise ConfigError(f"{label}: {name} needs the library {built_in.library}: pip install '{package}'")
     return built_in
-
-
-def _file_module(path: Path) -> ModuleType:
-    path = path.expanduser().resolve(strict=True)
-    name = f"mindrlhf_grpo_file_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
-    _search_in(str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _named_module(name: str) -> ModuleType:
-    _search_in(os.getcwd())  # a console script, unlike python -m, does not look there
-    return importlib.import_module(name)
-
-
-def _search_in(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.append(folder)
-
-
-def _member(module: ModuleType, place: str, name: str, label: str) -> Function:
-    found = getattr(module, name, None)
-    if found is None:
-        names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        near = get_close_matches(name, names, n=1)
-        hint = f", the nearest is {near[0]!r}" if near else f"; functions there are: {', '.join(names) or 'none'}"
-        raise ConfigError(f"{label}: {place} has no {name!r}{hint}")
-    if inspect.isclass(found) or not callable(found) or inspect.iscoroutinefunction(found):
-        raise ConfigError(f"{label}: {place}:{name} must be a plain function, it is a {type(found).__name__}")
-    loaded: Function = found
-    return loaded
 
 
 def _parameters(function: Function, label: str) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -235,8 +187,7 @@ def _refuse_unknown(arguments: Mapping[str, Any], settable: list[str], any_name:
         if name in GIVEN:
             raise ConfigError(f"{label}: {name!r} is given by the trainer and cannot be set under arguments")
         if name not in settable and not any_name:
-            near = get_close_matches(name, settable, n=1)
-            hint = f", the nearest is {near[0]!r}" if near else ""
+            hint = did_you_mean(name, settable)
             raise ConfigError(f"{label}: unknown argument {name!r}{hint}; it takes {', '.join(settable) or 'none'}")
 
 
@@ -262,8 +213,3 @@ def _checked_settings(
             reason = error.errors()[0]["msg"]
             raise ConfigError(f"{label}: argument {name!r} is {value!r}: {reason}") from error
     return checked
-
-
-def _absolute(reference: str) -> str:
-    place, _, name = reference.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}:{name}" if place.endswith(".py") else reference

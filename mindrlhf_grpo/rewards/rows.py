@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ..user_functions import describe
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -108,16 +110,3 @@ def _fits(row: Row, width: int) -> bool:
 def _misfit(row: Row, width: int) -> str:
     got = f"{len(row)} segment values" if isinstance(row, tuple) else "one value"
     return f"{got} where another sample has {width} segment values"
-
-
-def describe(error: BaseException) -> str:
-    """Type, text (cut at 200 characters) and innermost line of an exception."""
-    try:
-        text = str(error)[:200]
-    except Exception:
-        text = "(its text cannot be made)"
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})" if trace is not None else ""
-    return f"{type(error).__name__}: {text}{place}"

@@ -14,9 +14,10 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from .. import errors
+from ..user_functions import describe
 from .protocol import Inputs
 from .resolve import Function, load_function, prepare
-from .rows import WrongResult, describe, read_result
+from .rows import WrongResult, read_result
 
 GRACE = 2.0  # seconds after the time limit at which an orphan ends itself
 _killable = False

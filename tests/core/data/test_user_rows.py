@@ -64,7 +64,7 @@ def test_what_is_no_dict_is_a_bad_row(file: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        ("row", {}, r"function 'row' is unknown \(did you mean 'rows'\?\)"),
+        ("row", {}, r"has no function 'row' \(did you mean 'rows'\?\); functions there: .*rows, mixed"),
         ("LIMIT", {}, "is a int, not a function"),
         ("wrong", {}, "returned str, not an iterable of dicts"),
         ("fails", {}, "failed: KeyError: 'lost'"),
@@ -78,12 +78,14 @@ def test_a_wrong_function_or_argument(file: Path, function: str, arguments: dict
 
 
 def test_a_missing_file_or_module_or_a_broken_one(file: Path) -> None:
-    with pytest.raises(DataError, match=r"no file .*my_row\.py \(did you mean .*my_rows\.py\?\)"):
+    with pytest.raises(DataError, match=r"no file .*my_row\.py \(did you mean '.*my_rows\.py'\?\)"):
         read_rows(f"{file.parent}/my_row.py:rows")
     with pytest.raises(DataError, match="no module 'no_such_module_here' on the import path"):
         read_rows("no_such_module_here.rows:function")
     file.write_text("import no_such_library\n")
-    with pytest.raises(DataError, match=r"importing .* failed: ModuleNotFoundError: No module named 'no_such_library'"):
+    with pytest.raises(
+        DataError, match=r"my_rows.py cannot be imported: ModuleNotFoundError: No module named 'no_such_library'"
+    ):
         read_rows(f"{file}:rows")
     file.write_text("def rows(:\n")
     with pytest.raises(DataError, match="SyntaxError"):

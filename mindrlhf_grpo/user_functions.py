@@ -1,0 +1,108 @@
+"""The user's own Python functions, written ``pkg.module:function`` or ``path/file.py:function``.
+
+Modules are looked for in the current folder too. A file is imported once in a process, whoever names it, and may
+import its neighbours.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import UserError
+from .nearest import did_you_mean, did_you_mean_file
+
+
+def import_function(reference: str) -> Callable[..., Any]:
+    """What a reference names; a class or anything else that can be called will do.
+
+    Raises:
+        UserError: no such file, module or function, with the nearest there is, or an exception while importing it.
+    """
+    place, _, name = reference.rpartition(":")
+    module = _import(place)
+    function = getattr(module, name, None)
+    if function is None:
+        names = [key for key, value in vars(module).items() if inspect.isroutine(value) and key[0] != "_"]
+        raise UserError(
+            f"{place} has no function {name!r}{did_you_mean(name, names)}; functions there: {', '.join(names) or 'none'}"
+        )
+    if not callable(function):
+        raise UserError(f"{place}: {name!r} is a {type(function).__name__}, not a function")
+    return function  # type: ignore[no-any-return]
+
+
+def absolute(reference: str) -> str:
+    """The same reference with a file's path made absolute, so that another process finds it too."""
+    place, _, name = reference.rpartition(":")
+    return f"{_path(place)}:{name}" if place.endswith(".py") else reference
+
+
+def describe(error: BaseException) -> str:
+    """Type, text (cut at 200 characters) and innermost line of an exception in the user's code."""
+    try:
+        text = str(error)[:200]
+    except Exception:
+        text = "(its text cannot be made)"
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename if trace is not None else "<frozen"
+    place = (
+        "" if trace is None or file.startswith("<frozen") else f" ({file}:{trace.tb_lineno})"
+    )  # <frozen: Python's own
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _import(place: str) -> ModuleType:
+    is_file = place.endswith(".py")
+    if is_file and not os.path.isfile(os.path.expanduser(place)):
+        raise UserError(f"there is no file {place}{did_you_mean_file(Path(place), '*.py')}")
+    try:
+        return _file_module(_path(place)) if is_file else _named_module(place)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"there is no module {error.name!r} on the import path; a file is written path/file.py:function"
+            ) from error
+        raise UserError(f"{place} cannot be imported: {describe(error)}") from error
+
+
+def _path(place: str) -> Path:
+    return Path(os.path.expanduser(place)).resolve()
+
+
+def _file_module(path: Path) -> ModuleType:
+    name = f"mindrlhf_grpo_file_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, annotations and pickling look a class's module up here
+    _search_in(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _named_module(name: str) -> ModuleType:
+    _search_in(os.getcwd())  # a console script, unlike python -m, does not look there
+    return importlib.import_module(name)
+
+
+def _search_in(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.append(folder)
