@@ -1,15 +1,15 @@
-"""JSON-lines files that survive a kill: a reader that skips what is broken, a writer that replaces whole files.
+"""JSON lines: one object on each line. A run's own files survive a kill: broken lines are skipped, files replaced whole.
 
-Lines end at ``\\n`` only; other line separators may stand inside a string. Numbers that are not finite
-are written and read as null, so that every JSON reader accepts the files.
+In a run's files numbers that are not finite are written and read as null, so that every JSON reader accepts them.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,25 +27,38 @@ def read_json_lines(path: Path) -> JsonLines:
     """All objects of a file; an absent file is an empty one."""
     rows: list[dict[str, Any]] = []
     bad: list[int] = []
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path.read_bytes() if path.exists() else b""):
         row = parse_object(line)
-        if row is None:
+        if isinstance(row, str):
             bad.append(number)
         else:
             rows.append(row)
     return JsonLines(rows, bad)
 
 
-def parse_object(line: bytes) -> dict[str, Any] | None:
-    """The JSON object on a line, None if there is no such thing."""
+def numbered_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1; a byte order mark is left out."""
+    # Only \n ends a line: JSON strings may hold the other line ends of Unicode.
+    lines = enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1)
+    return ((number, line) for number, line in lines if line.strip())
+
+
+def parse_object(line: bytes, *, keep_nan: bool = False) -> dict[str, Any] | str:
+    """The JSON object on a line, or the reason why it is none; NaN and infinities become None unless kept."""
     try:
-        row = json.loads(line.decode(), parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+        value = json.loads(line.decode("utf-8"), parse_constant=None if keep_nan else lambda _: None)
+    except UnicodeDecodeError as error:
+        return f"invalid UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
+    except json.JSONDecodeError as error:
+        return f"invalid JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        return f"invalid JSON: {error}"
+    return value if isinstance(value, dict) else f"not an object but {_kind(value)}"
+
+
+def _kind(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
 
 
 def to_json(value: Any) -> str:

@@ -54,6 +54,13 @@ class ChatTemplate:
             raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
+def render(template: ChatTemplate | None, messages: Sequence[Mapping[str, str]], *, tokenizer: str) -> str:
+    """``template.render``; raises DataError naming the tokenizer if it has no template."""
+    if template is None:
+        raise DataError(f"tokenizer {tokenizer} has no chat template")
+    return template.render(messages)
+
+
 def select_template(choice: str, own: str | None) -> str | None:
     """The template that ``data.chat_template`` asks for: ``auto`` (``own``), ``none``, or a file's text.
 

@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 
 from ..errors import DataError
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, render
 from .tokenizer_files import TokenizerFiles
 
 
@@ -44,9 +44,7 @@ class HuggingFaceTokenizer:
         return str(both[len(before) :])
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        if self._template is None:
-            raise DataError(f"tokenizer {self._name} has no chat template")
-        return self.encode(self._template.render(messages))
+        return self.encode(render(self._template, messages, tokenizer=self._name))
 
 
 def _read(files: TokenizerFiles) -> FastTokenizer:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..json_lines import numbered_lines, parse_object
 from .rows import BadRow
-
-BOM = b"\xef\xbb\xbf"
 
 
 class JsonLines:
@@ -21,9 +19,7 @@ class JsonLines:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        # Only \n ends a line: JSON strings may hold the other line ends of Unicode.
-        lines = enumerate(content.removeprefix(BOM).split(b"\n"), start=1)
-        self._lines = [(number, line) for number, line in lines if line.strip()]
+        self._lines = list(numbered_lines(content))
         self._path = path
         rows = (self[index] for index in range(len(self)))
         self.bad = {index: row for index, row in enumerate(rows) if isinstance(row, BadRow)}
@@ -32,26 +28,8 @@ class JsonLines:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> dict[str, Any] | BadRow:
-        row = parse_object(self._lines[index][1])
+        row = parse_object(self._lines[index][1], keep_nan=True)
         return BadRow(self.place(index), row) if isinstance(row, str) else row
 
     def place(self, index: int) -> str:
         return f"{self._path}:{self._lines[index][0]}"
-
-
-def parse_object(line: bytes) -> dict[str, Any] | str:
-    """The JSON object of a line, or the reason why it is none."""
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"invalid UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
-    except json.JSONDecodeError as error:
-        return f"invalid JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        return f"invalid JSON: {error}"
-    return value if isinstance(value, dict) else f"not an object but {_kind(value)}"
-
-
-def _kind(value: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return names.get(type(value), "null")

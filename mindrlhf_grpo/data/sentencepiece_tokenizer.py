@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, render
 from .special_tokens import SpecialTokens
 from .tokenizer_files import TokenizerFiles
 
@@ -65,9 +65,7 @@ class SentencePieceTokenizer:
         return str(self._model.id_to_piece(token)).replace(SPACE, " ")
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        if self._template is None:
-            raise DataError(f"tokenizer {self._name} has no chat template")
-        return self.encode(self._template.render(messages))
+        return self.encode(render(self._template, messages, tokenizer=self._name))
 
     def _decode_plain(self, ids: list[int]) -> str:
         # Control tokens decode to nothing; the unknown token would decode to a mark that is no text.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, render
 from .tokenizer_files import TokenizerFiles
 
 # Contractions | a word with one leading mark | digits | punctuation with its line ends | line ends | spaces.
@@ -95,9 +95,7 @@ class TiktokenTokenizer:
         return raw.decode("utf-8", "replace")
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        if self._template is None:
-            raise DataError(f"tokenizer {self._name} has no chat template")
-        return self.encode(self._template.render(messages))
+        return self.encode(render(self._template, messages, tokenizer=self._name))
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError
-from .chat_template import ChatTemplate
+from .chat_template import ChatTemplate, render
 from .tokenizer_files import TokenizerFiles
 
 
@@ -43,9 +43,7 @@ class TransformersTokenizer:
         return str(self._auto.decode([int(token)])) if 0 <= token < self.vocab_size else ""
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        if self._template is None:
-            raise DataError(f"tokenizer {self._name} has no chat template")
-        return self.encode(self._template.render(messages))
+        return self.encode(render(self._template, messages, tokenizer=self._name))
 
     def _id(self, text: str) -> int | None:
         token = self._auto.get_vocab().get(text)

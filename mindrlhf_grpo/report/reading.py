@@ -159,7 +159,7 @@ def _read_summary(run: Run) -> None:
     if not path.exists():
         return
     summary = parse_object(path.read_bytes())
-    if summary is None:
+    if isinstance(summary, str):
         run.skipped.append("summary.json (not readable as JSON)")
     else:
         run.summary = summary

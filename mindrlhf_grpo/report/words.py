@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..intervals import wilson_interval
 from ..progress import printable
 from .reading import Run, as_number
 
 EDGE = 5  # steps averaged at each end of a curve
-Z95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +60,16 @@ def headline(run: Run) -> Headline | None:
 
 def interval_text(before: float, after: float, problems: int) -> str:
     """The 95% Wilson intervals of both accuracies, and whether they overlap."""
-    low, high = wilson(before, problems), wilson(after, problems)
+    low, high = (wilson_interval(min(1.0, max(0.0, rate)) * problems, problems) for rate in (before, after))
     text = f"{problems:,} problems; 95% intervals {percent(low[0])} to {percent(low[1])}, then {percent(high[0])} to {percent(high[1])}"
     overlap = low[0] <= high[1] and high[0] <= low[1]
     return text + (". They overlap: the change may be chance" if overlap else "")
 
 
-def wilson(rate: float, count: int) -> tuple[float, float]:
-    """95% score interval of a success rate over ``count`` trials (Wilson 1927)."""
-    centre = rate + Z95**2 / (2 * count)
-    half = Z95 * math.sqrt(rate * (1 - rate) / count + Z95**2 / (4 * count**2)) if 0 <= rate <= 1 else 0.0
-    scale = 1 + Z95**2 / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
 def problem_count(run: Run) -> int:
     """Held-out problems, 0 if unknown."""
     counts = run.values("eval/problems")
-    return int(as_number(run.summary.get("problems")) or (counts[-1] if counts else 0))
+    return max(0, int(as_number(run.summary.get("problems")) or (counts[-1] if counts else 0)))
 
 
 def sentences(run: Run) -> list[str]:

@@ -12,7 +12,7 @@ from mindrlhf_grpo.errors import UserError
 from mindrlhf_grpo.report.charts import chart_data, label
 from mindrlhf_grpo.report.completions import fitting, pack, spread, whole_groups
 from mindrlhf_grpo.report.reading import read_completions, read_run, thinned
-from mindrlhf_grpo.report.words import accuracies, facts, headline, interval_text, remarks, sentences, span, wilson
+from mindrlhf_grpo.report.words import accuracies, facts, headline, interval_text, remarks, sentences, span
 from mindrlhf_grpo.rollout_log import RolloutRecord
 
 MakeRun = Callable[..., Path]
@@ -147,6 +147,10 @@ def test_overlapping_intervals_are_said_to_be_chance() -> None:
     assert "chance" not in interval_text(0.26, 0.9, 200)
 
 
+def test_an_accuracy_out_of_range_has_the_interval_of_the_nearest_in_range() -> None:
+    assert interval_text(-0.5, 1.5, 10) == "10 problems; 95% intervals 0.0% to 27.8%, then 72.2% to 100.0%"
+
+
 def test_headline_without_evaluation_is_training_reward(tmp_path: Path) -> None:
     append(tmp_path, *(json.dumps({"step": step, "reward/mean": step / 10}) for step in range(1, 5)))
     shown = headline(read_run(tmp_path))
@@ -162,13 +166,6 @@ def test_accuracy_of_the_untrained_model_starts_the_curve_at_step_zero(make_run:
 
 def test_accuracy_after_some_training_is_not_taken_for_that_before(make_run: MakeRun) -> None:
     assert accuracies(read_run(make_run(steps=10, finished=False)))[0] is None
-
-
-@pytest.mark.parametrize(
-    ("rate", "count", "low", "high"), [(0.5, 100, 0.40383, 0.59617), (0.0, 10, 0.0, 0.27753), (1.0, 10, 0.72247, 1.0)]
-)
-def test_wilson_interval(rate: float, count: int, low: float, high: float) -> None:
-    assert wilson(rate, count) == pytest.approx((low, high), abs=1e-5)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.5, "1 min 0 s"), (3700, "1 h 1 min")])
