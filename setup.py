@@ -27,7 +27,7 @@ setup(
         "pyyaml>=6",
         "typer>=0.12",
         "rich>=13",
-        "jinja2>=3.1",
+        "jinja2>=3.1.6",
         "plotly>=5",
         "tokenizers>=0.20",
         "transformers>=5.0",

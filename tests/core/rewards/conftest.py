@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 
 MakeGroup = Callable[..., RolloutGroup]
-
-settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
-settings.load_profile("no deadline")
 
 HOSTILE = """
 import ctypes
