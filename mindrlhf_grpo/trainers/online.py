@@ -70,6 +70,7 @@ class OnlineTrainer:
         self.engine = backend.load_engine(self.policy, self.tokenizer)
         self.sync = backend.weight_sync(self.policy, self.engine)
         self.progress = self._resume()
+        self.resumed_seconds = self.progress.seconds
         self.tracker = self._tracker()
         self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.warnings = self._warnings()
@@ -80,6 +81,7 @@ class OnlineTrainer:
             self.tracker.note(text)
         self.sync.push(self.progress.step)
         self._first_evaluation()
+        self.clock = Clock()
         try:
             while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
                 self.step(self.progress.step + 1)
@@ -90,7 +92,7 @@ class OnlineTrainer:
 
     def step(self, step: int) -> None:
         """One rollout batch, learned from."""
-        clock = Clock()
+        clock = self.clock
         self.engine.wake_up()
         experience = self.collector.collect(self.policy, clock)
         self.engine.sleep()
@@ -105,9 +107,10 @@ class OnlineTrainer:
         with clock.phase("eval"):
             metrics.update(self._evaluate(step))
         with clock.phase("save"):
-            self._save(step)
             self._log_rollouts(step, experience)
+        # Logged before the checkpoint: a run killed in between makes this step, and its line, again.
         self.tracker.log(step, {**metrics, **clock.metrics(), **self._memory()})
+        self._save(step)
 
     def _learn(self, step: int, experience: Experience) -> list[UpdateResult]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps; none if no token has a loss."""
@@ -199,8 +202,16 @@ class OnlineTrainer:
         due = settings.every and step % settings.every == 0
         last = step == self.config.train.steps or progress.stopped_because is not None
         best = settings.keep_best and progress.best_step == step
+        self.clock = Clock()  # of the next step, which carries the time of this checkpoint
         if not (due or last or best):
             return
+        with self.clock.phase("save"):
+            self._write_checkpoint(step)
+
+    def _write_checkpoint(self, step: int) -> None:
+        """Rank 0 writes and prunes; the others wait."""
+        settings, progress = self.config.checkpoint, self.progress
+        progress.seconds = self._seconds()
         if self.main:
 
             def write(model: Path, optimizer: Path) -> None:
@@ -256,6 +267,10 @@ class OnlineTrainer:
     def _memory(self) -> dict[str, float]:
         return {f"memory/{name}": value for name, value in self.backend.memory().items()}
 
+    def _seconds(self) -> float:
+        """Wall seconds of the run, those before a resume included."""
+        return self.resumed_seconds + time.perf_counter() - self.started
+
     def _finish(self) -> dict[str, Any]:
         """Summary and report; the numbers of the last evaluation are the run's."""
         progress = self.progress
@@ -263,7 +278,7 @@ class OnlineTrainer:
             "accuracy_before": progress.accuracy_before,
             "accuracy_after": progress.accuracy,
             "problems": len(self.held_out.prompts) if self.held_out else 0,
-            "seconds": round(time.perf_counter() - self.started, 1),
+            "seconds": round(self._seconds(), 1),
             "report": str(self.folder.path / "report.html"),
         }
         if self.main:

@@ -25,6 +25,7 @@ class Progress:
     """Where the run stands: everything of the trainer that exact resume needs, as plain JSON."""
 
     step: int = 0
+    seconds: float = 0.0
     stream: dict[str, Any] = field(default_factory=dict)
     accuracy_before: float | None = None
     accuracy: float | None = None

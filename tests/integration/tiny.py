@@ -14,6 +14,9 @@ import yaml
 from safetensors.numpy import load_file
 
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz?\n"
+REWARD = """def digits(completions):
+    return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
+"""
 SPECIAL = ["<pad>", "<eos>"]
 
 
@@ -25,7 +28,7 @@ def write_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
 
     vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
     torch.manual_seed(seed)
@@ -64,7 +67,7 @@ def settings(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "model": {"path": str(folder / "model"), "device": "cpu"},
         "data": {"source": str(folder / "rows.jsonl"), "chat_template": "none"},
         "rewards": [
-            {"function": "regex", "arguments": {"pattern": "[0-9]"}, "name": "digit"},
+            {"function": f"{folder / 'reward.py'}:digits"},
             {"function": "length", "arguments": {"tokens": 4}, "weight": 0.5},
         ],
         "rollout": {"group_size": 4, "max_tokens": 8, "slots": 8},
@@ -80,6 +83,7 @@ def prepare(folder: Path, **sections: dict[str, Any]) -> Path:
     if not (folder / "model").exists():
         write_model(folder / "model")
         write_rows(folder / "rows.jsonl")
+        (folder / "reward.py").write_text(REWARD)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings(folder, **sections)))
     return path
