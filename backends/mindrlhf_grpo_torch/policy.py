@@ -27,6 +27,7 @@ from . import hf, xp
 from .attention import attending
 from .comm import SingleProcess, TorchRanks
 from .fingerprint import fingerprint
+from .lean_layers import make_lean
 from .log_probs import LogProbModel
 from .optim import AdamW, gradient_norm
 
@@ -38,6 +39,7 @@ class TorchPolicy:
         self.config, self.device, self.comm = config, device, comm
         model = hf.load_causal_lm(config.model, device)
         self.model: Any = hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model
+        make_lean(self.model)
         self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute)
         self.layout, self.layout_reason = self.scorer.layout, self.scorer.layout_reason
         self.trainable = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
