@@ -11,13 +11,9 @@ from typing import Any
 from . import checkpoint
 from .errors import CheckpointError
 from .lora_merge import merge_adapter
-from .model_files import find_folder
+from .model_files import TOKENIZER_FILES, copy_files, find_folder
 
 ADAPTER = "adapter_config.json"
-TOKENIZER_FILES = (
-    "tokenizer*", "*.model", "*.tiktoken", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "chat_template*", "generation_config.json",
-)  # fmt: skip
 
 
 def find_policy(path: Path) -> Path:
@@ -63,11 +59,9 @@ def export(source: Path, out: Path, *, merge: bool = False) -> dict[str, Any]:
     partial.mkdir(parents=True)
     if adapter and merge:
         merge_adapter(policy, base_folder(policy), partial)
-        _copy(policy, partial, TOKENIZER_FILES)
+        copy_files(policy, partial, TOKENIZER_FILES)
     else:
-        _copy(policy, partial, ("*",))
-        if not adapter and (origin := _origin(source)) is not None:
-            _copy(origin, partial, TOKENIZER_FILES)
+        copy_files(policy, partial, ("*",))
     for file in partial.rglob("*"):
         checkpoint.flush(file)
     if out.exists():
@@ -83,23 +77,3 @@ def base_folder(policy: Path) -> Path:
     if not name:
         raise CheckpointError(f"{policy / ADAPTER} does not say which model it belongs to (base_model_name_or_path)")
     return find_folder(str(name))
-
-
-def _origin(source: Path) -> Path | None:
-    """The model folder a run started from: its tokenizer serves where the checkpoint has none."""
-    import yaml
-
-    for folder in (source, *source.absolute().parents[:2]):
-        settings = folder / "config.yaml"
-        if settings.is_file():
-            model = yaml.safe_load(settings.read_text(encoding="utf-8"))["model"]["path"]
-            return Path(model) if Path(model).is_dir() else None
-    return None
-
-
-def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
-    """Copy the files that match and are not there yet."""
-    for pattern in patterns:
-        for file in sorted(source.glob(pattern)):
-            if file.is_file() and not (target / file.name).exists():
-                shutil.copyfile(file, target / file.name)

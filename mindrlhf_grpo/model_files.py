@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import re
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+
+TOKENIZER_FILES = (
+    "tokenizer*", "*.model", "*.tiktoken", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+    "chat_template*", "generation_config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +172,11 @@ def _reachable(endpoint: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files of a folder that match and are not there yet."""
+    for pattern in patterns:
+        for file in sorted(source.glob(pattern)):
+            if file.is_file() and not (target / file.name).exists():
+                shutil.copyfile(file, target / file.name)

@@ -19,6 +19,7 @@ from ..config_file import dump
 from ..data.stream import PromptStream
 from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import RunFailed
+from ..model_files import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
 from ..rewards import Rewards
 from ..rollout_log import write_rollouts
@@ -216,6 +217,7 @@ class OnlineTrainer:
 
             def write(model: Path, optimizer: Path) -> None:
                 self.policy.save_model(model)
+                copy_files(find_folder(self.config.model.path), model, TOKENIZER_FILES)
                 self.policy.save_state(optimizer)
 
             checkpoint.save(self.folder.checkpoints, step, state(progress), write)

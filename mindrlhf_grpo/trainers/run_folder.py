@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from .. import __version__, checkpoint
 from ..config import RunConfig
 from ..config_file import dump, load_config
 from ..errors import CheckpointError
+from ..json_lines import replace_file
 from ..types import Batch
 
 # Keys that may change between a run and its resumption: they decide when things happen or how fast, not what.
@@ -64,9 +64,7 @@ class RunFolder:
                     "Use another run_dir, or delete this one"
                 )
         lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
-        partial = saved.with_suffix(".partial")
-        partial.write_text("\n".join(lines) + "\n" + dump(config))
-        os.replace(partial, saved)
+        replace_file(saved, ("\n".join(lines) + "\n" + dump(config)).encode())
 
     def latest(self) -> tuple[Progress, Path] | None:
         """Progress and folder of the newest checkpoint, verified; None for a fresh run."""
@@ -89,7 +87,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """``RUN/summary.json``."""
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=1))
+        replace_file(self.path / "summary.json", json.dumps(summary, indent=1).encode())
 
 
 def state(progress: Progress) -> dict[str, Any]:
