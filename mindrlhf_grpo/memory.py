@@ -15,6 +15,7 @@ from .model_files import DTYPE_BYTES, TensorInfo
 
 BYTES = {"float32": 4, "bfloat16": 2}
 HEAD_CHUNK = 256  # positions whose logits exist at once
+PREFILL_TOKENS = 4096  # prompt tokens computed together before generation
 # Bytes that autograd keeps for each token in one block of a Llama-like model, by width: (hidden, intermediate,
 # query, key). Counted with saved-tensor hooks on the PyTorch backend; a test counts again.
 KEPT = {
@@ -37,6 +38,7 @@ class ModelShape:
         query, key: heads times head size, of queries and of keys (or values).
         largest: elements of the largest tensor.
         linear: (in + out) summed over the linear layers that all-linear LoRA adapts.
+        adapted: weights of those layers.
     """
 
     parameters: int
@@ -48,6 +50,7 @@ class ModelShape:
     vocabulary: int
     largest: int
     linear: int
+    adapted: int
 
 
 def shape_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelShape:
@@ -73,6 +76,7 @@ def shape_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Mo
         vocabulary=text["vocab_size"],
         largest=max(sizes.values(), default=0),
         linear=sum(sum(shape) for shape in adapted),
+        adapted=sum(shape[0] * shape[1] for shape in adapted),
     )
 
 
@@ -160,6 +164,7 @@ def phases(config: RunConfig, shape: ModelShape, *, reference: bool, ranks: int 
         "weights": weights + adapters * 4,
         "reference": weights if reference and not adapters else 0,
         "optimizer": optimizer_bytes(trainable, kind),
+        "engine": shape.adapted * BYTES[model.dtype] if adapters else 0,  # merged; else it shares the weights
     }
     return {
         "load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]},
@@ -183,9 +188,12 @@ def generation_parts(config: RunConfig, shape: ModelShape, ranks: int) -> Parts:
     completions = -(-config.train.prompts_per_step // ranks) * rollout.group_size
     slots = min(rollout.slots, completions)
     positions = slots * (config.data.max_prompt_tokens + rollout.max_tokens)
+    prompts = -(-slots // rollout.group_size)
+    prefill = max(config.data.max_prompt_tokens, min(PREFILL_TOKENS, prompts * config.data.max_prompt_tokens))
     return {
         "KV cache": kv_cache_bytes(shape, positions, dtype),
         "logits": logits_bytes(shape, slots, dtype),
+        "prefill": kv_cache_bytes(shape, prefill, dtype) + forward_bytes(shape, prefill, dtype),
     }
 
 

@@ -1,0 +1,253 @@
+"""The command line: help that teaches, one clear block for errors, exit codes, one JSON line for programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import write_run
+
+from mindrlhf_grpo import __version__
+from mindrlhf_grpo.cli import main
+from mindrlhf_grpo.errors import RunFailed
+
+Run = Callable[..., tuple[int, str, str]]
+COMMANDS = ("train", "generate", "evaluate", "report", "doctor", "export", "explain")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("MINDRLHF_DEBUG", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+def replace_training(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], dict[str, Any]]) -> None:
+    pytest.importorskip("mindrlhf_grpo.trainers.online")
+    monkeypatch.setattr("mindrlhf_grpo.trainers.online.train", function)
+
+
+def test_help_lists_the_commands_with_a_full_sentence_each(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert "..." not in out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_has_an_example(run: Run, name: str) -> None:
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"\n  mindrlhf-grpo {name}" in out
+
+
+def test_no_command_shows_the_help(run: Run) -> None:
+    code, out, err = run()
+    assert "Commands:" in out + err
+    assert code in (0, 2)  # 2 in newer versions of the library
+
+
+def test_help_is_fast_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom mindrlhf_grpo.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'transformers', 'yaml', 'rich'} & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert time.perf_counter() - started < 5  # about 0.3 s; the machine may be busy
+
+
+def test_preflight_loads_no_framework(config: Path) -> None:
+    program = (
+        "import sys\nfrom mindrlhf_grpo.cli import main\n"
+        f"try: main(['train', {str(config)!r}, 'rollout.group_size=1'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'mindspore', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]"]
+    assert "rollout.group_size is 1" in done.stderr
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"mindrlhf-grpo {__version__}\n", "")
+
+
+def test_module_can_be_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mindrlhf_grpo", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"mindrlhf-grpo {__version__}\n"
+
+
+# ---- training
+
+
+def test_training_ends_with_one_json_line(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = {"accuracy_before": 0.25, "accuracy_after": float("nan"), "problems": 9, "report": "x/report.html"}
+    replace_training(monkeypatch, lambda config: {**summary, "seconds": config.train.steps})
+    code, out, err = run("train", config, "train.steps=7")
+    assert code == 0
+    assert json.loads(out) == {**summary, "accuracy_after": None, "seconds": 7}
+    assert "accuracy_before" in err
+    assert "0.25" in err
+
+
+def test_other_ranks_print_nothing(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    replace_training(monkeypatch, lambda _: {"a": 1})
+    assert run("train", config) == (0, "", "")
+    assert run("train", config, "train.steps=x") == (2, "", "")
+
+
+def test_errors_of_another_rank_say_which(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> dict[str, Any]:
+        raise RunFailed("step 3: the loss is NaN")
+
+    monkeypatch.setenv("RANK", "1")
+    replace_training(monkeypatch, fail)
+    assert run("train", config) == (3, "", "error (rank 1): step 3: the loss is NaN\n")
+
+
+def test_interruption_says_how_to_go_on(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    replace_training(monkeypatch, interrupt)
+    code, out, err = run("train", config)
+    assert (code, out) == (130, "")
+    assert err == f"error: interrupted; the same command goes on from the last checkpoint in {config.parent}/run\n"
+
+
+def test_bugs_are_one_line_and_a_traceback_only_if_asked(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> dict[str, Any]:
+        raise ZeroDivisionError("division\nby zero")
+
+    replace_training(monkeypatch, fail)
+    code, out, err = run("train", config)
+    assert (code, out) == (70, "")
+    assert err == "error: ZeroDivisionError: division by zero\nThis is a bug; --debug shows the traceback.\n"
+    with pytest.raises(ZeroDivisionError):
+        main(["train", str(config), "--debug"])
+    monkeypatch.setenv("MINDRLHF_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["train", str(config)])
+
+
+def test_a_mistyped_option_is_a_usage_error(run: Run, config: Path) -> None:
+    code, out, err = run("train", config, "--steps", "3")
+    assert (code, out) == (2, "")
+    assert "No such option" in err
+
+
+# ---- explain
+
+
+def test_explain_a_key(run: Run) -> None:
+    code, out, _ = run("explain", "rollout.group_size")
+    assert code == 0
+    assert out.splitlines() == [
+        "rollout.group_size",
+        "  Completions per prompt (G).",
+        "  takes    a whole number, at least 1",
+        "  default  8",
+        "  peers    trl: num_generations; verl: rollout.n; openrlhf: --n_samples_per_prompt",
+        "  write    rollout.group_size=8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("num_generations", "rollout.group_size"), ("--n_samples_per_prompt", "rollout.group_size"),
+        ("actor_rollout_ref.rollout.n", "rollout.group_size"), ("beta", "algorithm.kl_coef"),
+        ("gradient_checkpointing", "model.recompute"), ("epsilon_high", "algorithm.clip_high"),
+        ("max_num_seqs", "rollout.slots"), ("--init_kl_coef", "algorithm.kl_coef"),
+    ],
+)  # fmt: skip
+def test_explain_finds_what_peers_call_a_key(run: Run, name: str, key: str) -> None:
+    code, out, _ = run("explain", "--", name)
+    assert code == 0
+    assert f" is {key} here." in out
+    assert f"\n{key}\n" in out
+
+
+def test_explain_tells_what_presets_set(run: Run) -> None:
+    assert "presets  (none) 0.0; trl 0.0; verl 3.0" in run("explain", "algorithm.dual_clip")[1]
+
+
+def test_explain_all_keys_a_section_and_an_ambiguous_name(run: Run) -> None:
+    everything = run("explain")[1]
+    assert "[8] Completions per prompt (G)." in everything
+    assert "(required) Folder or hub id" in everything
+    assert "train.steps" in run("explain", "train")[1]
+    assert [line for line in run("explain", "every")[1].splitlines() if line[:1].strip()] == [
+        "eval.every",
+        "checkpoint.every",
+    ]
+
+
+def test_explain_an_unknown_key_names_the_nearest(run: Run) -> None:
+    assert run("explain", "lerning_rate") == (
+        2,
+        "",
+        "error: unknown key lerning_rate; did you mean train.learning_rate?\n",
+    )
+
+
+def test_explain_schema_is_json(run: Run) -> None:
+    assert json.loads(run("explain", "--schema")[1])["properties"]["seed"]["default"] == 0
+
+
+# ---- report, export, evaluate, generate: what can be said without a backend
+
+
+def test_report_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("report", tmp_path)
+    assert code == 2
+    assert err == f"error: '{tmp_path}' is no run: there is no {tmp_path}/metrics.jsonl\n"
+
+
+def test_export_of_what_is_no_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "has no complete checkpoint" in run("export", tmp_path / "empty", tmp_path / "out")[2]
+    assert "there is no folder" in run("export", tmp_path / "nothing", tmp_path / "out")[2]
+
+
+def test_generate_needs_a_model_and_a_prompt(run: Run, config: Path) -> None:
+    model = config.parent / "model"
+    assert run("generate", model)[2].startswith("error: no prompt: give texts, or a file")
+    assert "cannot be read" in run("generate", model, "--file", "nothing.txt")[2]
+    assert "there is no folder" in run("generate", "./nothing", "hello")[2]
+    assert "--dtype int8 is not accepted" in run("generate", model, "hello", "--dtype", "int8")[2]
+
+
+def test_evaluate_checks_what_it_was_given(run: Run, config: Path) -> None:
+    assert "missing section model" in run("evaluate")[2]
+    err = run(
+        "evaluate", "--model", config.parent / "model", "--source", "nothing.jsonl", "--reward", "nummeric_match"
+    )[2]
+    assert "--source: data.source: data source 'nothing.jsonl' not found" in err
+    assert "--reward: rewards.0: there is no built-in function 'nummeric_match'" in err
+    assert "one configuration file at most" in run("evaluate", config, config)[2]

@@ -1,0 +1,155 @@
+"""Doctor: what it says of this machine and of a configuration, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import write_run
+
+from mindrlhf_grpo import doctor, machine
+from mindrlhf_grpo.cli import main
+from mindrlhf_grpo.machine import BackendState
+
+CPU = {"device": "cpu", "name": "x86_64", "bfloat16": False}
+GPU = {"device": "cuda:0", "name": "H100", "free": 79 * 2**30, "total": 80 * 2**30, "bfloat16": True}
+
+
+def usable(*devices: dict[str, Any]) -> BackendState:
+    return BackendState(name="torch", usable=True, text="torch 2.13.0", devices=list(devices))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_run(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def one_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing of devices takes seconds in a process of its own: one test below runs it."""
+    monkeypatch.setattr(doctor, "backend_states", lambda: [usable(CPU)])
+
+
+def test_a_good_configuration_is_ready(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", str(config)])
+    out = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert out.splitlines()[-1] == "Ready."
+    for phase in ("load", "generate", "score", "update", "checkpoint"):
+        assert f"\n  {phase} " in out
+
+
+def test_json_has_bytes_by_phase_and_part(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", str(config), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is True
+    assert found["memory"]["parameters"] == 1536
+    assert found["memory"]["phases"]["update"]["weights"] == 1536 * 4
+    assert found["memory"]["phases"]["update"]["optimizer"] == 1536 * 8
+    assert found["versions"]["numpy"].count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stepz=1", "unknown key train.stepz"),
+        ("rewards.0.function=nummeric", "there is no built-in function 'nummeric'"),
+        ("model.device=cuda", "model.device: 'cuda' is not here; found: cpu"),
+    ],
+)
+def test_a_bad_configuration_is_not_ready(
+    config: Path, override: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", str(config), override])
+    out = capsys.readouterr().out
+    assert stopped.value.code == 1
+    assert said in out
+    assert out.splitlines()[-1] == "Not ready."
+
+
+def test_too_little_memory_is_a_problem_that_names_the_largest_part(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "host_memory", lambda: (700 * 2**20, 2**30))
+    settings = ["data.max_prompt_tokens=1000000", "train.tokens_per_micro_batch=10000000"]
+    found = doctor.examine(config, settings)
+    assert found["ok"] is False
+    assert "phase update needs about" in found["problems"][0]
+    assert "the largest part is activations" in found["problems"][0]
+    assert "train.tokens_per_micro_batch" in found["problems"][0]
+
+
+def test_bfloat16_without_instructions_is_a_warning(config: Path) -> None:
+    found = doctor.examine(config, ["model.dtype=bfloat16"])
+    assert found["ok"] is True
+    assert found["warnings"] == ["cpu computes bfloat16 slowly: it has no instructions for it"]
+
+
+def test_memory_is_compared_with_the_accelerator(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "backend_states", lambda: [usable(GPU, CPU)])
+    assert doctor.examine(config, ["model.device=auto"])["memory"]["available"] == 79 * 2**30
+    assert doctor.examine(config, ["model.device=cpu"])["memory"]["device"] == "cpu"
+    assert "cuda:0: H100, 79.0 of 80.0 GiB free" in doctor.shown(doctor.examine(None, []))
+
+
+def test_without_a_usable_backend_nothing_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = BackendState(
+        name="torch", usable=False, text="torch is missing: pip install 'mindrlhf-grpo[torch]'", devices=[]
+    )
+    monkeypatch.setattr(doctor, "backend_states", lambda: [absent])
+    found = doctor.examine(None, [])
+    assert (found["ok"], found["problems"]) == (False, ["no backend can be used"])
+    assert "pip install 'mindrlhf-grpo[torch]'" in doctor.shown(found)
+
+
+def test_weights_that_are_not_here_leave_memory_unpredicted(config: Path) -> None:
+    (config.parent / "model" / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"{}")
+    found = doctor.examine(config, [])
+    assert any("memory is not predicted" in warning for warning in found["warnings"])
+
+
+# ---- the machine
+
+
+def test_a_backend_that_is_not_installed_is_a_normal_row() -> None:
+    state = machine.backend_state("mindspore", "mindrlhf_grpo_no_such_module")
+    assert (state.usable, state.text) == (False, "not part of this installation")
+
+
+def test_numpy_2_is_warned_of_for_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "installed", lambda package: {"numpy": "2.4.6", "mindspore": "2.10.0"}.get(package))
+    assert machine.backend_state("mindspore", "mindrlhf_grpo_no_such_module").warning == (
+        "mindspore 2.10 needs numpy < 2, here is 2.4.6: pip install 'numpy<2'"
+    )
+    monkeypatch.setattr(machine, "installed", lambda package: {"numpy": "1.26.4", "mindspore": "2.10.0"}.get(package))
+    assert machine.backend_state("mindspore", "mindrlhf_grpo_no_such_module").warning == ""
+
+
+def test_a_framework_that_breaks_does_not_take_doctor_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_listing.py").write_text("raise ImportError('no driver')\n")
+    (tmp_path / "silent_listing.py").write_text("pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert machine.probe("broken_listing") == "broken: ImportError: no driver"
+    assert machine.probe("silent_listing") == "broken: exit code 0"
+
+
+def test_host_memory_is_positive_and_ordered() -> None:
+    available, total = machine.host_memory()
+    assert 0 < available <= total
+
+
+def test_torch_lists_its_devices() -> None:
+    pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-m", "mindrlhf_grpo_torch.devices"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["framework"].startswith("torch ")
+    assert found["devices"][-1]["device"] == "cpu"

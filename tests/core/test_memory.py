@@ -1,0 +1,136 @@
+"""Memory formulas against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_run import architecture, write_model
+
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.memory import (
+    ModelShape,
+    activation_bytes,
+    adapter_parameters,
+    forward_bytes,
+    head_bytes,
+    kv_cache_bytes,
+    logits_bytes,
+    micro_batch_tokens,
+    optimizer_bytes,
+    peak,
+    phases,
+    shape_of,
+)
+from mindrlhf_grpo.model_files import read_headers
+
+SHAPE = ModelShape(
+    parameters=1000, layers=2, hidden=8, intermediate=16, query=8, key=4, vocabulary=10, largest=128, linear=208, adapted=768
+)  # fmt: skip
+
+
+def run_config(**sections: dict[str, Any]) -> RunConfig:
+    given_sections: dict[str, Any] = {
+        "model": {"path": "m"}, "data": {"source": "s", "max_prompt_tokens": 10}, "rewards": [{"function": "f"}],
+        "rollout": {"group_size": 4, "max_tokens": 6, "slots": 5}, "train": {"prompts_per_step": 3, "tokens_per_micro_batch": 50},
+    }  # fmt: skip
+    for name, values in sections.items():
+        given_sections[name] = {**given_sections.get(name, {}), **values}
+    return RunConfig.model_validate(given_sections)
+
+
+def test_shape_counts_every_weight_once_from_the_headers(tmp_path: Path) -> None:
+    shape = shape_of(architecture(), read_headers(write_model(tmp_path / "model")))
+    # a layer: q, o 64 each; k, v 32 each; gate, up, down 128 each; two norms of 8: 592. Embeddings 344, last norm 8.
+    assert shape.parameters == 2 * 592 + 344 + 8
+    # in + out of a layer: q, o 16; k, v 12; gate, up, down 24: 128
+    assert (shape.linear, shape.adapted, shape.largest) == (2 * 128, 2 * 576, 344)
+    assert (shape.query, shape.key, shape.layers, shape.vocabulary) == (8, 4, 2, 43)
+
+
+def test_tied_weights_stored_twice_count_once(tmp_path: Path) -> None:
+    tensors = read_headers(write_model(tmp_path / "model"))
+    once = shape_of(architecture(), tensors).parameters
+    stored_twice = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+    assert shape_of(architecture(), stored_twice).parameters == once
+    assert shape_of({**architecture(), "tie_word_embeddings": False}, stored_twice).parameters == once + 344
+
+
+def test_optimizer_holds_two_moments_and_a_master_copy_of_16_bit_weights() -> None:
+    assert optimizer_bytes(1000, "float32") == 8000
+    assert optimizer_bytes(1000, "bfloat16") == 12000
+
+
+def test_adapters_have_a_row_in_and_a_column_out_of_each_rank() -> None:
+    assert adapter_parameters(SHAPE, 4) == 832
+    assert adapter_parameters(SHAPE, 0) == 0
+
+
+def test_cache_holds_keys_and_values_of_every_layer() -> None:
+    assert kv_cache_bytes(SHAPE, 100, "float32") == 2 * 2 * 4 * 100 * 4
+    assert kv_cache_bytes(SHAPE, 100, "bfloat16") == 3200
+
+
+def test_logits_of_a_chunk() -> None:
+    assert logits_bytes(SHAPE, 256, "float32") == 256 * 10 * 12
+    assert logits_bytes(SHAPE, 256, "bfloat16") == 256 * 10 * 10
+    assert head_bytes(SHAPE, "bfloat16", trained=False) == 25600
+    assert head_bytes(SHAPE, "bfloat16", trained=True) == 25600 + 10 * 8 * 6
+
+
+def test_activations_by_width() -> None:
+    # a token in a block, float32: 24 * 8 + 16 * 16 + 8 * 8 + 8 * 4 + 8 = 552 bytes; 2 blocks kept and one on the way back
+    assert activation_bytes(SHAPE, 10, "float32", lora_rank=0, recompute=False) == 3 * 5520
+    # bfloat16: 16 * 8 + 8 * 16 + 4 * 8 + 4 * 4 + 8 = 312
+    assert activation_bytes(SHAPE, 10, "bfloat16", lora_rank=0, recompute=False) == 3 * 3120
+    # adapters of rank 2: 16 * 8 + 16 * 16 + 8 * 8 + 8 * 4 + 8 + 4 * 7 * 2 = 544
+    assert activation_bytes(SHAPE, 10, "float32", lora_rank=2, recompute=False) == 3 * 5440
+    # recomputed: the input of each block (8 * 4 bytes), and one block twice
+    assert activation_bytes(SHAPE, 10, "float32", lora_rank=0, recompute=True) == 2 * 320 + 2 * 5520
+
+
+def test_forward_without_gradient_holds_one_block() -> None:
+    assert forward_bytes(SHAPE, 10, "float32") == 10 * (24 + 48 + 8 + 8) * 4 + 256 * 10 * 12
+
+
+@pytest.mark.parametrize(
+    ("sections", "ranks", "tokens"),
+    [
+        ({}, 1, 50),  # the budget: a step has 3 * (10 + 4 * 6) = 102
+        ({"train": {"tokens_per_micro_batch": 1000}}, 1, 102),
+        ({"train": {"tokens_per_micro_batch": 1000}, "model": {"layout": "plain"}}, 1, 192),  # 3 * 4 * 16
+        ({"train": {"tokens_per_micro_batch": 1000}}, 2, 68),  # 2 prompts on the fuller rank
+        ({"train": {"tokens_per_micro_batch": 1}}, 1, 16),  # one completion with its prompt at least
+    ],
+)
+def test_tokens_computed_at_once(sections: dict[str, Any], ranks: int, tokens: int) -> None:
+    assert micro_batch_tokens(run_config(**sections), ranks) == tokens
+
+
+def test_phases_of_full_training_in_float32() -> None:
+    parts = phases(run_config(), SHAPE, reference=True)
+    held = {"weights": 4000, "reference": 4000, "optimizer": 8000, "engine": 0}
+    assert parts["load"] == {"weights": 4000, "largest tensor": 512}
+    assert parts["generate"].items() >= {**held, "KV cache": 2 * 2 * 4 * (5 * 16) * 4, "logits": 5 * 10 * 12}.items()
+    assert parts["update"] == {**held, "gradients": 4000, "activations": 3 * 50 * 552, "head": 30720 + 640}
+    assert parts["checkpoint"] == {**held, "copy of the optimizer": 8000}
+    assert peak(parts["load"]) == 4512
+
+
+def test_phases_of_lora_in_bfloat16_need_no_reference_and_little_optimizer() -> None:
+    parts = phases(run_config(model={"path": "m", "dtype": "bfloat16", "lora_rank": 4}), SHAPE, reference=True)
+    assert parts["update"].items() >= {
+        "weights": 2000 + 832 * 4, "reference": 0, "optimizer": 832 * 8, "engine": 768 * 2, "gradients": 832 * 4,
+        "head": 25600,
+    }.items()  # fmt: skip
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000), st.sampled_from(["float32", "bfloat16"]), st.booleans())
+def test_more_tokens_never_need_less(few: int, more: int, dtype: str, recompute: bool) -> None:
+    low, high = (
+        activation_bytes(SHAPE, tokens, dtype, lora_rank=0, recompute=recompute) for tokens in sorted((few, more))
+    )
+    assert low <= high
