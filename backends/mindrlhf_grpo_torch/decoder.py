@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -153,7 +154,7 @@ def probe(decoder: Decoder, model: Any) -> float:
 
 def probe_logits(decoder: Decoder, rows: Sequence[IntArray]) -> Tensor:
     """Logits ``[rows, PROBE_STEPS + 1, V]`` of each row's last places, computed step by step."""
-    with torch.inference_mode(decoder.inference_mode):
+    with without_gradient(decoder):
         decoder.open(len(rows))
         prompts, first = decoder.prefill([row[:-PROBE_STEPS] for row in rows])
         for slot, prompt in enumerate(prompts):
@@ -163,6 +164,11 @@ def probe_logits(decoder: Decoder, rows: Sequence[IntArray]) -> Tensor:
             steps.append(decoder.decode([int(row[step]) for row in rows], [len(row) + step for row in rows]))
         decoder.close()
         return torch.stack(steps, dim=1)
+
+
+def without_gradient(decoder: Decoder) -> AbstractContextManager[None]:
+    """The mode a decoder runs in. Not ``inference_mode(False)``: that turns gradients on."""
+    return torch.inference_mode() if decoder.inference_mode else torch.no_grad()
 
 
 def as_ids(row: IntArray, model: Any) -> Tensor:

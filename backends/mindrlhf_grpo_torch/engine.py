@@ -18,7 +18,7 @@ from mindrlhf_grpo.errors import BackendError, ConfigError, DataError
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
 from . import hf
-from .decoder import choose_decoder
+from .decoder import choose_decoder, without_gradient
 from .fingerprint import fingerprint
 from .generation import Generation, Progress
 
@@ -81,7 +81,7 @@ class TorchEngine:
             return []
         for prompt in prompts:
             self._check(prompt, sampling)
-        with torch.no_grad(), torch.inference_mode(self.decoder.inference_mode):
+        with without_gradient(self.decoder):
             return Generation(
                 prompts, sampling, group_size=group_size, slots=self.slots, decoder=self.decoder,
                 tokenizer=self.tokenizer, vocab_size=self.vocab_size, device=self.device,

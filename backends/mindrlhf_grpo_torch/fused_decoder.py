@@ -2,6 +2,8 @@
 
 Few large operations a layer: one matmul for q, k and v, one for gate and up, rotary embedding and cache writes
 over all heads at once. Grouped queries are folded into the query length, so keys are not repeated.
+Rows are computed in multiples of ``ROWS``: a matmul library treats the last few of an odd number by another
+kernel, and a completion's float32 numbers would then depend on how many others are decoded beside it.
 Legend: n running slots, H query heads, K key/value heads, R = H / K, D head size, E hidden size, L places read,
 P padded prompt length, V vocabulary.
 """
@@ -23,6 +25,7 @@ from .hf import causal_lm_of
 from .kv_cache import PromptCache, SlotCache, round_up
 
 PREFILL_TOKENS = 8192  # padded prompt tokens computed at once
+ROWS = 8
 
 
 class FusedDecoder:
@@ -50,6 +53,7 @@ class FusedDecoder:
         return self.tensors.named
 
     def open(self, slots: int) -> None:
+        slots = round_up(slots, ROWS)
         if self.cache is None or self.cache.slots != slots:
             shapes = [(2 * self.kv_heads, self.size)] * len(self.tensors.layers)
             self.cache = SlotCache(shapes, slots, self.tensors.embedding.dtype, self.device)
@@ -74,7 +78,7 @@ class FusedDecoder:
         caches: list[Any] = [None] * len(prompts)
         logits = torch.empty((len(prompts), len(self.tensors.head.weight)), device=self.device)
         while order:
-            count = max(1, PREFILL_TOKENS // len(prompts[order[0]]))
+            count = max(1, PREFILL_TOKENS // round_up(len(prompts[order[0]]), ROWS))
             batch, order = order[:count], order[count:]
             states, logits[batch] = self._prefill([prompts[index] for index in batch])
             for index, state in zip(batch, states, strict=True):
@@ -84,7 +88,7 @@ class FusedDecoder:
     def _prefill(self, prompts: Sequence[IntArray]) -> tuple[list[PromptCache], Tensor]:
         """One padded batch, longest prompt first."""
         lengths = [len(prompt) for prompt in prompts]
-        rows, width = len(prompts), lengths[0]
+        rows, width = len(prompts), round_up(lengths[0], ROWS)
         ids = np.zeros((rows, width), dtype=np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
@@ -100,14 +104,15 @@ class FusedDecoder:
                 query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
             )
             hidden = self._rest(hidden, mixed.transpose(1, 2).reshape(rows * width, -1), layer)
-        ends = torch.tensor([row * width + length - 1 for row, length in enumerate(lengths)], device=self.device)
-        return [PromptCache(parts=tuple(part)) for part in parts], self._logits(hidden[ends])
+        ends = padded([row * width + length - 1 for row, length in enumerate(lengths)])
+        logits = self._logits(hidden[torch.tensor(ends, device=self.device)])
+        return [PromptCache(parts=tuple(part)) for part in parts], logits[:rows]
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        cache, running = self._slots(), len(tokens)
+        cache, running = self._slots(), round_up(len(tokens), ROWS)
         cache.reserve(max(positions) + 1)
         used = min(round_up(max(positions) + 1), cache.length)
-        ids, places = torch.tensor([tokens, positions], device=self.device)
+        ids, places = torch.tensor([padded(tokens), padded(positions)], device=self.device)
         hidden = F.embedding(ids, self.tensors.embedding)
         cos, sin = self.rotary.at(places, used)
         mask = self._mask(places, used)
@@ -120,7 +125,7 @@ class FusedDecoder:
             query = qkv[:, : self.heads].unflatten(1, (self.kv_heads, -1))
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             hidden = self._rest(hidden, mixed.reshape(running, -1), layer)
-        return self._logits(hidden)
+        return self._logits(hidden)[: len(tokens)]
 
     def _mask(self, positions: Tensor, used: int) -> Tensor:
         """Additive mask ``[n, 1, 1, L]``: a slot sees its places up to its own position."""
@@ -158,6 +163,11 @@ def apply(inputs: Tensor, projection: Projection, onto: Tensor | None = None) ->
         return torch.addmm(onto, inputs, projection.weight.t())
     outputs = F.linear(inputs, projection.weight, projection.bias)
     return outputs if onto is None else outputs.add_(onto)
+
+
+def padded(numbers: Sequence[int]) -> list[int]:
+    """Zeros appended up to a multiple of ``ROWS``: rows computed and thrown away, in slots that are free."""
+    return [*numbers, *[0] * (round_up(len(numbers), ROWS) - len(numbers))]
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:

@@ -18,9 +18,9 @@ BLOCK = 64  # places are read and grown in multiples of this
 GROWTH = 1.25
 
 
-def round_up(length: int) -> int:
-    """The next multiple of ``BLOCK``."""
-    return -(-length // BLOCK) * BLOCK
+def round_up(length: int, block: int = BLOCK) -> int:
+    """The next multiple of ``block``."""
+    return -(-length // block) * block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
