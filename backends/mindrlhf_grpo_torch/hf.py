@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ACCELERATORS = ("cuda", "npu")
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:
@@ -32,14 +33,12 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
     if name in ("auto", "npu"):
         import_npu()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name == "cpu" or (name == "auto" and accelerator is None):
+    found = accelerator.type if accelerator is not None else "none"
+    if name == "cpu" or (name == "auto" and found not in ACCELERATORS):
         return torch.device("cpu")
-    if accelerator is None or name not in ("auto", accelerator.type):
-        found = accelerator.type if accelerator else "none"
-        raise BackendError(
-            f"model.device {name!r} is not available here (accelerator found: {found}); accepted: auto, cpu"
-        )
-    return torch.device(accelerator.type, local_rank % torch.accelerator.device_count())
+    if name not in ("auto", found):
+        raise BackendError(f"model.device {name!r} is not available here (accelerator: {found}); accepted: auto, cpu")
+    return torch.device(found, local_rank % torch.accelerator.device_count())
 
 
 def import_npu() -> None:
@@ -145,7 +144,7 @@ def causal_lm_of(model: Any) -> Any:
 
 
 def hf_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, tensor) of every weight, tied ones once; adapters are merged one tensor at a time.
+    """(Hugging Face name, tensor) of every weight and saved buffer, tied ones once; adapters merged one at a time.
 
     Tensors without an adapter are the live ones; merged ones are fresh.
     """
@@ -156,6 +155,10 @@ def hf_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         owner = causal_lm.get_submodule(name.rpartition(".")[0].removesuffix(".base_layer"))
         merged = name.endswith(".base_layer.weight") and hasattr(owner, "lora_A")
         yield name.replace(".base_layer.", "."), merged_weight(owner, parameter) if merged else parameter.detach()
+    for prefix, module in causal_lm.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}".lstrip("."), buffer
 
 
 @torch.no_grad()

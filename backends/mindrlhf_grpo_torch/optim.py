@@ -119,4 +119,4 @@ def gradient_norm(parameters: Iterable[Tensor]) -> float:
         for parameter in parameters
         if parameter.grad is not None
     ]
-    return float(torch.stack(norms).double().square().sum().sqrt()) if norms else 0.0
+    return float(torch.stack(norms).cpu().double().square().sum().sqrt()) if norms else 0.0

@@ -119,6 +119,22 @@ def test_a_saved_model_loads_in_transformers_with_equal_logits(tmp_path: Path, f
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} <= {".json", ".safetensors"}
 
 
+def test_saved_buffers_are_weights_too(tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    policy = load_policy(write_model(tmp_path / "model", "deepseek_v3"))
+    bias = dict(policy.model.named_buffers())[name]
+    before = policy.fingerprint()
+    bias += torch.tensor([0.5, -0.5, 0.25, 0.0])
+    assert policy.fingerprint() != before
+    policy.save_model(tmp_path / "saved")
+    policy.save_state(tmp_path / "state")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(dict(loaded.named_buffers())[name], bias)
+    fresh = load_policy(tmp_path / "model")
+    fresh.load_state(tmp_path / "saved", tmp_path / "state")
+    assert fresh.fingerprint() == policy.fingerprint()
+
+
 def test_weights_that_are_views_of_one_tensor_are_saved_and_loaded_apart(folder: Path, tmp_path: Path) -> None:
     policy = load_policy(folder)
     attention = policy.model.model.layers[0].self_attn

@@ -18,7 +18,7 @@ from mindrlhf_grpo.errors import BackendError
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
 
-SHARED = ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "glm4", "gpt2", "granite"]
+SHARED = ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "glm4", "gpt2", "granite", "deepseek_v3"]
 GROUPS = st.lists(
     st.tuples(st.integers(1, 12), st.lists(st.integers(1, 14), min_size=1, max_size=5)), min_size=1, max_size=3
 )

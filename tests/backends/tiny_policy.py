@@ -28,6 +28,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm4": {**LLAMA, "head_dim": 8},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "gemma2": {**LLAMA, "head_dim": 8, "final_logit_softcapping": 3.0},
+    "deepseek_v3": {
+        **LLAMA,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    },
     "granite": {**LLAMA, "logits_scaling": 3.0},
 }
 
