@@ -49,7 +49,7 @@ def test_model_fragments_use_keys_that_exist(path: Path) -> None:
 
 def operands(row: dict[str, str]) -> tuple[int, ...]:
     """The sorted operands of an addition problem."""
-    return tuple(sorted(int(n) for n in row["prompt"].removeprefix("What is ").split("?")[0].split("+")))
+    return tuple(sorted(int(number) for number in row["prompt"].splitlines()[-1].rstrip("=").split("+")))
 
 
 def test_arithmetic_trains_on_no_held_out_pair_in_either_order() -> None:
@@ -57,13 +57,20 @@ def test_arithmetic_trains_on_no_held_out_pair_in_either_order() -> None:
     trained, held_out = ({operands(row) for row in rows} for rows in (task.train(), task.held_out()))
     assert not trained & held_out
     assert len(held_out) == len(task.held_out()) == 200
-    assert len(trained) + len(held_out) == 31 * 32 // 2
+    assert len(trained) + len(held_out) == 31 * 32 // 2 - 2
+
+
+def test_arithmetic_examples_in_the_prompt_are_not_held_out() -> None:
+    task = example("arithmetic/task.py")
+    shown = {operands({"prompt": line.split("=")[0]}) for line in task.WORDING.splitlines()[:-1]}
+    assert shown == set(task.SHOWN)
+    assert not shown & {operands(row) for row in task.held_out()}
 
 
 def test_arithmetic_answers_are_sums() -> None:
     task = example("arithmetic/task.py")
     assert all(int(row["answer"]) == sum(operands(row)) for row in task.train() + task.held_out())
-    assert task.row(9, 13) == {"prompt": "What is 9+13? Answer with only a number.", "answer": "22"}
+    assert task.row(9, 13) == {"prompt": "2+5=7\n14+13=27\n9+13=", "answer": "22"}
 
 
 def test_tiny_trains_on_no_held_out_digits_in_any_arrangement() -> None:
