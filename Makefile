@@ -30,7 +30,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train quickstart-tiny test lint typecheck bench report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny test lint typecheck bench report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,8 @@ help: ## list the targets
 setup: $(RUN_STAMP) ## environment to train
 
 setup-dev: $(DEV_STAMP) ## environment to test
+
+setup-peers: $(PEERS_STAMP) ## environment of what we are measured against
 
 train: $(RUN_STAMP) ## the main job: a pretrained model learns addition (BACKEND=torch STEPS=n RUN=folder DTYPE=auto)
 	@model=$$($(BIN)/python examples/arithmetic/prepare.py --dtype $(DTYPE)) && \
@@ -58,6 +60,7 @@ typecheck: $(DEV_STAMP) ## mypy, strict on the core
 	@$(BIN)/mypy
 
 bench: $(RUN_STAMP) $(PEERS_STAMP) ## ours and TRL in turn, five times each; ends with one JSON line of ratios
+	@$(BIN)/python examples/arithmetic/prepare.py > /dev/null
 	@$(BIN)/python benchmarks/pairs.py --ours $(BIN)/python --peer $(PEERS)/bin/python
 
 report: $(RUN_STAMP) ## report.html of a run (RUN=runs/arithmetic)

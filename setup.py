@@ -46,7 +46,7 @@ setup(
         "tokenizers": ["sentencepiece>=0.2", "tiktoken>=0.7", "protobuf>=4"],
         "tasks": ["reasoning-gym>=0.1.20"],
         "gguf": ["gguf>=0.10"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "ruff==0.16.0", "mypy>=1.11", "types-PyYAML"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "ruff==0.17.5", "mypy>=1.11", "types-PyYAML"],
     },
     entry_points={
         "console_scripts": ["mindrlhf-grpo=mindrlhf_grpo.cli:main"],
