@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .algorithms import resolve
 from .config import RunConfig
 from .config_file import read_config
 from .errors import UserError
 from .machine import BackendState, backend_states, host_memory, processors, versions
-from .memory import peak, phases, shape_of
+from .memory import allocator_bytes, peak, phases, shape_of
 from .model_files import find_folder, read_headers, read_model_config
 from .preflight import check
 
-PROCESS_BYTES = {"cpu": 600 * 2**20, "accelerator": 500 * 2**20}  # libraries and their buffers; a CUDA context
+PROCESS_BYTES = {"host": 500 * 2**20, "accelerator": 500 * 2**20}  # libraries and their buffers; a CUDA context
 GIB = 2**30
 
 
@@ -99,9 +99,9 @@ def predict(config: RunConfig, device: Mapping[str, Any], host_available: int) -
     reference = "reference" in resolve(config.algorithm).needs
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_host = device["device"] == "cpu"
-    process = PROCESS_BYTES["cpu" if on_host else "accelerator"]
+    place: Literal["host", "accelerator"] = "host" if on_host else "accelerator"
     predicted = {
-        phase: {"process": process, **parts}
+        phase: {"process": PROCESS_BYTES[place], **parts, "allocator": allocator_bytes(parts, place)}
         for phase, parts in phases(config, shape, reference=reference, ranks=ranks).items()
     }
     peaks = {phase: peak(parts) for phase, parts in predicted.items()}
@@ -123,7 +123,6 @@ def _too_large(prediction: Mapping[str, Any]) -> str:
         "activations": "lower train.tokens_per_micro_batch, or set model.recompute=true",
         "KV cache": "lower rollout.slots, rollout.max_tokens or data.max_prompt_tokens",
         "optimizer": "set model.lora_rank, or take a smaller model",
-        "copy of the optimizer": "set model.lora_rank, or take a smaller model",
         "reference": "set algorithm.kl_coef=0, or model.lora_rank",
     }
     return (

@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from mindrlhf_grpo_torch.lean_layers import make_lean  # noqa: E402
+
 from mindrlhf_grpo.memory import KEPT, KEPT_ANYWAY  # noqa: E402
 
 TOKENS = 64
@@ -23,6 +25,7 @@ def kept(hidden: int, intermediate: int, heads: int, keys: int, layers: int, dty
         head_dim=HEAD, num_hidden_layers=layers, vocab_size=32, max_position_embeddings=TOKENS,
     )  # fmt: skip
     model = LlamaModel(config).to(getattr(torch, dtype))
+    make_lean(model)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     stored: dict[int, tuple[int, torch.Tensor]] = {}
 

@@ -15,6 +15,7 @@ from mindrlhf_grpo.memory import (
     ModelShape,
     activation_bytes,
     adapter_parameters,
+    allocator_bytes,
     forward_bytes,
     head_bytes,
     kv_cache_bytes,
@@ -82,14 +83,14 @@ def test_logits_of_a_chunk() -> None:
 
 
 def test_activations_by_width() -> None:
-    # a token in a block, float32: 24 * 8 + 16 * 16 + 8 * 8 + 8 * 4 + 8 = 552 bytes; 2 blocks kept and one on the way back
-    assert activation_bytes(SHAPE, 10, "float32", lora_rank=0, recompute=False) == 3 * 5520
-    # bfloat16: 16 * 8 + 8 * 16 + 4 * 8 + 4 * 4 + 8 = 312
-    assert activation_bytes(SHAPE, 10, "bfloat16", lora_rank=0, recompute=False) == 3 * 3120
+    # a token in a block, float32: 16 * 8 + 8 * 16 + 8 * 8 + 8 * 4 + 8 = 360 bytes; 2 blocks kept, one on the way back
+    assert activation_bytes(SHAPE, 10, "float32", lora_rank=0, recompute=False) == 3 * 3600
+    # bfloat16: 8 * 8 + 4 * 16 + 4 * 8 + 4 * 4 + 8 = 184
+    assert activation_bytes(SHAPE, 10, "bfloat16", lora_rank=0, recompute=False) == 3 * 1840
     # adapters of rank 2: 16 * 8 + 16 * 16 + 8 * 8 + 8 * 4 + 8 + 4 * 7 * 2 = 544
     assert activation_bytes(SHAPE, 10, "float32", lora_rank=2, recompute=False) == 3 * 5440
     # recomputed: the input of each block (8 * 4 bytes), and one block twice
-    assert activation_bytes(SHAPE, 10, "float32", lora_rank=0, recompute=True) == 2 * 320 + 2 * 5520
+    assert activation_bytes(SHAPE, 10, "float32", lora_rank=0, recompute=True) == 2 * 320 + 2 * 3600
 
 
 def test_forward_without_gradient_holds_one_block() -> None:
@@ -115,8 +116,8 @@ def test_phases_of_full_training_in_float32() -> None:
     held = {"weights": 4000, "reference": 4000, "optimizer": 8000, "engine": 0}
     assert parts["load"] == {"weights": 4000, "largest tensor": 512}
     assert parts["generate"].items() >= {**held, "KV cache": 2 * 2 * 4 * (5 * 16) * 4, "logits": 5 * 10 * 12}.items()
-    assert parts["update"] == {**held, "gradients": 4000, "activations": 3 * 50 * 552, "head": 30720 + 640}
-    assert parts["checkpoint"] == {**held, "copy of the optimizer": 8000}
+    assert parts["update"] == {**held, "gradients": 4000, "activations": 3 * 50 * 360, "head": 30720 + 640}
+    assert parts["checkpoint"] == {**held, "copy of the weights": 4000}
     assert peak(parts["load"]) == 4512
 
 
@@ -126,6 +127,12 @@ def test_phases_of_lora_in_bfloat16_need_no_reference_and_little_optimizer() -> 
         "weights": 2000 + 832 * 4, "reference": 0, "optimizer": 832 * 8, "engine": 768 * 2, "gradients": 832 * 4,
         "head": 25600,
     }.items()  # fmt: skip
+
+
+def test_allocator_keeps_a_share_of_what_passes() -> None:
+    parts = {"weights": 1000, "optimizer": 500, "activations": 100, "gradients": 60}
+    assert allocator_bytes(parts, "host") == 80
+    assert allocator_bytes(parts, "accelerator") == 16
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.sampled_from(["float32", "bfloat16"]), st.booleans())
