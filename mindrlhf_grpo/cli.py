@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "--debug" in arguments:
         arguments.remove("--debug")
         os.environ["MINDRLHF_DEBUG"] = "1"
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # no bars of loading weights in log files
     app(args=arguments, prog_name=NAME)
 
 
