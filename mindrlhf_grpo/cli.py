@@ -144,9 +144,19 @@ def train(config: Config, overrides: Overrides = None) -> None:
     try:
         summary = run(settings)
     except KeyboardInterrupt:
-        fail(f"interrupted; the same command goes on from the last checkpoint in {settings.run_dir}", INTERRUPTED)
+        fail(f"interrupted; {how_to_go_on(settings.run_dir)}", INTERRUPTED)
     if first:
         show_summary(summary)
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What the same command will do after an interruption."""
+    from .checkpoint import steps
+
+    saved = steps(run_dir / "checkpoints")
+    if not saved:
+        return f"{run_dir} has no checkpoint yet (checkpoint.every), so the same command starts from the beginning"
+    return f"the same command goes on after step {saved[-1]}, the last checkpoint in {run_dir}"
 
 
 def show_summary(summary: dict[str, Any]) -> None:
