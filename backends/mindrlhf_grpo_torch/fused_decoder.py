@@ -44,6 +44,9 @@ class FusedDecoder:
         self.eps: float = config.rms_norm_eps
         self.rotary = RotaryTable(causal_lm.model.rotary_emb, self.tensors.embedding)
         self.cache: SlotCache | None = None
+        # The CPU kernel's scratch memory of a second thread is aligned, and its sums equal the first one's, only for
+        # an even number of query rows.
+        self.align_queries = self.device.type == "cpu" and self.tensors.embedding.dtype == torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -122,10 +125,17 @@ class FusedDecoder:
             cache.write(index, targets, qkv[:, self.heads :])
             stored = cache.read(index, running, used)
             key, value = stored[:, : self.kv_heads], stored[:, self.kv_heads :]
-            query = qkv[:, : self.heads].unflatten(1, (self.kv_heads, -1))
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            mixed = self._attend(qkv[:, : self.heads], key, value, mask)
             hidden = self._rest(hidden, mixed.reshape(running, -1), layer)
         return self._logits(hidden)[: len(tokens)]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """One query token of every slot ``[n, H, D]`` over ``[n, K, L, D]`` -> ``[n, K, R, D]``."""
+        grouped = query.view(len(query), self.kv_heads, -1, self.size)
+        repeats = grouped.shape[2]
+        if self.align_queries:
+            grouped = F.pad(grouped, (0, 0, 0, round_up(repeats, ROWS) - repeats))
+        return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)[:, :, :repeats]
 
     def _mask(self, positions: Tensor, used: int) -> Tensor:
         """Additive mask ``[n, 1, 1, L]``: a slot sees its places up to its own position."""

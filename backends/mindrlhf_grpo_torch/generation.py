@@ -118,15 +118,11 @@ class Generation:
     def _draw(self, logits: Tensor, slots: Sequence[int]) -> None:
         """Sample the given slots' next tokens and retire the completions they end."""
         rows = [self.running[slot] for slot in slots]
-        numbers = uniforms(
-            self.sampling.seed,
-            [self.prompts[row.prompt].uid for row in rows],
-            [row.sample for row in rows],
-            [len(row.ids) for row in rows],
-        )
-        tokens, logps = self.sampler.draw(
-            logits, torch.from_numpy(numbers).to(self.device), slots, [len(row.ids) for row in rows]
-        )
+        uids, samples, positions = np.array(
+            [(self.prompts[row.prompt].uid, row.sample, len(row.ids)) for row in rows], dtype=np.int64
+        ).T
+        numbers = torch.from_numpy(uniforms(self.sampling.seed, uids, samples, positions))
+        tokens, logps = self.sampler.draw(logits, numbers.to(self.device), slots, positions.tolist())
         drawn = torch.stack([tokens.double(), logps.double()]).cpu().numpy()
         if not np.isfinite(drawn[1]).all():
             raise RunFailed("the model's logits are not finite: no token can be sampled")

@@ -31,7 +31,8 @@ class Sampler:
         self, sampling: Sampling, *, end_tokens: Sequence[int], slots: int, vocab_size: int, device: torch.device
     ) -> None:
         self.sampling, self.device = sampling, device
-        self.end_tokens = torch.tensor([token for token in end_tokens if token < vocab_size], device=device)
+        known = [token for token in end_tokens if token < vocab_size]
+        self.end_tokens = torch.tensor(known, dtype=torch.long, device=device)
         penalised = sampling.repetition_penalty != 1.0
         self.seen = torch.zeros((slots, vocab_size), dtype=torch.bool, device=device) if penalised else None
 

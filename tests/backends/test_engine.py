@@ -113,6 +113,14 @@ def test_no_end_token_before_the_minimum() -> None:
     assert {len(rollout.ids) for rollout in by_request(groups).values()} == {12}
 
 
+def test_a_minimum_without_end_tokens_is_harmless() -> None:
+    engine = family_engine("llama", tokenizer=Endless())
+    assert {
+        len(rollout.ids)
+        for rollout in engine.generate(make_prompts(), sampling(min_tokens=3), group_size=1)[0].rollouts
+    } == {12}
+
+
 def test_a_stop_string_cuts_the_text_and_ends_at_its_token() -> None:
     engine = family_engine("llama", tokenizer=Endless())
     plain = engine.generate(make_prompts(), sampling(), group_size=1)

@@ -78,6 +78,15 @@ def test_a_lora_engine_keeps_its_own_merged_weights(tmp_path: Path) -> None:
     assert held["model.layers.0.self_attn.k_proj.weight"].data_ptr() == plain.k_proj.weight.data_ptr()
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_bfloat16_weights_arrive_too(tmp_path: Path, lora_rank: int) -> None:
+    policy, engine, sync = parts(tmp_path, dtype="bfloat16", lora_rank=lora_rank)
+    before = policy.fingerprint()
+    train(policy)
+    sync.push(1)
+    assert engine.fingerprint() == policy.fingerprint() != before
+
+
 def test_policy_weights_put_elsewhere_are_copied(tmp_path: Path) -> None:
     policy, engine, sync = parts(tmp_path)
     norm = policy.model.model.layers[1].mlp.up_proj
