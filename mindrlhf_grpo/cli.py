@@ -178,7 +178,7 @@ def show_summary(summary: dict[str, Any]) -> None:
 def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run, checkpoint, or hub id.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts.")] = None,
-    file: Annotated[str | None, typer.Option(help="Prompts: .txt (one a line), .jsonl or .parquet with a column `prompt`.")] = None,
+    file: Annotated[str | None, typer.Option(help="Prompts: .txt or - for standard input (one a line), .jsonl or .parquet with a column `prompt`.")] = None,
     max_tokens: MaxTokens = 256,
     samples: Samples = 1,
     temperature: Temperature = 0.0,

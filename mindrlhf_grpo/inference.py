@@ -80,15 +80,15 @@ def stored_dtype(path: str) -> Literal["float32", "bfloat16"]:
 
 
 def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]:
-    """Rows to generate from: texts, then the lines of a .txt file or the rows of a data source.
+    """Rows to generate from: texts, then the lines of a .txt file or of standard input (-), or a data source's rows.
 
     Raises:
         DataError: no prompt at all, an unreadable file, or a bad row.
     """
     rows: list[dict[str, Any]] = [{"prompt": text} for text in texts]
-    if file is not None and file.endswith(".txt"):
+    if file is not None and (file == "-" or file.endswith(".txt")):
         try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            lines = (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file} cannot be read: {error}") from None
         rows += [{"prompt": line} for line in lines if line.strip()]
@@ -100,7 +100,9 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]
                 raise DataError(str(row))
             rows.append(row)
     if not rows:
-        raise DataError("no prompt: give texts, or a file (.txt with one a line, .jsonl, .parquet)")
+        raise DataError(
+            "no prompt: give texts, or a file (.txt with one a line, .jsonl, .parquet, - for standard input)"
+        )
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tiny_run import write_run
 from mindrlhf_grpo import __version__
 from mindrlhf_grpo.cli import main
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.inference import read_prompts
 
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = ("train", "generate", "evaluate", "report", "doctor", "export", "explain")
@@ -248,6 +250,13 @@ def test_generate_needs_a_model_and_a_prompt(run: Run, config: Path) -> None:
     assert "cannot be read" in run("generate", model, "--file", "nothing.txt")[2]
     assert "there is no folder" in run("generate", "./nothing", "hello")[2]
     assert "--dtype int8 is not accepted" in run("generate", model, "hello", "--dtype", "int8")[2]
+
+
+def test_prompts_come_from_arguments_files_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "more.txt").write_text("b\n\nc\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("d\n"))
+    assert read_prompts(["a"], str(tmp_path / "more.txt")) == [{"prompt": text} for text in "abc"]
+    assert read_prompts([], "-") == [{"prompt": "d"}]
 
 
 def test_evaluate_checks_what_it_was_given(run: Run, config: Path) -> None:
