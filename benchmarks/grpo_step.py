@@ -37,28 +37,37 @@ def main() -> None:
     figures.print(arguments, versions)
 
 
+class Measured(OnlineTrainer):
+    """The trainer with a clock around each step, and without checkpoints."""
+
+    figures: addition.Figures
+
+    def step(self, step: int) -> None:
+        wall, processor = time.perf_counter(), sum(os.times()[:2])
+        super().step(step)
+        self.figures.step.append(time.perf_counter() - wall)
+        self.figures.step_cpu.append(sum(os.times()[:2]) - processor)
+
+    def _write_checkpoint(self, step: int) -> None:
+        """Nothing is kept."""
+
+
 def measure(arguments: argparse.Namespace, folder: Path) -> addition.Figures:
     """Wall and processor seconds of each step, and the trainer's split of it."""
     config = configuration(arguments, folder / "run")
-    trainer = OnlineTrainer(config, load_backend(config))
-    trainer.sync.push(0)
-    figures = addition.Figures()
-    for step in range(1, arguments.steps + 1):
-        wall, processor = time.perf_counter(), sum(os.times()[:2])
-        trainer.step(step)
-        figures.step.append(time.perf_counter() - wall)
-        figures.step_cpu.append(sum(os.times()[:2]) - processor)
-    trainer.tracker.close()
+    trainer = Measured(config, load_backend(config))
+    trainer.figures = addition.Figures()
+    trainer.run()
     for line in read_json_lines(config.run_dir / "metrics.jsonl").rows:
-        figures.generate.append(line["time/generate"])
-        figures.update.append(line["time/update"] + line["time/logps"])
-        figures.length.append(line["length/mean"])
-        figures.reward.append(line["reward/mean"])
-    return figures
+        trainer.figures.generate.append(line["time/generate"])
+        trainer.figures.update.append(line["time/update"] + line["time/logps"])
+        trainer.figures.length.append(line["length/mean"])
+        trainer.figures.reward.append(line["reward/mean"])
+    return trainer.figures
 
 
 def configuration(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
-    """TRL's numbers, no evaluation, nothing saved: one step more than is run, because the last one saves."""
+    """TRL's numbers, no evaluation, no rollouts on disk."""
     length = arguments.completion_length
     source = {"name": f"{Path(addition.__file__)}:rows", "words": arguments.prompt_words}
     return RunConfig.model_validate(
@@ -75,7 +84,7 @@ def configuration(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
             },
             "algorithm": {"name": "grpo", "preset": "trl", "kl_coef": arguments.beta},
             "train": {
-                "steps": arguments.steps + 1,
+                "steps": arguments.steps,
                 "prompts_per_step": arguments.batch // arguments.generations,
                 "learning_rate": arguments.lr,
             },
