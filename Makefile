@@ -70,12 +70,13 @@ clean: ## remove environments, caches and build output; runs/ and models/ stay
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "$(PYTHON) is Python %d.%d; 3.10 or later is needed: make PYTHON=python3.11" % sys.version_info[:2])'
 	@echo "making $(VENV) (a few minutes, once)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(RUN_STAMP): $(BIN)/python
+$(RUN_STAMP): $(VENV)/made
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/run.txt
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/run-*
@@ -88,6 +89,6 @@ $(DEV_STAMP): $(RUN_STAMP)
 	@touch $@
 
 $(PEERS_STAMP):
-	@$(PYTHON) -m venv $(PEERS)
+	@$(PYTHON) -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r requirements/peers.txt
 	@touch $@
