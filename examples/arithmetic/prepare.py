@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -111,30 +110,13 @@ def write(model: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
 
 
 def choose_dtype() -> str:
-    """bfloat16 where this machine multiplies it at least as fast as float32; many processors only emulate it."""
-    import torch
+    """bfloat16 where the first device computes it in hardware; many processors only emulate it, many times slower."""
+    from mindrlhf_grpo_torch.devices import devices
 
-    if torch.cuda.is_available():
-        say("training in bfloat16: there is a CUDA device")
-        return "bfloat16"
-    seconds = {dtype: multiply_seconds(getattr(torch, dtype)) for dtype in ("bfloat16", "float32")}
-    fast = seconds["bfloat16"] <= seconds["float32"]
-    times = ", ".join(f"{dtype} {1e3 * value:.1f} ms" for dtype, value in seconds.items())
-    say(f"training in {'bfloat16' if fast else 'float32'}: one matrix product takes {times} on this processor")
-    return "bfloat16" if fast else "float32"
-
-
-def multiply_seconds(dtype: Any) -> float:
-    """Best of five products of the shape of this model's largest layers."""
-    import torch
-
-    left, right = torch.ones(64, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - start)
-    return best
+    device = devices()["devices"][0]
+    dtype = "bfloat16" if device["bfloat16"] else "float32"
+    say(f"training in {dtype}: {device['name']} {'has' if device['bfloat16'] else 'has no'} bfloat16 arithmetic")
+    return dtype
 
 
 def say(text: str) -> None:
