@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BACKEND ?= torch
-# float32, bfloat16, or auto: bfloat16 where this processor computes it at least as fast as float32.
+# float32, bfloat16, or auto: bfloat16 where the device has instructions for it.
 DTYPE ?= auto
 STEPS ?=
 RUN ?=
