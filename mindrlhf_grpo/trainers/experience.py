@@ -35,7 +35,8 @@ class Experience:
         batch: this rank's rows; ``weights`` and ``advantages`` come from the global batch.
         chunk_of: ``[N]`` the optimizer step of a pass in which each row is used.
         metrics: figures over the global batch, equal on every rank.
-        trained_tokens: tokens with a loss over all ranks; 0 means there is nothing to learn.
+        trained_tokens: tokens with a loss, over all ranks, in each optimizer step of a pass; where it is 0 there is
+            nothing to learn.
     """
 
     groups: list[RolloutGroup]
@@ -43,7 +44,7 @@ class Experience:
     batch: Batch
     chunk_of: IntArray
     metrics: dict[str, float]
-    trained_tokens: int
+    trained_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,10 @@ class Collector:
             batch=batch,
             chunk_of=chunk_of[mine],
             metrics=self._metrics(whole, dead, drawn),
-            trained_tokens=int(whole.lengths[trained].sum()),
+            trained_tokens=tuple(
+                int(whole.lengths[trained & (chunk_of == chunk)].sum())
+                for chunk in range(self.config.algorithm.updates_per_batch)
+            ),
         )
 
     def _rollouts(self, clock: Clock) -> tuple[list[RolloutGroup], HostTable, int]:

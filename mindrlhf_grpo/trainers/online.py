@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import checkpoint
 from ..algorithms import resolve
 from ..backend import Backend, UpdateResult, load_backend
@@ -114,15 +116,15 @@ class OnlineTrainer:
         self._save(step)
 
     def _learn(self, step: int, experience: Experience) -> list[UpdateResult]:
-        """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps; none if no token has a loss."""
+        """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
         algorithm = self.config.algorithm
         results: list[UpdateResult] = []
-        if experience.trained_tokens == 0:
+        if not any(experience.trained_tokens):
             self.tracker.note(f"step {step}: no completion can be learned from (all groups dead or masked); skipped")
             return results
         rate = learning_rate(self.config.train, step)
         for _ in range(algorithm.inner_epochs):
-            for chunk in range(algorithm.updates_per_batch):
+            for chunk in np.flatnonzero(experience.trained_tokens):
                 rows = (experience.chunk_of == chunk).nonzero()[0]
                 batch = experience.batch.take(rows)
                 try:
