@@ -26,6 +26,8 @@ from .kv_cache import PromptCache, SlotCache, round_up
 
 PREFILL_TOKENS = 8192  # padded prompt tokens computed at once
 ROWS = 8
+COLUMNS = 16
+OUTPUTS = 3072
 
 
 class FusedDecoder:
@@ -99,14 +101,14 @@ class FusedDecoder:
         cos, sin = self.rotary.at(torch.arange(width, device=self.device).repeat(rows), width)
         parts: list[list[Tensor]] = [[] for _ in prompts]
         for layer in self.tensors.layers:
-            qkv = self._qkv(hidden, layer, cos, sin).unflatten(0, (rows, width)).transpose(1, 2)
+            qkv = self._qkv(hidden, layer, cos, sin, few=False).unflatten(0, (rows, width)).transpose(1, 2)
             query, key, value = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
             for row, length in enumerate(lengths):
                 parts[row].append(qkv[row, self.heads :, :length].contiguous())
             mixed = F.scaled_dot_product_attention(
                 query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
             )
-            hidden = self._rest(hidden, mixed.transpose(1, 2).reshape(rows * width, -1), layer)
+            hidden = self._rest(hidden, mixed.transpose(1, 2).reshape(rows * width, -1), layer, few=False)
         ends = padded([row * width + length - 1 for row, length in enumerate(lengths)])
         logits = self._logits(hidden[torch.tensor(ends, device=self.device)])
         return [PromptCache(parts=tuple(part)) for part in parts], logits[:rows]
@@ -121,12 +123,12 @@ class FusedDecoder:
         mask = self._mask(places, used)
         targets = cache.places(places, 2 * self.kv_heads)
         for index, layer in enumerate(self.tensors.layers):
-            qkv = self._qkv(hidden, layer, cos, sin)
+            qkv = self._qkv(hidden, layer, cos, sin, few=True)
             cache.write(index, targets, qkv[:, self.heads :])
             stored = cache.read(index, running, used)
             key, value = stored[:, : self.kv_heads], stored[:, self.kv_heads :]
             mixed = self._attend(qkv[:, : self.heads], key, value, mask)
-            hidden = self._rest(hidden, mixed.reshape(running, -1), layer)
+            hidden = self._rest(hidden, mixed.reshape(running, -1), layer, few=True)
         return self._logits(hidden)[: len(tokens)]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -143,9 +145,13 @@ class FusedDecoder:
         mask = torch.zeros(unseen.shape, dtype=self.tensors.embedding.dtype, device=self.device)
         return mask.masked_fill_(unseen, -torch.inf)[:, None, None]
 
-    def _qkv(self, hidden: Tensor, layer: Layer, cos: Tensor, sin: Tensor) -> Tensor:
+    def _qkv(self, hidden: Tensor, layer: Layer, cos: Tensor, sin: Tensor, *, few: bool) -> Tensor:
         """``[n, E]`` -> queries, keys and values ``[n, H + 2K, D]``, the first two rotated."""
-        qkv = apply(self._norm(hidden, layer.attention_norm), layer.qkv).unflatten(-1, (-1, self.size))
+        qkv = (
+            apply(self._norm(hidden, layer.attention_norm), layer.qkv, few=few)
+            .contiguous()
+            .unflatten(-1, (-1, self.size))
+        )
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = qkv[:, : self.heads], qkv[:, self.heads : self.heads + self.kv_heads]
             query.copy_(self._norm(query, layer.query_norm))
@@ -153,26 +159,44 @@ class FusedDecoder:
         rotate(qkv[:, : self.heads + self.kv_heads], cos, sin)
         return qkv
 
-    def _rest(self, hidden: Tensor, mixed: Tensor, layer: Layer) -> Tensor:
+    def _rest(self, hidden: Tensor, mixed: Tensor, layer: Layer, *, few: bool) -> Tensor:
         """What follows attention: output projection, residuals, feed-forward."""
-        hidden = apply(mixed, layer.output, onto=hidden)
-        gate, up = apply(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-        return apply(F.silu(gate).mul_(up), layer.down, onto=hidden)
+        hidden = apply(mixed, layer.output, onto=hidden, few=few)
+        gate, up = apply(self._norm(hidden, layer.mlp_norm), layer.gate_up, few=few).chunk(2, dim=-1)
+        return apply(F.silu(gate).mul_(up), layer.down, onto=hidden, few=few)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm (Zhang and Sennrich 2019)."""
         return F.rms_norm(hidden, hidden.shape[-1:], weight, self.eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return apply(self._norm(hidden, self.tensors.norm), self.tensors.head).float()
+        return apply(self._norm(hidden, self.tensors.norm), self.tensors.head, few=True).contiguous().float()
 
 
-def apply(inputs: Tensor, projection: Projection, onto: Tensor | None = None) -> Tensor:
-    """The projection of ``[n, inputs]``, added to ``onto`` where given."""
+def apply(inputs: Tensor, projection: Projection, onto: Tensor | None = None, *, few: bool) -> Tensor:
+    """The projection of ``[n, inputs]``, added to ``onto`` where given; ``few``: see ``few_rows``."""
+    if few and inputs.dtype == torch.float32 and inputs.device.type == "cpu":
+        outputs = few_rows(inputs, projection.weight)
+        if projection.bias is not None:
+            outputs = outputs + projection.bias
+        return outputs if onto is None else onto + outputs
     if onto is not None and projection.bias is None:
         return torch.addmm(onto, inputs, projection.weight.t())
     outputs = F.linear(inputs, projection.weight, projection.bias)
     return outputs if onto is None else outputs.add_(onto)
+
+
+def few_rows(inputs: Tensor, weight: Tensor) -> Tensor:
+    """``inputs @ weight.T`` as the transpose of ``weight @ inputs.T``: a quarter less time for the rows of a decode step.
+
+    Its columns are made a multiple of ``COLUMNS``; fewer go through another kernel, with other rounding. A vocabulary
+    is computed ``OUTPUTS`` ids at a time, which a processor's cache likes better.
+    """
+    rows = len(inputs)
+    if rows % COLUMNS:
+        inputs = F.pad(inputs, (0, 0, 0, COLUMNS - rows % COLUMNS))
+    parts = [torch.mm(part, inputs.t()).t() for part in weight.split(OUTPUTS)]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[:rows]
 
 
 def padded(numbers: Sequence[int]) -> list[int]:
