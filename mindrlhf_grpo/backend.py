@@ -154,7 +154,7 @@ def backend_module(name: str) -> Any:
     """
     known = available_backends()
     module = known.get(name, name if "." in name or importlib.util.find_spec(name) else "")
-    if name not in known and not hasattr_build(module):
+    if name not in known and not is_backend(module):
         raise BackendError(
             f"backend {name!r} is unknown; available: {', '.join(sorted(known))}, or a module with build(config)"
         )
@@ -168,7 +168,7 @@ def backend_module(name: str) -> Any:
     return importlib.import_module(module)
 
 
-def hasattr_build(module: str) -> bool:
+def is_backend(module: str) -> bool:
     """Whether a module can be imported and offers ``build``."""
     if not module or module in FRAMEWORKS.values():
         return False

@@ -56,6 +56,16 @@ class HostTable:
     lengths: IntArray  # [N]
     truncated: NDArray[np.bool_]  # [N]
 
+    def kept(self, place: IntArray) -> HostTable:
+        """The rows of prompts with a place in this step (-1: none), numbered by it; failures stay counted."""
+        rows = np.flatnonzero(place[self.prompt] >= 0)
+        return HostTable(
+            rewards=replace(self.rewards.take(rows), failures=self.rewards.failures),
+            prompt=place[self.prompt[rows]].astype(np.int64),
+            lengths=self.lengths[rows],
+            truncated=self.truncated[rows],
+        )
+
     @staticmethod
     def concat(tables: Sequence[HostTable]) -> HostTable:
         """Rows of all tables, in order."""
@@ -65,6 +75,17 @@ class HostTable:
             lengths=np.concatenate([table.lengths for table in tables]),
             truncated=np.concatenate([table.truncated for table in tables]),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The completions one step keeps, and what was drawn for them."""
+
+    groups: list[RolloutGroup]  # of this rank
+    tables: list[HostTable]  # of every rank
+    prompts: int  # drawn over all ranks, replaced ones included
+    dead: int  # of these, prompts whose group has nothing to learn
+    tokens: int  # generated over all ranks
 
 
 class Collector:
@@ -86,16 +107,16 @@ class Collector:
 
     def collect(self, policy: Policy, clock: Clock) -> Experience:
         """Generate, score and weigh one rollout batch; dead groups are replaced where the configuration asks."""
-        groups, own, drawn = self._rollouts(clock)
-        tables: list[HostTable] = self.comm.gather_objects(own)
-        first_row = sum(len(table.lengths) for table in tables[: self.comm.rank])
-        whole = HostTable.concat(tables)
+        drawn = self._rollouts(clock)
+        own = drawn.tables[self.comm.rank]
+        first_row = sum(len(table.lengths) for table in drawn.tables[: self.comm.rank])
+        whole = HostTable.concat(drawn.tables)
         mine = slice(first_row, first_row + len(own.lengths))
 
         dead = self._dead_groups(whole)
         trained = self._trained_rows(whole, dead)
         chunk_of = whole.prompt % self.config.algorithm.updates_per_batch
-        batch = self._batch(groups, whole, trained, chunk_of, mine)
+        batch = self._batch(drawn.groups, whole, trained, chunk_of, mine)
         with clock.phase("logps"):
             batch, kl_sums = self._logps(policy, batch)
         advantages = self._advantages(whole, kl_sums)
@@ -103,47 +124,43 @@ class Collector:
             batch, advantages=to_tokens(advantages[mine], batch.lengths, batch.ids.shape[1], batch.segments)
         )
         return Experience(
-            groups=groups,
+            groups=drawn.groups,
             table=own.rewards,
             batch=batch,
             chunk_of=chunk_of[mine],
-            metrics=self._metrics(whole, dead, drawn),
+            metrics=self._metrics(whole, drawn),
             trained_tokens=tuple(
                 int(whole.lengths[trained & (chunk_of == chunk)].sum())
                 for chunk in range(self.config.algorithm.updates_per_batch)
             ),
         )
 
-    def _rollouts(self, clock: Clock) -> tuple[list[RolloutGroup], HostTable, int]:
-        """This rank's groups and table, and how many tokens all ranks generated."""
+    def _rollouts(self, clock: Clock) -> Drawn:
+        """Draw until every place in the step is taken or the budget of rounds is spent."""
         resample = self.config.algorithm.dead_groups == "resample"
-        wanted, drawn = self.config.train.prompts_per_step, 0
-        accepted = 0
+        wanted, rank, ranks = self.config.train.prompts_per_step, self.comm.rank, self.comm.world_size
+        accepted = prompts_drawn = dead_drawn = tokens = 0
         groups: list[RolloutGroup] = []
-        parts: list[HostTable] = []
+        rounds: list[list[HostTable]] = []
         for _ in range(self.config.algorithm.resample_budget if resample else 1):
             prompts = self.stream.take(wanted - accepted)
-            new_groups, part = self._round(prompts, clock)
-            gathered = self.comm.gather_objects(part)
-            whole = HostTable.concat(gathered)
-            drawn += int(whole.lengths.sum())
-            alive = ~self._dead_groups(whole) if resample else np.ones(len(prompts), bool)
-            number = accepted + np.cumsum(alive) - 1  # place of each surviving prompt in this step
-            rows = np.flatnonzero(alive[part.prompt])
-            first = len(prompts) and int(part.prompt.min(initial=len(prompts)))
-            groups += [group for index, group in enumerate(new_groups) if alive[first + index]]
-            parts.append(
-                HostTable(
-                    rewards=replace(part.rewards.take(rows), failures=part.rewards.failures),
-                    prompt=number[part.prompt[rows]].astype(np.int64),
-                    lengths=part.lengths[rows],
-                    truncated=part.truncated[rows],
-                )
-            )
-            accepted += int(alive.sum())
+            new_groups, own = self._round(prompts, clock)
+            tables: list[HostTable] = self.comm.gather_objects(own)
+            whole = HostTable.concat(tables)
+            dead = self._dead_groups(whole)
+            prompts_drawn, dead_drawn = prompts_drawn + len(dead), dead_drawn + int(dead.sum())
+            tokens += int(whole.lengths.sum())
+            keep = ~dead if resample else np.ones(len(dead), bool)
+            place = np.where(keep, accepted + np.cumsum(keep) - 1, -1)
+            groups += [
+                group for group, at in zip(new_groups, shard(place.tolist(), rank, ranks), strict=True) if at >= 0
+            ]
+            rounds.append([table.kept(place) for table in tables])
+            accepted += int(keep.sum())
             if accepted == wanted:
                 break
-        return groups, HostTable.concat(parts), drawn
+        kept = [HostTable.concat(parts) for parts in zip(*rounds, strict=True)]
+        return Drawn(groups=groups, tables=kept, prompts=prompts_drawn, dead=dead_drawn, tokens=tokens)
 
     def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], HostTable]:
         """Generate and score this rank's share of the prompts."""
@@ -230,19 +247,19 @@ class Collector:
         rewards = whole.rewards
         return self.plan.advantages(rewards.values, rewards.weights, whole.prompt, whole.lengths, kl_sums=kl_sums)
 
-    def _metrics(self, whole: HostTable, dead: NDArray[np.bool_], drawn: int) -> dict[str, float]:
+    def _metrics(self, whole: HostTable, drawn: Drawn) -> dict[str, float]:
         """Figures of the global batch."""
         total = whole.rewards.total()
         metrics = {
             "reward/mean": mean(total),
             "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
             "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
-            "dead_group_frac": float(dead.mean()) if len(dead) else 1.0,
+            "dead_group_frac": drawn.dead / drawn.prompts,
             "length/mean": mean(whole.lengths),
             "length/max": float(whole.lengths.max(initial=0)),
             "truncated_frac": mean(whole.truncated),
-            "tokens/generated": float(drawn),
-            "prompts": float(len(dead)),
+            "tokens/generated": float(drawn.tokens),
+            "prompts": float(len(np.unique(whole.prompt))),
         }
         for index, name in enumerate(whole.rewards.names):
             metrics[f"reward/{name}/mean"] = mean(whole.rewards.values[:, index])

@@ -21,6 +21,9 @@ BY_LINE = """
 def per_line(completions):
     return [[float(str(k) in text) for k in range(3)] for text in completions]
 
+def rare(completions):
+    return [float("7" in text) for text in completions]
+
 def constant(completions):
     return [1.0] * len(completions)
 """
@@ -100,6 +103,11 @@ def test_dead_groups_are_counted_masked_or_replaced(folder: Path) -> None:
     again = run(folder, "dead-resample", rewards=rewards, algorithm={"dead_groups": "resample", "resample_budget": 3})
     assert again[0]["tokens/generated"] > 2.5 * kept[0]["tokens/generated"]  # three rounds
     assert again[0]["updates"] == 0.0
+    assert again[0]["dead_group_frac"] == 1.0  # of the groups drawn, also those that were replaced
+    rare = [{"function": f"{folder / 'extra.py'}:rare"}]
+    some = run(folder, "dead-some", rewards=rare, algorithm={"dead_groups": "resample", "resample_budget": 3})[0]
+    assert 0.0 < some["dead_group_frac"] < 1.0
+    assert some["tokens/generated"] > some["length/mean"] * some["prompts"] * 4
 
 
 def test_kl_in_the_reward_lowers_the_advantage_of_what_strays(folder: Path) -> None:

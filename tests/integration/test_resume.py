@@ -31,36 +31,41 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
     config = tiny.prepare(undisturbed, **OPTIONS)
-    run = tmp_path / "run"
-    override = f"run_dir={run}"
+    started = time.monotonic()
+    tiny.train(config, f"run_dir={tmp_path / 'timed'}")
+    seconds = time.monotonic() - started
     moments = random.Random(7)
-    saved = 0
-    for _ in range(KILLS):
+    life = kills = saved = 0
+    while kills < KILLS:  # moments of the whole run: start-up, between steps and within a save
+        run = tmp_path / f"life_{life}"
         process = subprocess.Popen(
-            tiny.command(config, override), env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for_a_new_step(process, run, beyond=saved)
-        time.sleep(moments.uniform(0.0, 0.15))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        before, saved = saved, newest(run)
+            tiny.command(config, f"run_dir={run}"),
+            env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            assert process.wait(moments.uniform(0.0, seconds)) == 0
+            assert_same(run, undisturbed / "run")
+            life, saved = life + 1, 0
+            continue
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        kills, before, saved = kills + 1, saved, newest(run)
         assert saved >= before, "a saved checkpoint was lost"
-    tiny.train(config, override)
-    expected, got = tiny.weights(undisturbed / "run", STEPS), tiny.weights(run, STEPS)
+    run = tmp_path / f"life_{life}"
+    tiny.train(config, f"run_dir={run}")
+    assert_same(run, undisturbed / "run")
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    """The last weights bit for bit, and the figures of every step."""
+    expected, got = tiny.weights(undisturbed, STEPS), tiny.weights(run, STEPS)
     assert expected.keys() == got.keys()
     for name, tensor in expected.items():
         assert np.array_equal(tensor.view(np.uint8), got[name].view(np.uint8)), name
     keys = ("reward/mean", "loss", "kl/mean", "grad_norm", "tokens/trained")
     lines = [[line.get(key) for key in keys] for line in tiny.metrics(run)]
-    assert lines == [[line.get(key) for key in keys] for line in tiny.metrics(undisturbed / "run")]
-
-
-def wait_for_a_new_step(process: subprocess.Popen[bytes], run: Path, beyond: int) -> None:
-    """Until the process has saved a step of its own, so that ten kills spread over the run."""
-    limit = time.monotonic() + 120
-    while newest(run) <= beyond and process.poll() is None:
-        assert time.monotonic() < limit, "no step was saved within two minutes"
-        time.sleep(0.005)
+    assert lines == [[line.get(key) for key in keys] for line in tiny.metrics(undisturbed)]
 
 
 def newest(run: Path) -> int:
