@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+from .compiling import CompileLog
 from .data.tokenizer import Tokenizer
 from .errors import BackendError
 from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
@@ -127,17 +128,42 @@ class WeightSync(Protocol):
         ...
 
 
+class Inspection(Protocol):
+    """A policy seen from inside, for the proof that two backends compute the same. Names are Hugging Face's.
+
+    Adapters appear under peft's names without their prefix (``model.layers.0.mlp.up_proj.lora_A.weight``).
+    """
+
+    def weights(self) -> dict[str, FloatArray]:
+        """Every weight in float32, tied ones once; adapters apart from the weights they belong to."""
+        ...
+
+    def layer_logps(self, batch: Batch) -> FloatArray:
+        """``[L + 1, N, T]``: log-probs of the batch's tokens read off after the embedding and after each layer.
+
+        The hidden state at each place goes through the final norm and the head; the last entry is the model's own
+        log-prob. 0 past each length.
+        """
+        ...
+
+    def gradients(self, batch: Batch, loss: Loss) -> tuple[float, dict[str, FloatArray]]:
+        """Loss of this rank's rows and its gradient by trainable weight, before clipping; the policy is unchanged."""
+        ...
+
+
 class Backend(Protocol):
     """A framework: builds the parts above for one run."""
 
     name: str
     comm: Comm
+    compile_log: CompileLog  # stays empty where nothing is compiled
 
     def load_policy(self) -> Policy: ...
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine: ...
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync: ...
     def memory(self) -> dict[str, float]: ...  # "peak_rss_mb", and "peak_device_mb" where there is a device
     def versions(self) -> dict[str, str]: ...
+    def inspect(self, policy: Policy) -> Inspection: ...
 
 
 def available_backends() -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mindrlhf_grpo.backend import Policy, RolloutEngine, WeightSync
+from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ class TorchBackend:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.compile_log = CompileLog()  # nothing is compiled here
         self.device = device_of(config.model.device, comm.local_rank())
         if self.device.type != "cpu":
             torch.accelerator.set_device_index(self.device.index)

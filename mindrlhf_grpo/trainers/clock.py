@@ -6,24 +6,29 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PHASES = ("generate", "reward", "logps", "update", "sync", "save", "eval")
+from ..compiling import CompileLog
+
+PHASES = ("generate", "reward", "logps", "update", "sync", "save", "eval", "compile")
 
 
 class Clock:
-    """Adds up wall seconds by phase; phases may be entered many times."""
+    """Adds up wall seconds by phase; phases may be entered many times. Compilation is counted apart from its phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, compile_log: CompileLog) -> None:
+        self.compile_log = compile_log
         self.started = time.perf_counter()
         self.seconds = dict.fromkeys(PHASES, 0.0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time of the block under ``time/<name>``."""
-        start = time.perf_counter()
+        """Count the time of the block under ``time/<name>``, what was compiled in it under ``time/compile``."""
+        start, compiled = time.perf_counter(), self.compile_log.seconds
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            compiled = self.compile_log.seconds - compiled
+            self.seconds[name] += time.perf_counter() - start - compiled
+            self.seconds["compile"] += compiled
 
     def metrics(self) -> dict[str, float]:
         """``time/step`` and ``time/<phase>`` since the clock was made."""

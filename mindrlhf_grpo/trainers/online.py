@@ -75,6 +75,7 @@ class OnlineTrainer:
         self.progress = self._resume()
         self.resumed_seconds = self.progress.seconds
         self.tracker = self._tracker()
+        self.backend.compile_log.announce = self.tracker.note
         self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.warnings = self._warnings()
 
@@ -84,7 +85,7 @@ class OnlineTrainer:
             self.tracker.note(text)
         self.sync.push(self.progress.step)
         self._first_evaluation()
-        self.clock = Clock()
+        self.clock = Clock(self.backend.compile_log)
         try:
             while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
                 self.step(self.progress.step + 1)
@@ -205,7 +206,7 @@ class OnlineTrainer:
         due = settings.every and step % settings.every == 0
         last = step == self.config.train.steps or progress.stopped_because is not None
         best = settings.keep_best and progress.best_step == step
-        self.clock = Clock()  # of the next step, which carries the time of this checkpoint
+        self.clock = Clock(self.backend.compile_log)  # of the next step, which carries the time of this checkpoint
         if not (due or last or best):
             return
         with self.clock.phase("save"):

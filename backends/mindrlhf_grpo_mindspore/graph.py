@@ -1,0 +1,67 @@
+"""Everything that knows jit: functions compiled once for every bucket of static shapes, and the buckets.
+
+Outside this file the backend is written as functions of tensors. MindSpore's traps here: a tuple, list or dict
+passed to a compiled function is a constant (a new one compiles again), so arguments are tensors only; errors are
+asynchronous, so the first call waits for its result and fails where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor
+
+from mindrlhf_grpo.compiling import CompileLog
+
+Shape = tuple[tuple[int, ...], str]
+
+
+class Compiled:
+    """A function of tensors, compiled for every combination of argument shapes it meets.
+
+    Args:
+        name: what it does, for the log.
+        bucket: describes the arguments of a call in the log; None: their shapes.
+    """
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], log: CompileLog, bucket: Callable[..., str] | None = None
+    ) -> None:
+        self.name, self.log, self.bucket = name, log, bucket
+        self.function = ms.jit(function)
+        self.seen: set[tuple[Shape, ...]] = set()
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        shapes = tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors)
+        if shapes in self.seen:
+            return self.function(*tensors)
+        text = self.bucket(*tensors) if self.bucket else " ".join(str(shape) for shape, _ in shapes)
+        with self.log.compiling(self.name, text):
+            result = self.function(*tensors)
+            wait(result)
+        self.seen.add(shapes)
+        return result
+
+
+def wait(result: Any) -> None:
+    """Until the tensors of a result are computed; an error of the computation is raised here."""
+    if isinstance(result, Tensor):
+        result.asnumpy()
+    elif isinstance(result, (tuple, list)):
+        for part in result:
+            wait(part)
+
+
+def padded(size: int, *, least: int) -> int:
+    """The bucket of a dimension: ``least`` times a power of two, or one and a half times that.
+
+    So at most a third of a bucket is padding (beyond ``least``), and sizes up to S need 2 log2(S / least) compilations.
+    """
+    bucket = least
+    while bucket < size:
+        if bucket * 3 // 2 >= size and bucket % 2 == 0:
+            return bucket * 3 // 2
+        bucket *= 2
+    return bucket
