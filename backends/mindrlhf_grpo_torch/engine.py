@@ -14,13 +14,14 @@ import torch
 from mindrlhf_grpo.backend import Policy
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
-from mindrlhf_grpo.errors import BackendError, ConfigError, DataError
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.generation import Generation, Progress, check_prompt
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
 from . import hf
 from .decoder import choose_decoder, without_gradient
 from .fingerprint import fingerprint
-from .generation import Generation, Progress
+from .runner import TorchRunner
 
 
 def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
@@ -67,6 +68,7 @@ class TorchEngine:
         causal_lm = hf.causal_lm_of(model)
         self.device = next(model.parameters()).device
         self.vocab_size = int(causal_lm.get_input_embeddings().weight.shape[0])
+        self.runner = TorchRunner(self.decoder, vocab_size=self.vocab_size, device=self.device)
         self.context: int | None = getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
@@ -80,17 +82,16 @@ class TorchEngine:
         if not prompts:
             return []
         for prompt in prompts:
-            self._check(prompt, sampling)
+            check_prompt(prompt, sampling, vocab_size=self.vocab_size, context=self.context)
         with without_gradient(self.decoder):
             return Generation(
-                prompts, sampling, group_size=group_size, slots=self.slots, decoder=self.decoder,
-                tokenizer=self.tokenizer, vocab_size=self.vocab_size, device=self.device,
-                version=self.weight_version, progress=self.progress,
+                prompts, sampling, group_size=group_size, slots=self.slots, runner=self.runner,
+                tokenizer=self.tokenizer, version=self.weight_version, progress=self.progress,
             ).run()  # fmt: skip
 
     def sleep(self) -> None:
         """Free the KV cache."""
-        self.decoder.close()
+        self.runner.close()
 
     def wake_up(self) -> None:
         """Nothing to do: the next ``generate`` allocates what it needs."""
@@ -99,21 +100,3 @@ class TorchEngine:
         """Digest of the weights the decoder computes with, by Hugging Face name."""
         own = self.decoder.weights()
         return fingerprint(hf.hf_tensors(self.model) if own is None else own.items())
-
-    def _check(self, prompt: Prompt, sampling: Sampling) -> None:
-        length = len(prompt.ids)
-        if prompt.features:
-            raise BackendError(f"row {prompt.row}: the native engine reads text only, not {', '.join(prompt.features)}")
-        if not length:
-            raise DataError(f"row {prompt.row}: the prompt has no tokens")
-        largest = int(max(prompt.ids))
-        if largest >= self.vocab_size:
-            raise DataError(
-                f"row {prompt.row}: token {largest} is beyond the model's vocabulary of {self.vocab_size}: "
-                "the tokenizer belongs to another model"
-            )
-        if self.context is not None and length + sampling.max_tokens > self.context:
-            raise ConfigError(
-                f"row {prompt.row}: {length} prompt tokens and rollout.max_tokens {sampling.max_tokens} do not fit the "
-                f"model's context of {self.context} tokens; lower data.max_prompt_tokens or rollout.max_tokens"
-            )

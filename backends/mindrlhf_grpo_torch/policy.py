@@ -7,7 +7,7 @@ ranks; the loss weights of the batch carry the denominators.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mindrlhf_grpo.batching import micro_batches
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.types import Batch
+from mindrlhf_grpo.update_sums import clip_scale, combine
 
 from . import hf, xp
 from .attention import attending
@@ -135,20 +136,3 @@ class TorchPolicy:
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-
-def clip_scale(norm: float, limit: float) -> float:
-    """Factor that brings a gradient of this norm to at most ``limit``; 0 never clips."""
-    return min(1.0, limit / (norm + 1e-6)) if limit else 1.0
-
-
-def combine(parts: list[Mapping[str, float]]) -> dict[str, float]:
-    """Metric sums of all micro-batches and ranks; ``max/`` names by maximum."""
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            if name.startswith("max/"):
-                total[name] = max(total.get(name, -math.inf), value)
-            else:
-                total[name] = total.get(name, 0.0) + value
-    return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindrlhf_grpo.data.tokenizer import Tokenizer
+from .data.tokenizer import Tokenizer
 
 MARGIN = 8  # tokens before a possible match, so that how a decoder treats the first token cannot matter
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-pytest.importorskip("torch")
-
-from mindrlhf_grpo_torch.stop import StopStrings
+from mindrlhf_grpo.stop import StopStrings
 
 
 class Pieces:

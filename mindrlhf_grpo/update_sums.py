@@ -1,0 +1,23 @@
+"""What an optimizer step is put together from: metric sums of its parts, and the clipping of its gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+
+def clip_scale(norm: float, limit: float) -> float:
+    """Factor that brings a gradient of this norm to at most ``limit``; a limit of 0 never clips."""
+    return min(1.0, limit / (norm + 1e-6)) if limit else 1.0
+
+
+def combine(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Metric sums of all micro-batches and ranks; ``max/`` names by maximum."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name.startswith("max/"):
+                total[name] = max(total.get(name, -math.inf), value)
+            else:
+                total[name] = total.get(name, 0.0) + value
+    return total
