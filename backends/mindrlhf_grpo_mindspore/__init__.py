@@ -1,0 +1,30 @@
+"""The MindSpore backend: own decoder cells, compiled once for every bucket of shapes, on the processor and on Ascend."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .checks import check
+
+if TYPE_CHECKING:
+    from mindrlhf_grpo.config import RunConfig
+
+    from .backend import MindSporeBackend
+
+__all__ = ["build", "check"]
+
+os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore's warnings are meant for its developers
+
+
+def build(config: RunConfig) -> MindSporeBackend:
+    """The backend of one run.
+
+    Raises:
+        BackendError: the NumPy, device or dtype is not one that MindSpore can work with here.
+        ConfigError: the model's family is not among those of this backend.
+    """
+    check(config)
+    from .backend import MindSporeBackend
+
+    return MindSporeBackend(config)

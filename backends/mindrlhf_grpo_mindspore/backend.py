@@ -1,0 +1,78 @@
+"""The parts of a run on MindSpore."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import mindspore as ms
+
+from mindrlhf_grpo.backend import Inspection, Policy, RolloutEngine, WeightSync
+from mindrlhf_grpo.compiling import CompileLog
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.data.tokenizer import Tokenizer
+
+from . import comm
+from .devices import select
+
+if TYPE_CHECKING:
+    from .policy import MindSporePolicy
+
+PACKAGES = ("mindspore", "transformers", "safetensors", "numpy")
+
+
+class MindSporeBackend:
+    """Implements ``backend.Backend``; joins the other workers if msrun started this process."""
+
+    name = "mindspore"
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.compile_log = CompileLog()
+        self.device = select(config.model.device, config.model.dtype, comm.local_rank())
+        self.comm = comm.connect(self.device.kind)
+
+    def load_policy(self) -> MindSporePolicy:
+        """The trained model."""
+        from .policy import MindSporePolicy
+
+        return MindSporePolicy(self.config, self.device, self.comm, self.compile_log)
+
+    def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
+        """The native engine, on the policy's weights or, without one, on its own."""
+        from .engine import build_engine
+
+        return build_engine(self.config, policy, tokenizer, self.compile_log)
+
+    def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
+        """The way from the policy's weights to the engine's."""
+        from .weight_sync import build_weight_sync
+
+        return build_weight_sync(policy, engine)
+
+    def inspect(self, policy: Policy) -> Inspection:
+        """The policy's weights, gradients and log-probs after every layer."""
+        from .inspection import MindSporeInspection
+
+        return MindSporeInspection(policy)
+
+    def memory(self) -> dict[str, float]:
+        """Peak memory of this process so far, in MB."""
+        unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in kB elsewhere
+        peak = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit}
+        if self.device.kind == "npu":
+            peak["peak_device_mb"] = ms.runtime.max_memory_allocated() / 2**20
+        return peak
+
+    def versions(self) -> dict[str, str]:
+        """What the run ran on."""
+        found = {"python": platform.python_version(), "device": str(self.device)}
+        for package in PACKAGES:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "absent"
+        return found

@@ -1,0 +1,62 @@
+"""What this backend refuses, found before MindSpore is imported and before any weights are read."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.model_files import find_folder, read_model_config
+
+if TYPE_CHECKING:
+    from mindrlhf_grpo.config import RunConfig
+
+DEVICES = ("auto", "cpu", "npu")
+
+
+def check(config: RunConfig) -> None:
+    """Raise unless this backend can run the configuration, as far as that can be known without MindSpore.
+
+    Raises:
+        BackendError: NumPy 2, a device that is neither processor nor Ascend, bfloat16 on the processor.
+        ConfigError: a model of a family that has no cells here.
+    """
+    check_numpy(np.__version__)
+    check_device(config.model.device)
+    check_dtype(config.model.dtype, config.model.device)
+    check_family(config.model.path)
+
+
+def check_numpy(version: str) -> None:
+    """Raise BackendError for NumPy 2, with which the first operation of MindSpore 2.10 fails."""
+    if int(version.split(".")[0]) >= 2:
+        raise BackendError(f"backend 'mindspore' needs numpy < 2, here is numpy {version}: pip install 'numpy<2'")
+
+
+def check_device(device: str) -> None:
+    """Raise BackendError for a device that MindSpore has no part in here."""
+    if device not in DEVICES:
+        raise BackendError(
+            f"model.device: backend 'mindspore' does not compute on {device!r}; it takes {', '.join(DEVICES)} "
+            "(npu is Ascend); for NVIDIA GPUs set backend=torch"
+        )
+
+
+def check_dtype(dtype: str, device: str) -> None:
+    """Raise BackendError where the arithmetic is missing: MindSpore multiplies bfloat16 matrices on Ascend only."""
+    if device == "cpu" and dtype != "float32":
+        raise BackendError(
+            f"model.dtype: backend 'mindspore' computes in float32 only on the processor, not in {dtype!r}; "
+            "set model.dtype=float32, or model.device=npu on an Ascend machine"
+        )
+
+
+def check_family(path: str) -> None:
+    """Raise ConfigError unless the family of the model at ``path`` has cells here; reads config.json only."""
+    if find_spec(f"{__package__}.models") is None:
+        return
+    from .models.architecture import read_architecture
+
+    read_architecture(read_model_config(find_folder(path)))

@@ -1,0 +1,100 @@
+"""What MindSpore computes on here: ``python -m mindrlhf_grpo_mindspore.devices`` prints one JSON object.
+
+``mindrlhf-grpo doctor`` runs it in a process of its own, so that a broken driver does not take doctor along.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import mindspore as ms
+from mindspore.device_context import ascend
+
+from mindrlhf_grpo.errors import BackendError
+
+from .checks import check_dtype
+
+DTYPES = {"cpu": ["float32"], "npu": ["float32", "bfloat16"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a process computes on: ``kind`` is cpu or npu."""
+
+    kind: str
+    index: int = 0
+
+    @property
+    def target(self) -> str:
+        """MindSpore's word for it."""
+        return "Ascend" if self.kind == "npu" else "CPU"
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+
+def select(name: str, dtype: str, index: int) -> Device:
+    """Make the device that a configuration names (auto, cpu, npu) the one of this process.
+
+    Raises:
+        BackendError: Ascend is not usable here, or does not take ``dtype``.
+    """
+    if name == "npu" and not ascend_is_usable():
+        raise BackendError(f"model.device 'npu': {why_no_ascend()}")
+    device = Device("npu", index) if name != "cpu" and ascend_is_usable() else Device("cpu")
+    check_dtype(dtype, device.kind)
+    if device.kind == "npu":
+        ms.set_device("Ascend", index)
+    else:
+        ms.set_device("CPU")
+    return device
+
+
+def ascend_is_usable() -> bool:
+    """Whether MindSpore found CANN, and CANN a device."""
+    return bool(ascend.is_available()) and ascend.device_count() > 0
+
+
+def why_no_ascend() -> str:
+    """What is missing for Ascend, and the remedy."""
+    if ascend.is_available():
+        return "CANN finds no Ascend device; `npu-smi info` must list one (driver, ASCEND_RT_VISIBLE_DEVICES)"
+    return (
+        "MindSpore does not find CANN; install the version that docs/mindspore.md names, then "
+        "`source /usr/local/Ascend/ascend-toolkit/set_env.sh` in this shell, or set model.device=cpu"
+    )
+
+
+def devices() -> dict[str, Any]:
+    """Version of MindSpore, devices with memory in bytes and dtypes, and which kernels serve which operation."""
+    found = [npu(index) for index in range(ascend.device_count())] if ascend_is_usable() else []
+    listed: dict[str, Any] = {"framework": f"mindspore {ms.__version__}", "devices": [*found, cpu()]}
+    if find_spec(f"{__package__}.ops") is not None:
+        from .ops import kernels
+
+        listed["kernels"] = kernels()
+    return listed
+
+
+def npu(index: int) -> dict[str, Any]:
+    """Name, free and total memory of one Ascend device."""
+    ms.set_device("Ascend", index)
+    found = ms.hal.get_device_properties(index, "Ascend")
+    return {
+        "device": f"npu:{index}", "name": found.name, "free": found.free_memory, "total": found.total_memory,
+        "bfloat16": True, "dtypes": DTYPES["npu"],
+    }  # fmt: skip
+
+
+def cpu() -> dict[str, Any]:
+    """The processor as MindSpore uses it."""
+    name = f"{platform.machine()}, {ms.device_context.cpu.threads_num()} threads"
+    return {"device": "cpu", "name": name, "bfloat16": False, "dtypes": DTYPES["cpu"]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(devices()))
