@@ -72,6 +72,9 @@ def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> Pr
     if missing:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ConfigError(f"model.path {model.path!r}: {len(missing)} weights are missing from its files: {named}")
+    embedding = loaded.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = None  # else the padding id's row gets no gradient; here masks come from lengths alone
     return loaded.to(device_of(model.device) if device is None else device).eval()
 
 
