@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CheckpointError
-from .model_files import TensorInfo, read_header, weight_files
+from .model_files import read_header, weight_files
+from .tensor_files import as_stored, read_tensor, stored_type
 
 PREFIX = "base_model.model."
-STORED: dict[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 PLAIN = {
     "bias": "none", "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
     "layers_pattern": None, "trainable_token_indices": None, "target_parameters": None,
@@ -72,25 +72,6 @@ def read_pairs(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
     return {name: (sides["lora_A"], sides["lora_B"]) for name, sides in factors.items()}
 
 
-def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
-    """A tensor of a safetensors file in float32."""
-    stored = np.memmap(path, dtype=_stored(info), mode="r", offset=info.start, shape=(info.size,))
-    values = from_bfloat16(stored.view(np.uint16)) if info.dtype == "BF16" else stored.astype(np.float32)
-    return values.reshape(info.shape)
-
-
-def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """bfloat16 bit patterns as float32: they are its upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """float32 rounded to bfloat16 bit patterns: to nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
-
-
 def _merge_file(
     path: Path,
     pairs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
@@ -109,13 +90,7 @@ def _merge_file(
         if delta.shape != info.shape:
             raise CheckpointError(f"the adapter's {name} is {delta.shape}, the model's {info.shape}")
         merged = read_tensor(path, info) + delta
-        stored = np.memmap(path, dtype=_stored(info), mode="r+", offset=info.start, shape=(info.size,))
-        stored[:] = (to_bfloat16(merged) if info.dtype == "BF16" else merged.astype(stored.dtype)).ravel()
+        stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r+", offset=info.start, shape=(info.size,))
+        stored[:] = as_stored(merged, info.dtype).ravel()
         stored.flush()
     return names
-
-
-def _stored(info: TensorInfo) -> type[np.generic]:
-    if info.dtype not in STORED:
-        raise CheckpointError(f"weights of type {info.dtype} cannot be merged; accepted: {', '.join(STORED)}")
-    return STORED[info.dtype]

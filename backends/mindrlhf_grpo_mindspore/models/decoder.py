@@ -1,0 +1,117 @@
+"""The decoder: embedding, layers, final norm and head over a flat list of tokens.
+
+Only ``attend`` knows which tokens belong together: its ``construct(layer, queries [S, H, D], keys [S, K, D], values
+[S, K, Dv], plan) -> [S, H, Dv]`` mixes tokens and owns the scale of the scores (``architecture.attention_scale``).
+``plan`` is a tuple of tensors that the caller hands through to it. Everything else is done token by token.
+Legend: S tokens, E hidden size, H query heads, K key/value heads, D size of a query or key, Dv of a value, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn
+from mindspore import ops as native
+
+from .. import ops
+from .architecture import Architecture
+from .attention import Attention
+from .feed_forward import FeedForward
+from .norms import RmsNorm
+from .rotary import RotaryAngles
+
+
+class DecoderLayer(nn.Cell):
+    """Attention and feed-forward, each normed and added to the stream."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Parameter],
+        layer: int,
+        attend: nn.Cell,
+        lora_scale: float,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        module, eps = f"model.layers.{layer}", architecture.norm_eps
+        self.self_attn = Attention(architecture, weights, layer, attend, lora_scale)
+        self.mlp = FeedForward(weights, f"{module}.mlp", lora_scale, fused=architecture.fused_gate_up)
+        self.input_layernorm = RmsNorm(weights, f"{module}.input_layernorm", eps)
+        self.post_attention_layernorm = RmsNorm(weights, f"{module}.post_attention_layernorm", eps)
+        self.sandwich = architecture.sandwich_norms
+        if self.sandwich:
+            self.post_self_attn_layernorm = RmsNorm(weights, f"{module}.post_self_attn_layernorm", eps)
+            self.post_mlp_layernorm = RmsNorm(weights, f"{module}.post_mlp_layernorm", eps)
+
+    def construct(self, x: Tensor, cos: Tensor, sin: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
+        """``[S, E]`` -> ``[S, E]``."""
+        mixed = self.self_attn(self.input_layernorm(x), cos, sin, plan)
+        if self.sandwich:
+            mixed = self.post_self_attn_layernorm(mixed)
+        x = x + mixed
+        changed = self.mlp(self.post_attention_layernorm(x))
+        if self.sandwich:
+            changed = self.post_mlp_layernorm(changed)
+        return x + changed
+
+
+class Decoder(nn.Cell):
+    """A model over the given weights; several decoders may share them.
+
+    Args:
+        weights: parameters by Hugging Face name; LoRA adapters as ``<module>.lora_A.weight``, ``.lora_B.weight``.
+        attend: mixes tokens, see above.
+        lora_scale: factor of the adapters; 0 leaves them out (the reference of a LoRA run).
+        recompute: compute the layers again in the backward pass instead of keeping their intermediates.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Parameter],
+        attend: nn.Cell,
+        *,
+        lora_scale: float = 0.0,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.architecture = architecture
+        self.embedding = weights["model.embed_tokens.weight"]
+        self.head = self.embedding if architecture.tied else weights.get("lm_head.weight")
+        self.angles = RotaryAngles(architecture.rotary, self.embedding.dtype)
+        layers = [DecoderLayer(architecture, weights, i, attend, lora_scale) for i in range(architecture.layers)]
+        self.layers = nn.CellList(layers, auto_prefix=False)
+        self.norm = RmsNorm(weights, "model.norm", architecture.norm_eps)
+        if recompute:
+            for layer in self.layers:
+                layer.recompute()
+
+    def construct(self, ids: Tensor, positions: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
+        """``[S]`` int32 twice -> hidden states after the final norm ``[S, E]``."""
+        cos, sin = self.angles(positions)
+        x = native.gather(self.embedding, ids, 0)
+        for layer in self.layers:
+            x = layer(x, cos, sin, plan)
+        return self.norm(x)
+
+    def layer_ends(self, ids: Tensor, positions: Tensor, plan: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Hidden states ``[S, E]`` after the embedding and after each layer, before the final norm."""
+        cos, sin = self.angles(positions)
+        x = native.gather(self.embedding, ids, 0)
+        ends = (x,)
+        for layer in self.layers:
+            x = layer(x, cos, sin, plan)
+            ends = (*ends, x)
+        return ends
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm."""
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[R, E]`` after the final norm -> ``[R, V]`` float32."""
+        return ops.linear(hidden, self.head).astype(ms.float32)
+
+    def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
+        """Weights keep their Hugging Face names whatever cell holds the decoder."""

@@ -1,0 +1,29 @@
+"""A projection, with its LoRA adapter where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mindspore import Parameter, Tensor, nn
+
+from .. import ops
+
+
+class Linear(nn.Cell):
+    """``weight x + bias + lora_scale * B A x``; the last where the weights hold an adapter and the scale is not 0."""
+
+    def __init__(self, weights: Mapping[str, Parameter], module: str, lora_scale: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.weight = weights[f"{module}.weight"]
+        self.bias = weights.get(f"{module}.bias")
+        self.adapted = lora_scale > 0 and f"{module}.lora_A.weight" in weights
+        self.lora_scale = lora_scale
+        if self.adapted:
+            self.lora_a, self.lora_b = weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"]
+
+    def construct(self, x: Tensor) -> Tensor:
+        """``[S, in]`` -> ``[S, out]``."""
+        y = ops.linear(x, self.weight, self.bias)
+        if self.adapted:
+            y = y + ops.linear(ops.linear(x, self.lora_a), self.lora_b) * self.lora_scale
+        return y
