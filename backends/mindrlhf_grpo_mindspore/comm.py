@@ -1,14 +1,28 @@
 """The process group: one process, or the workers that msrun started.
 
-Gradients are summed, never averaged: loss weights carry the denominators of the global batch.
+Gradients are summed, never averaged: loss weights carry the denominators of the global batch. On the processor only
+float32 all-reduce by sum and int32 broadcast are used: most other collectives fail there, and one that has failed
+makes later ones return wrong numbers. So every rank proves, before each call, that all are about to make the same one.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
-from mindspore import Tensor
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, communication, ops
+
+from mindrlhf_grpo.errors import RunFailed
+
+from .host_link import KEY_BYTES, HostLink, accept, join, listen, own_address
+
+BUCKET = 8 * 1024 * 1024  # elements reduced at once
+HOST_BYTES = 64  # room for the text of an address
 
 
 class SingleProcess:
@@ -29,11 +43,146 @@ class SingleProcess:
         return gradients
 
 
+class MindSporeRanks:
+    """mccl or hccl for gradients, the host link for everything else."""
+
+    def __init__(self, device_kind: str) -> None:
+        with as_run_failed("the workers of msrun did not find each other"):
+            communication.init("hccl" if device_kind == "npu" else "mccl")
+        self.rank, self.world_size = communication.get_rank(), communication.get_group_size()
+        os.environ["RANK_ID"] = str(self.rank)  # msrun cannot know it on several machines without --node_rank
+        self.calls = 0
+        self.link = open_link(self.rank, self.world_size)
+        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+
+    def gather_objects(self, item: Any) -> list[Any]:
+        """Every rank's item, in rank order. Items are pickled in memory only, between ranks of one run."""
+        return self._agree("gather_objects", "", item)
+
+    def barrier(self) -> None:
+        self._agree("barrier", "")
+
+    def close(self) -> None:
+        self.link.close()
+
+    def sum_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        """The sum over ranks of every tensor (float32), reduced in flat buckets."""
+        shapes = [tuple(gradient.shape) for gradient in gradients]
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self._agree(
+            "sum_gradients",
+            f"{len(sizes)} tensors, {sum(sizes)} values, shapes {zlib.crc32(repr(shapes).encode()):08x}",
+        )
+        summed: list[Tensor] = []
+        for first, last in buckets(sizes, BUCKET):
+            flat = self.all_reduce(flattened(gradients[first:last]))
+            ends = np.cumsum(sizes[first:last]).tolist()
+            summed += [
+                flat[end - size : end].reshape(shape)
+                for end, size, shape in zip(ends, sizes[first:last], shapes[first:last], strict=True)
+            ]
+        return summed
+
+    def _agree(self, operation: str, details: str, item: Any = None) -> list[Any]:
+        """Gather an item, and prove that every rank makes this call.
+
+        Raises:
+            RunFailed: another rank calls something else, or has left.
+        """
+        self.calls += 1
+        said = self.link.gather((self.calls, operation, details, item))
+        check_same(said)
+        return [theirs for *_, theirs in said]
+
+
+def check_same(said: Sequence[tuple[int, str, str, Any]]) -> None:
+    """Raise RunFailed, naming both calls, unless all ranks announced the same one."""
+    for rank, call in enumerate(said):
+        if call[:3] != said[0][:3]:
+            raise RunFailed(f"ranks disagree on what comes next: {named(0, said[0])}, {named(rank, call)}")
+
+
+def named(rank: int, call: tuple[int, str, str, Any]) -> str:
+    number, operation, details, _ = call
+    return f"rank {rank} makes call {number}, {operation}" + (f" ({details})" if details else "")
+
+
+def buckets(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Cut tensors into runs [first, last) of about ``limit`` elements; one that is larger is a run of its own."""
+    runs: list[tuple[int, int]] = []
+    first, filled = 0, 0
+    for index, size in enumerate(sizes):
+        if filled and filled + size > limit:
+            runs.append((first, index))
+            first, filled = index, 0
+        filled += size
+    return [*runs, (first, len(sizes))] if sizes else []
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors end to end, in float32."""
+    parts = [tensor.reshape(-1).astype(ms.float32) for tensor in tensors]
+    return parts[0] if len(parts) == 1 else ops.cat(parts)
+
+
+def open_link(rank: int, world_size: int) -> HostLink:
+    """Connect all ranks to rank 0, whose address and key are broadcast through MindSpore's own network."""
+    if rank == 0:
+        listener, key = listen(own_address(os.environ.get("MS_SCHED_HOST", "127.0.0.1")))
+        host, port = listener.address
+        broadcast(announcement(host, port, key))
+        return accept(listener, world_size)
+    host, port, key = announced(broadcast(np.zeros(HOST_BYTES + KEY_BYTES + 2, np.int32)))
+    return join((host, port), key, rank)
+
+
+def announcement(host: str, port: int, key: bytes) -> np.ndarray:
+    """Address and key as int32."""
+    text = host.encode()
+    return np.array([port, len(text), *text.ljust(HOST_BYTES, b"\0"), *key], np.int32)
+
+
+def announced(numbers: np.ndarray) -> tuple[str, int, bytes]:
+    """Inverse of ``announcement``."""
+    port, length, *rest = numbers.tolist()
+    return bytes(rest[:length]).decode(), port, bytes(rest[HOST_BYTES:])
+
+
+def broadcast(numbers: np.ndarray) -> np.ndarray:
+    """Rank 0's numbers (int32), on every rank."""
+    (received,) = ops.Broadcast(0)((Tensor(numbers),))
+    return np.array(received.asnumpy())
+
+
+@contextmanager
+def as_run_failed(explanation: str) -> Iterator[None]:
+    """MindSpore's RuntimeError in the block becomes a RunFailed: the explanation and the error's first line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunFailed(f"{explanation}: {str(error).strip().splitlines()[0]}") from None
+
+
 def local_rank() -> int:
     """This process's number on its machine, which is also the number of its device."""
     return int(os.environ.get("DEVICE_ID", "0"))
 
 
-def connect(device_kind: str) -> SingleProcess:
+def connect(device_kind: str) -> SingleProcess | MindSporeRanks:
     """The workers msrun announced in the environment, or a single process."""
-    return SingleProcess()
+    role = os.environ.get("MS_ROLE")
+    if role == "MS_SCHED":
+        schedule()
+    return MindSporeRanks(device_kind) if role == "MS_WORKER" else SingleProcess()
+
+
+def schedule() -> NoReturn:
+    """msrun starts the program once more as the scheduler: it brings the workers together and trains nothing.
+
+    Raises:
+        SystemExit: the workers are done.
+        RunFailed: one of them has ended without finishing.
+    """
+    with as_run_failed("msrun's scheduler"):
+        communication.init()
+    raise SystemExit(0)

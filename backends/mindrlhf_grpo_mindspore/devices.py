@@ -92,8 +92,7 @@ def npu(index: int) -> dict[str, Any]:
 
 def cpu() -> dict[str, Any]:
     """The processor as MindSpore uses it."""
-    name = f"{platform.machine()}, {ms.device_context.cpu.threads_num()} threads"
-    return {"device": "cpu", "name": name, "bfloat16": False, "dtypes": DTYPES["cpu"]}
+    return {"device": "cpu", "name": platform.machine(), "bfloat16": False, "dtypes": DTYPES["cpu"]}
 
 
 if __name__ == "__main__":
