@@ -25,6 +25,10 @@ class CheckpointError(UserError):
     """A checkpoint that is incomplete, corrupt or made by another configuration."""
 
 
+class BundleError(UserError):
+    """A parity bundle that is incomplete, corrupt or of another version."""
+
+
 class RunFailed(UserError):
     """The run stopped itself: NaN, a fingerprint or ratio outside tolerance. The text names the saved evidence."""
 

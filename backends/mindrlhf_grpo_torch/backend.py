@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mindrlhf_grpo.backend import Policy, RolloutEngine, WeightSync
+from mindrlhf_grpo.backend import Inspection, Policy, RolloutEngine, WeightSync
 from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
@@ -54,6 +54,12 @@ class TorchBackend:
         from .weight_sync import build_weight_sync
 
         return build_weight_sync(policy, engine)
+
+    def inspect(self, policy: Policy) -> Inspection:
+        """The policy from inside."""
+        from .inspection import TorchInspection
+
+        return TorchInspection(policy)
 
     def memory(self) -> dict[str, float]:
         """Peak memory of this process so far, in MB."""

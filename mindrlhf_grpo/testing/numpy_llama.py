@@ -221,7 +221,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 def unrotate(flowing: Array, cos: Array, sin: Array) -> Array:
     """Backward of :func:`rotate`, its transpose."""
     first, second = np.split(flowing * sin, 2, axis=-1)
-    return flowing * cos + np.concatenate([second, -first], axis=-1)
+    return np.asarray(flowing * cos + np.concatenate([second, -first], axis=-1))
 
 
 def sigmoid(x: Array) -> Array:

@@ -24,7 +24,8 @@ EPSILON = 1e-8  # AdamW's
 def sequence(batch: Batch, row: int) -> NDArray[np.int64]:
     """Prompt and completion of a row as one sequence ``[S]``."""
     prompt = batch.prompts[batch.prompt_of[row]]
-    return np.concatenate([prompt, batch.ids[row, : batch.lengths[row]]]).astype(np.int64)
+    ids: NDArray[np.int64] = np.concatenate([prompt, batch.ids[row, : batch.lengths[row]]]).astype(np.int64)
+    return ids
 
 
 def layer_logps(model: NumpyLlama, batch: Batch) -> Array:

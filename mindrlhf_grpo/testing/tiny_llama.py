@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..sampling import uniforms
+from ..tensor_files import write_tensors
 from .numpy_llama import LlamaShape
 
 SPREAD = 0.15  # standard deviation of the matrices: attention strong enough that a mistake in it shows
@@ -94,9 +95,7 @@ def normal(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64
 
 def write_tiny_llama(folder: Path, shape: LlamaShape, *, seed: int, end_tokens: Sequence[int]) -> Path:
     """Write ``config.json`` and ``model.safetensors``."""
-    from safetensors.numpy import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config_json(shape, end_tokens=end_tokens), indent=1))
-    save_file(random_weights(shape, seed=seed), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", random_weights(shape, seed=seed))
     return folder

@@ -1,0 +1,161 @@
+"""How far a measurement is from the recorded one, where it is farthest, and where it first leaves the tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .quantities import Measure, Measurement, Quantity, by_layer
+
+SMALL = (
+    1e-6  # of all arrays' norm together: an array with less (a gradient that is zero but for rounding) counts as that
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The comparison of one measurement.
+
+    Attributes:
+        deviation: the largest; infinite where something is missing or not a number.
+        where: its place.
+        first: the first place beyond the tolerance, None where there is none.
+        first_layer: with log-probs by layer, the first layer end beyond the tolerance.
+        profile: deviation by layer or by array, in order.
+    """
+
+    quantity: str
+    group: str
+    deviation: float
+    tolerance: float
+    where: str
+    first: str | None
+    first_layer: int | None
+    profile: tuple[tuple[str, float], ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.first is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The deviations of one array: one number, or one for each place."""
+
+    name: str
+    deviations: NDArray[np.float64]
+
+
+def compare(
+    quantity: Quantity,
+    measured: Measurement,
+    expected: Mapping[str, NDArray[Any]],
+    *,
+    tolerance: float,
+    layers: int,
+) -> Finding:
+    """Compare a measurement with what was recorded for it."""
+    parts = list(parts_of(quantity, measured.arrays, expected))
+    named = [(place, float(value)) for part in parts for place, value in places(quantity, part, layers)]
+    beyond = [place for place, value in named if not value <= tolerance]
+    where, deviation = max(named, key=lambda item: item[1], default=("", 0.0))
+    if quantity.measure is Measure.UNEQUAL and math.isfinite(deviation):
+        deviation = sum(value for _, value in named) / len(named)
+    profile = by_first_axis(parts[0], layers) if quantity.name == "layer_logps" and len(parts) == 1 else largest(parts)
+    over = [number for number, (_, value) in enumerate(profile) if not value <= tolerance]
+    return Finding(
+        quantity=quantity.name, group=measured.group, deviation=deviation, tolerance=tolerance,
+        where=where if deviation else "", first=beyond[0] if beyond else None,
+        first_layer=over[0] if over and quantity.name == "layer_logps" else None, profile=tuple(profile),
+    )  # fmt: skip
+
+
+def parts_of(
+    quantity: Quantity, measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]
+) -> Iterator[Part]:
+    """Deviations array by array, in the order in which a reader should look at them."""
+    if quantity.name == "token_logps":
+        yield Part("", token_logp_deviations(measured, expected))
+        return
+    names = by_layer(measured.keys() | expected.keys())
+    floor = SMALL * math.sqrt(sum(norm(array) ** 2 for array in expected.values()))
+    for name in reversed(names) if quantity.backward else names:
+        label = name if len(names) > 1 else ""
+        if name not in measured or name not in expected:
+            side = "here" if name not in measured else "in the bundle"
+            yield Part(f"{name} (missing {side})", np.asarray(math.inf))
+        elif measured[name].shape != expected[name].shape:
+            text = f"{name} (shape {list(measured[name].shape)}, recorded {list(expected[name].shape)})"
+            yield Part(text, np.asarray(math.inf))
+        else:
+            yield Part(label, deviations(quantity.measure, measured[name], expected[name], floor))
+
+
+def deviations(measure: Measure, measured: NDArray[Any], expected: NDArray[Any], floor: float) -> NDArray[np.float64]:
+    """By place, or for the whole array where the measure is relative; what is not a number is infinitely far."""
+    if measure is Measure.UNEQUAL:
+        return np.asarray(measured != expected, dtype=np.float64)
+    difference = measured.astype(np.float64) - expected.astype(np.float64)
+    if measure is Measure.ABSOLUTE:
+        return np.where(np.isfinite(difference), np.abs(difference), np.inf)
+    if not np.isfinite(difference).all():
+        return np.asarray(math.inf)
+    return np.asarray(norm(difference) / max(norm(expected), floor) if difference.any() else 0.0)
+
+
+def token_logp_deviations(
+    measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float64]:
+    """Log-probs of sampled tokens up to the first token that differs: after it they belong to other tokens."""
+    if measured["tokens"].shape != expected["tokens"].shape:
+        return np.asarray(math.inf)
+    same = np.cumprod(measured["tokens"] == expected["tokens"], axis=1).astype(bool)
+    difference = deviations(Measure.ABSOLUTE, measured["logps"], expected["logps"], 0.0)
+    return np.where(same, difference, 0.0)
+
+
+def places(quantity: Quantity, part: Part, layers: int) -> Iterator[tuple[str, float]]:
+    """Every place of an array with its deviation."""
+    if part.deviations.ndim == 0:
+        yield part.name, float(part.deviations)
+        return
+    for index, value in np.ndenumerate(part.deviations):
+        yield place_words(quantity, part.name, index, layers), float(value)
+
+
+def place_words(quantity: Quantity, name: str, index: tuple[int, ...], layers: int) -> str:
+    """A place in words."""
+    words = [
+        layer_end(number, layers) if axis == "layer" else f"{axis} {number}"
+        for axis, number in zip(quantity.axes, index, strict=False)
+    ]
+    return ", ".join(word for word in [name, *words] if word)
+
+
+def layer_end(number: int, layers: int) -> str:
+    """Where in the model a hidden state is read off."""
+    if number == 0:
+        return "embedding (or final norm, head)"
+    return f"layer {number - 1} of {layers} (model.layers.{number - 1})"
+
+
+def by_first_axis(part: Part, layers: int) -> list[tuple[str, float]]:
+    """Largest deviation by layer."""
+    if part.deviations.ndim == 0:
+        return [(part.name, float(part.deviations))]
+    return [(layer_end(number, layers), float(rows.max())) for number, rows in enumerate(part.deviations)]
+
+
+def largest(parts: list[Part]) -> list[tuple[str, float]]:
+    """Largest deviation by array."""
+    return [(part.name, float(part.deviations.max(initial=0.0))) for part in parts]
+
+
+def norm(array: NDArray[Any]) -> float:
+    """L2 norm in float64."""
+    return float(np.linalg.norm(array.astype(np.float64).ravel()))
