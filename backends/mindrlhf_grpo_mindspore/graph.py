@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, ops
 
 from mindrlhf_grpo.compiling import CompileLog
 
@@ -52,6 +52,14 @@ def wait(result: Any) -> None:
     elif isinstance(result, (tuple, list)):
         for part in result:
             wait(part)
+
+
+def overwrite(parameter: Parameter, values: Tensor) -> None:
+    """Give a parameter other values where it lies.
+
+    After ``Parameter.set_data`` compiled functions go on reading and writing the storage that it had before.
+    """
+    ops.assign(parameter, values.astype(parameter.dtype))
 
 
 def padded(size: int, *, least: int) -> int:
