@@ -1,7 +1,8 @@
 """What a backend implements, and how it is found.
 
 A backend is a module (or entry point in the group ``mindrlhf_grpo.backends``) with a function
-``build(config) -> Backend``. The core talks to it in NumPy arrays and plain Python only.
+``build(config) -> Backend``, and where it can tell early what it refuses, ``check(config)``, which raises a
+UserError without importing the framework. The core talks to it in NumPy arrays and plain Python only.
 """
 
 from __future__ import annotations

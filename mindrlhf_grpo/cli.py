@@ -71,13 +71,15 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def fail(text: str, code: int) -> None:
     """Print an error and leave."""
     rank = rank_of_process()
-    typer.secho(f"error{f' (rank {rank})' if rank else ''}: ", err=True, nl=False, fg=typer.colors.RED, bold=True)
+    typer.secho(f"error{f' (rank {rank})' if rank > 0 else ''}: ", err=True, nl=False, fg=typer.colors.RED, bold=True)
     typer.echo(text, err=True)
     raise typer.Exit(code)
 
 
 def rank_of_process() -> int:
-    """This process's rank under torchrun or msrun; 0 when alone."""
+    """This process's rank under torchrun or msrun; 0 when alone, -1 for msrun's scheduler, which only brings ranks together."""
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        return -1
     value = os.environ.get("RANK", os.environ.get("RANK_ID", "0"))
     return int(value) if value.isdigit() else 0
 
@@ -124,6 +126,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     mindrlhf-grpo train examples/addition/config.yaml
     mindrlhf-grpo train config.yaml train.steps=20 run_dir=runs/short
     torchrun --nproc-per-node 2 -m mindrlhf_grpo train config.yaml
+    msrun --worker_num=2 --local_worker_num=2 --join=True python -m mindrlhf_grpo train config.yaml backend=mindspore
 
     Everything is written to run_dir. The same command resumes an unfinished run there, exactly.
     The last line of the output is the summary as JSON.
@@ -145,7 +148,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
         summary = run(settings)
     except KeyboardInterrupt:
         fail(f"interrupted; {how_to_go_on(settings.run_dir)}", INTERRUPTED)
-    if first:
+    if rank_of_process() == 0:  # asked anew: on several machines msrun's workers learn theirs when they meet
         show_summary(summary)
 
 

@@ -71,6 +71,8 @@ def problems_of(config: RunConfig) -> list[tuple[str, str]]:
         _check_reward(found, f"rewards.{index}", component, columns)
     found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm).check(config.rollout.group_size))
     found.attempt("backend", lambda: check_backend(config.backend))
+    if not {"backend", "model.path"} & {key for key, _ in found.problems}:
+        found.attempt("backend", lambda: ask_backend(config))
     for name in config.tracking.to:
         _check_tracker(found, name)
     found.attempt("run_dir", lambda: check_writable(config.run_dir))
@@ -126,6 +128,13 @@ def check_backend(name: str) -> None:
         raise BackendError(
             f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'"
         )
+
+
+def ask_backend(config: RunConfig) -> None:
+    """Raise what the backend itself refuses: a device, dtype or model family that it does not have."""
+    refuse = getattr(backend_module(config.backend), "check", None)
+    if refuse is not None:
+        refuse(config)
 
 
 def check_writable(run_dir: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.errors import BackendError, ConfigError
 from mindrlhf_grpo.model_files import find_folder, read_model_config
 
 if TYPE_CHECKING:
@@ -55,8 +54,9 @@ def check_dtype(dtype: str, device: str) -> None:
 
 def check_family(path: str) -> None:
     """Raise ConfigError unless the family of the model at ``path`` has cells here; reads config.json only."""
-    if find_spec(f"{__package__}.models") is None:
-        return
     from .models.architecture import read_architecture
 
-    read_architecture(read_model_config(find_folder(path)))
+    try:
+        read_architecture(read_model_config(find_folder(path)))
+    except ConfigError as error:
+        raise ConfigError(f"model.path {path!r}: {error}") from None

@@ -7,7 +7,9 @@ makes later ones return wrong numbers. So every rank proves, before each call, t
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,7 @@ class MindSporeRanks:
             communication.init("hccl" if device_kind == "npu" else "mccl")
         self.rank, self.world_size = communication.get_rank(), communication.get_group_size()
         os.environ["RANK_ID"] = str(self.rank)  # msrun cannot know it on several machines without --node_rank
+        atexit.register(hush)
         self.calls = 0
         self.link = open_link(self.rank, self.world_size)
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
@@ -161,6 +164,12 @@ def as_run_failed(explanation: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RunFailed(f"{explanation}: {str(error).strip().splitlines()[0]}") from None
+
+
+def hush() -> None:
+    """Drop what MindSpore's network writes to standard error while the process ends: msrun would show it as our output."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def local_rank() -> int:
