@@ -1,13 +1,23 @@
 """Operations of the decoder: each with a reference made of operations proven on CPU and present on Ascend.
 
-Where the device has a kernel for one, ``choose_kernels`` takes it; ``kernels`` says which serves what.
-Legend: S tokens, E hidden size, H heads, K key/value heads, D head size, F inner size, X experts.
+At start-up ``choose_kernels`` tries the device's own kernels against the references and takes those that agree;
+``kernels`` says which implementation serves which operation. The references serve until then.
+Legend: S tokens, E hidden size, H query heads, K key/value heads, D size of a query or key, Dv of a value, B rows,
+T queries and W keys of a row, I inner size, X experts, N experts of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+import numpy as np
 from mindspore import Tensor, mint
 from mindspore import ops as native
+
+Operation = Callable[..., Any]
+TOLERANCE = {ms.float32: 1e-4, ms.bfloat16: 0.02, ms.float16: 0.005}  # relative norm of the difference
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -17,22 +27,171 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """weight * x / sqrt(mean(x^2) + eps) over the last dimension."""
-    return x * native.rsqrt(mint.mean(native.square(x), -1, True) + eps) * weight
+    return CHOSEN["rms_norm"](x, weight, eps)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Turn the pairs of ``[S, H, D]`` by ``cos``, ``sin`` ``[S, 1, D / 2]``.
 
-    Interleaved pairs come out as halves: a permutation that queries and keys share, so scores stay.
+    Interleaved pairs may come out as halves: a permutation that queries and keys share, so scores stay.
     """
-    if interleaved:
-        first, second = x[:, :, 0::2], x[:, :, 1::2]
-    else:
-        half = x.shape[2] // 2
-        first, second = x[:, :, :half], x[:, :, half:]
-    return native.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    return CHOSEN["rotate"](x, cos, sin, interleaved)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, https://arxiv.org/abs/2002.05202."""
+    return CHOSEN["swiglu"](gate, up)
+
+
+def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """``[B, T, H, D]``, ``[B, W, K, D]``, ``[B, W, K, Dv]`` -> ``[B, T, H, Dv]``.
+
+    Args:
+        bias: ``[B or 1, 1, T, W]``; 0 where a query sees a key, very negative where it does not.
+    """
+    return CHOSEN["softmax_attention"](queries, keys, values, bias, scale)
+
+
+def experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+    """Sum over a token's experts of share * down(silu(gate(x)) * up(x)).
+
+    Args:
+        x: ``[S, E]``.
+        gate_up: ``[X, 2 I, E]``, the gate first.
+        down: ``[X, E, I]``.
+        chosen: ``[S, N]`` int32, experts of each token.
+        shares: ``[S, N]``.
+    """
+    return CHOSEN["experts"](x, gate_up, down, chosen, shares)
+
+
+def reference_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if x.dtype == ms.float32:
+        return x * native.rsqrt(mint.mean(native.square(x), -1, True) + eps) * weight
+    wide = x.astype(ms.float32)
+    return (wide * native.rsqrt(mint.mean(native.square(wide), -1, True) + eps)).astype(x.dtype) * weight
+
+
+def reference_rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    half = x.shape[2] // 2
+    if interleaved:
+        pairs = x.reshape(x.shape[0], x.shape[1], half, 2)
+        first, second = pairs[:, :, :, 0], pairs[:, :, :, 1]
+    else:
+        first, second = x[:, :, :half], x[:, :, half:]
+    return native.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def reference_swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return native.silu(gate) * up
+
+
+def reference_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    rows, length, heads, size = queries.shape
+    width, kv_heads, value_size = keys.shape[1], keys.shape[2], values.shape[3]
+    group = heads // kv_heads  # query heads of one key head are further queries of it: keys are not repeated
+    queries = queries.reshape(rows, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    queries = queries.reshape(rows, kv_heads, group * length, size)
+    scores = native.matmul(queries, keys.transpose(0, 2, 3, 1)) * scale
+    scores = scores.reshape(rows, kv_heads, group, length, width) + bias.expand_dims(1)
+    shares = native.softmax(scores, -1).reshape(rows, kv_heads, group * length, width)
+    mixed = native.matmul(shares, values.transpose(0, 2, 1, 3)).reshape(rows, kv_heads, group, length, value_size)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, value_size)
+
+
+def reference_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+    """Every expert for every token, weighed with its share or 0: exact, of static shape, X / N times the work."""
+    count, double, hidden = gate_up.shape
+    inner = double // 2
+    placed = native.one_hot(chosen, count, 1, 0).astype(shares.dtype)
+    share_of_expert = (placed * shares.expand_dims(-1)).sum(1)
+    both = linear(x, gate_up.reshape(count * double, hidden)).reshape(-1, count, double)
+    active = reference_swiglu(both[:, :, :inner], both[:, :, inner:]) * share_of_expert.expand_dims(-1).astype(x.dtype)
+    return linear(active.reshape(-1, count * inner), down.transpose(1, 0, 2).reshape(hidden, count * inner))
+
+
+REFERENCE: dict[str, Operation] = {
+    "rms_norm": reference_rms_norm,
+    "rotate": reference_rotate,
+    "swiglu": reference_swiglu,
+    "softmax_attention": reference_softmax_attention,
+    "experts": reference_experts,
+}
+CHOSEN: dict[str, Operation] = dict(REFERENCE)
+
+
+def kernels() -> dict[str, str]:
+    """Which implementation serves which operation: ``reference``, or the kernel's name."""
+    return {
+        name: "reference" if CHOSEN[name] is REFERENCE[name] else CHOSEN[name].__name__.lstrip("_") for name in CHOSEN
+    }
+
+
+def choose_kernels(device: str, dtype: str) -> dict[str, str]:
+    """Take every kernel of the device that exists, runs and agrees with its reference; returns ``kernels()``.
+
+    To be called once the device is set and before anything is compiled.
+    """
+    CHOSEN.update(REFERENCE)
+    if device == "npu":
+        from .ascend_kernels import KERNELS
+
+        CHOSEN.update({name: kernel for name, kernel in KERNELS.items() if agrees(name, kernel, dtype)})
+    return kernels()
+
+
+def agrees(name: str, kernel: Operation, dtype: str) -> bool:
+    """Whether a kernel runs and its values and gradients are those of the reference on random numbers."""
+    arguments, constants = example(name, getattr(ms, dtype))
+    places = tuple(place for place, argument in enumerate(arguments) if argument.dtype != ms.int32)
+    try:
+        pairs = zip(
+            differentiated(kernel, arguments, constants, places),
+            differentiated(REFERENCE[name], arguments, constants, places),
+            strict=True,
+        )
+        return all(close(one, other) for one, other in pairs)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # what MindSpore raises for a kernel it lacks
+        return False
+
+
+def differentiated(
+    operation: Operation, arguments: tuple[Tensor, ...], constants: tuple[Any, ...], places: tuple[int, ...]
+) -> list[Tensor]:
+    """Value, and gradients of its weighted sum, in the arguments at ``places``."""
+
+    def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        value = operation(*tensors, *constants)
+        return (native.cos(value.astype(ms.float32)) * value.astype(ms.float32)).sum(), value
+
+    (_, value), gradients = ms.value_and_grad(weighted, places, None, has_aux=True)(*arguments)
+    return [value, *gradients]
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Equal up to rounding, by the norm of the difference."""
+    left, right = (tensor.astype(ms.float32).asnumpy() for tensor in (one, other))
+    limit = TOLERANCE[other.dtype]
+    return left.shape == right.shape and bool(np.linalg.norm(left - right) <= limit * np.linalg.norm(right))
+
+
+def example(name: str, dtype: ms.Type) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """Random tensors and constants to call an operation with."""
+    random = np.random.default_rng(0)
+
+    def numbers(*shape: int) -> Tensor:
+        return Tensor(random.standard_normal(shape).astype(np.float32)).astype(dtype)
+
+    if name == "rms_norm":
+        return (numbers(16, 64), numbers(64)), (1e-6,)
+    if name == "rotate":
+        return (numbers(16, 4, 64), numbers(16, 1, 32), numbers(16, 1, 32)), (False,)
+    if name == "swiglu":
+        return (numbers(16, 64), numbers(16, 64)), ()
+    if name == "softmax_attention":
+        bias = Tensor(np.triu(np.full((1, 1, 16, 16), -1e9, np.float32), 1)).astype(dtype)
+        return (numbers(2, 16, 4, 64), numbers(2, 16, 2, 64), numbers(2, 16, 2, 64), bias), (0.125,)
+    chosen = np.argsort(random.random((16, 8)), axis=1)[:, :2]
+    return (
+        numbers(16, 64), numbers(8, 64, 64), numbers(8, 64, 32), Tensor(chosen.astype(np.int32)), numbers(16, 2),
+    ), ()  # fmt: skip

@@ -7,7 +7,7 @@ family's configuration class in transformers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mindrlhf_grpo.errors import ConfigError
@@ -37,7 +37,9 @@ class ExpertSizes:
     groups: int
     chosen_groups: int
     inner: int
+    """Of one routed expert."""
     shared: int
+    """Inner size of the shared experts together."""
     normalised: bool
     scale: float
     first_layer: int
@@ -127,11 +129,49 @@ def _glm4(config: Config) -> Architecture:
     )  # fmt: skip
 
 
+def _deepseek_v3(config: Config) -> Architecture:
+    for key, only in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("moe_layer_freq", 1)):
+        if config.get(key, only) != only:
+            raise ConfigError(f"config.json of the model: {key} is {config[key]!r}; the mindspore backend has {only!r}")
+    plain, rotated = config.get("qk_nope_head_dim", 128), config.get("qk_rope_head_dim", 64)
+    common = _decoder(
+        config, head_size=rotated, interleaved=config.get("rope_interleave", True),
+        input_bias=bool(config.get("attention_bias")), output_bias=bool(config.get("attention_bias")),
+    )  # fmt: skip
+    return replace(
+        common,
+        kv_heads=common.heads,
+        key_size=plain + rotated,
+        value_size=config.get("v_head_dim", 128),
+        attention_scale=(plain + rotated) ** -0.5 * common.rotary.score_factor,
+        latent=LatentSizes(
+            query_rank=config.get("q_lora_rank", 1536), key_value_rank=config.get("kv_lora_rank", 512), plain_size=plain
+        ),
+        experts=_experts(config),
+    )
+
+
+def _experts(config: Config) -> ExpertSizes:
+    inner = config.get("moe_intermediate_size", 2048)
+    return ExpertSizes(
+        count=config.get("n_routed_experts", 256),
+        chosen=config.get("num_experts_per_tok", 8),
+        groups=config.get("n_group", 8),
+        chosen_groups=config.get("topk_group", 4),
+        inner=inner,
+        shared=inner * config.get("n_shared_experts", 1),
+        normalised=bool(config.get("norm_topk_prob", True)),
+        scale=float(config.get("routed_scaling_factor", 2.5)),
+        first_layer=config.get("first_k_dense_replace", 3),
+    )
+
+
 FAMILIES: dict[str, Callable[[Config], Architecture]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "glm4": _glm4,
+    "deepseek_v3": _deepseek_v3,
 }
 
 

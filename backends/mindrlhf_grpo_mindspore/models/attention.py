@@ -55,6 +55,6 @@ class Attention(nn.Cell):
     def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotate the first part of every head."""
         if self.rotated == self.size:
-            return ops.rotate(x, cos, sin, interleaved=self.interleaved)
-        turned = ops.rotate(x[:, :, : self.rotated], cos, sin, interleaved=self.interleaved)
+            return ops.rotate(x, cos, sin, self.interleaved)
+        turned = ops.rotate(x[:, :, : self.rotated], cos, sin, self.interleaved)
         return native.cat((turned, x[:, :, self.rotated :]), -1)

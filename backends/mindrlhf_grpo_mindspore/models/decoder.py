@@ -17,7 +17,9 @@ from mindspore import ops as native
 from .. import ops
 from .architecture import Architecture
 from .attention import Attention
+from .experts import Experts
 from .feed_forward import FeedForward
+from .latent_attention import LatentAttention
 from .norms import RmsNorm
 from .rotary import RotaryAngles
 
@@ -35,8 +37,12 @@ class DecoderLayer(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         module, eps = f"model.layers.{layer}", architecture.norm_eps
-        self.self_attn = Attention(architecture, weights, layer, attend, lora_scale)
-        self.mlp = FeedForward(weights, f"{module}.mlp", lora_scale, fused=architecture.fused_gate_up)
+        attention = LatentAttention if architecture.latent else Attention
+        self.self_attn = attention(architecture, weights, layer, attend, lora_scale)
+        if architecture.experts and layer >= architecture.experts.first_layer:
+            self.mlp: nn.Cell = Experts(architecture, weights, f"{module}.mlp", lora_scale)
+        else:
+            self.mlp = FeedForward(weights, f"{module}.mlp", lora_scale, fused=architecture.fused_gate_up)
         self.input_layernorm = RmsNorm(weights, f"{module}.input_layernorm", eps)
         self.post_attention_layernorm = RmsNorm(weights, f"{module}.post_attention_layernorm", eps)
         self.sandwich = architecture.sandwich_norms

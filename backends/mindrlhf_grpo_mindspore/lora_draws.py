@@ -1,0 +1,31 @@
+"""Initial LoRA adapters: the numbers that peft draws for the torch backend, so that both start from the same ones.
+
+peft fills A twice (as a linear layer, then as an adapter) and B once before zeroing it, each uniformly within
+1 / sqrt(inputs); torch turns every 32-bit number of the Mersenne Twister into one float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+MANTISSA_BITS = 24
+
+
+def draw_adapters(modules: Mapping[str, tuple[int, int]], rank: int, seed: int) -> Iterator[tuple[str, Floats, Floats]]:
+    """(module, A ``[rank, in]``, B ``[out, rank]``) for modules of shape ``(out, in)``; B is zero."""
+    stream = np.random.RandomState(seed & 0xFFFFFFFF)
+    for module, (outputs, inputs) in modules.items():
+        _draw(stream, rank * inputs + outputs * rank)
+        unit = _draw(stream, rank * inputs).reshape(rank, inputs)
+        bound = np.float32(1 / np.sqrt(inputs))
+        yield module, unit * (bound + bound) - bound, np.zeros((outputs, rank), np.float32)
+
+
+def _draw(stream: np.random.RandomState, count: int) -> Floats:
+    """Numbers in [0, 1)."""
+    bits = stream.randint(0, 2**32, count, dtype=np.uint32) & np.uint32((1 << MANTISSA_BITS) - 1)
+    return bits.astype(np.float32) * np.float32(2.0**-MANTISSA_BITS)
