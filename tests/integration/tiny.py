@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -90,18 +91,33 @@ def prepare(folder: Path, **sections: dict[str, Any]) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """One thread each, no network, no colours: runs are comparable and quiet."""
+    """One thread each, no network, no colours: runs are comparable and quiet. msrun starts the first python it finds."""
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **quiet}
+    found = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, **quiet, "PATH": found}
 
 
 def command(config: Path, *overrides: str, processes: int = 1) -> list[str]:
-    """The training command, under torchrun for more than one process."""
+    """The training command, under the launcher of the framework for more than one process."""
     program = ["-m", "mindrlhf_grpo", "train", str(config), *overrides]
     if processes == 1:
         return [sys.executable, *program]
+    if yaml.safe_load(config.read_text())["backend"] == "mindspore" or "backend=mindspore" in overrides:
+        return [*msrun(processes, config.parent / "logs"), "python", *program]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return [sys.executable, *launcher, *program]
+
+
+def msrun(workers: int, logs: Path) -> list[str]:
+    """MindSpore's launcher; it shows what rank 0 writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={workers}",
+        f"--local_worker_num={workers}", f"--master_port={port}", "--join=True", "--tail_worker_log=0",
+        f"--log_dir={logs}", "--cluster_time_out=120",
+    ]  # fmt: skip
 
 
 def train(config: Path, *overrides: str, processes: int = 1) -> dict[str, Any]:
@@ -109,7 +125,7 @@ def train(config: Path, *overrides: str, processes: int = 1) -> dict[str, Any]:
     done = subprocess.run(
         command(config, *overrides, processes=processes), env=environment(), capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return summary
 
