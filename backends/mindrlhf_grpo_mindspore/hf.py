@@ -25,6 +25,7 @@ from mindrlhf_grpo.tensor_files import (
     SHARD_BYTES, Stored, from_bfloat16, read_tensor, to_bfloat16, write_model, write_tensors,
 )  # fmt: skip
 
+from .graph import overwrite
 from .lora_draws import draw_adapters
 from .models.architecture import Architecture, read_architecture
 from .models.weight_names import CORRECTION, file_parts, is_left_out, linear_modules, weight_shapes
@@ -67,7 +68,7 @@ def restore_weights(weights: Weights, architecture: Architecture, folder: Path) 
         live = adapters(weights)
         saved = _read_adapter(folder, live) if live else _read_weights(folder, architecture)
         for name, values in saved:
-            weights[name].set_data(Tensor(np.ascontiguousarray(values)).astype(weights[name].dtype))
+            overwrite(weights[name], Tensor(np.ascontiguousarray(values)))
     except (UserError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
 
