@@ -1,7 +1,13 @@
-"""Counter-based random numbers: the uniform of a token depends on its coordinates alone.
+"""Counter-based sampling: a token depends on its own probabilities and its coordinates alone.
 
-(seed, prompt uid, sample, position) -> [0, 1). So a completion does not depend on what else is sampled, on
-slots, ranks or backend. Integer arithmetic modulo 2**64 and one exact scaling: the same on every platform.
+(seed, prompt uid, sample, position) -> one number in [0, 1). So a completion does not depend on what else is sampled,
+on slots, ranks or backend. Integer arithmetic modulo 2**64 and one exact scaling: the same on every platform.
+
+The number chooses by the inverse CDF, in a tree of ids of fan 16 rather than along one line of all ids: at each level
+it is scrambled anew (``per_level``) and picks one of 16 sums. Along one line an error of 1e-6 in the cumulative sum
+steps over many rare ids at once; in the tree it is relative to the node. Between two computations of SmolLM2's
+logits that differ by rounding (mean 5e-6), one token in 740 comes out different along one line, one in 140,000 in
+the tree. Legend: n rows, V vocabulary, D levels.
 """
 
 from __future__ import annotations
@@ -12,10 +18,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import IntArray
+from .types import FloatArray, IntArray
 
 Integers: TypeAlias = int | Sequence[int] | IntArray | NDArray[np.uint64]
 
+FAN = 16
 WORD = (1 << 64) - 1
 # An odd constant for each coordinate keeps (uid, sample) and (sample, uid) apart; the first is SplitMix64's step.
 STEPS = tuple(
@@ -43,6 +50,55 @@ def uniforms(seed: int, uids: Integers, samples: Integers, positions: Integers) 
     for step, coordinate in zip(STEPS, (uids, samples, positions), strict=True):
         state = mix(state + (words(coordinate) + np.uint64(1)) * step)
     return np.asarray((state >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+
+def depth(vocab_size: int) -> int:
+    """Levels D of the tree over this many ids."""
+    levels = 1
+    while vocab_size > FAN:
+        vocab_size = -(-vocab_size // FAN)
+        levels += 1
+    return levels
+
+
+def per_level(numbers: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+    """One uniform for every level of the tree ``[n, levels]``, the top first: the token's own, then scrambled ones."""
+    state = (np.asarray(numbers, np.float64) * 2.0**53).astype(np.uint64)[:, None]
+    level = np.arange(levels, dtype=np.uint64)[None, :]
+    scrambled = (mix(mix(state + STEPS[0]) + level * STEPS[1]) >> np.uint64(11)) * 2.0**-53
+    return np.where(level == 0, np.asarray(numbers, np.float64)[:, None], scrambled)
+
+
+def choose(weights: FloatArray, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The definition that the backends' samplers follow: ids ``[n]``, each with probability weight / sum of weights.
+
+    Level by level from the leaves, the ids (padded with weight 0 to a multiple of 16) are cut into 16 equal runs that
+    are added: id i of a level belongs to node i mod (width / 16) of the next. The search goes back down.
+
+    Args:
+        weights: ``[n, V]``, not negative, not all 0 in a row.
+        numbers: ``[n]`` in [0, 1), of :func:`uniforms`.
+    """
+    levels = [np.asarray(weights, np.float64)]
+    while levels[-1].shape[1] > FAN:
+        width = levels[-1].shape[1]
+        levels[-1] = np.pad(levels[-1], ((0, 0), (0, -width % FAN)))
+        levels.append(levels[-1].reshape(len(weights), FAN, -1).sum(1))
+    uniform = per_level(numbers, len(levels))
+    rows, top = np.arange(len(weights)), levels.pop()
+    node = pick(top, uniform[:, 0])
+    for number, level in zip(uniform.T[1:], reversed(levels), strict=True):
+        stride = level.shape[1] // FAN
+        children = node[:, None] + np.arange(FAN) * stride
+        node = node + pick(level[rows[:, None], children], number) * stride
+    return node
+
+
+def pick(weights: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+    """First of few columns whose cumulative weight exceeds number * total: never one of weight 0."""
+    ends = weights.cumsum(1)
+    target = np.minimum(numbers * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
+    return np.asarray((ends <= target[:, None]).sum(1), dtype=np.int64)
 
 
 def mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mindrlhf_grpo.generation import Drawn, Draws
+from mindrlhf_grpo.sampling import depth, per_level
 from mindrlhf_grpo.types import IntArray, Sampling
 
 from .decoder import Decoder
@@ -20,6 +21,7 @@ class TorchRunner:
 
     def __init__(self, decoder: Decoder, *, vocab_size: int, device: torch.device) -> None:
         self.decoder, self.vocab_size, self.device = decoder, vocab_size, device
+        self.levels = depth(vocab_size)
         self.kept: dict[int, tuple[object, Tensor]] = {}  # prompt -> its state and the logits after it
         self.ids: dict[int, IntArray] = {}
 
@@ -63,7 +65,7 @@ class TorchRunner:
         self.decoder.close()
 
     def _draw(self, logits: Tensor, slots: Sequence[int], draws: Draws) -> Drawn:
-        numbers = torch.from_numpy(draws.uniforms).to(self.device)
+        numbers = torch.from_numpy(per_level(draws.uniforms, self.levels)).to(self.device)
         tokens, logps = self.sampler.draw(logits, numbers, slots, draws.places.tolist())
         drawn = torch.stack([tokens.double(), logps.double()]).cpu().numpy()
         return Drawn(tokens=drawn[0].astype(np.int64), logps=drawn[1].astype(np.float32))

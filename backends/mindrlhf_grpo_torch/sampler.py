@@ -1,7 +1,7 @@
-"""From logits to tokens: inverse-CDF sampling with one uniform per token, each row on its own.
+"""From logits to tokens: inverse-CDF sampling with one number per token, each row on its own.
 
-The token is the first id, in id order, whose cumulative probability exceeds the uniform; sums are float64, so a
-row's choice depends on nothing but its own logits and uniform. Order of the transformations as in Hugging Face
+How the number chooses is defined in ``mindrlhf_grpo.sampling``: a row's choice depends on nothing but its own logits
+and number. Order of the transformations as in Hugging Face
 generate: repetition penalty, minimum length, temperature, top-k, top-p, min-p; what is left is renormalised.
 The log-prob kept is that of softmax(logits / temperature) before all of them (temperature 1 when greedy).
 Legend: n rows, V vocabulary.
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from mindrlhf_grpo.sampling import FAN
 from mindrlhf_grpo.types import IntArray, Sampling
 
-BLOCK = 256  # ids whose probabilities are summed before the search narrows to one block
 CANDIDATES = 1024  # likeliest ids tried for top-p before everything is sorted
 
 
@@ -53,7 +54,7 @@ class Sampler:
 
         Args:
             logits: ``[n, V]`` float32, overwritten.
-            uniforms: ``[n]`` float64 in [0, 1).
+            uniforms: ``[n, D]`` float64 in [0, 1): ``sampling.per_level``.
             slots: the slot of each row.
             positions: index in its completion of the token each row draws.
         """
@@ -83,7 +84,7 @@ def choose(logits: Tensor, shaped: Tensor, uniforms: Tensor, sampling: Sampling)
     Args:
         logits: ``[n, V]`` as the model gave them.
         shaped: the same tensor, or logits after penalties.
-        uniforms: ``[n]`` float64.
+        uniforms: ``[n, D]`` float64.
     """
     if sampling.greedy:
         tokens = shaped.argmax(-1)
@@ -108,40 +109,34 @@ def from_untouched(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """First id whose cumulative weight exceeds uniform * total: never one of weight zero.
+    """``mindrlhf_grpo.sampling.choose`` on the device: never an id of weight zero.
 
-    Searched in two stages, blocks of ids and then ids of one block, because one running sum over a large
-    vocabulary is slow. Weights ``[n, V]`` need not be normalised.
+    Args:
+        weights: ``[n, V]``; they need not be normalised.
+        uniforms: ``[n, D]``, one for each level.
 
     Returns:
         Ids ``[n]`` and totals ``[n]`` float64.
     """
-    ends = block_sums(weights).cumsum(-1)
-    total = ends[:, -1]
-    target = below(uniforms * total, total)
-    block = torch.searchsorted(ends, target[:, None], right=True)
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_min(0)), 0.0)
-    ids = block * BLOCK + torch.arange(BLOCK, device=weights.device)
-    inside = weights.gather(1, ids.clamp_max(weights.shape[1] - 1)).double()
-    steps = inside.masked_fill_(ids >= weights.shape[1], 0.0).cumsum(-1)
-    offset = below(target[:, None] - before, steps[:, -1:])
-    found = block * BLOCK + torch.searchsorted(steps, offset, right=True)
-    return found[:, 0].clamp_max(weights.shape[1] - 1), total  # beyond the end only if a weight is not a number
+    levels = [weights]
+    while levels[-1].shape[1] > FAN:
+        levels[-1] = pad(levels[-1], (0, -levels[-1].shape[1] % FAN))
+        levels.append(levels[-1].view(len(weights), FAN, -1).sum(1).double())
+    top = levels.pop()
+    node = pick(top, uniforms[:, :1])
+    fan = torch.arange(FAN, device=weights.device)
+    for number, level in zip(uniforms.t()[1:, :, None], reversed(levels), strict=True):
+        stride = level.shape[1] // FAN
+        node = node + pick(level.gather(1, node + fan * stride), number) * stride
+    return node[:, 0], top.sum(-1, dtype=torch.float64)
 
 
-def block_sums(weights: Tensor) -> Tensor:
-    """Float64 sums of consecutive blocks of ids ``[n, ceil(V / BLOCK)]``."""
-    rows, vocabulary = weights.shape
-    whole = vocabulary // BLOCK * BLOCK
-    sums = weights[:, :whole].reshape(rows, -1, BLOCK).sum(-1, dtype=torch.float64)
-    if whole == vocabulary:
-        return sums
-    return torch.cat([sums, weights[:, whole:].sum(-1, dtype=torch.float64, keepdim=True)], dim=-1)
-
-
-def below(values: Tensor, limit: Tensor) -> Tensor:
-    """Values held strictly below the limit, which rounding may have reached."""
-    return torch.minimum(values, torch.nextafter(limit, torch.zeros_like(limit)))
+def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """First column whose cumulative weight exceeds uniform * total ``[n, 1]``."""
+    ends = weights.double().cumsum(-1)
+    total = ends[:, -1:]
+    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    return (ends <= target).sum(-1, keepdim=True).clamp_max(weights.shape[1] - 1)  # all only if one is not a number
 
 
 def kept_weights(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -164,7 +159,7 @@ def kept_weights(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def nucleus_threshold(weights: Tensor, top_p: float) -> Tensor:
     """Weight ``[n, 1]`` of the last id of the smallest set of likeliest ids that holds ``top_p`` of the mass."""
-    mass = top_p * block_sums(weights).sum(-1, keepdim=True)
+    mass = top_p * weights.sum(-1, dtype=torch.float64, keepdim=True)
     vocabulary = weights.shape[-1]
     ranked = weights.topk(min(CANDIDATES, vocabulary), dim=-1).values
     if ranked.shape[-1] < vocabulary and bool((ranked.sum(-1, dtype=torch.float64, keepdim=True) < mass).any()):

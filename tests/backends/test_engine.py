@@ -128,10 +128,11 @@ def test_a_stop_string_cuts_the_text_and_ends_at_its_token() -> None:
     for group, stop in zip(plain, stops, strict=True):
         whole = group.rollouts[0].text
         cut = engine.generate([group.prompt], sampling(stop=("absent", stop)), group_size=1)[0].rollouts[0]
-        first = whole.index(stop)
-        assert cut.text == whole[:first]
-        assert cut.ids.tolist() == group.rollouts[0].ids[: first + 2].tolist()
-        assert len(cut.logps) == first + 2
+        assert cut.text == whole[: whole.index(stop)]
+        ids = group.rollouts[0].ids
+        needed = next(n for n in range(len(ids) + 1) if stop in engine.tokenizer.decode(ids[:n].tolist()))
+        assert cut.ids.tolist() == ids[:needed].tolist()
+        assert len(cut.logps) == needed
         assert cut.finish is FinishReason.STOP
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mindrlhf_grpo_torch.sampler import BLOCK, CANDIDATES, Sampler, choose, invert_cdf, kept_weights
+from mindrlhf_grpo_torch.sampler import CANDIDATES, Sampler, choose, invert_cdf, kept_weights
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mindrlhf_grpo import sampling as core
 from mindrlhf_grpo.types import Sampling
 
 Array = NDArray[np.float64]
@@ -37,14 +38,19 @@ def probabilities(logits: Array, rule: Sampling) -> Array:
 def reference(logits: Array, uniform: float, rule: Sampling) -> tuple[int, float]:
     """Token and log-prob of one row."""
     share = probabilities(logits, rule)
-    token = int(np.searchsorted(np.cumsum(share), uniform * share.sum(), side="right"))
+    token = int(core.choose(share[None], np.array([uniform]))[0])
     scaled = logits / rule.temperature
     return token, float(scaled[token] - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum()))
 
 
+def per_level(uniforms: list[float] | Array, vocabulary: int) -> Tensor:
+    """``[n, D]`` as the runner makes it."""
+    return torch.from_numpy(core.per_level(np.asarray(uniforms), core.depth(vocabulary)))
+
+
 def draw(logits: Array, uniforms: list[float], rule: Sampling) -> tuple[list[int], list[float]]:
     rows = torch.tensor(logits, dtype=torch.float32)
-    tokens, logps = choose(rows, rows, torch.tensor(uniforms, dtype=torch.float64), rule)
+    tokens, logps = choose(rows, rows, per_level(uniforms, logits.shape[1]), rule)
     return tokens.tolist(), logps.tolist()
 
 
@@ -114,17 +120,17 @@ def test_greedy_takes_the_largest_and_records_temperature_one() -> None:
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
 def test_a_token_of_zero_probability_is_never_drawn(uniform: float) -> None:
-    weights = torch.zeros(3, 3 * BLOCK + 7)
-    weights[0, 5] = weights[1, BLOCK] = weights[2, -1] = 0.3
-    tokens, total = invert_cdf(weights, torch.full((3,), uniform, dtype=torch.float64))
-    assert tokens.tolist() == [5, BLOCK, 3 * BLOCK + 6]
+    weights = torch.zeros(3, 775)
+    weights[0, 5] = weights[1, 256] = weights[2, -1] = 0.3
+    tokens, total = invert_cdf(weights, torch.full((3, 3), uniform, dtype=torch.float64))
+    assert tokens.tolist() == [5, 256, 774]
     assert total.tolist() == pytest.approx([0.3] * 3)
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(16, 5000, generator=random)
-    uniforms = torch.rand(16, dtype=torch.float64, generator=random)
+    uniforms = torch.rand(16, core.depth(5000), dtype=torch.float64, generator=random)
     for rule in RULES:
         together, logps = choose(logits.clone(), logits.clone(), uniforms, rule)
         rows = [choose(row := logits[i : i + 1].clone(), row, uniforms[i : i + 1], rule) for i in range(16)]
@@ -145,7 +151,7 @@ def test_top_p_over_more_tokens_than_are_tried_first() -> None:
 def test_frequencies_follow_the_distribution(rule: Sampling) -> None:
     logits, draws = np.linspace(-1.5, 1.5, 12), 20_000
     rows = torch.tensor(np.repeat(logits[None], draws, 0), dtype=torch.float32)
-    uniforms = torch.rand(draws, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    uniforms = torch.rand(draws, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     tokens, _ = choose(rows, rows, uniforms, rule)
     expected = probabilities(logits, rule) * draws
     found = np.bincount(tokens.numpy(), minlength=12)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.sampling import mix, uniforms
+from mindrlhf_grpo.sampling import FAN, choose, depth, mix, per_level, uniforms
 
 WORD = 2**64
 
@@ -112,3 +112,51 @@ def test_every_bit_is_balanced() -> None:
     words = (uniforms(5, np.arange(n), 1, 2) * 2**53).astype(np.uint64)
     ones = ((words[:, None] >> np.arange(53, dtype=np.uint64)) & np.uint64(1)).mean(axis=0)
     assert np.abs(ones - 0.5).max() < 4.5 * 0.5 / n**0.5
+
+
+def descended(weights: np.ndarray, number: float) -> int:
+    """One row's choice, walked down from the top with the ids that are left."""
+    keys, width = [np.arange(len(weights))], len(weights)
+    while width > FAN:
+        width = -(-width // FAN)
+        keys.append(keys[-1] % width)
+    ids = keys[0]
+    for uniform, key in zip(per_level(np.array([number]), len(keys))[0], reversed(keys), strict=True):
+        nodes = np.unique(key[ids])
+        mass = np.array([weights[ids[key[ids] == node]].sum() for node in nodes])
+        ids = ids[key[ids] == nodes[np.searchsorted(mass.cumsum(), uniform * mass.sum(), side="right")]]
+    return int(ids[0])
+
+
+@pytest.mark.parametrize(("vocabulary", "levels"), [(3, 1), (16, 1), (17, 2), (256, 2), (300, 3), (49152, 4)])
+def test_the_tree_has_as_many_levels_as_the_vocabulary_needs(vocabulary: int, levels: int) -> None:
+    assert depth(vocabulary) == levels
+
+
+def test_levels_draw_different_uniforms_and_the_first_is_the_tokens_own() -> None:
+    numbers = uniforms(0, 1, 2, np.arange(4000))
+    table = per_level(numbers, 4)
+    np.testing.assert_array_equal(table[:, 0], numbers)
+    assert ((table >= 0) & (table < 1)).all()
+    assert np.abs(np.corrcoef(table.T) - np.eye(4)).max() < 0.06  # 4000 draws: 3.8 standard deviations
+    for level in table.T:
+        assert ((np.histogram(level, 20, (0, 1))[0] - 200) ** 2 / 200).sum() < 44  # chi-square, 19 degrees: p = 1e-3
+
+
+def test_literal_choices() -> None:
+    narrow = np.array([[0.2, 0.3, 0.0, 0.5]])
+    assert [int(choose(narrow, np.array([number]))[0]) for number in (0.0, 0.2, 0.499, 0.5, 0.999)] == [0, 1, 1, 3, 3]
+
+
+@given(seed=st.integers(0, 10_000), vocabulary=st.sampled_from([5, 16, 40, 256, 700]))
+def test_choice_is_that_of_a_walk_down_the_tree(seed: int, vocabulary: int) -> None:
+    random = np.random.default_rng(seed)
+    weights, number = random.random(vocabulary) ** 8, float(random.random())
+    assert int(choose(weights[None], np.array([number]))[0]) == descended(weights, number)
+
+
+def test_choices_have_the_probabilities_of_the_weights() -> None:
+    weights = np.random.default_rng(3).random(40) ** 2
+    found = np.bincount(choose(np.repeat(weights[None], 40_000, 0), uniforms(1, 2, 3, np.arange(40_000))), minlength=40)
+    expected = weights / weights.sum() * 40_000
+    assert float(((found - expected) ** 2 / expected).sum()) < 80  # chi-square, 39 degrees of freedom: p = 1e-4
