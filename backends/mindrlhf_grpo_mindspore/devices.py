@@ -64,8 +64,8 @@ def why_no_ascend() -> str:
     if ascend.is_available():
         return "CANN finds no Ascend device; `npu-smi info` must list one (driver, ASCEND_RT_VISIBLE_DEVICES)"
     return (
-        "MindSpore does not find CANN; install the version that docs/mindspore.md names, then "
-        "`source /usr/local/Ascend/ascend-toolkit/set_env.sh` in this shell, or set model.device=cpu"
+        "MindSpore does not find CANN; install a version that docs/mindspore.md names and `source` its set_env.sh in "
+        "this shell, or set model.device=cpu"
     )
 
 

@@ -72,7 +72,7 @@ def test_bfloat16_on_the_processor_is_refused(folder: Path, device: str) -> None
 def test_ascend_without_cann_is_refused_with_the_remedy(folder: Path) -> None:
     with pytest.raises(BackendError) as raised:
         select("npu", "bfloat16", 0)
-    assert str(raised.value).startswith("model.device 'npu': MindSpore does not find CANN; install the version")
+    assert str(raised.value).startswith("model.device 'npu': MindSpore does not find CANN; install a version")
     assert "set_env.sh" in str(raised.value)
 
 
@@ -119,6 +119,15 @@ def test_a_mistake_ends_training_with_one_block_and_no_traceback(folder: Path) -
     assert "Traceback" not in done.stderr
     assert "WARNING" not in done.stderr
     assert not (folder / "run").exists()
+
+
+def test_what_is_refused_early_does_not_import_mindspore(folder: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom mindrlhf_grpo.config_file import read_config\n"
+        "from mindrlhf_grpo.preflight import problems_of\n"
+        "assert problems_of(read_config(Path(sys.argv[1]), [])[0]) == []\nprint('mindspore' in sys.modules)"
+    )
+    assert run("-c", program, str(folder / "config.yaml")).stdout == "False\n"
 
 
 def test_warnings_of_mindspore_are_silent_unless_asked_for() -> None:

@@ -23,7 +23,7 @@ from .experts import Experts
 from .feed_forward import FeedForward
 from .latent_attention import LatentAttention
 from .norms import RmsNorm
-from .rotary import RotaryAngles
+from .rotary_angles import RotaryAngles
 
 
 class DecoderLayer(nn.Cell):
