@@ -24,7 +24,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, npu.")]
 def parity_commands(guarded: Guard[...]) -> typer.Typer:
     """The subcommands, each wrapped by ``guarded``, which turns errors into messages and exit codes."""
     commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=HELP, short_help=SHORT_HELP)
-    for command in (record, check):
+    for command in (record, check, conform):
         commands.command()(guarded(command))
     return commands
 
@@ -102,6 +102,36 @@ def check(
     }  # fmt: skip
     typer.echo(to_json(last))
     raise typer.Exit(0 if result.passed else DIFFERENT)
+
+
+def conform(
+    backend: Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")] = "torch",
+    device: Device = "auto",
+) -> None:
+    """Run the conformance suite: a backend against a Llama in NumPy and float64.
+
+    \b
+    mindrlhf-grpo parity conform --backend mindspore
+
+    The exit code is 0 if every check passes, 1 if not. The last line of the output is JSON.
+    """
+    import tempfile
+
+    from ..json_lines import to_json
+    from .conformance import CHECKS, BackendUnderTest, Deviates
+
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        under_test = BackendUnderTest(backend, Path(folder), device=device)
+        for name, run in CHECKS.items():
+            try:
+                run(under_test)
+                say(f"ok   {name}")
+            except Deviates as deviation:
+                failed[name] = str(deviation)
+                say(f"FAIL {name}: {deviation}")
+    typer.echo(to_json({"passed": not failed, "checks": len(CHECKS), "failed": failed}))
+    raise typer.Exit(DIFFERENT if failed else 0)
 
 
 def say(line: str) -> None:
