@@ -3,11 +3,13 @@
 
 PYTHON ?= python3
 BACKEND ?= torch
-# float32, bfloat16, or auto: bfloat16 where the device has instructions for it.
+# float32, bfloat16, or auto: bfloat16 where the device has instructions for it; MindSpore takes float32.
 DTYPE ?= auto
 STEPS ?=
 RUN ?=
 PYTEST_ARGS ?=
+
+MODEL_DTYPE = $(if $(filter mindsporeauto,$(BACKEND)$(DTYPE)),float32,$(DTYPE))
 
 # A run already in the folder is continued, so a finished one is only reported again: RUN=another folder, or delete it.
 OVERRIDES = $(if $(STEPS),train.steps=$(STEPS)) $(if $(RUN),run_dir=$(RUN))
@@ -16,9 +18,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 RUN_FILES := requirements/run.txt setup.py pyproject.toml
-DEV_FILES := $(RUN_FILES) requirements/dev.txt requirements/tasks.txt
+MINDSPORE_FILES := $(RUN_FILES) requirements/mindspore.txt
+DEV_FILES := $(MINDSPORE_FILES) requirements/dev.txt requirements/tasks.txt
 digest = $(shell cat $(1) | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/run-$(call digest,$(RUN_FILES))
+MINDSPORE_STAMP := $(VENV)/mindspore-$(call digest,$(MINDSPORE_FILES))
+BACKEND_STAMP := $(if $(filter mindspore,$(BACKEND)),$(MINDSPORE_STAMP),$(RUN_STAMP))
 DEV_STAMP := $(VENV)/dev-$(call digest,$(DEV_FILES))
 PEERS_STAMP := $(PEERS)/peers-$(call digest,requirements/peers.txt)
 
@@ -35,17 +40,17 @@ export TOKENIZERS_PARALLELISM := false
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(RUN_STAMP) ## environment to train
+setup: $(BACKEND_STAMP) ## environment to train (BACKEND=mindspore adds MindSpore)
 
 setup-dev: $(DEV_STAMP) ## environment to test
 
 setup-peers: $(PEERS_STAMP) ## environment of what we are measured against
 
-train: $(RUN_STAMP) ## the main job: a pretrained model learns addition (BACKEND=torch STEPS=n RUN=folder DTYPE=auto)
-	@model=$$($(BIN)/python examples/arithmetic/prepare.py --dtype $(DTYPE)) && \
+train: $(BACKEND_STAMP) ## the main job: a pretrained model learns addition (BACKEND=torch STEPS=n RUN=folder DTYPE=auto)
+	@model=$$($(BIN)/python examples/arithmetic/prepare.py --dtype $(MODEL_DTYPE)) && \
 	$(BIN)/mindrlhf-grpo train examples/arithmetic/train.yaml backend=$(BACKEND) $$model $(OVERRIDES)
 
-quickstart-tiny: $(RUN_STAMP) ## the same in 90 seconds with a tiny model made from scratch (BACKEND=torch RUN=folder)
+quickstart-tiny: $(BACKEND_STAMP) ## the same in 90 seconds with a tiny model made from scratch (BACKEND=torch RUN=folder)
 	@$(BIN)/python examples/tiny/pretrain.py
 	@$(BIN)/mindrlhf-grpo train examples/tiny/train.yaml backend=$(BACKEND) $(OVERRIDES)
 
@@ -80,6 +85,13 @@ $(RUN_STAMP): $(VENV)/made
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/run.txt
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/run-*
+	@touch $@
+
+$(MINDSPORE_STAMP): $(RUN_STAMP)
+	@$(BIN)/python -c 'import sys; sys.exit(0 if sys.version_info < (3, 13) else "there is no MindSpore 2.10 for Python %d.%d: make clean, then make PYTHON=python3.11 BACKEND=mindspore ..." % sys.version_info[:2])'
+	@echo "installing MindSpore (2.5 GB, once)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/mindspore.txt
+	@rm -f $(VENV)/mindspore-*
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)

@@ -1,8 +1,8 @@
 """The command line. Every subcommand imports what it needs when it runs, so that ``--help`` is instant.
 
 Results go to stdout (the last line is one JSON object where a program may want it), everything else to stderr.
-Exit codes: 0 done, 1 doctor found a problem, 2 a mistake in what was asked, 3 the run stopped itself, 70 a bug,
-130 interrupted.
+Exit codes: 0 done, 1 doctor found a problem or parity a deviation, 2 a mistake in what was asked, 3 the run stopped
+itself, 70 a bug, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from .errors import ConfigError, UserError
+from .testing.commands import parity_commands
 
 P = ParamSpec("P")
 NAME = "mindrlhf-grpo"
@@ -355,3 +356,6 @@ def explain(
     from .explain import explain as text_of
 
     typer.echo(text_of(key))
+
+
+app.add_typer(parity_commands(guarded), name="parity")

@@ -57,6 +57,9 @@ def _examine_config(
     device, problem = device_of(config, backends)
     if problem:
         problems.append(f"{draft.place(('model', 'device'))}: {problem}")
+    if config.model.dtype not in device.get("dtypes", [config.model.dtype]):
+        problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
+        problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
     try:
         prediction = predict(config, device, findings["machine"]["memory_available"])
     except (UserError, KeyError, OSError) as error:
@@ -65,7 +68,7 @@ def _examine_config(
     findings["memory"] = prediction
     if prediction["peak"] > prediction["available"]:
         problems.append(_too_large(prediction))
-    if config.model.dtype == "bfloat16" and device.get("bfloat16") is False:
+    if config.model.dtype == "bfloat16" and device.get("bfloat16") is False and "dtypes" not in device:
         findings["warnings"].append(f"{device['device']} computes bfloat16 slowly: it has no instructions for it")
 
 
@@ -157,6 +160,8 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {backend['name']:<12}{'ready' if backend['usable'] else 'no':<7}{backend['text']}"
         for device in backend["devices"]:
             yield f"  {'':<19}{_device(device)}"
+        if backend["kernels"]:
+            yield f"  {'':<19}kernels: {', '.join(f'{name} {kernel}' for name, kernel in backend['kernels'].items())}"
     if "memory" in findings:
         yield from _memory(findings["memory"])
     for warning in findings["warnings"]:

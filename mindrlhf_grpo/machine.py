@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,8 +31,10 @@ class BackendState:
     Attributes:
         usable: whether a run can use it.
         text: what it is, or what is missing and how to get it.
-        devices: what it computes on: ``device``, ``name``, and for accelerators ``free`` and ``total`` bytes.
+        devices: what it computes on: ``device``, ``name``, for accelerators ``free`` and ``total`` bytes, and
+            ``dtypes`` where not every one works.
         warning: something that works but should be mended.
+        kernels: operation -> which implementation serves it, where the backend has a choice.
     """
 
     name: str
@@ -40,6 +42,7 @@ class BackendState:
     text: str
     devices: list[dict[str, Any]]
     warning: str = ""
+    kernels: dict[str, str] = field(default_factory=dict)
 
 
 def versions() -> dict[str, str | None]:
@@ -93,7 +96,10 @@ def backend_state(name: str, module: str) -> BackendState:
     found = probe(f"{module}.devices")
     if isinstance(found, str):
         return BackendState(name=name, usable=False, text=found, devices=[], warning=warning)
-    return BackendState(name=name, usable=True, text=found["framework"], devices=found["devices"], warning=warning)
+    return BackendState(
+        name=name, usable=True, text=found["framework"], devices=found["devices"], warning=warning,
+        kernels=found.get("kernels", {}),
+    )  # fmt: skip
 
 
 def probe(module: str) -> dict[str, Any] | str:

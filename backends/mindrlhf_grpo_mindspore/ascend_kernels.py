@@ -31,8 +31,8 @@ def ascend_swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def ascend_flash_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """https://arxiv.org/abs/2205.14135; the kernel has no float32, and values as large as keys."""
-    if queries.dtype == ms.float32 or keys.shape[3] != values.shape[3] or queries.shape[3] % 16 != 0:
+    """https://arxiv.org/abs/2205.14135; the kernel takes values as large as keys, in multiples of 16."""
+    if keys.shape[3] != values.shape[3] or queries.shape[3] % 16 != 0:
         return reference_softmax_attention(queries, keys, values, bias, scale)
     hidden = native.broadcast_to(bias < 0, (queries.shape[0], 1, queries.shape[1], keys.shape[1])).astype(ms.uint8)
     return native.flash_attention_score(
@@ -52,6 +52,11 @@ def ascend_grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Ten
         [active], [down.transpose(0, 2, 1)], group_list=ends, split_item=3, group_type=0, group_list_type=0
     )[0]
     return native.moe_token_unpermute(changed, origin, probs=shares)
+
+
+def without_float32(name: str) -> bool:
+    """Whether the kernel takes float16 and bfloat16 only."""
+    return name == "softmax_attention"
 
 
 KERNELS: dict[str, Operation] = {

@@ -17,6 +17,7 @@ from mindrlhf_grpo.data.tokenizer import Tokenizer
 
 from . import comm
 from .devices import select
+from .ops import choose_kernels
 
 if TYPE_CHECKING:
     from .policy import MindSporePolicy
@@ -34,6 +35,7 @@ class MindSporeBackend:
         self.compile_log = CompileLog()
         self.device = select(config.model.device, config.model.dtype, comm.local_rank())
         self.comm = comm.connect(self.device.kind)
+        choose_kernels(self.device.kind, config.model.dtype)
 
     def load_policy(self) -> MindSporePolicy:
         """The trained model."""

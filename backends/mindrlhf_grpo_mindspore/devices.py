@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import mindspore as ms
@@ -17,6 +16,7 @@ from mindspore.device_context import ascend
 from mindrlhf_grpo.errors import BackendError
 
 from .checks import check_dtype
+from .ops import choose_kernels
 
 DTYPES = {"cpu": ["float32"], "npu": ["float32", "bfloat16"]}
 
@@ -64,20 +64,16 @@ def why_no_ascend() -> str:
     if ascend.is_available():
         return "CANN finds no Ascend device; `npu-smi info` must list one (driver, ASCEND_RT_VISIBLE_DEVICES)"
     return (
-        "MindSpore does not find CANN; install the version that docs/mindspore.md names, then "
-        "`source /usr/local/Ascend/ascend-toolkit/set_env.sh` in this shell, or set model.device=cpu"
+        "MindSpore does not find CANN; install a version that docs/mindspore.md names and `source` its set_env.sh in "
+        "this shell, or set model.device=cpu"
     )
 
 
 def devices() -> dict[str, Any]:
     """Version of MindSpore, devices with memory in bytes and dtypes, and which kernels serve which operation."""
     found = [npu(index) for index in range(ascend.device_count())] if ascend_is_usable() else []
-    listed: dict[str, Any] = {"framework": f"mindspore {ms.__version__}", "devices": [*found, cpu()]}
-    if find_spec(f"{__package__}.ops") is not None:
-        from .ops import kernels
-
-        listed["kernels"] = kernels()
-    return listed
+    kernels = choose_kernels("npu", "bfloat16") if found else choose_kernels("cpu", "float32")
+    return {"framework": f"mindspore {ms.__version__}", "devices": [*found, cpu()], "kernels": kernels}
 
 
 def npu(index: int) -> dict[str, Any]:

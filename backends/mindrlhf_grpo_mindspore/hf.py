@@ -22,7 +22,13 @@ from mindrlhf_grpo.lora_merge import PREFIX, read_pairs
 from mindrlhf_grpo.lora_merge import lora_scale as plain_lora_scale
 from mindrlhf_grpo.model_files import TensorInfo, read_header, read_model_config, weight_files
 from mindrlhf_grpo.tensor_files import (
-    SHARD_BYTES, Stored, from_bfloat16, read_tensor, to_bfloat16, write_model, write_tensors,
+    SHARD_BYTES,
+    Stored,
+    from_bfloat16,
+    read_tensor,
+    to_bfloat16,
+    write_model,
+    write_tensors,
 )  # fmt: skip
 
 from .graph import overwrite

@@ -20,9 +20,10 @@ def draw_adapters(modules: Mapping[str, tuple[int, int]], rank: int, seed: int) 
     stream = np.random.RandomState(seed & 0xFFFFFFFF)
     for module, (outputs, inputs) in modules.items():
         _draw(stream, rank * inputs + outputs * rank)
-        unit = _draw(stream, rank * inputs).reshape(rank, inputs)
-        bound = np.float32(1 / np.sqrt(inputs))
-        yield module, unit * (bound + bound) - bound, np.zeros((outputs, rank), np.float32)
+        unit = _draw(stream, rank * inputs).reshape(rank, inputs).astype(np.float64)
+        bound = float(np.float32(1 / np.sqrt(inputs)))
+        a = (unit * (2 * bound) - bound).astype(np.float32)  # rounded once, as a fused multiply-add does
+        yield module, a, np.zeros((outputs, rank), np.float32)
 
 
 def _draw(stream: np.random.RandomState, count: int) -> Floats:

@@ -93,8 +93,8 @@ def reference_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, b
     queries = queries.reshape(rows, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     queries = queries.reshape(rows, kv_heads, group * length, size)
     scores = native.matmul(queries, keys.transpose(0, 2, 3, 1)) * scale
-    scores = scores.reshape(rows, kv_heads, group, length, width) + bias.expand_dims(1)
-    shares = native.softmax(scores, -1).reshape(rows, kv_heads, group * length, width)
+    scores = scores.reshape(rows, kv_heads, group, length, width).astype(ms.float32) + bias.expand_dims(1)
+    shares = native.softmax(scores, -1).reshape(rows, kv_heads, group * length, width).astype(values.dtype)
     mixed = native.matmul(shares, values.transpose(0, 2, 1, 3)).reshape(rows, kv_heads, group, length, value_size)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, value_size)
 
@@ -134,9 +134,10 @@ def choose_kernels(device: str, dtype: str) -> dict[str, str]:
     """
     CHOSEN.update(REFERENCE)
     if device == "npu":
-        from .ascend_kernels import KERNELS
+        from .ascend_kernels import KERNELS, without_float32
 
-        CHOSEN.update({name: kernel for name, kernel in KERNELS.items() if agrees(name, kernel, dtype)})
+        usable = {name for name in KERNELS if dtype != "float32" or not without_float32(name)}
+        CHOSEN.update({name: KERNELS[name] for name in usable if agrees(name, KERNELS[name], dtype)})
     return kernels()
 
 

@@ -57,16 +57,15 @@ def compare(
     expected: Mapping[str, NDArray[Any]],
     *,
     tolerance: float,
-    layers: int,
 ) -> Finding:
     """Compare a measurement with what was recorded for it."""
     parts = list(parts_of(quantity, measured.arrays, expected))
-    named = [(place, float(value)) for part in parts for place, value in places(quantity, part, layers)]
+    named = [(place, float(value)) for part in parts for place, value in places(quantity, part)]
     beyond = [place for place, value in named if not value <= tolerance]
     where, deviation = max(named, key=lambda item: item[1], default=("", 0.0))
     if quantity.measure is Measure.UNEQUAL and math.isfinite(deviation):
         deviation = sum(value for _, value in named) / len(named)
-    profile = by_first_axis(parts[0], layers) if quantity.name == "layer_logps" and len(parts) == 1 else largest(parts)
+    profile = by_first_axis(parts[0]) if quantity.name == "layer_logps" and len(parts) == 1 else largest(parts)
     over = [number for number, (_, value) in enumerate(profile) if not value <= tolerance]
     return Finding(
         quantity=quantity.name, group=measured.group, deviation=deviation, tolerance=tolerance,
@@ -119,36 +118,34 @@ def token_logp_deviations(
     return np.where(same, difference, 0.0)
 
 
-def places(quantity: Quantity, part: Part, layers: int) -> Iterator[tuple[str, float]]:
+def places(quantity: Quantity, part: Part) -> Iterator[tuple[str, float]]:
     """Every place of an array with its deviation."""
     if part.deviations.ndim == 0:
         yield part.name, float(part.deviations)
         return
     for index, value in np.ndenumerate(part.deviations):
-        yield place_words(quantity, part.name, index, layers), float(value)
+        yield place_words(quantity, part.name, index), float(value)
 
 
-def place_words(quantity: Quantity, name: str, index: tuple[int, ...], layers: int) -> str:
+def place_words(quantity: Quantity, name: str, index: tuple[int, ...]) -> str:
     """A place in words."""
     words = [
-        layer_end(number, layers) if axis == "layer" else f"{axis} {number}"
+        layer_end(number) if axis == "layer" else f"{axis} {number}"
         for axis, number in zip(quantity.axes, index, strict=False)
     ]
     return ", ".join(word for word in [name, *words] if word)
 
 
-def layer_end(number: int, layers: int) -> str:
-    """Where in the model a hidden state is read off."""
-    if number == 0:
-        return "embedding (or final norm, head)"
-    return f"layer {number - 1} of {layers} (model.layers.{number - 1})"
+def layer_end(number: int) -> str:
+    """Where in the model a hidden state is read off: 0 after the embedding, k after ``model.layers.k-1``."""
+    return "embedding, final norm or head" if number == 0 else f"model.layers.{number - 1}"
 
 
-def by_first_axis(part: Part, layers: int) -> list[tuple[str, float]]:
+def by_first_axis(part: Part) -> list[tuple[str, float]]:
     """Largest deviation by layer."""
     if part.deviations.ndim == 0:
         return [(part.name, float(part.deviations))]
-    return [(layer_end(number, layers), float(rows.max())) for number, rows in enumerate(part.deviations)]
+    return [(layer_end(number), float(rows.max())) for number, rows in enumerate(part.deviations)]
 
 
 def largest(parts: list[Part]) -> list[tuple[str, float]]:

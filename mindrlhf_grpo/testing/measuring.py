@@ -102,16 +102,16 @@ def rollout_arrays(groups: Sequence[RolloutGroup], width: int) -> dict[str, NDAr
 
 def measure_steps(backend: Backend, policy: Policy, recipe: Recipe, batches: Sequence[Batch]) -> Iterator[Measurement]:
     """Losses, gradient norms and weights of the optimizer steps."""
-    losses: list[float] = []
+    losses: dict[str, NDArray[Any]] = {}
     norms: dict[str, NDArray[Any]] = {}
     for step in range(1, recipe.steps + 1):
         batch, loss = batches[(step - 1) % BATCHES], recipe.losses[recipe.trained_with]
         result = policy.update(batch, loss, learning_rate=recipe.learning_rate)
-        losses.append(result.loss)
+        losses[f"step {step}"] = np.asarray([result.loss])
         norms[f"step {step}"] = np.asarray([result.grad_norm])
         arrays = trainable(backend.inspect(policy).weights(), lora=recipe.lora_rank > 0)
         yield Measurement(quantity="trained_weights", group=f"step {step}", arrays=sketched(arrays))
-    yield Measurement(quantity="step_losses", group=SINGLE, arrays={SINGLE: np.asarray(losses)})
+    yield Measurement(quantity="step_losses", group=SINGLE, arrays=losses)
     yield Measurement(quantity="step_norms", group=SINGLE, arrays=norms)
 
 

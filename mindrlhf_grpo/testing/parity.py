@@ -21,7 +21,7 @@ from ..backend import Backend, load_backend
 from ..errors import BackendError, BundleError, ConfigError
 from ..model_files import find_folder, read_headers, read_model_config
 from .bundle import ADAPTER, INPUTS, MODEL, Bundle, create, open_bundle, write_arrays, write_measurement
-from .deviation import Finding, compare
+from .deviation import Finding, compare, layer_end
 from .lora_adapter import adapted_modules, random_adapter, targets_of, write_adapter
 from .measuring import measure, start_policy
 from .numpy_llama import LlamaShape
@@ -55,9 +55,10 @@ class Result:
         return all(finding.passed for finding in self.findings)
 
     @property
-    def first_layer(self) -> int | None:
-        """The first layer end whose log-probs deviate: 0 is the embedding, k the end of ``model.layers.k-1``."""
-        return next((finding.first_layer for finding in self.findings if finding.first_layer is not None), None)
+    def first_layer(self) -> str | None:
+        """Where log-probs first deviate: ``model.layers.1``, or what comes before and after all layers."""
+        ends = [finding.first_layer for finding in self.findings if finding.first_layer is not None]
+        return layer_end(ends[0]) if ends else None
 
 
 def record(
@@ -141,7 +142,7 @@ def check(
             finding = compare(
                 QUANTITIES[measurement.quantity], measurement,
                 bundle.expected(measurement.quantity, measurement.group),
-                tolerance=manifest.tolerances[measurement.quantity], layers=manifest.layers,
+                tolerance=manifest.tolerances[measurement.quantity],
             )  # fmt: skip
             findings.append(finding)
             say(line_of(finding))

@@ -68,10 +68,7 @@ QUANTITIES = {
             name="token_logps", title="log-probs of sampled tokens", measure=Measure.ABSOLUTE, tolerance=1e-4,
             axes=("row", "token"),
         ),
-        Quantity(
-            name="step_losses", title="losses of optimizer steps", measure=Measure.ABSOLUTE, tolerance=1e-4,
-            axes=("step",),
-        ),
+        Quantity(name="step_losses", title="losses of optimizer steps", measure=Measure.ABSOLUTE, tolerance=1e-4),
         Quantity(name="step_norms", title="gradient norms of optimizer steps", measure=Measure.RELATIVE, tolerance=1e-4),
         Quantity(
             name="trained_weights", title="weights after optimizer steps", measure=Measure.RELATIVE, tolerance=1e-4
@@ -110,13 +107,12 @@ def tolerances(replaced: Iterable[str]) -> dict[str, float]:
 
 
 def by_layer(names: Iterable[str]) -> list[str]:
-    """Parameter names in the order of computation: embedding, layers by number, final norm, head."""
+    """Parameter names in the order of computation: embedding, layers by number, final norm, head; steps by number."""
 
-    def place(name: str) -> tuple[int, int, str]:
-        number = re.search(r"\.(\d+)\.", name)
-        if number is not None:
-            return (1, int(number.group(1)), name)
-        return (0 if "embed" in name else 3 if "head" in name else 2, 0, name)
+    def place(name: str) -> tuple[int, list[tuple[int, str]]]:
+        words = re.split(r"(\d+)", name)
+        stage = 1 if len(words) > 1 else 0 if "embed" in name else 3 if "head" in name else 2
+        return stage, [(int(word), "") if word.isdigit() else (0, word) for word in words]
 
     return sorted(names, key=place)
 

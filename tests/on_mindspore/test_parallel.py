@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
+import psutil
 import pytest
 import tiny
 from mindrlhf_grpo_mindspore import comm
@@ -136,3 +140,61 @@ def test_both_sides_of_a_disagreement_are_named() -> None:
     with pytest.raises(RunFailed, match="rank 0 makes call 3, barrier, rank 2 makes call 3, gather_objects"):
         comm.check_same(said)
     comm.check_same([(3, "gather_objects", "", {"a": 1}), (3, "gather_objects", "", {"a": 2})])
+
+
+# ---- whole runs
+
+STEPS = 3
+OPTIONS = {
+    "backend": "mindspore",
+    "train": {"steps": STEPS, "prompts_per_step": 5, "learning_rate": 0.001},
+    "algorithm": {"kl_coef": 0.05, "preset": "trl"},
+}
+
+
+def test_two_workers_are_the_same_run_as_one_process(tmp_path: Path) -> None:
+    config = tiny.prepare(tmp_path, **OPTIONS)
+    alone, together = tmp_path / "run", tmp_path / "workers"
+    tiny.train(config)
+    summary = tiny.train(config, f"run_dir={together}", processes=2)
+    assert summary["report"] == str(together / "report.html")
+    for step in range(1, STEPS + 1):
+        expected, got = tiny.rollouts(alone, step), tiny.rollouts(together, step)
+        assert expected.keys() == got.keys()
+        for key, row in expected.items():
+            assert got[key]["ids"] == row["ids"]
+            assert got[key]["components"] == row["components"]
+            assert got[key]["advantages"] == row["advantages"]
+    for one, other in zip(tiny.metrics(alone), tiny.metrics(together), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5, abs=1e-8)
+    expected_weights, got_weights = tiny.weights(alone, STEPS), tiny.weights(together, STEPS)
+    for name, tensor in expected_weights.items():
+        assert np.linalg.norm(got_weights[name] - tensor) <= 1e-5 * np.linalg.norm(tensor), name
+
+
+def test_a_killed_worker_ends_the_job_with_a_clear_error_within_a_minute(tmp_path: Path) -> None:
+    config = tiny.prepare(tmp_path, **{**OPTIONS, "train": {"steps": 10_000, "prompts_per_step": 2}})
+    output = (tmp_path / "output").open("w")
+    job = subprocess.Popen(
+        tiny.command(config, processes=2), env=tiny.environment(), stdout=output, stderr=subprocess.STDOUT
+    )
+    try:
+        wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").is_file(), seconds=150)
+        (worker,) = [child for child in psutil.Process(job.pid).children() if child.environ().get("RANK_ID") == "1"]
+        worker.kill()
+        killed = time.monotonic()
+        assert job.wait(timeout=60) != 0
+    finally:
+        for child in psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []:
+            child.kill()
+        job.kill()
+    assert time.monotonic() - killed < 60
+    said = (tmp_path / "output").read_text() + (tmp_path / "logs" / "worker_0.log").read_text()
+    assert "error: rank 1 has ended (killed, out of memory" in said
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, f"not within {seconds} s"
+        time.sleep(0.1)

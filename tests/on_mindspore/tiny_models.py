@@ -13,11 +13,10 @@ ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from mindspore import Tensor, nn  # noqa: E402
-from mindspore import ops as native  # noqa: E402
-
 from mindrlhf_grpo_mindspore import hf, ops  # noqa: E402
 from mindrlhf_grpo_mindspore.models import Decoder  # noqa: E402
+from mindspore import Tensor, nn  # noqa: E402
+from mindspore import ops as native  # noqa: E402
 
 VOCABULARY = 61
 PADDING = -1e9

@@ -14,6 +14,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
+from mindrlhf_grpo.errors import ConfigError
+
 from .. import ops
 from .architecture import Architecture
 from .attention import Attention
@@ -21,7 +23,7 @@ from .experts import Experts
 from .feed_forward import FeedForward
 from .latent_attention import LatentAttention
 from .norms import RmsNorm
-from .rotary import RotaryAngles
+from .rotary_angles import RotaryAngles
 
 
 class DecoderLayer(nn.Cell):
@@ -117,6 +119,8 @@ class Decoder(nn.Cell):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """``[R, E]`` after the final norm -> ``[R, V]`` float32."""
+        if self.head is None:
+            raise ConfigError("a sequence classifier has no vocabulary head; accepted here: a causal LM")
         return ops.linear(hidden, self.head).astype(ms.float32)
 
     def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Rotary position embedding (https://arxiv.org/abs/2104.09864): frequencies of every scaling, and the cell.
+"""Rotary position embedding (https://arxiv.org/abs/2104.09864): frequencies of every scaling.
 
 Frequencies are computed once, in float32 as transformers computes them, so that far positions agree.
 """
@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindrlhf_grpo.errors import ConfigError
@@ -34,24 +32,6 @@ class Rotary:
     amplitude: float = 1.0
     interleaved: bool = False
     score_factor: float = 1.0
-
-
-class RotaryAngles(nn.Cell):
-    """Positions -> cosine and sine of every pair."""
-
-    def __init__(self, rotary: Rotary, dtype: ms.Type) -> None:
-        super().__init__(auto_prefix=False)
-        self.frequencies = Tensor(np.array(rotary.frequencies, np.float32)[None])
-        self.amplitude = rotary.amplitude
-        self.dtype = dtype
-
-    def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """``[S]`` -> twice ``[S, 1, size / 2]``."""
-        angles = (positions.astype(ms.float32).reshape(-1, 1) * self.frequencies).expand_dims(1)
-        cos, sin = ops.cos(angles), ops.sin(angles)
-        if self.amplitude != 1.0:
-            cos, sin = cos * self.amplitude, sin * self.amplitude
-        return cos.astype(self.dtype), sin.astype(self.dtype)
 
 
 def read_rotary(config: Mapping[str, Any], head_size: int, *, rotated_part: float, interleaved: bool) -> Rotary:

@@ -1,0 +1,69 @@
+"""From hidden states to log-probs of given tokens, a chunk of positions at a time.
+
+The logits of a whole batch never exist: each chunk's are reduced, dropped, and made again in the backward pass. The
+temperature scales hidden states, so it is an input that compiles nothing again.
+Legend: R positions, C positions of a chunk, V vocabulary, E hidden size.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn
+from mindspore import ops as native
+
+from . import ops
+
+CHUNK_LOGITS = 2**25  # logits that exist at once: 128 MB
+LEAST_CHUNK = 64
+
+
+class LinearHead(nn.Cell):
+    """log softmax(hidden @ weight.T / temperature) at the targets, for an output projection that is one matrix."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.chunk = max(LEAST_CHUNK, CHUNK_LOGITS // vocabulary)
+
+    def construct(self, hidden: Tensor, weight: Tensor, targets: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
+        """``[R, E]``, ``[V, E]``, ``[R]``, 1 / temperature -> log-probs ``[R]`` float32 and entropies ``[R]``.
+
+        The entropies have no gradient.
+        """
+        logps, entropies = (), ()
+        for first in range(0, hidden.shape[0], self.chunk):
+            last = first + self.chunk
+            every = native.log_softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
+            logps = (*logps, native.gather_elements(every, 1, targets[first:last].reshape(-1, 1)).reshape(-1))
+            mean = native.matmul(native.exp(every).expand_dims(1), every.expand_dims(2))
+            entropies = (*entropies, -mean.reshape(-1))
+        return native.cat(logps, 0), native.cat(entropies, 0)
+
+    def bprop(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        sharpness: Tensor,
+        out: tuple[Tensor, Tensor],
+        dout: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """The gradient of a chunk's logits is dout (one-hot - softmax); the one-hot part is added as rows of weights."""
+        slope = (dout[0] * sharpness).reshape(-1, 1)
+        scaled = hidden.astype(ms.float32) * slope
+        expected, to_weight = (), native.zeros_like(weight)
+        for first in range(0, hidden.shape[0], self.chunk):
+            last = first + self.chunk
+            shares = native.softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
+            expected = (*expected, native.matmul(shares.astype(weight.dtype), weight))
+            part = native.matmul(shares.transpose(1, 0), scaled[first:last])
+            to_weight = part if first == 0 else to_weight + part
+        picked = native.gather(weight, targets, 0)
+        to_hidden = (picked - native.cat(expected, 0)).astype(ms.float32) * slope
+        to_weight = native.tensor_scatter_add(-to_weight, targets.reshape(-1, 1), scaled)
+        gradients = (to_hidden.astype(hidden.dtype), to_weight.astype(weight.dtype))
+        return (*gradients, native.zeros_like(targets), native.zeros_like(sharpness))
+
+
+def scaled_logits(hidden: Tensor, weight: Tensor, sharpness: Tensor) -> Tensor:
+    """Float32 logits ``[C, V]`` of one chunk, divided by the temperature."""
+    return ops.linear(hidden, weight).astype(ms.float32) * sharpness

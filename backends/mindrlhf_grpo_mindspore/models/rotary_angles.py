@@ -1,0 +1,27 @@
+"""The cell that turns positions into rotary angles; apart from their frequencies, which are read without MindSpore."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from .rotary import Rotary
+
+
+class RotaryAngles(nn.Cell):
+    """Positions -> cosine and sine of every pair."""
+
+    def __init__(self, rotary: Rotary, dtype: ms.Type) -> None:
+        super().__init__(auto_prefix=False)
+        self.frequencies = Tensor(np.array(rotary.frequencies, np.float32)[None])
+        self.amplitude = rotary.amplitude
+        self.dtype = dtype
+
+    def construct(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """``[S]`` -> twice ``[S, 1, size / 2]``."""
+        angles = (positions.astype(ms.float32).reshape(-1, 1) * self.frequencies).expand_dims(1)
+        cos, sin = ops.cos(angles), ops.sin(angles)
+        if self.amplitude != 1.0:
+            cos, sin = cos * self.amplitude, sin * self.amplitude
+        return cos.astype(self.dtype), sin.astype(self.dtype)

@@ -1,0 +1,94 @@
+"""What is compiled for a micro-batch: log-probs, loss, metric sums and the gradient of every trained weight.
+
+Any loss of the core fits: which of a batch's arrays it is given, and the names of the sums it returns, are fixed when
+the step is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn
+from mindspore import ops as native
+
+from mindrlhf_grpo import xp as numpy_xp
+from mindrlhf_grpo.backend import Loss
+from mindrlhf_grpo.types import Batch
+
+from . import xp
+from .log_probs import LogProbModel
+
+OWN_SUMS = ("loss", "tokens", "entropy")
+INTEGERS = "segments"
+
+
+class TrainStep(nn.Cell):
+    """One loss over one set of arrays.
+
+    Args:
+        names: the batch's float arrays, stacked in this order.
+        segments: whether the loss also gets the item index of each token.
+    """
+
+    def __init__(
+        self, model: LogProbModel, loss: Loss, trainable: ParameterTuple, names: tuple[str, ...], *, segments: bool
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.model, self.loss, self.trainable = model, loss, trainable
+        self.names, self.segments = names, segments
+
+    def construct(self, sharpness: Tensor, floats: Tensor, segments: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
+        """``floats`` is ``[K, N, T]`` -> sums ``[OWN_SUMS and the loss's]``, gradients."""
+        both = ms.value_and_grad(self.value, None, self.trainable, has_aux=True)
+        (_, sums), gradients = both(sharpness, floats, segments, inputs)
+        return sums, gradients
+
+    def value(
+        self, sharpness: Tensor, floats: Tensor, segments: Tensor, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, and all sums as one tensor."""
+        logps, entropies = self.model(sharpness, *inputs)
+        tensors = {"mask": floats[0]}
+        for place, name in enumerate(self.names):
+            tensors[name] = floats[place]
+        if self.segments:
+            tensors["segments"] = segments
+        loss, metrics = self.loss(xp, logps, tensors)
+        mask = floats[0]
+        own = (loss, mask.sum(), (entropies * mask).sum())
+        return loss, native.stop_gradient(native.stack((*own, *metrics.values())))
+
+
+def loss_arrays(batch: Batch, rows: int, width: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
+    """Names and ``[K, N, T]`` of the float arrays that a loss reads, the mask first, and the segments if there are any.
+
+    Padding has mask and weight 0, and lies in no segment.
+    """
+    named = batch.loss_tensors()
+    segments = named.pop(INTEGERS, None)
+    floats = np.zeros((len(named), rows, width), np.float32)
+    for place, array in enumerate(named.values()):
+        floats[place, : array.shape[0], : array.shape[1]] = array
+    if segments is None:
+        return tuple(named), floats, None
+    items = np.full((rows, width), -1, np.int32)
+    items[: segments.shape[0], : segments.shape[1]] = segments
+    return tuple(named), floats, items
+
+
+def sum_names(loss: Loss, names: Sequence[str], *, segments: bool) -> tuple[str, ...]:
+    """Names of the sums that a train step returns, found by computing the loss of one token in NumPy."""
+    tensors: dict[str, Any] = {name: np.ones((1, 1), np.float32) for name in names}
+    if segments:
+        tensors[INTEGERS] = np.zeros((1, 1), np.int32)
+    with np.errstate(all="ignore"):
+        _, metrics = loss(numpy_xp.NUMPY, np.zeros((1, 1), np.float32), tensors)
+    return (*OWN_SUMS, *metrics)
+
+
+def named_sums(names: Sequence[str], sums: Tensor) -> Mapping[str, float]:
+    """The sums of a step as numbers."""
+    return dict(zip(names, sums.asnumpy().tolist(), strict=True))

@@ -1,0 +1,159 @@
+"""``mindrlhf-grpo parity``: the two commands that hold one stack against another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from .parity import Result
+
+P = ParamSpec("P")
+Guard = Callable[[Callable[P, None]], Callable[P, None]]
+
+TEXT, JSON, PAGE = "result.txt", "result.json", "result.html"
+DIFFERENT = 1  # exit code of a check that found a deviation
+
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, npu.")]
+
+
+def parity_commands(guarded: Guard[...]) -> typer.Typer:
+    """The subcommands, each wrapped by ``guarded``, which turns errors into messages and exit codes."""
+    commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=HELP, short_help=SHORT_HELP)
+    for command in (record, check, conform):
+        commands.command()(guarded(command))
+    return commands
+
+
+SHORT_HELP = "Prove that one stack computes what another does."
+HELP = f"""{SHORT_HELP}
+
+\b
+mindrlhf-grpo parity record bundle --backend torch
+mindrlhf-grpo parity check bundle --backend mindspore
+
+The two run apart: on different machines, with different frameworks. A bundle holds safetensors and JSON only."""
+
+
+def record(
+    bundle: BundleFolder,
+    backend: Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")] = "torch",
+    model: Annotated[str | None, typer.Option(help="Hugging Face folder, copied into the bundle; default: a tiny random Llama.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, tokens and sampling.")] = 0,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Train random LoRA adapters of this rank; 0: all weights.")] = 0,
+    tolerance: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another tolerance for a quantity, like logps=1e-3; may be repeated.")] = None,
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Write a bundle: a model, inputs, and what a backend computes from them.
+
+    Log-probs after each layer, entropies, losses, gradients, weights after each optimizer step, sampled tokens; in
+    float32.
+
+    \b
+    mindrlhf-grpo parity record bundle
+    mindrlhf-grpo parity record bundle --model models/smollm2 --steps 2 --tolerance layer_logps=1e-3
+    mindrlhf-grpo parity record bundle --lora-rank 8 --device cuda
+    """
+    from ..json_lines import to_json
+    from .parity import record as write
+    from .quantities import tolerances
+
+    made = write(
+        bundle, backend=backend, model=model, steps=steps, seed=seed, device=device, lora_rank=lora_rank,
+        tolerances=tolerances(tolerance or []), say=say,
+    )  # fmt: skip
+    size = sum(size for size, _ in made.manifest.files.values())
+    typer.echo(to_json({"bundle": str(bundle), "backend": backend, "files": len(made.manifest.files), "bytes": size}))
+
+
+def check(
+    bundle: BundleFolder,
+    backend: Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")] = "mindspore",
+    out: Annotated[Path | None, typer.Option(help=f"Folder for {TEXT}, {JSON} and {PAGE}; default: BUNDLE-BACKEND.")] = None,
+    perturb: Annotated[str | None, typer.Option(metavar="NAME=VALUE", help="Add a number to every element of a weight first (NAME[3,5]=VALUE: to one), to see the check fail.")] = None,
+    device: Device = "auto",
+) -> None:  # fmt: skip
+    """Run a bundle on a backend, compare, and say where it deviates first.
+
+    \b
+    mindrlhf-grpo parity check bundle --backend mindspore
+    mindrlhf-grpo parity check bundle --backend mindspore --perturb model.layers.1.mlp.up_proj.weight=0.01
+
+    The exit code is 0 if everything is within tolerance, 1 if not. The last line of the output is JSON.
+    """
+    from ..json_lines import to_json
+    from .parity import check as compare
+    from .parity_summary import rows
+    from .perturbation import parse
+
+    perturbation = None if perturb is None else parse(perturb)
+    result = compare(bundle, backend=backend, device=device, perturbation=perturbation, say=say)
+    folder = out or bundle.resolve().with_name(f"{bundle.resolve().name}-{backend}")
+    write_result(result, folder)
+    failed = [row.findings[0].quantity for row in rows(result) if not row.passed]
+    last = {
+        "passed": result.passed, "first_deviating_layer": result.first_layer, "failed": failed,
+        "report": str(folder / PAGE),
+    }  # fmt: skip
+    typer.echo(to_json(last))
+    raise typer.Exit(0 if result.passed else DIFFERENT)
+
+
+def conform(
+    backend: Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")] = "torch",
+    device: Device = "auto",
+) -> None:
+    """Run the conformance suite: a backend against a Llama in NumPy and float64.
+
+    \b
+    mindrlhf-grpo parity conform --backend mindspore
+
+    The exit code is 0 if every check passes, 1 if not. The last line of the output is JSON.
+    """
+    import tempfile
+
+    from ..json_lines import to_json
+    from .conformance import CHECKS, BackendUnderTest, Deviates
+
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        under_test = BackendUnderTest(backend, Path(folder), device=device)
+        for name, run in CHECKS.items():
+            try:
+                run(under_test)
+                say(f"ok   {name}")
+            except Deviates as deviation:
+                failed[name] = str(deviation)
+                say(f"FAIL {name}: {deviation}")
+    typer.echo(to_json({"passed": not failed, "checks": len(CHECKS), "failed": failed}))
+    raise typer.Exit(DIFFERENT if failed else 0)
+
+
+def say(line: str) -> None:
+    """Progress goes to standard error."""
+    typer.echo(line, err=True)
+
+
+def write_result(result: Result, folder: Path) -> None:
+    """The table on the terminal and in a file, the JSON, and the page."""
+    from rich.console import Console
+
+    from ..json_lines import replace_file
+    from .parity import write_json
+    from .parity_page import html_of
+    from .parity_summary import places, table, verdict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    terminal = Console(stderr=True)
+    with (folder / TEXT).open("w", encoding="utf-8") as file:
+        for console in (terminal, Console(file=file, width=160)):
+            console.print(table(result))
+            for line in [*places(result), verdict(result)]:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+    write_json(result, folder / JSON)
+    replace_file(folder / PAGE, html_of(result).encode(errors="replace"))
