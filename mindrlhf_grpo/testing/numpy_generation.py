@@ -1,7 +1,7 @@
 """Completions of the NumPy Llama, one token at a time, each from a whole forward pass.
 
 Order of the transformations as in Hugging Face generate: repetition penalty, minimum length, temperature, top-k,
-top-p, min-p. The token is the first id, in id order, whose cumulative probability exceeds the uniform.
+top-p, min-p. How a number then chooses is defined in ``mindrlhf_grpo.sampling``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..sampling import uniforms
+from ..sampling import choose, uniforms
 from ..types import Prompt, Sampling
 from .numpy_llama import Array, NumpyLlama, log_softmax
 
@@ -64,5 +64,4 @@ def draw(logits: Array, sampling: Sampling, *, seen: list[int], banned: list[int
         needed = int((np.cumsum(ranked) - ranked < sampling.top_p).sum())
         kept &= probabilities >= ranked[needed - 1]
     kept &= probabilities >= sampling.min_p * probabilities.max()
-    cumulative = np.cumsum(np.where(kept, probabilities, 0.0))
-    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+    return int(choose(np.where(kept, probabilities, 0.0)[None], np.array([uniform]))[0])
