@@ -16,8 +16,8 @@ PROMPTS = 512
 LARGEST = 20
 
 
-def flags(description: str) -> argparse.Namespace:
-    """Command line of either side."""
+def flags(description: str) -> argparse.ArgumentParser:
+    """Command line that both sides have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", required=True, help="Hugging Face model folder")
     parser.add_argument("--batch", type=int, default=16, help="completions per optimizer step")
@@ -30,7 +30,7 @@ def flags(description: str) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--free-length", action="store_true", help="completions may end before their last token")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+    return parser
 
 
 def rows(words: int = 0) -> list[dict[str, str]]:

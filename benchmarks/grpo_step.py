@@ -13,26 +13,27 @@ import time
 from pathlib import Path
 
 import addition
-import torch
-import transformers
 
 import mindrlhf_grpo
 from mindrlhf_grpo.backend import load_backend
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.json_lines import read_json_lines
+from mindrlhf_grpo.machine import installed
 from mindrlhf_grpo.trainers.online import OnlineTrainer
 
 
 def main() -> None:
     """Run the steps, print the line."""
-    arguments = addition.flags(__doc__ or "")
-    torch.set_num_threads(arguments.threads)
+    parser = addition.flags(__doc__ or "")
+    parser.add_argument("--backend", default="torch", help="torch or mindspore")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when a framework is first imported
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(arguments, Path(folder))
     versions = {
         "framework": f"mindrlhf-grpo {mindrlhf_grpo.__version__}",
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
+        "backend": arguments.backend,
+        **{package: installed(package) or "absent" for package in ("transformers", "torch", "mindspore")},
     }
     figures.print(arguments, versions)
 
@@ -72,6 +73,7 @@ def configuration(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
     source = {"name": f"{Path(addition.__file__)}:rows", "words": arguments.prompt_words}
     return RunConfig.model_validate(
         {
+            "backend": arguments.backend,
             "run_dir": run_dir,
             "model": {"path": arguments.model, "dtype": arguments.dtype},
             "data": {"source": source, "max_prompt_tokens": 4096},

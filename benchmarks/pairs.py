@@ -98,7 +98,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     ]
     sides = {"ours": [arguments.ours, "grpo_step.py"], "trl": [arguments.peer, "trl_step.py"]}
     lines: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    print(f"{name}: {' '.join(work.flags)}\n{'':>10}" + "".join(f"{column:>16}" for column in COLUMNS), flush=True)
+    print(f"{name}: {' '.join(work.flags)}\n{'':>18}" + "".join(f"{column:>16}" for column in COLUMNS), flush=True)
     for run in range(1, arguments.runs + 1):
         for side, (python, script) in sides.items():
             lines[side].append(measured([python, str(HERE / script), *common]))
@@ -122,7 +122,7 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 def show(label: str, values: dict[str, Any]) -> None:
     """One row of the table."""
-    print(f"{label:>10}" + "".join(f"{values[column]:>16,.3f}" for column in COLUMNS), flush=True)
+    print(f"{label:>18}" + "".join(f"{values[column]:>16,.3f}" for column in COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

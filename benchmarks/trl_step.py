@@ -95,7 +95,7 @@ def configuration(arguments: argparse.Namespace, folder: str) -> trl.GRPOConfig:
 
 def main() -> None:
     """Run the steps, print the line."""
-    arguments = addition.flags(__doc__ or "")
+    arguments = addition.flags(__doc__ or "").parse_args()
     torch.set_num_threads(arguments.threads)
     questions = [
         {"prompt": [{"role": "user", "content": row["prompt"]}], "answer": row["answer"]}

@@ -55,9 +55,11 @@ def _examine_config(
     except UserError as error:
         problems.append(str(error))
     device, problem = device_of(config, backends)
-    if problem:
+    if problem and "model.device: " not in "".join(problems):
         problems.append(f"{draft.place(('model', 'device'))}: {problem}")
-    if config.model.dtype not in device.get("dtypes", [config.model.dtype]):
+    if config.model.dtype not in device.get("dtypes", [config.model.dtype]) and "model.dtype: " not in "".join(
+        problems
+    ):
         problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
     try:
@@ -84,7 +86,9 @@ def device_of(config: RunConfig, backends: Sequence[BackendState]) -> tuple[dict
         return devices[0], ""
     if wanted in kinds:
         return devices[kinds.index(wanted)], ""
-    return devices[-1], f"model.device: {wanted!r} is not here; found: {', '.join(dict.fromkeys(kinds))}"
+    reason = state.absent.get(wanted, "") if state is not None else ""
+    found = ", ".join(dict.fromkeys(kinds))
+    return devices[-1], f"model.device: {wanted!r} is not here; found: {found}{f'. {reason}' if reason else ''}"
 
 
 def predict(config: RunConfig, device: Mapping[str, Any], host_available: int) -> dict[str, Any]:

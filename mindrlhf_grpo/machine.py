@@ -34,6 +34,7 @@ class BackendState:
         devices: what it computes on: ``device``, ``name``, for accelerators ``free`` and ``total`` bytes, and
             ``dtypes`` where not every one works.
         warning: something that works but should be mended.
+        absent: kind of device -> why it is not among ``devices``, and the remedy.
         kernels: operation -> which implementation serves it, where the backend has a choice.
     """
 
@@ -42,6 +43,7 @@ class BackendState:
     text: str
     devices: list[dict[str, Any]]
     warning: str = ""
+    absent: dict[str, str] = field(default_factory=dict)
     kernels: dict[str, str] = field(default_factory=dict)
 
 
@@ -98,7 +100,7 @@ def backend_state(name: str, module: str) -> BackendState:
         return BackendState(name=name, usable=False, text=found, devices=[], warning=warning)
     return BackendState(
         name=name, usable=True, text=found["framework"], devices=found["devices"], warning=warning,
-        kernels=found.get("kernels", {}),
+        absent=found.get("absent", {}), kernels=found.get("kernels", {}),
     )  # fmt: skip
 
 

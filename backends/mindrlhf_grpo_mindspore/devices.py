@@ -70,10 +70,12 @@ def why_no_ascend() -> str:
 
 
 def devices() -> dict[str, Any]:
-    """Version of MindSpore, devices with memory in bytes and dtypes, and which kernels serve which operation."""
+    """Version of MindSpore, devices with memory in bytes and dtypes, why Ascend is absent, kernels by operation."""
     found = [npu(index) for index in range(ascend.device_count())] if ascend_is_usable() else []
     kernels = choose_kernels("npu", "bfloat16") if found else choose_kernels("cpu", "float32")
-    return {"framework": f"mindspore {ms.__version__}", "devices": [*found, cpu()], "kernels": kernels}
+    absent = {} if found else {"npu": why_no_ascend()}
+    listed = [*found, cpu()]
+    return {"framework": f"mindspore {ms.__version__}", "devices": listed, "absent": absent, "kernels": kernels}
 
 
 def npu(index: int) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from mindrlhf_grpo.model_files import find_folder
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
 from . import hf
+from .decoder_steps import Model
 from .fingerprint import fingerprint
 from .models import Architecture
-from .decoder_steps import Model
 from .runner import RUNNERS, build_runner
 
 

@@ -195,11 +195,9 @@ def kept_weights(logits: Tensor, rule: Rule) -> Tensor:
         least = native.topk(logits, top_k)[0][:, top_k - 1 :]
         logits = native.masked_fill(logits, logits < least, NEVER)
     weights = native.exp(logits - logits.max(-1, keepdims=True))
-    threshold = nucleus_threshold(weights, rule.top_p) if rule.top_p < 1.0 else None
-    if threshold is not None:
-        kept = native.masked_fill(weights, weights < threshold, 0.0)
-    else:
-        kept = weights
+    kept = weights
+    if rule.top_p < 1.0:
+        kept = native.masked_fill(kept, weights < nucleus_threshold(weights, rule.top_p), 0.0)
     if rule.min_p > 0.0:
         kept = native.masked_fill(kept, weights < rule.min_p, 0.0)
     return kept

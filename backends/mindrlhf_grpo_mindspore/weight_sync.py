@@ -10,10 +10,10 @@ from __future__ import annotations
 from mindrlhf_grpo.backend import Policy, RolloutEngine
 from mindrlhf_grpo.errors import BackendError, RunFailed
 
+from .decoder_steps import Model
 from .engine import MindSporeEngine, model_of
 from .fingerprint import fingerprint
 from .graph import overwrite
-from .decoder_steps import Model
 
 
 def build_weight_sync(policy: Policy, engine: RolloutEngine) -> MindSporeWeightSync:

@@ -15,7 +15,7 @@ import pytest
 from tiny_run import write_run
 
 from mindrlhf_grpo import __version__
-from mindrlhf_grpo.cli import main
+from mindrlhf_grpo.cli import main, rank_of_process
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.inference import read_prompts
 
@@ -267,3 +267,21 @@ def test_evaluate_checks_what_it_was_given(run: Run, config: Path) -> None:
     assert "--source: data.source: data source 'nothing.jsonl' not found" in err
     assert "--reward: rewards.0: there is no built-in function 'nummeric_match'" in err
     assert "one configuration file at most" in run("evaluate", config, config)[2]
+
+
+@pytest.mark.parametrize(
+    ("variables", "rank"),
+    [
+        ({}, 0),
+        ({"RANK": "3"}, 3),
+        ({"RANK_ID": "2", "MS_ROLE": "MS_WORKER"}, 2),
+        ({"RANK_ID": "0", "MS_ROLE": "MS_SCHED"}, -1),
+    ],
+    ids=["alone", "torchrun", "msrun", "msrun's scheduler"],
+)
+def test_rank_is_that_of_the_launcher(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], rank: int) -> None:
+    for name in ("RANK", "RANK_ID", "MS_ROLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert rank_of_process() == rank

@@ -109,6 +109,20 @@ def test_without_a_usable_backend_nothing_is_ready(monkeypatch: pytest.MonkeyPat
     assert "pip install 'mindrlhf-grpo[torch]'" in doctor.shown(found)
 
 
+def test_what_a_backend_says_of_itself_is_used(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = BackendState(
+        name="torch", usable=True, text="torch 2.13.0", devices=[{**CPU, "dtypes": ["float32"]}],
+        absent={"npu": "No driver: install it"}, kernels={"rms_norm": "reference", "swiglu": "fused"},
+    )  # fmt: skip
+    monkeypatch.setattr(doctor, "backend_states", lambda: [state])
+    found = doctor.examine(config, ["model.dtype=bfloat16", "model.device=npu"])
+    device, dtype = found["problems"]
+    assert device.endswith(": model.device: 'npu' is not here; found: cpu. No driver: install it")
+    assert dtype.endswith(": model.dtype: torch does not compute bfloat16 on cpu; accepted: float32")
+    assert found["warnings"] == []
+    assert "kernels: rms_norm reference, swiglu fused" in doctor.shown(found)
+
+
 def test_weights_that_are_not_here_leave_memory_unpredicted(config: Path) -> None:
     (config.parent / "model" / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"{}")
     found = doctor.examine(config, [])

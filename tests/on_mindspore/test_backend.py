@@ -142,4 +142,5 @@ def test_mindspore_lists_its_devices_and_kernels() -> None:
     assert found["framework"] == "mindspore 2.10.0"
     assert found["devices"][-1]["device"] == "cpu"
     assert found["devices"][-1]["dtypes"] == ["float32"]
+    assert found["absent"]["npu"].startswith("MindSpore does not find CANN")
     assert found["kernels"]["rms_norm"] == "reference"

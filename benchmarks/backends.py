@@ -1,0 +1,62 @@
+"""The GRPO step of both backends in turn, on a tiny model and on SmolLM2; the last line is one JSON object of ratios.
+
+A ratio is MindSpore's / torch's, of medians over runs: below 1 is faster. Compilation is not in it: the trainer counts
+it apart, and the first step of a run is dropped. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import pairs
+
+SIDES = ("torch", "mindspore")
+WORKS = {
+    "tiny": ("models/tiny-sorter", "--batch", "64", "--generations", "8", "--completion-length", "16", "--lr", "1e-4"),
+    "smollm2": ("models/SmolLM2-135M-Instruct", "--batch", "16", "--generations", "8", "--completion-length", "64"),
+}
+RATIOS = {"train_step": "update_s", "decode": "generate_s", "peak_memory": "peak_rss_mb"}
+
+
+def main() -> None:
+    """Measure what is asked, then print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3, help="runs of each side")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps a run; the first is not counted")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=list(WORKS), nargs="+", help="measure these alone")
+    arguments = parser.parse_args()
+    ratios: dict[str, float] = {}
+    for name in arguments.only or WORKS:
+        ratios.update(compare(name, arguments))
+    print(json.dumps(ratios))
+
+
+def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Run both backends in turn; ratios of the medians."""
+    model, *flags = WORKS[name]
+    script = str(Path(__file__).parent / "grpo_step.py")
+    command = [sys.executable, script, "--model", model, *flags]
+    command += ["--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+    print(f"{name}: {' '.join(flags)}\n{'':>18}" + "".join(f"{column:>16}" for column in pairs.COLUMNS), flush=True)
+    lines: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for run in range(1, arguments.runs + 1):
+        for side in SIDES:
+            lines[side].append(pairs.measured([*command, "--backend", side]))
+            pairs.show(f"{side} {run}", lines[side][-1])
+    medians = {side: {c: statistics.median(line[c] for line in lines[side]) for c in pairs.COLUMNS} for side in SIDES}
+    for side, values in medians.items():
+        pairs.show(f"{side} median", values)
+    return {
+        f"ratio_{ratio}_{name}": round(medians["mindspore"][column] / medians["torch"][column], 3)
+        for ratio, column in RATIOS.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
