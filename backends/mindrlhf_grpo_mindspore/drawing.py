@@ -14,6 +14,7 @@ from mindspore import Tensor, nn
 
 from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.generation import Drawn, Draws
+from mindrlhf_grpo.sampling import depth, per_level
 from mindrlhf_grpo.types import IntArray, Sampling
 
 from .decoder_steps import Model
@@ -38,6 +39,7 @@ class Drawing:
 
     def __init__(self, model: Model, log: CompileLog) -> None:
         self.model, self.log, self.slots = model, log, 0
+        self.levels = depth(model.architecture.vocabulary)
         self.samplers: dict[Rule, Sampler] = {}
         self.steps: dict[tuple[Rule, int], Compiled] = {}
 
@@ -66,8 +68,10 @@ class Drawing:
     def draw(self, hidden: Tensor, slots: Sequence[int], draws: Draws) -> Drawn:
         """The next tokens of the slots; rows of ``hidden`` ``[n, E]`` beyond them are drawn and thrown away."""
         rows, count = len(hidden), len(slots)
-        uniforms, early, places = np.zeros(rows), np.zeros(rows, bool), np.full(rows, self.slots, np.int32)
-        uniforms[:count], early[:count], places[:count] = draws.uniforms, draws.places < self.min_tokens, slots
+        uniforms, early = np.zeros((rows, self.levels)), np.zeros(rows, bool)
+        uniforms[:count], early[:count] = per_level(draws.uniforms, self.levels), draws.places < self.min_tokens
+        places = np.full(rows, self.slots, np.int32)
+        places[:count] = slots
         tokens, logps = self._step(rows)(hidden, Tensor(uniforms), Tensor(early), Tensor(places))
         return Drawn(tokens=tokens.asnumpy()[:count].astype(np.int64), logps=logps.asnumpy()[:count])
 

@@ -1,7 +1,7 @@
-"""Draws tokens from logits with one uniform per token, each row on its own.
+"""From logits to tokens: inverse-CDF sampling with one number per token, each row on its own.
 
-The token is the first id, in id order, whose cumulative probability exceeds the uniform; running sums are float64, so
-a row's choice depends on nothing but its own logits and uniform. Order of the transformations as in Hugging Face
+How the number chooses is defined in ``mindrlhf_grpo.sampling``: a row's choice depends on nothing but its own logits
+and number. Order of the transformations as in Hugging Face
 generate: repetition penalty, minimum length, temperature, top-k, top-p, min-p; what is left is renormalised.
 The log-prob kept is that of softmax(logits / temperature) before all of them (temperature 1 when greedy).
 The rule of a run is constant in what is compiled: what it does not use costs nothing.
@@ -18,9 +18,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
+from mindrlhf_grpo.sampling import FAN
 from mindrlhf_grpo.types import Sampling
 
-BLOCK = 256  # ids whose probabilities are summed before the search narrows to one block
+BLOCK = 256  # ids that are summed in float32; their sums in float64
 CANDIDATES = 1024  # likeliest ids tried for top-p before everything is sorted
 BELOW = 1.0 - 2.0**-53  # times a float64: the next one towards 0
 NEVER = float("-inf")
@@ -85,7 +86,7 @@ class Sampler(nn.Cell):
 
         Args:
             logits: ``[n, V]`` float32.
-            uniforms: ``[n]`` float64 in [0, 1).
+            uniforms: ``[n, D]`` float64 in [0, 1): ``sampling.per_level``.
             early: ``[n]`` whether the row's completion is below the minimum length.
             slots: ``[n]`` int32, the slot of each row.
         """
@@ -111,7 +112,7 @@ def choose(logits: Tensor, shaped: Tensor | None, uniforms: Tensor, rule: Rule) 
     Args:
         logits: ``[n, V]`` as the model gave them.
         shaped: logits after penalties; None: there are none.
-        uniforms: ``[n]`` float64.
+        uniforms: ``[n, D]`` float64.
     """
     if rule.greedy:
         tokens = native.argmax(logits if shaped is None else shaped, -1).astype(ms.int32)
@@ -140,27 +141,51 @@ def log_share(logits: Tensor, tokens: Tensor, total: Tensor) -> Tensor:
 
 
 def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """First id whose cumulative weight exceeds uniform * total: never one of weight zero.
+    """``mindrlhf_grpo.sampling.choose`` in a graph: never an id of weight zero.
 
-    Searched in two stages, blocks of ids and then ids of one block, because one running sum over a large
-    vocabulary is slow. Weights ``[n, V]`` need not be normalised.
+    Args:
+        weights: ``[n, V]``; they need not be normalised.
+        uniforms: ``[n, D]``, one for each level.
 
     Returns:
         Ids ``[n]`` int32 and totals ``[n]`` float64.
     """
-    vocabulary = weights.shape[1]
-    ends = native.cumsum(block_sums(weights), 1)
-    blocks = ends.shape[1]
-    total = ends[:, blocks - 1 :]
-    target = native.minimum(uniforms.reshape(-1, 1) * total, total * BELOW)
-    block = passed(ends, target, blocks)
-    before = native.gather_elements(native.cat((native.zeros_like(total), ends), 1), 1, block)
-    ids = block * BLOCK + native.arange(BLOCK).astype(ms.int32).reshape(1, BLOCK)
-    inside = native.gather_elements(weights, 1, native.clamp(ids, 0, vocabulary - 1)).astype(ms.float64)
-    steps = native.cumsum(native.where(ids < vocabulary, inside, native.zeros_like(inside)), 1)
-    offset = native.minimum(target - before, steps[:, BLOCK - 1 :] * BELOW)
-    found = block * BLOCK + passed(steps, offset, BLOCK)
-    return native.clamp(found.reshape(-1), 0, vocabulary - 1), total.reshape(-1)
+    rows, levels = weights.shape[0], (weights,)
+    for _ in range(uniforms.shape[1] - 1):
+        whole = padded(levels[-1])
+        levels = (*levels[:-1], whole, folded(whole))
+    top = levels[-1].astype(ms.float64)
+    node = pick(top, uniforms[:, :1])
+    fan = native.arange(FAN).astype(ms.int32).reshape(1, FAN)
+    for level in range(1, uniforms.shape[1]):
+        below = levels[uniforms.shape[1] - 1 - level]
+        stride = below.shape[1] // FAN
+        children = native.gather_elements(below, 1, node + fan * stride)
+        node = node + pick(children.astype(ms.float64), uniforms[:, level : level + 1]) * stride
+    return node.reshape(rows), top.sum(-1)
+
+
+def padded(weights: Tensor) -> Tensor:
+    """Zeros behind, up to a multiple of the fan."""
+    rows, width = weights.shape
+    missing = -width % FAN
+    return weights if missing == 0 else native.cat((weights, native.zeros((rows, missing), weights.dtype)), 1)
+
+
+def folded(weights: Tensor) -> Tensor:
+    """Sums of the 16 equal runs ``[n, W]`` -> ``[n, W / 16]`` float64; the first fold, of float32, is a product."""
+    rows, width = weights.shape
+    runs = weights.reshape(rows, FAN, width // FAN)
+    if weights.dtype == ms.float64:
+        return runs.sum(1)
+    return native.matmul(native.ones((1, FAN), ms.float32), runs).reshape(rows, width // FAN).astype(ms.float64)
+
+
+def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """First of few columns whose cumulative weight exceeds uniform * total ``[n, 1]``; int32."""
+    ends = native.cumsum(weights, 1)
+    total = ends[:, -1:]
+    return passed(ends, native.minimum(uniforms * total, total * BELOW), weights.shape[1])
 
 
 def passed(ends: Tensor, target: Tensor, count: int) -> Tensor:

@@ -12,10 +12,11 @@ ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
 
 from mindrlhf_grpo_mindspore.graph import Compiled  # noqa: E402
-from mindrlhf_grpo_mindspore.sampler import BLOCK, CANDIDATES, Rule, Sampler, rule_of  # noqa: E402
+from mindrlhf_grpo_mindspore.sampler import CANDIDATES, Rule, Sampler, rule_of  # noqa: E402
 from mindrlhf_grpo_torch.sampler import Sampler as TorchSampler  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
+from mindrlhf_grpo import sampling as core  # noqa: E402
 from mindrlhf_grpo.compiling import CompileLog  # noqa: E402
 from mindrlhf_grpo.types import Sampling  # noqa: E402
 
@@ -28,6 +29,10 @@ RULES: list[dict[str, Any]] = [
     {"min_p": 0.2, "repetition_penalty": 1.7},
     {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2, "min_tokens": 3},
 ]
+
+
+def per_level(uniforms: Any, vocabulary: int) -> NDArray[np.float64]:
+    return core.per_level(np.asarray(uniforms, np.float64), core.depth(vocabulary))
 
 
 class Drawn:
@@ -44,7 +49,7 @@ class Drawn:
         early = np.zeros(rows, bool) if early is None else early
         slots = np.arange(rows) if slots is None else np.array(slots)
         tokens, logps = self.step(
-            Tensor(np.asarray(logits, np.float32)), Tensor(np.asarray(uniforms, np.float64)), Tensor(early),
+            Tensor(np.asarray(logits, np.float32)), Tensor(per_level(uniforms, logits.shape[1])), Tensor(early),
             Tensor(slots.astype(np.int32)),
         )  # fmt: skip
         return tokens.asnumpy().tolist(), logps.asnumpy()
@@ -66,20 +71,21 @@ def test_tokens_and_logps_equal_torchs_step_by_step(rule: dict[str, Any]) -> Non
         logits[:, list(ENDS)] += 4.0
         uniforms = random.random(ROWS)
         tokens, logps = ours(logits, uniforms, early=np.full(ROWS, place < sampling.min_tokens))
-        expected = theirs.draw(torch.tensor(logits), torch.tensor(uniforms), list(range(ROWS)), [place] * ROWS)
+        numbers = torch.from_numpy(per_level(uniforms, VOCABULARY))
+        expected = theirs.draw(torch.tensor(logits), numbers, list(range(ROWS)), [place] * ROWS)
         assert tokens == expected[0].tolist()
         np.testing.assert_allclose(logps, expected[1].numpy(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("vocabulary", [3, BLOCK, BLOCK + 1])
-def test_vocabularies_that_fill_no_block_or_one_or_a_little_more(vocabulary: int) -> None:
+@pytest.mark.parametrize("vocabulary", [3, 16, 17, 256, 257])
+def test_vocabularies_that_fill_no_level_or_one_or_a_little_more(vocabulary: int) -> None:
     draw, random = Drawn(Rule(), vocabulary=vocabulary), np.random.default_rng(0)
     for _ in range(10):
         logits = random.normal(size=(ROWS, vocabulary)).astype(np.float32)
         uniforms = random.random(ROWS)
         shares = np.exp(logits.astype(np.float64))
         shares /= shares.sum(1, keepdims=True)
-        expected = (shares.cumsum(1) <= uniforms[:, None]).sum(1)
+        expected = core.choose(shares, uniforms)
         tokens, logps = draw(logits, uniforms)
         assert tokens == expected.tolist()
         np.testing.assert_allclose(logps, np.log(shares[np.arange(ROWS), expected]), rtol=0, atol=1e-5)
@@ -94,16 +100,18 @@ def test_top_p_that_needs_more_than_the_candidates_sorts_everything() -> None:
     likeliest = np.sort(shares / shares.sum())[::-1].cumsum()
     dropped = vocabulary - 1 - int((likeliest < 0.9).sum())
     assert dropped < CANDIDATES
+    shares[:dropped] = 0.0
     draw = Drawn(Rule(top_p=0.9), vocabulary=vocabulary)
-    assert draw(logits, [0.0, 0.0])[0] == [dropped, 5]
-    assert draw(logits, [1 - 2**-53, 1 - 2**-53])[0] == [vocabulary - 1, 5]
+    for number in (0.0, 0.3, 0.9, 1 - 2**-53):
+        assert draw(logits, [number] * 2)[0] == [int(core.choose(shares[None], np.array([number]))[0]), 5]
 
 
 def test_no_token_of_weight_zero_at_either_end() -> None:
     logits = np.full((2, 600), -1e30, np.float32)
     logits[:, 300:303] = 0.0
     tokens, logps = Drawn(Rule(), vocabulary=600)(logits, [0.0, 1 - 2**-53])
-    assert tokens == [300, 302]
+    assert tokens == core.choose(np.exp(logits.astype(np.float64)), np.array([0.0, 1 - 2**-53])).tolist()
+    assert set(tokens) <= {300, 301, 302}
     np.testing.assert_allclose(logps, np.log([1 / 3, 1 / 3]), atol=1e-6)
 
 
@@ -129,7 +137,7 @@ def test_logits_that_are_not_numbers_give_a_logp_that_is_none() -> None:
     logits = np.zeros((2, 300), np.float32)
     logits[1, 40] = np.nan
     tokens, logps = Drawn(Rule(), vocabulary=300)(logits, [0.5, 0.5])
-    assert (tokens[0], bool(np.isnan(logps[1]))) == (150, True)
+    assert (tokens[0], bool(np.isnan(logps[1]))) == (int(core.choose(np.ones((1, 300)), np.array([0.5]))[0]), True)
 
 
 def test_a_rule_holds_only_what_shapes_the_computation() -> None:
