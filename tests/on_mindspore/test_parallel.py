@@ -148,7 +148,7 @@ STEPS = 3
 OPTIONS = {
     "backend": "mindspore",
     "train": {"steps": STEPS, "prompts_per_step": 5, "learning_rate": 0.001},
-    "algorithm": {"kl_coef": 0.05, "preset": "trl"},
+    "algorithm": {"preset": "trl"},
 }
 
 
