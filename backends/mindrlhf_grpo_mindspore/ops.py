@@ -8,15 +8,15 @@ T queries and W keys of a row, I inner size, X experts, N experts of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, mint
+from mindspore import Tensor
 from mindspore import ops as native
 
-Operation = Callable[..., Any]
+from .reference_ops import RECOMPUTED, REFERENCE, Operation
+
 TOLERANCE = {ms.float32: 1e-4, ms.bfloat16: 0.02, ms.float16: 0.005}  # relative norm of the difference
 
 
@@ -25,8 +25,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return native.dense(x, weight, bias)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """weight * x / sqrt(mean(x^2) + eps) over the last dimension."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, recomputed: bool = False) -> Tensor:
+    """weight * x / sqrt(mean(x^2) + eps) over the last dimension; ``recomputed``: in a cell that is."""
+    if recomputed:
+        return CHOSEN_RECOMPUTED["rms_norm"](x, weight, eps)
     return CHOSEN["rms_norm"](x, weight, eps)
 
 
@@ -38,8 +40,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Te
     return CHOSEN["rotate"](x, cos, sin, interleaved)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, https://arxiv.org/abs/2002.05202."""
+def swiglu(gate: Tensor, up: Tensor, recomputed: bool = False) -> Tensor:
+    """silu(gate) * up, https://arxiv.org/abs/2002.05202; ``recomputed``: in a cell that is."""
+    if recomputed:
+        return CHOSEN_RECOMPUTED["swiglu"](gate, up)
     return CHOSEN["swiglu"](gate, up)
 
 
@@ -65,66 +69,13 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, shares: Te
     return CHOSEN["experts"](x, gate_up, down, chosen, shares)
 
 
-def reference_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.dtype == ms.float32:
-        return x * native.rsqrt(mint.mean(native.square(x), -1, True) + eps) * weight
-    wide = x.astype(ms.float32)
-    return (wide * native.rsqrt(mint.mean(native.square(wide), -1, True) + eps)).astype(x.dtype) * weight
-
-
-def reference_rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    half = x.shape[2] // 2
-    if interleaved:
-        pairs = x.reshape(x.shape[0], x.shape[1], half, 2)
-        first, second = pairs[:, :, :, 0], pairs[:, :, :, 1]
-    else:
-        first, second = x[:, :, :half], x[:, :, half:]
-    return native.cat((first * cos - second * sin, second * cos + first * sin), -1)
-
-
-def reference_swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    return native.silu(gate) * up
-
-
-def reference_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    rows, length, heads, size = queries.shape
-    width, kv_heads, value_size = keys.shape[1], keys.shape[2], values.shape[3]
-    group = heads // kv_heads  # query heads of one key head are further queries of it: keys are not repeated
-    queries = queries.reshape(rows, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
-    queries = queries.reshape(rows, kv_heads, group * length, size)
-    scores = native.matmul(queries, keys.transpose(0, 2, 3, 1)) * scale
-    scores = scores.reshape(rows, kv_heads, group, length, width).astype(ms.float32) + bias.expand_dims(1)
-    shares = native.softmax(scores, -1).reshape(rows, kv_heads, group * length, width).astype(values.dtype)
-    mixed = native.matmul(shares, values.transpose(0, 2, 1, 3)).reshape(rows, kv_heads, group, length, value_size)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, value_size)
-
-
-def reference_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
-    """Every expert for every token, weighed with its share or 0: exact, of static shape, X / N times the work."""
-    count, double, hidden = gate_up.shape
-    inner = double // 2
-    placed = native.one_hot(chosen, count, 1, 0).astype(shares.dtype)
-    share_of_expert = (placed * shares.expand_dims(-1)).sum(1)
-    both = linear(x, gate_up.reshape(count * double, hidden)).reshape(-1, count, double)
-    active = reference_swiglu(both[:, :, :inner], both[:, :, inner:]) * share_of_expert.expand_dims(-1).astype(x.dtype)
-    return linear(active.reshape(-1, count * inner), down.transpose(1, 0, 2).reshape(hidden, count * inner))
-
-
-REFERENCE: dict[str, Operation] = {
-    "rms_norm": reference_rms_norm,
-    "rotate": reference_rotate,
-    "swiglu": reference_swiglu,
-    "softmax_attention": reference_softmax_attention,
-    "experts": reference_experts,
-}
 CHOSEN: dict[str, Operation] = dict(REFERENCE)
+CHOSEN_RECOMPUTED: dict[str, Operation] = dict(RECOMPUTED)
 
 
 def kernels() -> dict[str, str]:
     """Which implementation serves which operation: ``reference``, or the kernel's name."""
-    return {
-        name: "reference" if CHOSEN[name] is REFERENCE[name] else CHOSEN[name].__name__.lstrip("_") for name in CHOSEN
-    }
+    return {name: "reference" if CHOSEN[name] is REFERENCE[name] else CHOSEN[name].__name__ for name in CHOSEN}
 
 
 def choose_kernels(device: str, dtype: str) -> dict[str, str]:
@@ -133,11 +84,14 @@ def choose_kernels(device: str, dtype: str) -> dict[str, str]:
     To be called once the device is set and before anything is compiled.
     """
     CHOSEN.update(REFERENCE)
+    CHOSEN_RECOMPUTED.update(RECOMPUTED)
     if device == "npu":
         from .ascend_kernels import KERNELS, without_float32
 
         usable = {name for name in KERNELS if dtype != "float32" or not without_float32(name)}
-        CHOSEN.update({name: KERNELS[name] for name in usable if agrees(name, KERNELS[name], dtype)})
+        taken = {name: KERNELS[name] for name in usable if agrees(name, KERNELS[name], dtype)}
+        CHOSEN.update(taken)
+        CHOSEN_RECOMPUTED.update({name: taken[name] for name in set(taken) & set(RECOMPUTED)})
     return kernels()
 
 

@@ -115,7 +115,7 @@ class CachedRunner:
         """One batch, prompt after prompt."""
         lengths = [len(ids) for ids in prompts.values()]
         ends = np.cumsum(lengths)
-        width = bucket(int(ends[-1]))
+        width = bucket(max(int(ends[-1]), PER_PROMPT * len(prompts)))
         tokens = np.zeros((3, width), np.int32)
         tokens[2] = -1  # what fills up is a sequence of its own
         for number, (ids, end) in enumerate(zip(prompts.values(), ends, strict=True)):
@@ -254,7 +254,7 @@ def batches(lengths: Mapping[int, int]) -> list[list[int]]:
     for number in sorted(lengths, key=lambda number: -lengths[number]):
         for batch in packed:
             held = sum(lengths[one] for one in batch)
-            if held + lengths[number] <= PREFILL and len(batch) < bucket(held) // PER_PROMPT:
+            if held + lengths[number] <= PREFILL and len(batch) < PREFILL // PER_PROMPT:
                 batch.append(number)
                 break
         else:

@@ -92,8 +92,15 @@ class Decoder(nn.Cell):
         self.layers = nn.CellList(layers, auto_prefix=False)
         self.norm = RmsNorm(weights, "model.norm", architecture.norm_eps)
         if recompute:
-            for layer in self.layers:
-                layer.recompute()
+            self.keep_inputs_only()
+
+    def keep_inputs_only(self) -> None:
+        """Let the backward pass compute every layer again from its input."""
+        for layer in self.layers:
+            layer.recompute()
+            for _, cell in layer.cells_and_names():
+                if isinstance(cell, RmsNorm | FeedForward):
+                    cell.recomputed = True
 
     def construct(self, ids: Tensor, positions: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S]`` int32 twice -> hidden states after the final norm ``[S, E]``."""

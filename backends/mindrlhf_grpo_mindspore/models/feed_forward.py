@@ -15,7 +15,7 @@ class FeedForward(nn.Cell):
 
     def __init__(self, weights: Mapping[str, Parameter], module: str, lora_scale: float, *, fused: bool) -> None:
         super().__init__(auto_prefix=False)
-        self.fused = fused
+        self.fused, self.recomputed = fused, False
         if fused:
             self.gate_up_proj = Linear(weights, f"{module}.gate_up_proj", lora_scale)
         else:
@@ -28,5 +28,5 @@ class FeedForward(nn.Cell):
         if self.fused:
             both = self.gate_up_proj(x)
             inner = both.shape[1] // 2
-            return self.down_proj(ops.swiglu(both[:, :inner], both[:, inner:]))
-        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
+            return self.down_proj(ops.swiglu(both[:, :inner], both[:, inner:], self.recomputed))
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x), self.recomputed))

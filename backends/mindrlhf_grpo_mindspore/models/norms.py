@@ -16,6 +16,7 @@ class RmsNorm(nn.Cell):
         super().__init__(auto_prefix=False)
         self.weight = weights[f"{module}.weight"]
         self.eps = eps
+        self.recomputed = False
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, self.eps, self.recomputed)

@@ -1,0 +1,17 @@
+"""The shipped conformance suite on the MindSpore backend, the same checks as torch's."""
+
+from __future__ import annotations
+
+import pytest
+
+from mindrlhf_grpo.testing.conformance import CHECKS, BackendUnderTest
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> BackendUnderTest:
+    return BackendUnderTest("mindspore", tmp_path_factory.mktemp("conformance"), device="cpu")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_mindspore_conforms(backend: BackendUnderTest, name: str) -> None:
+    CHECKS[name](backend)
