@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 from .checks import check
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["build", "check"]
 
 os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore's warnings are meant for its developers
+# Where a compilation that fails leaves its graph; MindSpore would put it into the current folder.
+os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"mindspore-{os.getuid()}"))
 
 
 def build(config: RunConfig) -> MindSporeBackend:

@@ -15,6 +15,9 @@ import numpy as np
 from mindspore import Tensor
 from mindspore import ops as native
 
+from mindrlhf_grpo.compiling import CompileLog
+
+from .graph import Compiled
 from .reference_ops import RECOMPUTED, REFERENCE, Operation
 
 TOLERANCE = {ms.float32: 1e-4, ms.bfloat16: 0.02, ms.float16: 0.005}  # relative norm of the difference
@@ -113,13 +116,17 @@ def agrees(name: str, kernel: Operation, dtype: str) -> bool:
 def differentiated(
     operation: Operation, arguments: tuple[Tensor, ...], constants: tuple[Any, ...], places: tuple[int, ...]
 ) -> list[Tensor]:
-    """Value, and gradients of its weighted sum, in the arguments at ``places``."""
+    """Value, and gradients of its weighted sum, in the arguments at ``places``; compiled, as it will be used.
+
+    Not eagerly: an error in an eager gradient leaves MindSpore recording, and later functions fail.
+    """
 
     def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         value = operation(*tensors, *constants)
         return (native.cos(value.astype(ms.float32)) * value.astype(ms.float32)).sum(), value
 
-    (_, value), gradients = ms.value_and_grad(weighted, places, None, has_aux=True)(*arguments)
+    probe = Compiled("kernel probe", ms.value_and_grad(weighted, places, None, has_aux=True), CompileLog())
+    (_, value), gradients = probe(*arguments)
     return [value, *gradients]
 
 

@@ -24,7 +24,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, npu.")]
 def parity_commands(guarded: Guard[...]) -> typer.Typer:
     """The subcommands, each wrapped by ``guarded``, which turns errors into messages and exit codes."""
     commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=HELP, short_help=SHORT_HELP)
-    for command in (record, check, conform):
+    for command in (record, check, conform, runs):
         commands.command()(guarded(command))
     return commands
 
@@ -132,6 +132,32 @@ def conform(
                 say(f"FAIL {name}: {deviation}")
     typer.echo(to_json({"passed": not failed, "checks": len(CHECKS), "failed": failed}))
     raise typer.Exit(DIFFERENT if failed else 0)
+
+
+def runs(
+    one: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    other: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another.")],
+) -> None:
+    """Compare two training runs of the same configuration on different backends.
+
+    \b
+    mindrlhf-grpo parity runs runs/on-torch runs/on-mindspore
+
+    Sampled tokens and rewards must be equal at every step, losses and final weights within 1e-4. The exit code is 0 if
+    they are, 1 if not. The last line of the output is JSON.
+    """
+    from rich.console import Console
+
+    from ..json_lines import to_json
+    from .compare_runs import as_json, compare_runs, sentences, table
+
+    result = compare_runs(one, other)
+    console = Console(stderr=True)
+    console.print(table(result))
+    for line in sentences(result):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    typer.echo(to_json(as_json(result)))
+    raise typer.Exit(0 if result.passed else DIFFERENT)
 
 
 def say(line: str) -> None:

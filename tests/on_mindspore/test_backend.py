@@ -144,3 +144,18 @@ def test_mindspore_lists_its_devices_and_kernels() -> None:
     assert found["devices"][-1]["dtypes"] == ["float32"]
     assert found["absent"]["npu"].startswith("MindSpore does not find CANN")
     assert found["kernels"]["rms_norm"] == "reference"
+
+
+def test_a_compilation_that_fails_leaves_nothing_in_the_current_folder(tmp_path: Path) -> None:
+    program = (
+        "import mindrlhf_grpo_mindspore\nimport mindspore as ms\nfrom mindspore import Tensor\n"
+        "@ms.jit\ndef broken(x):\n    return x.no_such_method(3)\n"
+        "try:\n    broken(Tensor([1.0]))\nexcept AttributeError:\n    print('refused')\n"
+    )
+    (tmp_path / "broken.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "broken.py"], cwd=tmp_path, env={**tiny.environment(), "TMPDIR": str(tmp_path.parent)},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.stdout == "refused\n", done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.py"]

@@ -48,7 +48,7 @@ def batch_of(groups: list[RolloutGroup]) -> Batch:
     rollouts = list(by_request(groups).values())
     longest = max(len(rollout.ids) for rollout in rollouts)
     mask = (np.arange(longest) < np.array([[len(rollout.ids)] for rollout in rollouts])).astype(np.float32)
-    return build_batch(groups, mask, weights=mask / mask.sum(), mask=mask)
+    return build_batch(groups, mask, weights=mask / mask.sum(), temperature=1.0, mask=mask)
 
 
 def test_after_an_update_the_engine_samples_from_the_policy(folder: Path) -> None:

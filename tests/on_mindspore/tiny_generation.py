@@ -50,9 +50,9 @@ def make_engine(folder: Path, *, model: Model | None = None, slots: int = 32, **
     return MindSporeEngine(model or load_model(folder), tokenizer_of(folder), slots=slots, compile_log=log, **settings)
 
 
-def make_torch_engine(folder: Path, *, slots: int = 8) -> TorchEngine:
+def make_torch_engine(folder: Path, *, slots: int = 8, decoder: str | None = None) -> TorchEngine:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
-    return TorchEngine(model, tokenizer_of(folder), slots=slots)
+    return TorchEngine(model, tokenizer_of(folder), slots=slots, decoder=decoder)
 
 
 def make_prompts(lengths: Sequence[int] = (5, 3, 9, 3, 12), *, seed: int = 0) -> list[Prompt]:
@@ -75,10 +75,10 @@ def tokens(groups: Sequence[RolloutGroup]) -> dict[tuple[int, int], list[int]]:
     return {request: rollout.ids.tolist() for request, rollout in by_request(groups).items()}
 
 
-def assert_equal(ours: Sequence[RolloutGroup], theirs: Sequence[RolloutGroup]) -> None:
-    """Identical tokens, endings and texts; log-probs within 1e-5."""
+def assert_equal(ours: Sequence[RolloutGroup], theirs: Sequence[RolloutGroup], *, tolerance: float = 1e-5) -> None:
+    """Identical tokens, endings and texts; log-probs within the tolerance."""
     assert tokens(ours) == tokens(theirs)
     others = by_request(theirs)
     for request, rollout in by_request(ours).items():
         assert (rollout.finish, rollout.text) == (others[request].finish, others[request].text)
-        np.testing.assert_allclose(rollout.logps, others[request].logps, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(rollout.logps, others[request].logps, rtol=0, atol=tolerance)
