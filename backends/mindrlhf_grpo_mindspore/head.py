@@ -47,23 +47,27 @@ class LinearHead(nn.Cell):
         out: tuple[Tensor, Tensor],
         dout: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, ...]:
-        """The gradient of a chunk's logits is dout (one-hot - softmax); the one-hot part is added as rows of weights."""
-        slope = (dout[0] * sharpness).reshape(-1, 1)
-        scaled = hidden.astype(ms.float32) * slope
-        expected, to_weight = (), native.zeros_like(weight)
+        """The gradient of a chunk's logits is dout (one-hot - softmax); the one-hot part is added as rows of weights.
+
+        One chunk's logits are kept from the forward pass, several are made again.
+        """
+        if hidden.shape[0] > self.chunk:
+            hidden = native.depend(hidden, dout[0])  # or the compiler would find that it has them already
+        drawn = hidden.astype(ms.float32) * (-dout[0] * sharpness).reshape(-1, 1)
+        expected, to_weight = (), drawn
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
-            shares = native.softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
-            expected = (*expected, native.matmul(shares.astype(weight.dtype), weight))
-            part = native.matmul(shares.transpose(1, 0), scaled[first:last])
+            shares = native.softmax(scaled_logits(hidden[first:last], weight, sharpness), -1).astype(weight.dtype)
+            expected = (*expected, native.matmul(shares, weight))
+            part = native.MatMul(True, False)(shares, drawn[first:last].astype(weight.dtype)).astype(ms.float32)
             to_weight = part if first == 0 else to_weight + part
-        picked = native.gather(weight, targets, 0)
-        to_hidden = (picked - native.cat(expected, 0)).astype(ms.float32) * slope
-        to_weight = native.tensor_scatter_add(-to_weight, targets.reshape(-1, 1), scaled)
+        to_hidden = (native.gather(weight, targets, 0) - native.cat(expected, 0)).astype(ms.float32)
+        to_hidden = to_hidden * (dout[0] * sharpness).reshape(-1, 1)
+        to_weight = native.tensor_scatter_add(to_weight, targets.reshape(-1, 1), -drawn)
         gradients = (to_hidden.astype(hidden.dtype), to_weight.astype(weight.dtype))
         return (*gradients, native.zeros_like(targets), native.zeros_like(sharpness))
 
 
 def scaled_logits(hidden: Tensor, weight: Tensor, sharpness: Tensor) -> Tensor:
     """Float32 logits ``[C, V]`` of one chunk, divided by the temperature."""
-    return ops.linear(hidden, weight).astype(ms.float32) * sharpness
+    return ops.linear(hidden * sharpness.astype(hidden.dtype), weight).astype(ms.float32)

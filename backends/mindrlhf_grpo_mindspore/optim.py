@@ -22,9 +22,11 @@ from mindrlhf_grpo.model_files import read_header
 from mindrlhf_grpo.tensor_files import read_tensor, write_tensors
 
 from .graph import Compiled, overwrite
+from .hf import numbers
 
 TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
 EPS = 1e-8
+RUN = 16384  # numbers whose squares are summed in float32
 
 
 class AdamW:
@@ -130,18 +132,36 @@ class AdamWStep(nn.Cell):
         self.weights, self.averages, self.square_averages = weights, averages, square_averages
         self.masters, self.rounded = masters, rounded
         self.adam = ops.Adam()
+        self.each = ops.HyperMap()  # a loop of Python would nest too deep for the compiler
 
     def construct(self, scale: Tensor, kept: Tensor, rate: Tensor, eps: Tensor, *gradients: Tensor) -> Tensor:
         """``kept``: factor of the weights by decay; ``rate``, ``eps``: with the bias corrections of this step."""
-        state = zip(self.weights, self.averages, self.square_averages, gradients)  # noqa: B905 - jit's zip takes no strict
-        for weight, average, square_average, gradient in state:
-            if self.decays:
-                ops.assign(weight, weight * kept)
-            scaled = gradient.astype(ms.float32) * scale
-            self.adam(weight, average, square_average, 0.0, 0.0, rate, self.beta1, self.beta2, eps, scaled)
-        for copy, master in zip(self.rounded, self.masters):  # noqa: B905
-            ops.assign(copy, master.astype(copy.dtype))
+        step = ops.partial(self.step_tensor, scale, kept, rate, eps)
+        self.each(step, self.weights, self.averages, self.square_averages, gradients)
+        if len(self.rounded) > 0:
+            self.each(round_tensor, self.rounded, self.masters)
         return rate
+
+    def step_tensor(
+        self,
+        scale: Tensor,
+        kept: Tensor,
+        rate: Tensor,
+        eps: Tensor,
+        weight: Parameter,
+        average: Parameter,
+        square_average: Parameter,
+        gradient: Tensor,
+    ) -> Tensor:
+        """Step one weight."""
+        if self.decays:
+            ops.assign(weight, weight * kept)
+        scaled = gradient.astype(ms.float32) * scale
+        return self.adam(weight, average, square_average, 0.0, 0.0, rate, self.beta1, self.beta2, eps, scaled)[0]
+
+
+def round_tensor(copy: Parameter, master: Parameter) -> Tensor:
+    return ops.assign(copy, master.astype(copy.dtype))
 
 
 def zeros(name: str, shape: Sequence[int]) -> Parameter:
@@ -153,25 +173,15 @@ def weights_of(*tensors: Tensor) -> str:
     return f"{len(tensors) - 4} weights"
 
 
-class GradientNorm:
-    """Global L2 norm of the gradients, computed in one compiled function; sums of squares are added in float64."""
+def gradient_norm(gradients: Sequence[Tensor], *, on_host: bool) -> float:
+    """Global L2 norm of the gradients, summed in float64 over tensors.
 
-    def __init__(self, log: CompileLog) -> None:
-        self.square_sums = Compiled(
-            "gradient norm", square_sums, log, bucket=lambda *tensors: f"{len(tensors)} weights"
-        )
-
-    def __call__(self, gradients: Sequence[Tensor]) -> float:
-        squares = self.square_sums(*gradients).asnumpy() if gradients else np.zeros(0, np.float32)
-        return math.sqrt(float(squares.sum(dtype=np.float64)))
-
-
-def square_sums(*gradients: Tensor) -> Tensor:
-    """Sum of squares of each tensor."""
-    return ops.stack([square_sum(gradient) for gradient in gradients])
-
-
-def square_sum(x: Tensor) -> Tensor:
-    """As a product of a row and a column: one pass over memory, and sums that keep their digits."""
-    flat = x.astype(ms.float32).reshape(1, -1)
-    return ops.matmul(flat, flat.reshape(-1, 1)).reshape(())
+    Args:
+        on_host: the device is the processor: NumPy reads the tensors where they are, in one pass.
+    """
+    if on_host:
+        flats = (numbers(gradient).reshape(-1) for gradient in gradients)
+        runs = (flat[start : start + RUN] for flat in flats for start in range(0, len(flat), RUN))
+        return math.sqrt(math.fsum(float(np.dot(run, run)) for run in runs))
+    squares = [ops.square(gradient.astype(ms.float32)).sum() for gradient in gradients]
+    return math.sqrt(float(ops.stack(squares).asnumpy().sum(dtype=np.float64)))

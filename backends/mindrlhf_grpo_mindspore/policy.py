@@ -31,7 +31,7 @@ from .fingerprint import fingerprint
 from .graph import Compiled
 from .layouts import LAYOUTS, ModelInput, needed
 from .log_probs import LogProbModel
-from .optim import AdamW, GradientNorm
+from .optim import AdamW, gradient_norm
 from .train_step import TrainStep, loss_arrays, named_sums, sum_names
 
 BUCKETS = "buckets.json"
@@ -57,7 +57,6 @@ class MindSporePolicy:
         self.optimizer = AdamW(
             self.trainable, betas=config.train.betas, weight_decay=config.train.weight_decay, log=compile_log
         )
-        self.gradient_norm = GradientNorm(compile_log)
         self.frozen: dict[str, Parameter] = {}
         self.scorers: dict[tuple[bool, bool], Compiled] = {}  # by reference and entropy
         self.steps: dict[tuple[Loss, tuple[str, ...], bool], tuple[Compiled, tuple[str, ...]]] = {}
@@ -85,7 +84,7 @@ class MindSporePolicy:
         trained = batch.take(np.flatnonzero(batch.mask.any(axis=1)))
         parts, gradients = self.backward(trained, loss)
         gradients = self.comm.sum_gradients(gradients)
-        norm = self.gradient_norm(gradients)
+        norm = gradient_norm(gradients, on_host=self.device.kind == "cpu")
         if not math.isfinite(norm):
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
         self.optimizer.step(
