@@ -35,7 +35,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny test lint typecheck bench report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny parity test lint typecheck bench report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ train: $(BACKEND_STAMP) ## the main job: a pretrained model learns addition (BAC
 quickstart-tiny: $(BACKEND_STAMP) ## the same in 90 seconds with a tiny model made from scratch (BACKEND=torch RUN=folder)
 	@$(BIN)/python examples/tiny/pretrain.py
 	@$(BIN)/mindrlhf-grpo train examples/tiny/train.yaml backend=$(BACKEND) $(OVERRIDES)
+
+parity: $(MINDSPORE_STAMP) ## the same GRPO run on torch and on MindSpore, in processes of their own, compared step by step
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
 
 test: lint typecheck ## lint, types and the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

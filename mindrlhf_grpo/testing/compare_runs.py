@@ -172,13 +172,13 @@ def distance(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 
 
 def table(result: RunComparison) -> Table:
-    """Steps as rows."""
+    """Steps as rows: completions with equal tokens and equal rewards, losses, and how far log-probs are apart."""
     from rich.table import Table
 
     one, other = result.names
     shown = Table(pad_edge=False, box=None, header_style="bold")
-    for name in ("step", "same tokens", "same rewards", f"loss {one}", f"loss {other}", "difference", "log-probs", ""):
-        shown.add_column(name, justify="right")
+    for name in ("step", "tokens", "rewards", f"loss {one}", f"loss {other}", "apart", "logps apart", ""):
+        shown.add_column(name, justify="right", no_wrap=True)
     for step in result.steps:
         shown.add_row(
             str(step.step), f"{step.same_tokens}/{step.completions}", f"{step.same_rewards}/{step.completions}",
