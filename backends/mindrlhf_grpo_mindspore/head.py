@@ -11,8 +11,6 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore import ops as native
 
-from . import ops
-
 CHUNK_LOGITS = 2**25  # logits that exist at once: 128 MB
 LEAST_CHUNK = 64
 
@@ -70,4 +68,4 @@ class LinearHead(nn.Cell):
 
 def scaled_logits(hidden: Tensor, weight: Tensor, sharpness: Tensor) -> Tensor:
     """Float32 logits ``[C, V]`` of one chunk, divided by the temperature."""
-    return ops.linear(hidden * sharpness.astype(hidden.dtype), weight).astype(ms.float32)
+    return native.MatMul(False, True)(hidden * sharpness.astype(hidden.dtype), weight).astype(ms.float32)
