@@ -1,19 +1,24 @@
 """Which static shapes a micro-batch is padded to.
 
-Compiling costs as much as many steps, so a bucket that is already compiled is taken unless it wastes more than
-computing on padding is worth. The choice depends on the batches alone, never on timings, and the known buckets are part
+Compiling costs as much as many steps, so a bucket that is already compiled is taken until the padding computed since the
+last compilation has cost as much as one: in all, at most twice what the best choice in hindsight costs. A bucket that
+nothing known can stand in for is made with room to spare. The choice depends on the batches alone, never on timings, and the known buckets are part
 of the saved state: a resumed run pads, and so rounds, as the one that was interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
 
 from .graph import padded
 
-WASTE = 1.2  # a known bucket may cost this many times what the micro-batch needs
-FREE = 1e9  # or this many floating point operations more: a fraction of a second, where compiling takes many
+COMPILING = 2e12  # floating point operations of a forward pass in the time of a compilation: a minute of few cores
+WORTH = 1.2  # times that a smaller bucket must be cheaper to be compiled at all
+ROOM = 2.0  # times the need that a new bucket may cost
+FREE = 1e9  # operations that are always free: a fraction of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,21 +79,45 @@ class Buckets:
     def __init__(self, cost: Cost, *, shared: bool, limits: Sizes) -> None:
         self.cost, self.shared, self.limits = cost, shared, limits
         self.known: list[Sizes] = []
+        self.wasted = 0.0  # operations on padding since the last compilation
 
     def choose(self, need: Sizes) -> Sizes:
-        """The cheapest known bucket that is good enough, else a new one."""
-        limit = max(self.cost.of(need) * WASTE, self.cost.of(need) + FREE)
-        fitting = sorted(
-            (known for known in self.known if known.fits(need)), key=lambda sizes: (self.cost.of(sizes), astuple(sizes))
-        )
-        if fitting and self.cost.of(fitting[0]) <= limit:
-            return fitting[0]
+        """The cheapest known bucket that holds a micro-batch, else, or when padding has cost enough, a new one."""
+        fitting = [known for known in self.known if known.fits(need)]
+        if not fitting:
+            return self._add(self.roomy(need))
+        best = min(fitting, key=lambda sizes: (self.cost.of(sizes), astuple(sizes)))
+        self.wasted += self.cost.of(best) - self.cost.of(need)
+        exact = self.rounded(need)
+        if self.wasted <= COMPILING or self.cost.of(exact) * WORTH >= self.cost.of(best):
+            return best
+        return self._add(exact)
+
+    def roomy(self, need: Sizes) -> Sizes:
+        """All that the run can need if that is nearly free; else up to twice the need, and what is known with it."""
         rounded = self.rounded(need)
-        joined = [known.joined(rounded) for known in self.known[-1:]]
-        candidates = [self.filled(sizes.joined(self.limits)) for sizes in (*joined, rounded)] + joined
-        new = next((sizes for sizes in candidates if self.cost.of(sizes) <= limit), rounded)
-        self.known.append(new)
+        whole = self.filled(rounded.joined(self.limits))
+        if self.cost.of(whole) <= max(self.cost.of(need) * WORTH, FREE):
+            return whole
+        new = self.grown(need, whole) if self.shared else rounded
+        for known in self.known:
+            if self.cost.of(new.joined(known)) <= ROOM * self.cost.of(need):
+                new = new.joined(known)
         return new
+
+    def grown(self, need: Sizes, whole: Sizes) -> Sizes:
+        """Tokens up to the next power of two, and room for as many more prompts and predictions, within the whole."""
+        tokens = min(power_of_two(need.tokens), whole.tokens)
+        room = tokens / need.tokens
+        return replace(
+            whole, tokens=tokens, prompts=min(padded(math.ceil(need.prompts * room), least=1), whole.prompts),
+            predicted=min(in_eighths(math.ceil(need.predicted * room)), whole.predicted),
+        )  # fmt: skip
+
+    def _add(self, sizes: Sizes) -> Sizes:
+        self.known.append(sizes)
+        self.wasted = 0.0
+        return sizes
 
     def rounded(self, need: Sizes) -> Sizes:
         """Lengths in steps of a third or a half; tokens, of which the cost depends, in steps of an eighth at most."""
@@ -109,13 +138,19 @@ class Buckets:
             tokens=tokens, predicted=predicted or sizes.rows * sizes.completion,
         )  # fmt: skip
 
-    def saved(self) -> list[dict[str, int]]:
+    def saved(self) -> dict[str, Any]:
         """For the saved state."""
-        return [asdict(sizes) for sizes in self.known]
+        return {"known": [asdict(sizes) for sizes in self.known], "wasted": self.wasted}
 
-    def restore(self, saved: Sequence[dict[str, int]]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Know the buckets of a saved state, and no others."""
-        self.known = [Sizes(**sizes) for sizes in saved]
+        self.known = [Sizes(**sizes) for sizes in saved["known"]]
+        self.wasted = float(saved["wasted"])
+
+
+def power_of_two(size: int) -> int:
+    """The next one, at least 16."""
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def in_eighths(size: int) -> int:

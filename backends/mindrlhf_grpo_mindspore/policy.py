@@ -130,7 +130,7 @@ class MindSporePolicy:
         hf.restore_weights(self.weights, self.architecture, model)
         self.optimizer.load(state)
         saved = state / BUCKETS  # absent where another backend wrote the state
-        self.buckets.restore(json.loads(saved.read_text()) if saved.is_file() else [])
+        self.buckets.restore(json.loads(saved.read_text()) if saved.is_file() else {"known": [], "wasted": 0.0})
 
     def input(self, batch: Batch) -> tuple[ModelInput, Sizes]:
         """A micro-batch as model input, padded to its bucket."""
