@@ -40,7 +40,11 @@ def main() -> None:
     arguments = parser.parse_args()
     shutil.rmtree(arguments.folder, ignore_errors=True)
     config = prepare(arguments.folder, steps=arguments.steps, lora_rank=arguments.lora_rank)
-    folders = [train(config, backend, arguments.folder / backend) for backend in arguments.backends]
+    one, other = arguments.backends
+    names = (one, other if other != one else f"{other}-again")
+    folders = [
+        train(config, backend, arguments.folder / name) for backend, name in zip((one, other), names, strict=True)
+    ]
     command = [sys.executable, "-m", "mindrlhf_grpo", "parity", "runs", *map(str, folders)]
     sys.exit(subprocess.run(command).returncode)
 

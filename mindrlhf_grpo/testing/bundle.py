@@ -40,7 +40,7 @@ class Manifest(BaseModel):
         files: path in the bundle -> (bytes, SHA-256).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     format: Literal["mindrlhf-grpo parity bundle"]
     version: int

@@ -46,6 +46,7 @@ def record(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, tokens and sampling.")] = 0,
     lora_rank: Annotated[int, typer.Option(min=0, help="Train random LoRA adapters of this rank; 0: all weights.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="One loss and three samplings only: less to compile.")] = False,
     tolerance: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another tolerance for a quantity, like logps=1e-3; may be repeated.")] = None,
     device: Device = "auto",
 ) -> None:  # fmt: skip
@@ -65,7 +66,7 @@ def record(
 
     made = write(
         bundle, backend=backend, model=model, steps=steps, seed=seed, device=device, lora_rank=lora_rank,
-        tolerances=tolerances(tolerance or []), say=say,
+        quick=quick, tolerances=tolerances(tolerance or []), say=say,
     )  # fmt: skip
     size = sum(size for size, _ in made.manifest.files.values())
     typer.echo(to_json({"bundle": str(bundle), "backend": backend, "files": len(made.manifest.files), "bytes": size}))

@@ -28,10 +28,15 @@ def start_policy(backend: Backend, adapter: Path | None) -> Policy:
     """The policy at the start: the model's weights, and the adapter's where there is one."""
     policy = backend.load_policy()
     if adapter is not None:
-        with tempfile.TemporaryDirectory() as state:
-            policy.save_state(Path(state))
-            policy.load_state(adapter, Path(state))
+        load_adapter(policy, adapter)
     return policy
+
+
+def load_adapter(policy: Policy, folder: Path) -> None:
+    """Put a saved adapter into a policy that has not been trained, its optimizer as it is."""
+    with tempfile.TemporaryDirectory() as state:
+        policy.save_state(Path(state))
+        policy.load_state(folder, Path(state))
 
 
 def measure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,19 @@ from .measuring import measure, start_policy
 from .numpy_llama import LlamaShape
 from .perturbation import Perturbation, perturbed_copy
 from .quantities import QUANTITIES
-from .recipe import BATCHES, Recipe, pack, random_batch, random_prompts, unpack, with_old_logps
+from .recipe import (
+    BATCHES,
+    LOSSES,
+    QUICK_SAMPLINGS,
+    SAMPLINGS,
+    TRAINED_WITH,
+    Recipe,
+    pack,
+    random_batch,
+    random_prompts,
+    unpack,
+    with_old_logps,
+)
 from .tiny_llama import write_tiny_llama
 
 TINY = LlamaShape()
@@ -70,6 +82,7 @@ def record(
     seed: int,
     device: str = "auto",
     lora_rank: int = 0,
+    quick: bool = False,
     tolerances: dict[str, float],
     say: Say,
 ) -> Bundle:
@@ -77,6 +90,7 @@ def record(
 
     Args:
         model: a Hugging Face folder, copied into the bundle; None makes a tiny random Llama.
+        quick: one loss and three samplings instead of all.
         say: called with a line on progress.
 
     Raises:
@@ -89,7 +103,7 @@ def record(
             write_tiny_llama(partial / MODEL, TINY, seed=seed, end_tokens=TINY_END_TOKENS)
         else:
             copy_model(find_folder(model), partial / MODEL)
-        recipe = recipe_for(partial / MODEL, seed=seed, steps=steps, lora_rank=lora_rank)
+        recipe = recipe_for(partial / MODEL, seed=seed, steps=steps, lora_rank=lora_rank, quick=quick)
         adapter = write_random_adapter(partial, recipe) if lora_rank else None
         stack = load_backend(recipe.run_config(backend, str(partial / MODEL), device))
         policy = start_policy(stack, adapter)
@@ -137,8 +151,7 @@ def check(
         policy = start_policy(stack, bundle.adapter)
         findings: list[Finding] = []
         for measurement in measure(stack, policy, manifest.recipe, batches, prompts):
-            if (measurement.quantity, measurement.group) not in manifest.groups:
-                raise BundleError(f"{folder} has no {measurement.quantity} of {measurement.group}: record it again")
+            refuse_other_groups(bundle, [(measurement.quantity, measurement.group)], manifest.groups)
             finding = compare(
                 QUANTITIES[measurement.quantity], measurement,
                 bundle.expected(measurement.quantity, measurement.group),
@@ -146,12 +159,22 @@ def check(
             )  # fmt: skip
             findings.append(finding)
             say(line_of(finding))
+        refuse_other_groups(bundle, manifest.groups, [(finding.quantity, finding.group) for finding in findings])
         checked = versions(stack)
     return Result(
         bundle=folder, recorded=manifest.versions, checked=checked, recorded_backend=manifest.backend,
         checked_backend=backend, layers=manifest.layers, findings=tuple(findings),
         perturbed=None if perturbation is None else describe(perturbation),
     )  # fmt: skip
+
+
+def refuse_other_groups(
+    bundle: Bundle, groups: Iterable[tuple[str, str]], accepted: Collection[tuple[str, str]]
+) -> None:
+    """A bundle holds exactly what is measured here, or it is of another making."""
+    for quantity, group in groups:
+        if (quantity, group) not in accepted:
+            raise BundleError(f"{bundle.folder} and this version differ in {quantity} of {group}: record it again")
 
 
 def line_of(finding: Finding) -> str:
@@ -166,7 +189,7 @@ def describe(perturbation: Perturbation) -> str:
     return f"{perturbation.value:g} added to {place} of {perturbation.name}"
 
 
-def recipe_for(model: Path, *, seed: int, steps: int, lora_rank: int) -> Recipe:
+def recipe_for(model: Path, *, seed: int, steps: int, lora_rank: int, quick: bool) -> Recipe:
     """The recipe for a model: its vocabulary, its end tokens, its adapters.
 
     Raises:
@@ -185,6 +208,8 @@ def recipe_for(model: Path, *, seed: int, steps: int, lora_rank: int) -> Recipe:
     return Recipe(
         seed=seed, steps=steps, vocabulary=vocabulary, end_tokens=end_tokens, lora_rank=lora_rank,
         lora_targets=tuple(targets),
+        losses={TRAINED_WITH: LOSSES[TRAINED_WITH]} if quick else LOSSES,
+        samplings={name: SAMPLINGS[name] for name in QUICK_SAMPLINGS} if quick else SAMPLINGS,
     )  # fmt: skip
 
 

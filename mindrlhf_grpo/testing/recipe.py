@@ -24,16 +24,15 @@ UNUSED = "none"  # neither data nor rewards are read, which a run configuration 
 LOG_RATIO = 0.3  # standard deviation of current minus old log-probs: some ratios beyond every clip
 
 LOSSES = {
-    "clip": PolicyLoss(),
     "clip and KL": PolicyLoss(kl_coef=0.1),
     "dual clip, wide": PolicyLoss(clip_low=0.2, clip_high=0.28, dual_clip=1.5),
     "clamped, KL k2": PolicyLoss(kl_coef=0.1, kl_estimator="k2", log_ratio_clamp=0.4, kl_clamp=0.1),
 }
 TRAINED_WITH = "clip and KL"
+QUICK_SAMPLINGS = ("greedy", "plain", "all together")
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "plain": {},
-    "cold": {"temperature": 0.7},
     "top-k": {"top_k": 5},
     "top-p": {"top_p": 0.8},
     "min-p": {"min_p": 0.2},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from ..backend import Backend, Policy, RolloutEngine, UpdateResult, load_backend
 from ..config import RunConfig
+from ..errors import RunFailed
 from ..types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
-from .measuring import start_policy
 from .numpy_llama import LlamaShape, NumpyLlama
 from .numpy_training import logps
 from .recipe import BATCHES, Recipe, random_batch, random_prompts, with_old_logps
 from .tiny_llama import NumberTokenizer, random_weights, write_tiny_llama
 
-SHAPE = LlamaShape()
+SHAPE = LlamaShape(layers=2)
 END_TOKENS = (2, 3)
 LOG_PROBS = 1e-4  # largest difference of log-probs, entropies and losses
 NORM = 1e-4  # of a difference over the norm of the tensor
@@ -53,12 +53,13 @@ class Stack:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """What happened in a run of ``STEPS`` steps, a sync, a save, and ``AFTER_RESUME`` more steps.
+    """What happened in a run of ``STEPS`` steps, a sync, a save, ``AFTER_RESUME`` more steps, and a broken one.
 
     Attributes:
         weights: after steps 1, ``STEPS`` and ``STEPS + AFTER_RESUME``.
         fingerprints: of the policy: at the start, after ``STEPS``; of the engine after the push.
         completions: greedy ones, after the push.
+        broken: fingerprints before and after a step with infinite advantages, and whether it was refused.
     """
 
     updates: list[UpdateResult] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Training:
     fingerprints: tuple[str, str, str] = ("", "", "")
     reference: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     completions: list[RolloutGroup] = field(default_factory=list)
+    broken: tuple[str, str, bool] = ("", "", False)
 
 
 class BackendUnderTest:
@@ -91,10 +93,10 @@ class BackendUnderTest:
         changed = {name: getattr(config, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
         return config.model_copy(update=changed)
 
-    def stack(self, *, adapter: Path | None = None, **sections: Mapping[str, Any]) -> Stack:
+    def stack(self, **sections: Mapping[str, Any]) -> Stack:
         """A new backend and a new policy."""
         backend = load_backend(self.config(**sections))
-        return Stack(backend, start_policy(backend, adapter))
+        return Stack(backend, backend.load_policy())
 
     @cached_property
     def start(self) -> Stack:
@@ -151,7 +153,18 @@ class BackendUnderTest:
         for number in range(STEPS + 1, STEPS + AFTER_RESUME + 1):
             found.updates.append(self.step(policy, number))
         found.weights[STEPS + AFTER_RESUME] = stack.weights()
+        found.broken = self.broken_step(policy)
         return found
+
+    def broken_step(self, policy: Policy) -> tuple[str, str, bool]:
+        """Fingerprints before and after a step with an infinite gradient, and whether it was refused."""
+        batch, loss = self.batches[0], self.recipe.losses[self.recipe.trained_with]
+        before = policy.fingerprint()
+        try:
+            policy.update(replace(batch, advantages=np.full_like(batch.advantages, np.inf)), loss, learning_rate=1e-3)
+        except RunFailed:
+            return before, policy.fingerprint(), True
+        return before, policy.fingerprint(), False
 
 
 def within(what: str, found: Any, truth: Any, limit: float) -> None:

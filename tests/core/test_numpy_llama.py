@@ -1,0 +1,111 @@
+"""The NumPy truth itself: its backward pass against central differences, its sampler against literal numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mindrlhf_grpo.losses import PolicyLoss
+from mindrlhf_grpo.testing import numpy_training as truth
+from mindrlhf_grpo.testing.numpy_generation import draw
+from mindrlhf_grpo.testing.numpy_llama import LlamaShape, NumpyLlama, rms_norm, rotate, rotation, unrotate
+from mindrlhf_grpo.testing.numpy_training import NumpyAdamW
+from mindrlhf_grpo.testing.recipe import random_batch, with_old_logps
+from mindrlhf_grpo.testing.tiny_llama import NumberTokenizer, random_weights
+from mindrlhf_grpo.types import Batch, Sampling
+
+LOSS = PolicyLoss(clip_high=0.28, kl_coef=0.1, dual_clip=1.5)
+LOGITS = np.log(np.array([0.1, 0.2, 0.3, 0.4]))
+
+
+def model(*, tied: bool) -> NumpyLlama:
+    shape = LlamaShape(vocabulary=11, hidden=8, intermediate=6, layers=2, heads=4, kv_heads=2, head_size=4, tied=tied)
+    return NumpyLlama(shape, random_weights(shape, seed=3))
+
+
+def batch(of: NumpyLlama) -> Batch:
+    random = np.random.default_rng(0)
+    drawn = replace(random_batch(random, of.shape.vocabulary), temperature=0.7).take([0, 2, 5])
+    return with_old_logps(drawn, truth.logps(of, drawn), random)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_are_those_of_central_differences(tied: bool) -> None:
+    llama = model(tied=tied)
+    rows = batch(llama)
+    _, gradients = truth.loss_and_gradients(llama, rows, LOSS)
+    random, step = np.random.default_rng(1), 1e-6
+    for name, weight in llama.weights.items():
+        place = tuple(int(random.integers(size)) for size in weight.shape)
+        values = []
+        for sign in (1.0, -1.0):
+            weight[place] += sign * step
+            tensors = {key: np.asarray(array, np.float64) for key, array in rows.loss_tensors().items()}
+            values.append(float(LOSS(truth.xp.NUMPY, truth.logps(llama, rows), tensors)[0]))
+            weight[place] -= sign * step
+        assert gradients[name][place] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-9), name
+
+
+def test_last_layer_end_is_the_model_itself_and_past_each_length_is_zero() -> None:
+    llama = model(tied=False)
+    rows = batch(llama)
+    ends = truth.layer_logps(llama, rows)
+    assert ends.shape == (3, 3, rows.ids.shape[1])
+    assert np.array_equal(ends[-1], truth.logps(llama, rows))
+    assert (ends[:, np.arange(rows.ids.shape[1]) >= rows.lengths[:, None]] == 0).all()
+
+
+def test_rms_norm_of_three_and_four() -> None:
+    normed, _ = rms_norm(np.array([[3.0, 4.0]]), np.array([1.0, 2.0]), 0.0)
+    assert normed[0] == pytest.approx([3 / np.sqrt(12.5), 8 / np.sqrt(12.5)])
+
+
+def test_rotation_keeps_lengths_and_is_undone_by_its_backward() -> None:
+    cos, sin = rotation(LlamaShape(), 5)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8))
+    assert np.linalg.norm(rotate(x, cos, sin), axis=-1) == pytest.approx(np.linalg.norm(x, axis=-1))
+    assert unrotate(rotate(x, cos, sin), cos, sin) == pytest.approx(x)
+    assert np.array_equal(rotate(x, cos, sin)[:, 0], x[:, 0])
+
+
+def test_first_adamw_step_moves_by_the_learning_rate_and_decays() -> None:
+    optimizer = NumpyAdamW(betas=(0.9, 0.99), weight_decay=0.1, max_grad_norm=0.0)
+    weights = {"w": np.array([1.0, -1.0])}
+    optimizer.step(weights, {"w": np.array([5.0, -0.001])}, learning_rate=0.01)
+    assert weights["w"] == pytest.approx([1.0 * 0.999 - 0.01, -1.0 * 0.999 + 0.01], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "uniform", "token"),
+    [
+        ({}, 0.0, 0),
+        ({}, 0.0999, 0),
+        ({}, 0.1001, 1),
+        ({}, 0.9999, 3),
+        ({"temperature": 0.0}, 0.0, 3),
+        ({"top_k": 2}, 0.0, 2),
+        ({"top_k": 2}, 0.42, 2),
+        ({"top_k": 2}, 0.43, 3),
+        ({"top_p": 0.6}, 0.0, 2),
+        ({"top_p": 0.39}, 0.0, 3),
+        ({"min_p": 0.5}, 0.0, 1),
+        ({"temperature": 0.5}, 0.033, 0),
+        ({"temperature": 0.5}, 0.034, 1),
+    ],
+)
+def test_draw_inverts_the_kept_distribution(settings: dict[str, float], uniform: float, token: int) -> None:
+    assert draw(LOGITS, Sampling(max_tokens=1, **settings), seen=[], banned=[], uniform=uniform) == token  # type: ignore[arg-type]
+
+
+def test_draw_leaves_banned_tokens_out_and_penalises_seen_ones() -> None:
+    greedy = Sampling(max_tokens=1, temperature=0.0)
+    assert draw(LOGITS, greedy, seen=[], banned=[3], uniform=0.0) == 2
+    assert draw(LOGITS, replace(greedy, repetition_penalty=2.0), seen=[3], banned=[], uniform=0.0) == 2
+
+
+def test_numbers_tokenizer_reads_what_it_writes() -> None:
+    tokenizer = NumberTokenizer(61, (2,))
+    assert tokenizer.decode([17, 2, 5]) == "<17><5>"
+    assert tokenizer.encode("<17><5>") == [17, 5]
