@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 from tiny_generation import (
     END,
     assert_equal,
@@ -127,14 +128,25 @@ def test_adapters_are_applied_as_if_merged(tmp_path: Path, folder: Path) -> None
             overwrite(weight, ms.Tensor(random.normal(0, 0.2, weight.shape).astype(np.float32)))
     model = dataclasses.replace(plain, weights=weights, lora_scale=2.0)
     hf.save_model(weights, plain.architecture, tmp_path / "merged", settings, merge=True)
-    tokenizer_files = [path for path in folder.iterdir() if "token" in path.name]
-    for path in tokenizer_files:
+    for path in folder.glob("*token*"):
         (tmp_path / "merged" / path.name).write_bytes(path.read_bytes())
     adapted = make_engine(folder, model=model, slots=8)
     merged = make_torch_engine(tmp_path / "merged")
     ours, theirs = (one.generate(make_prompts(), sampling(), group_size=2) for one in (adapted, merged))
     assert_equal(ours, theirs)
     assert adapted.fingerprint() == merged.fingerprint()
+
+
+def test_latent_attention_and_experts_give_the_same_tokens(tmp_path: Path, folder: Path) -> None:
+    """Keys and values of different sizes, as many as queries."""
+    model = tiny_models.save(tiny_models.make_model("deepseek_v3"), tmp_path)
+    for path in folder.glob("*token*"):
+        (model / path.name).write_bytes(path.read_bytes())
+    ours, theirs = (
+        one.generate(make_prompts(), sampling(), group_size=1)
+        for one in (make_engine(model, slots=8), make_torch_engine(model))
+    )
+    assert_equal(ours, theirs)
 
 
 def test_endings(engine: MindSporeEngine) -> None:
