@@ -62,6 +62,33 @@ class Flatten(nn.Cell):
         return (*gradients, native.zeros_like(prompts), native.zeros_like(completions), native.zeros_like(places))
 
 
+class PlainRegroup(nn.Cell):
+    """``Regroup`` with MindSpore's own gradient, kept in a layer that is recomputed.
+
+    MindSpore 2.10 finds cycles where such a layer holds a gradient written by hand, or recomputes what branches here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.gather = native.Gather().recompute(False)
+
+    def construct(self, flat: Tensor, prompts: Tensor, completions: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gather(flat, prompts, 0), self.gather(flat, completions, 0)
+
+
+class PlainFlatten(nn.Cell):
+    """``Flatten`` with MindSpore's own gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.gather = native.Gather().recompute(False)
+
+    def construct(
+        self, prompt_rows: Tensor, completion_rows: Tensor, prompts: Tensor, completions: Tensor, places: Tensor
+    ) -> Tensor:
+        return self.gather(native.cat((prompt_rows, completion_rows), 0), places, 0)
+
+
 class SharedAttention(nn.Cell):
     """Prompts are causal in themselves; a completion sees its whole prompt and is causal in itself.
 
@@ -71,10 +98,10 @@ class SharedAttention(nn.Cell):
         prompt_bias ``[1, 1, P, P]``, completion_bias ``[M G, 1, T, P + T]``: 0 or ``UNSEEN``.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, *, recomputed: bool = False) -> None:
         super().__init__(auto_prefix=False)
         self.scale = scale
-        self.regroup, self.flatten = Regroup(), Flatten()
+        self.regroup, self.flatten = (PlainRegroup(), PlainFlatten()) if recomputed else (Regroup(), Flatten())
 
     def construct(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S, H, D]``, ``[S, K, D]``, ``[S, K, Dv]`` -> ``[S, H, Dv]``."""
@@ -101,7 +128,7 @@ class SharedAttention(nn.Cell):
 class PlainAttention(nn.Cell):
     """Every row is causal in itself; the plan is its bias ``[1, 1, W, W]``."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, *, recomputed: bool = False) -> None:
         super().__init__(auto_prefix=False)
         self.scale = scale
 

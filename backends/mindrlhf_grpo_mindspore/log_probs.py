@@ -28,7 +28,7 @@ class LogProbModel(nn.Cell):
         recompute: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
-        attend = ATTENTION[layout](architecture.attention_scale)
+        attend = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
         self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute)
         self.head = LinearHead(architecture.vocabulary)
         self.head_weight = weights["model.embed_tokens.weight" if architecture.tied else "lm_head.weight"]
