@@ -10,7 +10,6 @@ import pytest
 from tiny_generation import assert_equal, make_engine, make_torch_engine
 
 from mindrlhf_grpo.data.tokenizer import load_tokenizer
-from mindrlhf_grpo.sampling import uniforms
 from mindrlhf_grpo.types import Prompt, Sampling
 
 torch = pytest.importorskip("torch")
@@ -59,29 +58,8 @@ def test_greedy_tokens_equal_transformers_generate(engine: MindSporeEngine) -> N
         assert group.rollouts[0].ids.tolist() == expected[0, len(group.prompt.ids) :].tolist()
 
 
-def test_sampled_tokens_equal_torchs(engine: MindSporeEngine) -> None:
+@pytest.mark.parametrize("rule", [{}, {"temperature": 0.7, "top_k": 50}], ids=["all", "top_k"])
+def test_sampled_tokens_equal_torchs(engine: MindSporeEngine, rule: dict[str, float]) -> None:
     other = make_torch_engine(Path(FOLDER), slots=16)
-    sampling = Sampling(max_tokens=64, temperature=0.7, top_k=50, seed=11)
+    sampling = Sampling(max_tokens=64, seed=11, **rule)  # type: ignore[arg-type]
     assert_equal(*(one.generate(make_prompts(), sampling, group_size=2) for one in (engine, other)), tolerance=1e-4)
-
-
-def test_where_tokens_of_the_whole_vocabulary_part_the_uniform_lies_between_them(engine: MindSporeEngine) -> None:
-    """Thousands of ids of tiny probability lie at either side of rounding; nothing else may make a difference."""
-    other = make_torch_engine(Path(FOLDER), slots=16)
-    sampling = Sampling(max_tokens=64, seed=11)
-    ours, theirs = (one.generate(make_prompts(), sampling, group_size=4) for one in (engine, other))
-    parted = 0
-    for mine, its in zip(ours, theirs, strict=True):
-        for one, two in zip(mine.rollouts, its.rollouts, strict=True):
-            if one.ids.tolist() == two.ids.tolist():
-                continue
-            parted += 1
-            place = next(place for place, pair in enumerate(zip(one.ids, two.ids, strict=False)) if pair[0] != pair[1])
-            history = torch.tensor(np.concatenate([mine.prompt.ids, one.ids[:place]])[None]).long()
-            with torch.no_grad():
-                logits = other.model(input_ids=history).logits[0, -1].double()
-            sums = logits.softmax(-1).cumsum(-1)
-            uniform = uniforms(sampling.seed, mine.prompt.uid, one.sample, place)[0]
-            first, last = sorted((int(one.ids[place]), int(two.ids[place])))
-            assert float(sums[first]) - 1e-5 < uniform < float(sums[last - 1]) + 1e-5
-    assert parted <= 4
