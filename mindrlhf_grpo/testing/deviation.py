@@ -118,6 +118,28 @@ def token_logp_deviations(
     return np.where(same, difference, 0.0)
 
 
+def rounding_in_gradients(gradients: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.bool_]]:
+    """Where the elements of vectors have a gradient that is zero but for rounding, by parameter.
+
+    A bias of keys, where positions do not turn them, is one. AdamW divides rounding by rounding and moves such an
+    element at random, so where it goes says nothing. Matrices are compared whole: single elements do not show there.
+    """
+    largest = max((float(np.abs(array).max(initial=0.0)) for array in gradients.values()), default=0.0)
+    return {name: np.abs(array) < SMALL * largest for name, array in gradients.items() if array.ndim == 1}
+
+
+def leaving_out(
+    measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], masks: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, NDArray[Any]]:
+    """What was measured, with what was recorded in the masked places."""
+    return {
+        name: np.where(masks[name], expected[name], array)
+        if name in masks and name in expected and array.shape == expected[name].shape == masks[name].shape
+        else array
+        for name, array in measured.items()
+    }
+
+
 def places(quantity: Quantity, part: Part) -> Iterator[tuple[str, float]]:
     """Every place of an array with its deviation."""
     if part.deviations.ndim == 0:

@@ -51,9 +51,9 @@ class Recipe(BaseModel):
 
     seed: int
     steps: int
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4  # an element whose gradient is all rounding steps at random: by less than shows
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.01
+    weight_decay: float = 1.0  # as much as a tolerance of 1e-4 sees in one step
     max_grad_norm: float = 1.0
     lora_rank: int = 0
     lora_alpha: float = 8.0

@@ -12,7 +12,7 @@ from mindrlhf_grpo.errors import BundleError, ConfigError
 from mindrlhf_grpo.model_files import read_header
 from mindrlhf_grpo.tensor_files import read_tensor
 from mindrlhf_grpo.testing.bundle import INPUTS, MANIFEST, Bundle, create, open_bundle, write_arrays
-from mindrlhf_grpo.testing.deviation import Finding, compare
+from mindrlhf_grpo.testing.deviation import Finding, compare, leaving_out, rounding_in_gradients
 from mindrlhf_grpo.testing.numpy_llama import LlamaShape
 from mindrlhf_grpo.testing.parity import Result
 from mindrlhf_grpo.testing.parity_page import html_of
@@ -85,6 +85,17 @@ def test_gradients_are_looked_through_from_the_head_and_relative_to_each_norm() 
 def test_a_gradient_that_is_rounding_beside_the_others_is_not_blown_up() -> None:
     expected = {"large": np.full(4, 1.0), "zero": np.full(4, 1e-12)}
     assert finding("gradients", {"large": np.full(4, 1.0), "zero": np.full(4, -1e-12)}, expected).passed
+
+
+def test_vector_elements_without_a_gradient_are_left_out_after_training() -> None:
+    masks = rounding_in_gradients({"matrix": np.array([[1.0, 1e-9]]), "bias": np.array([0.5, 1e-9, 0.0])})
+    assert set(masks) == {"bias"}
+    assert masks["bias"].tolist() == [False, True, True]
+    expected = {"matrix": np.ones((1, 2)), "bias": np.ones(3)}
+    measured = {"matrix": np.full((1, 2), 2.0), "bias": np.array([3.0, 4.0, 5.0])}
+    kept = leaving_out(measured, expected, masks)
+    assert kept["bias"].tolist() == [3.0, 1.0, 1.0]
+    assert kept["matrix"].tolist() == [[2.0, 2.0]]
 
 
 def test_missing_and_misshapen_arrays_are_named() -> None:
