@@ -58,7 +58,7 @@ parity: $(MINDSPORE_STAMP) ## the same GRPO run on torch and on MindSpore, in pr
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
 
 test: lint typecheck ## lint, types and the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check .

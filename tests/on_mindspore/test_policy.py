@@ -1,0 +1,133 @@
+"""The trained model against torch's: log-probs, losses, gradients, twenty optimizer steps, and exact resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_policy
+
+pytest.importorskip("mindspore")
+pytest.importorskip("torch")
+
+import mindrlhf_grpo_mindspore
+import mindrlhf_grpo_torch
+
+from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.losses import PolicyLoss
+
+LORA = {"lora_rank": 4, "lora_alpha": 8}
+LOSS = PolicyLoss(kl_coef=0.1, clip_high=0.3, dual_clip=3.0)
+LOSS_WITHOUT_REFERENCE = PolicyLoss()
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_policy.write_model(tmp_path_factory.mktemp("policy") / "model")
+
+
+class Pair:
+    """The same configuration on both backends."""
+
+    def __init__(self, folder: Path, *, train: dict[str, Any] | None = None, **model: Any) -> None:
+        config = tiny_policy.run_config(folder, train=train, **{"device": "cpu", **model})
+        self.backends = [module.build(config) for module in (mindrlhf_grpo_torch, mindrlhf_grpo_mindspore)]
+        self.policies = [backend.load_policy() for backend in self.backends]
+
+    def weights(self) -> list[dict[str, Any]]:
+        return [backend.inspect(policy).weights() for backend, policy in zip(self.backends, self.policies, strict=True)]
+
+
+def learned_from(policy: Any, batch: Any) -> Any:
+    """The batch with old and reference log-probs from this policy."""
+    return replace(
+        batch, old_logps=policy.logps(batch).logps - 0.05, ref_logps=policy.logps(batch, reference=True).logps - 0.1
+    )
+
+
+def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    """Every tensor, relative to its norm."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert np.linalg.norm(tensor - other[name]) <= tolerance * max(np.linalg.norm(tensor), 1e-8), name
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"layout": "plain"}, LORA, {"recompute": True}], ids=["shared", "plain", "lora", "recompute"]
+)
+def test_log_probs_gradients_and_twenty_steps_equal_torchs(folder: Path, model: dict[str, Any]) -> None:
+    pair = Pair(folder, **model)
+    theirs, ours = pair.policies
+    batch = tiny_policy.make_batch(temperature=0.8)
+    expected, found = (policy.logps(batch, entropy=True) for policy in (theirs, ours))
+    np.testing.assert_allclose(found.logps, expected.logps, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-5, atol=0)
+
+    batch = learned_from(theirs, batch)
+    inspections = [backend.inspect(policy) for backend, policy in zip(pair.backends, pair.policies, strict=True)]
+    (loss, gradients), (our_loss, our_gradients) = (inside.gradients(batch, LOSS) for inside in inspections)
+    assert our_loss == pytest.approx(loss, abs=1e-5)
+    assert_close(gradients, our_gradients, 1e-4)
+
+    for step in range(STEPS):
+        wanted, got = (policy.update(batch, LOSS, learning_rate=1e-3) for policy in (theirs, ours))
+        assert got.loss == pytest.approx(wanted.loss, abs=1e-4), step
+        assert got.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-3), step
+        assert got.sums.keys() == wanted.sums.keys()
+        for name, value in wanted.sums.items():
+            assert got.sums[name] == pytest.approx(value, rel=1e-3, abs=1e-3), (step, name)
+    assert_close(*pair.weights(), 1e-4)
+
+
+def test_the_size_of_micro_batches_does_not_change_the_update(folder: Path) -> None:
+    results = []
+    for budget in (1, 24, 8192):
+        config = tiny_policy.run_config(folder, train={"tokens_per_micro_batch": budget}, device="cpu")
+        backend = mindrlhf_grpo_mindspore.build(config)
+        policy = backend.load_policy()
+        batch = tiny_policy.make_batch()
+        result = policy.update(batch, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+        results.append((len(policy.micro_batches(batch)), result, backend.inspect(policy).weights()))
+    parts = [parts for parts, *_ in results]
+    assert (parts[0], parts[-1]) == (6, 1)
+    for _, result, weights in results[:-1]:
+        assert result.loss == pytest.approx(results[-1][1].loss, rel=1e-6)
+        assert_close(results[-1][2], weights, 1e-5)
+
+
+@pytest.mark.parametrize("model", [{}, LORA], ids=["full", "lora"])
+def test_a_restored_policy_goes_on_bit_for_bit(folder: Path, tmp_path: Path, model: dict[str, Any]) -> None:
+    config = tiny_policy.run_config(folder, device="cpu", **model)
+    batch = tiny_policy.make_batch()
+    whole, saved, fresh = (mindrlhf_grpo_mindspore.build(config).load_policy() for _ in range(3))
+    for _ in range(4):
+        whole.update(batch, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+    for _ in range(2):
+        saved.update(batch, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+    (tmp_path / "policy").mkdir()
+    saved.save_model(tmp_path / "policy")
+    saved.save_state(tmp_path / "state")
+    fresh.load_state(tmp_path / "policy", tmp_path / "state")
+    for _ in range(2):
+        fresh.update(batch, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+    assert fresh.fingerprint() == whole.fingerprint() != saved.fingerprint()
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights(folder: Path) -> None:
+    policy = mindrlhf_grpo_mindspore.build(tiny_policy.run_config(folder, device="cpu")).load_policy()
+    before = policy.fingerprint()
+    batch = tiny_policy.make_batch()
+    batch.advantages[0, 0] = np.inf
+    with pytest.raises(RunFailed, match="the update was not made"):
+        policy.update(batch, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+    assert policy.fingerprint() == before
+
+
+def test_every_rank_may_come_with_an_empty_batch(folder: Path) -> None:
+    policy = mindrlhf_grpo_mindspore.build(tiny_policy.run_config(folder, device="cpu")).load_policy()
+    result = policy.update(tiny_policy.make_batch().take([]), LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+    assert (result.loss, result.grad_norm, result.sums["tokens"]) == (0.0, 0.0, 0.0)
