@@ -20,7 +20,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["mindrlhf_grpo", "mindrlhf_grpo.*"]) + BACKENDS,
     package_dir={name: f"backends/{name.replace('.', '/')}" for name in BACKENDS},
-    package_data={"mindrlhf_grpo": ["py.typed", "report/*.html", "report/*.js", "report/*.css", "testing/*.html", "testing/*.css"]},
+    package_data={
+        "mindrlhf_grpo": ["py.typed", "report/*.html", "report/*.js", "report/*.css", "testing/*.html", "testing/*.css"]
+    },
     install_requires=[
         "numpy>=1.26",
         "pydantic>=2.7",
