@@ -57,7 +57,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"layout": "plain"}, LORA, {"recompute": True}], ids=["shared", "plain", "lora", "recompute"]
+    "model", [{}, {"layout": "plain"}, LORA], ids=["shared", "plain", "lora"]
 )
 def test_log_probs_gradients_and_twenty_steps_equal_torchs(folder: Path, model: dict[str, Any]) -> None:
     pair = Pair(folder, **model)
