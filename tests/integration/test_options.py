@@ -22,7 +22,7 @@ def per_line(completions):
     return [[float(str(k) in text) for k in range(3)] for text in completions]
 
 def rare(completions):
-    return [float("7" in text) for text in completions]
+    return [float("7" in text[:3]) for text in completions]
 
 def constant(completions):
     return [1.0] * len(completions)
