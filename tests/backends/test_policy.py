@@ -55,6 +55,7 @@ def test_log_probs_and_entropies_are_transformers_own(folder: Path, temperature:
 def test_an_update_equals_plain_torch_training(folder: Path, layout: str) -> None:
     policy = load_policy(folder, layout=layout, train={"max_grad_norm": 0.5, "weight_decay": 0.1})
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.get_input_embeddings().padding_idx = None  # token 0 is a token like any other: masks come from lengths
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     for seed in range(2):
         batch = make_batch(seed=seed)

@@ -173,7 +173,8 @@ def test_a_mistyped_option_is_a_usage_error(run: Run, config: Path) -> None:
 # ---- explain
 
 
-def test_explain_a_key(run: Run) -> None:
+def test_explain_a_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # long lines are wrapped to the terminal
     code, out, _ = run("explain", "rollout.group_size")
     assert code == 0
     assert out.splitlines() == [
