@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .compiling import CompileLog
 from .data.tokenizer import Tokenizer
 from .errors import BackendError
 from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
+
+if TYPE_CHECKING:
+    from .config import ModelConfig, TrainConfig
 
 GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
@@ -67,22 +70,27 @@ class Comm(Protocol):
     def close(self) -> None: ...
 
 
-class Policy(Protocol):
-    """The trained model with its optimizer, and the reference it is held to."""
+class TrainedModel(Protocol):
+    """What policy, critic and reward model have in common: weights with an optimizer.
+
+    Which per-token output ``[N, T]`` a loss is given is the model's kind: log-probs of a policy, values of the others.
+    """
 
     layout: (
         str  # "shared" (a group's prompt computed once) or "plain"; chosen at load, with the reason in layout_reason
     )
     layout_reason: str
 
-    def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
-        """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
-        ...
-
-    def update(self, batch: Batch, loss: Loss, *, learning_rate: float) -> UpdateResult:
+    def update(
+        self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
+    ) -> UpdateResult:
         """One optimizer step on this rank's rows; gradients are summed over micro-batches and ranks.
 
         Every rank must call it, also with an empty batch.
+
+        Args:
+            also: further batches, each with its loss, whose gradients join the same step (a pretraining mix); their
+                metric sums join the result's.
         """
         ...
 
@@ -100,6 +108,34 @@ class Policy(Protocol):
 
     def load_state(self, model: Path, state: Path) -> None:
         """Restore from what ``save_model`` and ``save_state`` wrote."""
+        ...
+
+
+class Policy(TrainedModel, Protocol):
+    """The trained language model, and the reference it is held to."""
+
+    def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
+        """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
+        ...
+
+    def sync_reference(self, share: float) -> None:
+        """Move the reference to ``share`` * policy + (1 - share) * reference (TR-DPO, arXiv:2404.09656).
+
+        ``save_state`` keeps a moved reference. Raises BackendError for LoRA, whose reference is the model without
+        adapters.
+        """
+        ...
+
+
+class ValueModel(TrainedModel, Protocol):
+    """A language model's body with a head of one number: a critic or a reward model."""
+
+    def values(self, batch: Batch) -> FloatArray:
+        """``[N, T]`` float32 without gradient, 0 past each length: at each completion token, see ``ReadAt``."""
+        ...
+
+    def release(self) -> None:
+        """Free the weights until the next call, which loads them again: several models take the memory of one."""
         ...
 
 
@@ -152,6 +188,11 @@ class Inspection(Protocol):
         ...
 
 
+ReadAt = Literal["before", "token"]
+"""Where a value model reads its number for a token: ``before`` it is seen (the state that predicts it: a critic), or at
+the ``token`` itself (a reward model, whose score stands at the last token)."""
+
+
 class Backend(Protocol):
     """A framework: builds the parts above for one run."""
 
@@ -160,6 +201,7 @@ class Backend(Protocol):
     compile_log: CompileLog  # stays empty where nothing is compiled
 
     def load_policy(self) -> Policy: ...
+    def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel: ...
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine: ...
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync: ...
     def memory(self) -> dict[str, float]: ...  # "peak_rss_mb", and "peak_device_mb" where there is a device

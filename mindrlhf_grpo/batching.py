@@ -155,8 +155,9 @@ def dead_groups(rewards: FloatArray, groups: IntArray) -> NDArray[np.bool_]:
 def micro_batches(batch: Batch, token_budget: int, *, shared: bool) -> list[NDArray[np.int64]]:
     """Cut a batch into micro-batches of at most ``token_budget`` computed tokens: the rows of each.
 
-    A prompt's rows stay together where they fit. Groups are taken by their longest row, longest first: where rows
-    are padded the padding stays small. Only a single row may exceed the budget.
+    A prompt's rows stay together where they fit, and always where they are ``coupled``. Groups are taken by their
+    longest row, longest first: where rows are padded the padding stays small. Only what cannot be cut may exceed the
+    budget.
 
     Args:
         shared: whether a prompt is computed once for its rows of a micro-batch; see :func:`computed_tokens`.
@@ -174,7 +175,7 @@ def micro_batches(batch: Batch, token_budget: int, *, shared: bool) -> list[NDAr
     pieces: list[list[int]] = []
     for prompt in np.unique(batch.prompt_of):
         rows = np.flatnonzero(batch.prompt_of == prompt)
-        if fits(list(rows)):
+        if batch.coupled or fits(list(rows)):
             pieces.append(list(rows))
         else:
             pieces += fill([[row] for row in rows[np.argsort(-batch.lengths[rows], kind="stable")]], fits)

@@ -115,6 +115,9 @@ class Batch:
             batch, and of the reference; None where not needed.
         segments: ``[N, T]`` int32 item index of each token, -1 outside every item; None without items.
         temperature: divides logits before the log-softmax, as when sampling.
+        tensors: further ``[N, T]`` float32 arrays a loss reads, by name; what belongs to a row stands at every token.
+        coupled: the rows of a prompt have one loss together (a preference pair): they stay in one micro-batch,
+            adjoining and in their order.
     """
 
     prompts: tuple[IntArray, ...]
@@ -129,13 +132,15 @@ class Batch:
     ref_logps: FloatArray | None = None
     segments: IntArray | None = None
     temperature: float = 1.0
+    tensors: Mapping[str, FloatArray] = field(default_factory=dict)
+    coupled: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def loss_tensors(self) -> dict[str, NDArray[Any]]:
         """The ``[N, T]`` arrays a loss reads, by field name; absent ones left out."""
-        named = {name: getattr(self, name) for name in LOSS_TENSORS}
+        named = {name: getattr(self, name) for name in LOSS_TENSORS} | dict(self.tensors)
         return {name: array for name, array in named.items() if array is not None}
 
     def take(self, rows: Sequence[int] | IntArray) -> Batch:
@@ -148,6 +153,7 @@ class Batch:
             value = getattr(self, spec.name)
             if isinstance(value, np.ndarray):
                 cut[spec.name] = value[index, :longest] if value.ndim == 2 else value[index]
+        cut["tensors"] = {name: array[index, :longest] for name, array in self.tensors.items()}
         cut["prompts"] = tuple(self.prompts[m] for m in used)
         cut["prompt_of"] = prompt_of.astype(np.int32)
         return replace(self, **cut)
