@@ -8,23 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 
-Unit = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-def key(default: Any, description: str, *, peers: str = "", **limits: Any) -> Any:
-    """A configuration key with its description, what peers call it, and its limits."""
-    return Field(default, description=description, json_schema_extra={"peers": peers}, **limits)
+from .config_algorithm import AlgorithmConfig, CriticConfig
+from .config_section import Decay, Section, Unit, key
 
 
 class ModelConfig(Section):
@@ -140,72 +129,6 @@ class RolloutConfig(Section):
     slots: int = key(64, "Completions decoded at once.", peers="vllm: max_num_seqs", ge=1)
 
 
-class AlgorithmConfig(Section):
-    """Advantages and loss. Keys left at null take the preset's value."""
-
-    name: str = key(
-        "grpo",
-        "Advantage estimator: grpo, dr_grpo, rloo, gdpo, rank_grpo.",
-        peers="verl: algorithm.adv_estimator; openrlhf: --advantage_estimator",
-    )
-    preset: str | None = key(None, "A peer's numbers: trl, verl, openrlhf, mindrlhf, lightrft.")
-    adv_eps: float | None = key(None, "Added to the standard deviation of a group.", gt=0)
-    std_ddof: Literal[0, 1] | None = key(None, "1: sample standard deviation, 0: population.")
-    clip_low: float | None = key(
-        None, "Ratio clipped from below at 1 - clip_low.", peers="trl: epsilon; verl: clip_ratio_low", gt=0, lt=1
-    )
-    clip_high: float | None = key(
-        None, "Ratio clipped from above at 1 + clip_high.", peers="trl: epsilon_high; verl: clip_ratio_high", gt=0
-    )
-    dual_clip: float | None = key(
-        None, "Bound c > 1 on the loss of negative advantages; 0: off.", peers="verl: clip_ratio_c", ge=0
-    )
-    aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum"] | None = key(
-        None,
-        "How token losses become one number: a weight per token over the global batch.",
-        peers="trl: loss_type; verl: loss_agg_mode",
-    )
-    kl_coef: float | None = key(
-        None,
-        "Weight of the KL to the reference; 0 loads no reference.",
-        peers="trl: beta; verl: kl_loss_coef; openrlhf: --init_kl_coef",
-        ge=0,
-    )
-    kl_estimator: Literal["k1", "k2", "k3"] | None = key(
-        None, "Per-token KL estimator.", peers="verl: kl_loss_type; openrlhf: --kl_estimator"
-    )
-    kl_in: Literal["loss", "reward"] | None = key(
-        None,
-        "Whether the KL is a term of the loss or is taken from the reward.",
-        peers="verl: use_kl_in_reward; openrlhf: --use_kl_loss",
-    )
-    inner_epochs: int = key(
-        1, "Passes over each batch of completions (mu).", peers="trl: num_iterations; verl: ppo_epochs", ge=1
-    )
-    updates_per_batch: int = key(
-        1,
-        "Optimizer steps in each pass; the batch is cut by prompts.",
-        peers="verl: ppo_mini_batch_size; trl: steps_per_generation",
-        ge=1,
-    )
-    mask_truncated: bool = key(
-        False,
-        "Completions cut at max_tokens are not trained on and not counted.",
-        peers="trl: mask_truncated_completions",
-    )
-    dead_groups: Literal["keep", "mask", "resample"] = key(
-        "keep",
-        "Groups whose rewards are all equal: keep, leave out of the loss, or draw other prompts (DAPO).",
-        peers="verl: filter_groups; openrlhf: --dynamic_filtering",
-    )
-    resample_budget: int = key(
-        4,
-        "Most rounds of generation for one step when resampling.",
-        peers="verl: filter_groups.max_num_gen_batches",
-        ge=1,
-    )
-
-
 class TrainConfig(Section):
     """Steps, batch and optimizer."""
 
@@ -307,6 +230,7 @@ class RunConfig(Section):
     eval: EvalConfig = key(EvalConfig(), "Held-out evaluation.")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackingConfig = key(TrackingConfig(), "Trackers.")
+    critic: CriticConfig | None = key(None, "The value model of algorithms that need one (ppo).")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -151,7 +151,7 @@ class Draft:
             record = catalogue().get(record_path(here))
             if record is None:
                 continue
-            if record.section and value is None and not record.accepted.startswith("a list"):
+            if record.section and value is None and not (record.optional or record.accepted.startswith("a list")):
                 values[name] = {}
             elif record.numeric and isinstance(value, bool):
                 self.problems.append(self._not_accepted(here, value, record))

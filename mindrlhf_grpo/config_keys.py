@@ -19,7 +19,8 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from .config import RunConfig, Section
+from .config import RunConfig
+from .config_section import Section
 
 KINDS = {str: "text", Path: "a path", bool: "true or false", int: "a whole number", float: "a number", Any: "any value"}
 
@@ -37,6 +38,7 @@ class Key:
         numeric: whether it takes numbers, so that true/false is a mistake.
         textual: whether it takes text and nothing else (null apart).
         section: the section class, for a section or a list of sections.
+        optional: whether the section may be absent (null).
     """
 
     path: str
@@ -48,6 +50,7 @@ class Key:
     numeric: bool = False
     textual: bool = False
     section: type[Section] | None = None
+    optional: bool = False
 
     @property
     def name(self) -> str:
@@ -98,16 +101,22 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
 
 
 def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
-    """The section class of an annotation, and whether it is a list of them."""
+    """The section class of an annotation (perhaps with null), and whether it is a list of them."""
     is_list = get_origin(annotation) is list
-    kind = get_args(annotation)[0] if is_list else annotation
+    kind = get_args(annotation)[0] if is_list or optional(annotation) else annotation
     return (kind, is_list) if isinstance(kind, type) and issubclass(kind, Section) else (None, False)
+
+
+def optional(annotation: Any) -> bool:
+    """Whether an annotation is ``something | None``."""
+    return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
 
 
 def _record(path: str, info: FieldInfo, section: type[Section] | None, is_list: bool) -> Key:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     if section:
         accepted = f"a list, each item {_mapping_of(section)}" if is_list else _mapping_of(section)
+        accepted += " or null" if optional(info.annotation) else ""
     else:
         accepted = in_words(info.annotation, info.metadata)
     kinds = set(_kinds(info.annotation))
@@ -121,6 +130,7 @@ def _record(path: str, info: FieldInfo, section: type[Section] | None, is_list: 
         numeric=bool(kinds & {int, float}) and bool not in kinds,
         textual=kinds <= {str, Path} and bool(kinds),
         section=section,
+        optional=section is not None and optional(info.annotation),
     )
 
 
@@ -222,7 +232,8 @@ def suggestion(path: Sequence[str | int]) -> str:
         return f"did you mean {found}?"
     same = [key.path for key in catalogue().values() if key.name == wanted and key.name != "N"]
     if same:
-        return f"did you mean {' or '.join(same)}?"
+        outermost = min(path.count(".") for path in same)
+        return f"did you mean {' or '.join(path for path in same if path.count('.') == outermost)}?"
     if aliases := by_peer_name(dotted(path)):
         return "; ".join(f"{', '.join(frameworks)}: here it is {path}" for path, frameworks in aliases.items())
     found = _by_spelling(wanted, children(parent)) or _by_spelling(wanted, leaves()) or _by_path(dotted(path))

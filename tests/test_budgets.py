@@ -57,11 +57,13 @@ def test_annotations_are_postponed(path: Path) -> None:
 
 
 def config_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all keys, those of a list's items counted once."""
+    """Dotted names of all keys of a GRPO run: of a list's items once, no sections that are null unless asked for."""
     found: list[str] = []
     for name, field in section.model_fields.items():
         candidates = [field.annotation, *get_args(field.annotation)]
         nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if nested and type(None) in candidates:
+            continue
         found += config_keys(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
     return found
 

@@ -213,6 +213,7 @@ def test_explain_all_keys_a_section_and_an_ambiguous_name(run: Run) -> None:
     assert "(required) Folder or hub id" in everything
     assert "train.steps" in run("explain", "train")[1]
     assert [line for line in run("explain", "every")[1].splitlines() if line[:1].strip()] == [
+        "algorithm.reference_sync.every",
         "eval.every",
         "checkpoint.every",
     ]

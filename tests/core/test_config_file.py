@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mindrlhf_grpo import yaml_source
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_file import dump, json_schema, load_config, schema_text
-from mindrlhf_grpo.config_keys import catalogue, leaves
+from mindrlhf_grpo.config_keys import Key, catalogue, leaves
 from mindrlhf_grpo.errors import ConfigError
 
 MINIMAL = """\
@@ -348,17 +348,35 @@ def test_schema_refuses_unknown_keys_and_describes_known_ones() -> None:
 # ---- the catalogue
 
 
+def always_there() -> list[Key]:
+    """The keys outside sections that are null unless asked for."""
+    optional = [key.path for key in catalogue().values() if key.optional]
+    return [key for key in leaves() if not any(key.path.startswith(f"{section}.") for section in optional)]
+
+
 def test_at_most_seventy_keys_each_described() -> None:
     keys = leaves()
-    assert len(keys) <= 70
+    assert len(always_there()) <= 70
     assert [key.path for key in keys if len(key.description) < 10] == []
     assert [key.path for key in keys if "class" in key.accepted or "typing" in key.accepted] == []
 
 
 def test_every_default_is_accepted_as_written(tmp_path: Path) -> None:
-    given_defaults = [f"{key.path.replace('.N.', '.0.')}={key.default}" for key in leaves() if key.default is not None]
+    keys = always_there()
+    given_defaults = [f"{key.path.replace('.N.', '.0.')}={key.default}" for key in keys if key.default is not None]
     assert load(tmp_path, MINIMAL, *given_defaults) == load(tmp_path, MINIMAL)
-    assert len(given_defaults) == len(leaves()) - 3  # model.path, data.source, rewards.N.function
+    assert len(given_defaults) == len(keys) - 3  # model.path, data.source, rewards.N.function
+
+
+def test_a_section_that_may_be_absent_stays_so_and_takes_its_defaults_when_empty(tmp_path: Path) -> None:
+    absent = load(tmp_path, MINIMAL, "critic=null")
+    assert absent.critic is None
+    assert load(tmp_path, dump(absent)).critic is None
+    present = load(tmp_path, MINIMAL + "critic: {}\n").critic
+    assert present is not None
+    assert (present.value_clip, present.warmup_steps) == (0.2, 0)
+    assert "critic: a mapping" not in refused(tmp_path, MINIMAL + "critic: {value_clop: 1}\n")
+    assert "did you mean critic.value_clip?" in refused(tmp_path, MINIMAL + "critic: {value_clop: 1}\n")
 
 
 def test_ranges_are_told_in_words() -> None:

@@ -1,0 +1,21 @@
+"""What every section of a configuration is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def key(default: Any, description: str, *, peers: str = "", **limits: Any) -> Any:
+    """A configuration key with its description, what peers call it, and its limits."""
+    return Field(default, description=description, json_schema_extra={"peers": peers}, **limits)
