@@ -7,7 +7,20 @@ whatever they hold reaches neither the loss nor a gradient.
 
 from __future__ import annotations
 
-from .kl import kl
+from .kl import KL_ESTIMATORS, kl
 from .policy import PolicyLoss
+from .ratios import (
+    CispoPolicyLoss,
+    CpgdPolicyLoss,
+    GeometricPolicyLoss,
+    ItemPolicyLoss,
+    SapoPolicyLoss,
+    SequencePolicyLoss,
+)
+from .registry import POLICY_LOSSES, policy_loss
+from .value import ValueLoss
 
-__all__ = ["PolicyLoss", "kl"]
+__all__ = [
+    "KL_ESTIMATORS", "POLICY_LOSSES", "CispoPolicyLoss", "CpgdPolicyLoss", "GeometricPolicyLoss", "ItemPolicyLoss",
+    "PolicyLoss", "SapoPolicyLoss", "SequencePolicyLoss", "ValueLoss", "kl", "policy_loss",
+]  # fmt: skip

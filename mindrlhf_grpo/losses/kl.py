@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 KL_LOG_RATIO_LIMIT = 20.0  # where a KL is clamped, its log-ratio is bounded first: exp stays finite
+KL_ESTIMATORS = ("k1", "k2", "k3", "abs", "k3+", "r*k3")
 
 
-def kl(xp: Any, logps: Any, ref_logps: Any, estimator: str, clamp: float = 0.0) -> Any:
+def kl(xp: Any, logps: Any, ref_logps: Any, estimator: str, clamp: float = 0.0, *, ratio: Any = None) -> Any:
     """Per-token estimate of KL(policy || reference) from log-probs of sampled tokens, same shape.
 
-    With x = logps - ref_logps: k1 = x, k2 = x² / 2, k3 = exp(-x) - 1 + x.
-    Schulman, http://joschu.net/blog/kl-approx.html. Which estimator suits where: ``docs/algorithms.md``.
+    With x = logps - ref_logps: k1 = x, k2 = x² / 2, k3 = exp(-x) - 1 + x, abs = |x|.
+    Schulman, http://joschu.net/blog/kl-approx.html. ``k3+`` has the value of k3 and the gradient of k2, which is that
+    of the KL in expectation (verl). ``r*k3`` weighs k3 by ``ratio``: unbiased, value and gradient, for tokens that
+    an older policy sampled (slime, TRL's use_bias_correction_kl). Which suits where: ``docs/algorithms.md``.
 
     Args:
         clamp: bounds the estimate to ±clamp (and x to ±20 before, which changes no value of clamp <= 19); 0: off.
+        ratio: policy / sampling policy of each token, with its gradient; only ``r*k3`` reads it.
 
     Raises:
-        ValueError: unknown estimator.
+        ValueError: unknown estimator, or no ratio for ``r*k3``.
     """
     x = logps - ref_logps
     if clamp > 0:
@@ -26,8 +30,19 @@ def kl(xp: Any, logps: Any, ref_logps: Any, estimator: str, clamp: float = 0.0) 
         estimate = x
     elif estimator == "k2":
         estimate = 0.5 * xp.square(x)
-    elif estimator == "k3":
+    elif estimator == "k3" or estimator == "k3+" or estimator == "r*k3":
         estimate = xp.exp(-x) - 1.0 + x
+    elif estimator == "abs":
+        estimate = xp.abs(x)
     else:
-        raise ValueError(f"KL estimator {estimator!r} is unknown; there are k1, k2, k3")
-    return xp.clip(estimate, -clamp, clamp) if clamp > 0 else estimate
+        raise ValueError(f"KL estimator {estimator!r} is unknown; there are {', '.join(KL_ESTIMATORS)}")
+    if clamp > 0:
+        estimate = xp.clip(estimate, -clamp, clamp)
+    if estimator == "k3+":
+        slope = 0.5 * xp.square(logps - ref_logps)
+        return xp.stop_gradient(estimate) + slope - xp.stop_gradient(slope)
+    if estimator == "r*k3":
+        if ratio is None:
+            raise ValueError("KL estimator 'r*k3' needs the ratio of the policies")
+        return ratio * estimate
+    return estimate
