@@ -20,14 +20,18 @@ from pydantic import ValidationError
 
 from . import yaml_source
 from .config import RunConfig
-from .config_keys import Key, catalogue, children, dotted, record_path, suggestion
+from .config_keys import Catalogue, Key, catalogue, dotted, record_path
+from .config_offline import OfflineConfig
 from .errors import ConfigError
 
 Place = tuple[str | int, ...]
+AnyConfig = RunConfig | OfflineConfig
 
 
-def load_config(path: Path, overrides: Sequence[str]) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str]) -> AnyConfig:
     """The configuration of a YAML file, with ``key=value`` overrides (``rewards.0.weight=2``) applied.
+
+    With a section ``objective`` it trains on rows that are there already; else it is an online run.
 
     Raises:
         ConfigError: listing everything that is wrong.
@@ -35,13 +39,13 @@ def load_config(path: Path, overrides: Sequence[str]) -> RunConfig:
     return read_config(path, overrides)[0]
 
 
-def read_config(path: Path, overrides: Sequence[str]) -> tuple[RunConfig, Draft]:
+def read_config(path: Path, overrides: Sequence[str]) -> tuple[AnyConfig, Draft]:
     """Like :func:`load_config`, with the draft that knows where each key was written."""
     draft = Draft.from_file(path)
     return draft.with_overrides(overrides).validated(), draft
 
 
-def dump(config: RunConfig) -> str:
+def dump(config: AnyConfig) -> str:
     """The configuration as YAML that :func:`load_config` reads back to an equal one."""
     return yaml_source.dump(config.model_dump(mode="json"))
 
@@ -66,6 +70,16 @@ class Draft:
     places: dict[Place, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def offline(self) -> bool:
+        """Whether it trains on rows that are there already."""
+        return "objective" in self.values
+
+    @property
+    def keys(self) -> Catalogue:
+        """The keys that this kind of configuration has."""
+        return catalogue(OfflineConfig if self.offline else RunConfig)
+
     @staticmethod
     def from_file(path: Path) -> Draft:
         """Read a YAML file; problems inside it are kept, a file that cannot be read at all raises."""
@@ -75,7 +89,7 @@ class Draft:
         draft.problems = [f"{path}:{line}: {text}" for line, text in document.problems]
         if not isinstance(document.value, dict):
             what = "is empty" if document.value is None else f"holds {_show(document.value)}, not a mapping"
-            empty = f"{path} {what}; a configuration has {', '.join(key.name for key in children(''))}"
+            empty = f"{path} {what}; a configuration has {', '.join(key.name for key in catalogue().children(''))}"
             raise ConfigError(_listed(draft.problems or [empty]))
         draft.values = document.value
         return draft
@@ -89,7 +103,7 @@ class Draft:
                 self.problems.append(f"override {text}: {error}")
         return self
 
-    def validated(self) -> RunConfig:
+    def validated(self) -> AnyConfig:
         """The typed configuration.
 
         Raises:
@@ -97,7 +111,7 @@ class Draft:
         """
         self._settle(self.values, ())
         try:
-            config = RunConfig.model_validate(self.values)
+            config: AnyConfig = (OfflineConfig if self.offline else RunConfig).model_validate(self.values)
         except ValidationError as error:
             self.problems += dict.fromkeys(self._describe(error))
         if self.problems:
@@ -121,9 +135,11 @@ class Draft:
         path: Place = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
         if not equals or not key.strip():
             raise ConfigError("expected key=value, like train.steps=20")
-        record = catalogue().get(record_path(path))
-        if record is None and not _inside_free_mapping(path):
-            raise ConfigError(_unknown(path))
+        if path[0] == "objective":
+            self.values.setdefault("objective", {})
+        record = self.keys.records.get(record_path(path))
+        if record is None and not _inside_free_mapping(path, self.keys):
+            raise ConfigError(_unknown(path, self.keys))
         self.put(path, _parse_override(written, record), f"override {text}")
 
     def put(self, path: Place, value: Any, place: str) -> None:
@@ -148,7 +164,7 @@ class Draft:
         """Before pydantic: an empty section takes its defaults, and true/false is no number."""
         for name, value in list(values.items()):
             here = (*path, name)
-            record = catalogue().get(record_path(here))
+            record = self.keys.records.get(record_path(here))
             if record is None:
                 continue
             if record.section and value is None and not (record.optional or record.accepted.startswith("a list")):
@@ -166,12 +182,12 @@ class Draft:
     def _describe(self, error: ValidationError) -> Iterator[str]:
         for detail in error.errors():
             where: Place = tuple(detail["loc"])
-            path = _key_path(where)
-            record = catalogue().get(record_path(path))
+            path = _key_path(where, self.keys)
+            record = self.keys.records.get(record_path(path))
             if detail["type"] == "extra_forbidden":
                 yield from self._unknown_keys(where, detail["input"])
             elif detail["type"] == "missing" and path == where:
-                yield f"{self.place(where)}: missing {_missing(where)}"
+                yield f"{self.place(where)}: missing {_missing(where, self.keys)}"
             elif record is None:  # a rule between keys: our own text, one line per rule
                 for rule in str(detail.get("ctx", {}).get("error", detail["msg"])).splitlines():
                     yield f"{self.place(tuple(rule.split(' ', 1)[0].split('.')))}: {rule}"
@@ -182,11 +198,11 @@ class Draft:
     def _unknown_keys(self, path: Place, value: Any) -> Iterator[str]:
         """One problem for an unknown key; for an unknown section that peers have, one for each key in it."""
         deeper = [(*path, name) for name in value] if isinstance(value, dict) else []
-        if deeper and not suggestion(path) and any(suggestion(inner) for inner in deeper):
+        if deeper and not self.keys.suggestion(path) and any(self.keys.suggestion(inner) for inner in deeper):
             for inner in deeper:
-                yield f"{self.place(inner)}: {_unknown(inner)}"
+                yield f"{self.place(inner)}: {_unknown(inner, self.keys)}"
         else:
-            yield f"{self.place(path)}: {_unknown(path)}"
+            yield f"{self.place(path)}: {_unknown(path, self.keys)}"
 
     def _not_accepted(self, path: Place, value: Any, record: Key) -> str:
         near = difflib.get_close_matches(str(value).lower(), record.choices, n=1, cutoff=0.5)
@@ -229,9 +245,9 @@ def _nearest_file(path: Path) -> str:
     return f"; {folder} has {', '.join(names[:8])}" if names else f"; {folder} has no YAML file"
 
 
-def _inside_free_mapping(path: Place) -> bool:
+def _inside_free_mapping(path: Place, keys: Catalogue) -> bool:
     """Whether a path leads into a mapping whose keys are the user's: data.source, rewards.N.arguments, ..."""
-    above = (catalogue().get(record_path(path[:length])) for length in range(1, len(path)))
+    above = (keys.records.get(record_path(path[:length])) for length in range(1, len(path)))
     return any(key is not None and "a mapping" in key.accepted and key.section is None for key in above)
 
 
@@ -264,33 +280,33 @@ def _check_index(items: list[Any], index: str | int, path: Place) -> None:
         raise ConfigError(f"{index} is no item of {dotted(path[:1])}, which has {len(items)}; indices start at 0")
 
 
-def _key_path(where: Place) -> Place:
+def _key_path(where: Place, keys: Catalogue) -> Place:
     """The longest part of a pydantic location that is a key of ours."""
     for length in range(len(where), 0, -1):
-        if record_path(where[:length]) in catalogue():
+        if record_path(where[:length]) in keys.records:
             return where[:length]
     return ()
 
 
-def _unknown(path: Place) -> str:
-    if "." in str(path[-1]) and str(path[-1]) in catalogue():
+def _unknown(path: Place, keys: Catalogue) -> str:
+    if "." in str(path[-1]) and str(path[-1]) in keys.records:
         section, _, name = str(path[-1]).rpartition(".")
         return f"unknown key {dotted(path)}; in a file it is nested: {name} under {section}"
     index = next((part for part in path[:-1] if isinstance(part, int)), "N")
-    meant = suggestion(path).replace(".N.", f".{index}.")
+    meant = keys.suggestion(path).replace(".N.", f".{index}.")
     if not meant:
         parent = record_path(path[:-1])
-        names = ", ".join(key.name for key in children(parent if parent in catalogue() else ""))
+        names = ", ".join(key.name for key in keys.children(parent if parent in keys.records else ""))
         meant = f"{dotted(path[:-1]) or 'a configuration'} has {names}"
     return f"unknown key {dotted(path)}; {meant}"
 
 
-def _missing(path: Place) -> str:
-    record = catalogue()[record_path(path)]
+def _missing(path: Place, keys: Catalogue) -> str:
+    record = keys.records[record_path(path)]
     if record.section is None:
         return f"key {dotted(path)}, {record.accepted}: {record.description}"
     inner = f"{record.path}.N" if record.accepted.startswith("a list") else record.path
-    needed = [key.name for key in children(inner) if key.default is None and key.section is None]
+    needed = [key.name for key in keys.children(inner) if key.default is None and key.section is None]
     return f"section {dotted(path)}, {record.accepted}; {' and '.join(needed)} must be given"
 
 

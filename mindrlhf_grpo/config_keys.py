@@ -63,15 +63,58 @@ class Key:
         return self.path.rpartition(".")[0]
 
 
+class Catalogue:
+    """The keys of one kind of configuration; ``root`` is its class."""
+
+    def __init__(self, root: type[Section]) -> None:
+        self.root = root
+        self.records = {key.path: key for key in _walk(root, "")}  # every key and section, in the order of the class
+
+    def leaves(self) -> list[Key]:
+        """The keys that hold a value (no sections)."""
+        return [key for key in self.records.values() if key.section is None]
+
+    def children(self, path: str) -> list[Key]:
+        """The keys directly in a section (``""``: the top)."""
+        return [key for key in self.records.values() if key.parent == path and key.path != path and key.name != "N"]
+
+    def suggestion(self, path: Sequence[str | int]) -> str:
+        """What an unknown key was probably meant to be, as the end of a sentence; empty if nothing is near.
+
+        Tried in turn: the same name in another section, what a peer calls it, the nearest in its own
+        section, the nearest anywhere.
+        """
+        wanted, parent = str(path[-1]), record_path(path[:-1])
+        if not parent and (found := _by_spelling(wanted, self.children(""))):  # a misspelt section
+            return f"did you mean {found}?"
+        same = [key.path for key in self.records.values() if key.name == wanted and key.name != "N"]
+        if same:
+            outermost = min(path.count(".") for path in same)
+            return f"did you mean {' or '.join(path for path in same if path.count('.') == outermost)}?"
+        if aliases := self.by_peer_name(dotted(path)):
+            return "; ".join(f"{', '.join(frameworks)}: here it is {path}" for path, frameworks in aliases.items())
+        near = _by_spelling(wanted, self.children(parent)) or _by_spelling(wanted, self.leaves())
+        found = near or _by_path(dotted(path), self.leaves())
+        return f"did you mean {found}?" if found else ""
+
+    def by_peer_name(self, name: str) -> dict[str, list[str]]:
+        """Paths of the keys that a peer calls ``name`` -> the frameworks that do; dots, dashes and case are lenient."""
+        wanted = _plain(name)
+        found: dict[str, list[str]] = {}
+        for key in self.leaves():
+            for framework, peer in key.peers:
+                plain = _plain(peer)
+                last = wanted.rsplit(".", 1)[-1]
+                whole = wanted == plain or wanted.endswith(f".{plain}") or plain.endswith(f".{wanted}")
+                if whole or (len(last) > 2 and last == plain.rsplit(".", 1)[-1]):
+                    found.setdefault(key.path, []).append(framework)
+        return found
+
+
 @cache
-def catalogue() -> dict[str, Key]:
-    """Path -> record of every key and every section, in the order of ``config.py``."""
-    return {key.path: key for key in _walk(RunConfig, "")}
-
-
-def leaves() -> list[Key]:
-    """The keys that hold a value (no sections)."""
-    return [key for key in catalogue().values() if key.section is None]
+def catalogue(root: type[Section] = RunConfig) -> Catalogue:
+    """The keys of a configuration class, made once."""
+    return Catalogue(root)
 
 
 def record_path(path: Sequence[str | int]) -> str:
@@ -82,11 +125,6 @@ def record_path(path: Sequence[str | int]) -> str:
 def dotted(path: Iterable[str | int]) -> str:
     """A place in the tree as the user writes it."""
     return ".".join(str(part) for part in path)
-
-
-def children(path: str) -> list[Key]:
-    """The keys directly in a section (``""``: the top)."""
-    return [key for key in catalogue().values() if key.parent == path and key.path != path and key.name != "N"]
 
 
 def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
@@ -221,39 +259,6 @@ def _choices(annotation: Any) -> Iterator[Any]:
 # ---- finding the key that was meant
 
 
-def suggestion(path: Sequence[str | int]) -> str:
-    """What an unknown key was probably meant to be, as the end of a sentence; empty if nothing is near.
-
-    Tried in turn: the same name in another section, what a peer calls it, the nearest in its own
-    section, the nearest anywhere.
-    """
-    wanted, parent = str(path[-1]), record_path(path[:-1])
-    if not parent and (found := _by_spelling(wanted, children(""))):  # a misspelt section
-        return f"did you mean {found}?"
-    same = [key.path for key in catalogue().values() if key.name == wanted and key.name != "N"]
-    if same:
-        outermost = min(path.count(".") for path in same)
-        return f"did you mean {' or '.join(path for path in same if path.count('.') == outermost)}?"
-    if aliases := by_peer_name(dotted(path)):
-        return "; ".join(f"{', '.join(frameworks)}: here it is {path}" for path, frameworks in aliases.items())
-    found = _by_spelling(wanted, children(parent)) or _by_spelling(wanted, leaves()) or _by_path(dotted(path))
-    return f"did you mean {found}?" if found else ""
-
-
-def by_peer_name(name: str) -> dict[str, list[str]]:
-    """Paths of the keys that a peer calls ``name`` -> the frameworks that do; dots, dashes and case are lenient."""
-    wanted = _plain(name)
-    found: dict[str, list[str]] = {}
-    for key in leaves():
-        for framework, peer in key.peers:
-            plain = _plain(peer)
-            last = wanted.rsplit(".", 1)[-1]
-            whole = wanted == plain or wanted.endswith(f".{plain}") or plain.endswith(f".{wanted}")
-            if whole or (len(last) > 2 and last == plain.rsplit(".", 1)[-1]):
-                found.setdefault(key.path, []).append(framework)
-    return found
-
-
 def _plain(name: str) -> str:
     return name.strip().lstrip("-").replace("-", "_").lower()
 
@@ -264,6 +269,6 @@ def _by_spelling(wanted: str, among: Sequence[Key]) -> str:
     return paths[near[0]] if near else ""
 
 
-def _by_path(wanted: str) -> str:
-    near = difflib.get_close_matches(wanted.lower(), [key.path for key in leaves()], n=1, cutoff=0.8)
+def _by_path(wanted: str, among: Sequence[Key]) -> str:
+    near = difflib.get_close_matches(wanted.lower(), [key.path for key in among], n=1, cutoff=0.8)
     return near[0] if near else ""

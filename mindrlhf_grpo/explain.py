@@ -6,8 +6,11 @@ import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from .config_keys import Key, by_peer_name, catalogue, children, leaves, record_path, suggestion
+from .config_keys import Catalogue, Key, catalogue, record_path
+from .config_offline import OfflineConfig
 from .errors import ConfigError
+
+KINDS = (catalogue(), catalogue(OfflineConfig))  # online runs first: a key that both have is explained once
 
 
 def explain(name: str | None = None) -> str:
@@ -22,41 +25,62 @@ def explain(name: str | None = None) -> str:
     if name is None:
         return "\n".join(_table())
     path = record_path(name.strip().split("."))
-    found = catalogue().get(path)
-    if found is not None:
-        return "\n".join(_section(found) if found.section else _page(found))
-    same = [key for key in catalogue().values() if key.name == name]
+    for keys in KINDS:
+        if path in keys.records:
+            found = keys.records[path]
+            return "\n".join(_section(found, keys) if found.section else _page(found))
+    same = {key.path: key for keys in reversed(KINDS) for key in keys.records.values() if key.name == name}
     if same:
-        return "\n\n".join("\n".join(_page(key)) for key in same if key.section is None) or explain(same[0].path)
-    peers = by_peer_name(name)
-    if not peers:
-        raise ConfigError(f"unknown key {name}; {suggestion(name.split('.')) or 'run `mindrlhf-grpo explain` for all'}")
+        pages = ["\n".join(_page(key)) for key in same.values() if key.section is None]
+        return "\n\n".join(pages) or explain(next(iter(same)))
     pages = []
-    for key, frameworks in peers.items():
-        pages.append("\n".join([f"{name} in {', '.join(frameworks)} is {key} here.", "", *_page(catalogue()[key])]))
+    for keys in KINDS:
+        for path, frameworks in keys.by_peer_name(name).items():
+            page = [f"{name} in {', '.join(frameworks)} is {path} here.", "", *_page(keys.records[path])]
+            pages += ["\n".join(page)] if "\n".join(page) not in pages else []
+    if not pages:
+        meant = next((found for keys in KINDS if (found := keys.suggestion(name.split(".")))), "")
+        raise ConfigError(f"unknown key {name}; {meant or 'run `mindrlhf-grpo explain` for all'}")
     return "\n\n".join(pages)
 
 
 def _table() -> Iterator[str]:
-    """All keys with defaults, by section."""
+    """All keys with defaults, by section; what offline training has of its own comes last."""
     yield "Configuration keys. `mindrlhf-grpo explain KEY` tells more; KEY may be what trl, verl or openrlhf call it."
     yield ""
-    yield from _rows([key for key in children("") if key.section is None])
-    for section in (key for key in children("") if key.section is not None):
+    online, offline = KINDS
+    yield from _rows([key for key in online.children("") if key.section is None], online)
+    for section in (key for key in online.children("") if key.section is not None):
         yield ""
-        yield from _section(section)
+        yield from _section(section, online)
+    yield ""
+    yield "With a section `objective`, for training on rows that are there already (SFT, preferences, reward models):"
+    for section in (key for key in offline.children("") if key.section is not None):
+        own = [key for key in _inside(section, offline) if key.path not in online.records]
+        if own:
+            yield ""
+            yield _title(section)
+            yield from _rows(own, offline)
 
 
-def _section(section: Key) -> Iterator[str]:
+def _section(section: Key, keys: Catalogue) -> Iterator[str]:
+    yield _title(section)
+    yield from _rows(_inside(section, keys), keys)
+
+
+def _title(section: Key) -> str:
     documented = (section.section.__doc__ or "").splitlines()[0] if section.section else ""
-    yield f"{section.path}: {section.description or documented}"
-    inside = [key for key in leaves() if key.parent in (section.path, f"{section.path}.N")]
-    yield from _rows(inside)
+    return f"{section.path}: {section.description or documented}"
 
 
-def _rows(keys: Sequence[Key]) -> Iterator[str]:
-    width = max(len(key.path) for key in leaves()) + 2
-    for key in keys:
+def _inside(section: Key, keys: Catalogue) -> list[Key]:
+    """The keys of a section and of the sections in it."""
+    return [key for key in keys.leaves() if key.path.startswith(f"{section.path}.")]
+
+
+def _rows(rows: Sequence[Key], keys: Catalogue) -> Iterator[str]:
+    width = max(len(key.path) for key in keys.leaves()) + 2
+    for key in rows:
         default = "(required)" if key.default is None else f"[{key.default}]"
         yield from _wrapped(f"{default} {key.description}", f"  {key.path:<{width}}")
 

@@ -169,7 +169,7 @@ def _check_tracker(found: Findings, name: str) -> None:
 def _owner(text: str) -> str:
     """The key that a message starts with, if it starts with one."""
     first = text.split(maxsplit=1)[0].rstrip(":,") if text else ""
-    key = catalogue().get(record_path(first.split(".")))
+    key = catalogue().records.get(record_path(first.split(".")))
     return first if key is not None and ("." in first or key.section is None) else ""
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from ..compiling import CompileLog
 
-PHASES = ("generate", "reward", "logps", "update", "sync", "save", "eval", "compile")
+PHASES = ("generate", "reward", "logps", "values", "update", "sync", "save", "eval", "compile")
 
 
 class Clock:

@@ -8,23 +8,26 @@ Legend: N completions, F reward components, K segments, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..advantages import to_tokens
 from ..algorithms import Plan
 from ..backend import Comm, Policy, RolloutEngine
-from ..batching import build_batch, completion_lengths, denominators, loss_weights
+from ..batching import build_batch, denominators, loss_weights
 from ..config import RunConfig
 from ..data.stream import PromptStream, shard
 from ..data.tokenizer import Tokenizer
 from ..rewards import Rewards, RewardTable
 from ..segments import by_line
-from ..types import Batch, FinishReason, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
+from ..types import Batch, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
+from . import credit
 from .clock import Clock
+from .critic import Critic
+from .host_table import HostTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,36 +48,6 @@ class Experience:
     chunk_of: IntArray
     metrics: dict[str, float]
     trained_tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostTable:
-    """What every rank must know of a completion: a few numbers each, gathered over ranks."""
-
-    rewards: RewardTable
-    prompt: IntArray  # [N] number of the prompt in this step, over all ranks
-    lengths: IntArray  # [N]
-    truncated: NDArray[np.bool_]  # [N]
-
-    def kept(self, place: IntArray) -> HostTable:
-        """The rows of prompts with a place in this step (-1: none), numbered by it; failures stay counted."""
-        rows = np.flatnonzero(place[self.prompt] >= 0)
-        return HostTable(
-            rewards=replace(self.rewards.take(rows), failures=self.rewards.failures),
-            prompt=place[self.prompt[rows]].astype(np.int64),
-            lengths=self.lengths[rows],
-            truncated=self.truncated[rows],
-        )
-
-    @staticmethod
-    def concat(tables: Sequence[HostTable]) -> HostTable:
-        """Rows of all tables, in order."""
-        return HostTable(
-            rewards=RewardTable.concat([table.rewards for table in tables]),
-            prompt=np.concatenate([table.prompt for table in tables]),
-            lengths=np.concatenate([table.lengths for table in tables]),
-            truncated=np.concatenate([table.truncated for table in tables]),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,36 +77,44 @@ class Collector:
         self.config, self.plan, self.comm = config, plan, comm
         self.stream, self.engine, self.rewards, self.tokenizer = stream, engine, rewards, tokenizer
         self.sampling = training_sampling(config)
+        self.kl_control = plan.kl_control()
 
-    def collect(self, policy: Policy, clock: Clock) -> Experience:
+    def collect(self, policy: Policy, critic: Critic | None, clock: Clock) -> Experience:
         """Generate, score and weigh one rollout batch; dead groups are replaced where the configuration asks."""
         drawn = self._rollouts(clock)
         own = drawn.tables[self.comm.rank]
         first_row = sum(len(table.lengths) for table in drawn.tables[: self.comm.rank])
         whole = HostTable.concat(drawn.tables)
         mine = slice(first_row, first_row + len(own.lengths))
-
-        dead = self._dead_groups(whole)
-        trained = self._trained_rows(whole, dead)
+        trained = self._trained_rows(whole, self._dead_groups(whole))
         chunk_of = whole.prompt % self.config.algorithm.updates_per_batch
-        batch = self._batch(drawn.groups, whole, trained, chunk_of, mine)
+
+        batch = self._batch(drawn.groups, own, trained[mine])
         with clock.phase("logps"):
-            batch, kl_sums = self._logps(policy, batch)
-        advantages = self._advantages(whole, kl_sums)
-        batch = replace(
-            batch, advantages=to_tokens(advantages[mine], batch.lengths, batch.ids.shape[1], batch.segments)
-        )
+            batch, entropies = self._logps(policy, batch)
+        batch, trained_tokens = self._weighted(batch, chunk_of, mine, entropies)
+        with clock.phase("values"):
+            values = None if critic is None else critic.model.values(batch)
+        kl_coef = self.kl_control.coef
+        batch = credit.assign(self.plan, self.comm, batch, whole, mine, values=values, kl_coef=kl_coef)
+        batch, corrections = credit.corrected(self.plan, self.comm, batch)
         return Experience(
             groups=drawn.groups,
             table=own.rewards,
             batch=batch,
             chunk_of=chunk_of[mine],
-            metrics=self._metrics(whole, drawn),
-            trained_tokens=tuple(
-                int(whole.lengths[trained & (chunk_of == chunk)].sum())
-                for chunk in range(self.config.algorithm.updates_per_batch)
-            ),
+            metrics={**step_metrics(whole, drawn), **corrections, **self._control_kl(batch, len(whole.lengths))},
+            trained_tokens=trained_tokens,
         )
+
+    def state(self) -> dict[str, Any]:
+        """What the algorithm keeps between steps, as plain JSON."""
+        return {"kl_control": self.kl_control.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`; an empty one is that of a fresh run."""
+        if "kl_control" in state:
+            self.kl_control.load_state(state["kl_control"])
 
     def _rollouts(self, clock: Clock) -> Drawn:
         """Draw until every place in the step is taken or the budget of rounds is spent."""
@@ -168,15 +149,13 @@ class Collector:
         with clock.phase("generate"):
             share = [prompts[number] for number in numbers]
             groups = self.engine.generate(share, self.sampling, group_size=self.config.rollout.group_size)
+            greedy = None
+            if "greedy" in self.plan.needs:
+                greedy = self.engine.generate(share, replace(self.sampling, temperature=0.0), group_size=1)
         with clock.phase("reward"):
             table = self.rewards.score(groups)
-        finish = [rollout.finish for group in groups for rollout in group.rollouts]
-        return groups, HostTable(
-            rewards=table,
-            prompt=np.repeat(np.asarray(numbers, np.int64), self.config.rollout.group_size),
-            lengths=completion_lengths(groups),
-            truncated=np.asarray([reason is FinishReason.LENGTH for reason in finish], bool),
-        )
+            baseline = None if greedy is None else self.rewards.score(greedy)
+        return groups, HostTable.of(groups, table, numbers, greedy=baseline)
 
     def _dead_groups(self, whole: HostTable) -> NDArray[np.bool_]:
         """Of each prompt, whether its completions' rewards leave nothing to learn."""
@@ -193,79 +172,84 @@ class Collector:
             trained &= ~dead[whole.prompt]
         return trained
 
-    def _batch(
-        self,
-        groups: list[RolloutGroup],
-        whole: HostTable,
-        trained: NDArray[np.bool_],
-        chunk_of: IntArray,
-        mine: slice,
-    ) -> Batch:
-        """This rank's rows with loss weights from the denominators of each optimizer step's global batch."""
-        lengths = whole.lengths[mine]
-        longest = int(lengths.max(initial=0))
-        positions = np.arange(longest)[None, :] < lengths[:, None]
-        mask = (positions & trained[mine][:, None]).astype(np.float32)
-        weights = np.zeros_like(mask)
-        for chunk in range(self.config.algorithm.updates_per_batch):
-            inside = chunk_of == chunk
-            tokens, sequences = denominators(
-                np.where(trained, whole.lengths, 0)[inside], count_masked_rows=self.plan.settings.count_masked_rows
-            )
-            weights[inside[mine]] = loss_weights(
-                mask[inside[mine]],
-                self.plan.settings.aggregation,
-                tokens=tokens,
-                sequences=sequences,
-                max_tokens=self.config.rollout.max_tokens,
-            )
-        empty = np.zeros_like(mask)
-        items = whole.rewards.segments
+    def _batch(self, groups: list[RolloutGroup], own: HostTable, trained: NDArray[np.bool_]) -> Batch:
+        """This rank's rows and which of their tokens are trained; weights and advantages are still 0."""
+        inside = np.arange(int(own.lengths.max(initial=0)))[None, :] < own.lengths[:, None]
+        mask = (inside & trained[:, None]).astype(np.float32)
+        items = own.rewards.segments
         return build_batch(
             groups,
-            empty,
-            weights=weights,
+            np.zeros_like(mask),
+            weights=np.zeros_like(mask),
             temperature=self.sampling.temperature,
             mask=mask,
             segments=by_line(groups, self.tokenizer, items) if items > 1 else None,
         )
 
     def _logps(self, policy: Policy, batch: Batch) -> tuple[Batch, FloatArray | None]:
-        """Add old and reference log-probs where they are needed; KL sums ``[N]`` if the KL is part of the reward."""
+        """Add old and reference log-probs where they are needed; entropies ``[n, T]`` if tokens are chosen by them."""
+        entropies = None
         if "old_logps" in self.plan.needs:
-            batch = replace(batch, old_logps=policy.logps(batch).logps)
+            found = policy.logps(batch, entropy=self.plan.top_fraction < 1)
+            batch, entropies = replace(batch, old_logps=found.logps), found.entropy
         if "reference" in self.plan.needs:
             batch = replace(batch, ref_logps=policy.logps(batch, reference=True).logps)
-        if not self.plan.kl_in_reward or batch.old_logps is None or batch.ref_logps is None:
-            return batch, None
-        return batch, self.plan.kl_sums(batch.old_logps, batch.ref_logps, batch.lengths)
+        return batch, entropies
 
-    def _advantages(self, whole: HostTable, kl_sums: FloatArray | None) -> FloatArray:
-        """Advantages ``[N, K]`` of the global batch."""
-        if kl_sums is not None:
-            kl_sums = np.concatenate(self.comm.gather_objects(kl_sums))
-        rewards = whole.rewards
-        return self.plan.advantages(rewards.values, rewards.weights, whole.prompt, whole.lengths, kl_sums=kl_sums)
+    def _weighted(
+        self, batch: Batch, chunk_of: IntArray, mine: slice, entropies: FloatArray | None
+    ) -> tuple[Batch, tuple[int, ...]]:
+        """Loss weights from the denominators of each optimizer step's global batch; tokens trained in each step."""
+        counted = mask = batch.mask
+        if entropies is not None:
+            mask = credit.uncertain(self.plan, self.comm, batch, entropies)
+            counted = mask if self.plan.count_kept else counted
+        tables = self.comm.gather_objects((mask.sum(axis=1), counted.sum(axis=1)))
+        trained, counts = (np.concatenate(columns).astype(np.int64) for columns in zip(*tables, strict=True))
+        weights = np.zeros_like(mask)
+        for chunk in range(self.config.algorithm.updates_per_batch):
+            inside = chunk_of == chunk
+            tokens, sequences = denominators(counts[inside], count_masked_rows=self.plan.settings.count_masked_rows)
+            weights[inside[mine]] = loss_weights(
+                counted[inside[mine]],
+                self.plan.settings.aggregation,
+                tokens=tokens,
+                sequences=sequences,
+                max_tokens=self.config.rollout.max_tokens,
+            )
+        chunks = range(self.config.algorithm.updates_per_batch)
+        trained_tokens = tuple(int(trained[chunk_of == chunk].sum()) for chunk in chunks)
+        return replace(batch, mask=mask, weights=weights * mask), trained_tokens
 
-    def _metrics(self, whole: HostTable, drawn: Drawn) -> dict[str, float]:
-        """Figures of the global batch."""
-        total = whole.rewards.total()
-        metrics = {
-            "reward/mean": mean(total),
-            "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
-            "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
-            "dead_group_frac": drawn.dead / drawn.prompts,
-            "length/mean": mean(whole.lengths),
-            "length/max": float(whole.lengths.max(initial=0)),
-            "truncated_frac": mean(whole.truncated),
-            "tokens/generated": float(drawn.tokens),
-            "prompts": float(len(np.unique(whole.prompt))),
-        }
-        for index, name in enumerate(whole.rewards.names):
-            metrics[f"reward/{name}/mean"] = mean(whole.rewards.values[:, index])
-        for name, count in whole.rewards.failures.items():
-            metrics[f"reward/failures/{name}"] = float(count)
-        return metrics
+    def _control_kl(self, batch: Batch, completions: int) -> dict[str, float]:
+        """Move the coefficient of a KL in the reward towards its target; what it was, as a metric."""
+        if not self.plan.kl_in_reward:
+            return {}
+        sums = np.concatenate(self.comm.gather_objects(self.plan.kl_tokens(batch).sum(axis=1)))
+        coef = self.kl_control.coef
+        self.kl_control.update(mean(sums), completions)
+        return {"kl/coef": coef, "kl/reward": mean(sums)}
+
+
+def step_metrics(whole: HostTable, drawn: Drawn) -> dict[str, float]:
+    """Figures of the global batch."""
+    total = whole.rewards.total()
+    metrics = {
+        "reward/mean": mean(total),
+        "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
+        "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
+        "dead_group_frac": drawn.dead / drawn.prompts,
+        "length/mean": mean(whole.lengths),
+        "length/max": float(whole.lengths.max(initial=0)),
+        "truncated_frac": mean(whole.truncated),
+        "tokens/generated": float(drawn.tokens),
+        "prompts": float(len(np.unique(whole.prompt))),
+    }
+    for index, name in enumerate(whole.rewards.names):
+        metrics[f"reward/{name}/mean"] = mean(whole.rewards.values[:, index])
+    for name, count in whole.rewards.failures.items():
+        metrics[f"reward/failures/{name}"] = float(count)
+    return metrics
 
 
 def mean(values: FloatArray | IntArray | NDArray[np.bool_]) -> float:

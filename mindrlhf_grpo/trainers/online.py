@@ -6,7 +6,6 @@ It knows no algorithm and no framework: the plan and the backend do.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,13 @@ from ..rewards import Rewards
 from ..rollout_log import write_rollouts
 from ..tracking import Tracker, silent
 from .clock import Clock
+from .critic import Critic, critic_metrics
 from .evaluation import HeldOut
 from .experience import Collector, Experience
+from .figures import check_on_policy, update_metrics
+from .pretraining_mix import mix_of
 from .run_folder import Progress, RunFolder, state
 from .schedule import learning_rate
-
-# How far training log-probs may be from the engine's before the run stops. float32: largest |ratio - 1| of a
-# token; bfloat16: mean |log ratio|, because single tokens scatter by rounding.
-MAX_RATIO_DEV_FLOAT32 = 0.01
-MEAN_LOG_RATIO_BFLOAT16 = 0.2
 
 
 def train(config: RunConfig) -> dict[str, Any]:
@@ -70,13 +67,15 @@ class OnlineTrainer:
         self.comm.barrier()
 
         self.policy = backend.load_policy()
+        self.critic = Critic(config, backend) if "critic" in self.plan.needs else None
         self.engine = backend.load_engine(self.policy, self.tokenizer)
         self.sync = backend.weight_sync(self.policy, self.engine)
+        self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
+        self.mix = mix_of(config, self.tokenizer, self.comm)
         self.progress = self._resume()
         self.resumed_seconds = self.progress.seconds
         self.tracker = self._tracker()
         self.backend.compile_log.announce = self.tracker.note
-        self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.warnings = self._warnings()
 
     def run(self) -> dict[str, Any]:
@@ -98,16 +97,17 @@ class OnlineTrainer:
         """One rollout batch, learned from."""
         clock = self.clock
         self.engine.wake_up()
-        experience = self.collector.collect(self.policy, clock)
+        experience = self.collector.collect(self.policy, self.critic, clock)
         self.engine.sleep()
 
         with clock.phase("update"):
-            results = self._learn(step, experience)
+            learned = self._learn(step, experience)
         with clock.phase("sync"):
             self.sync.push(step)
 
         self.progress.step, self.progress.stream = step, self.stream.state()
-        metrics = {**experience.metrics, **self._update_metrics(step, results)}
+        self.progress.algorithm = self.collector.state()
+        metrics = {**experience.metrics, **learned}
         with clock.phase("eval"):
             metrics.update(self._evaluate(step))
         with clock.phase("save"):
@@ -116,66 +116,32 @@ class OnlineTrainer:
         self.tracker.log(step, {**metrics, **clock.metrics(), **self._memory()})
         self._save(step)
 
-    def _learn(self, step: int, experience: Experience) -> list[UpdateResult]:
+    def _learn(self, step: int, experience: Experience) -> dict[str, float]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
-        algorithm = self.config.algorithm
         results: list[UpdateResult] = []
+        of_critic: list[UpdateResult] = []
         if not any(experience.trained_tokens):
             self.tracker.note(f"step {step}: no completion can be learned from (all groups dead or masked); skipped")
-            return results
         rate = learning_rate(self.config.train, step)
-        for _ in range(algorithm.inner_epochs):
+        for _ in range(self.config.algorithm.inner_epochs):
             for chunk in np.flatnonzero(experience.trained_tokens):
-                rows = (experience.chunk_of == chunk).nonzero()[0]
-                batch = experience.batch.take(rows)
+                batch = experience.batch.take((experience.chunk_of == chunk).nonzero()[0])
                 try:
-                    result = self.policy.update(batch, self.plan.loss, learning_rate=rate)
-                    if not results:
-                        self._check_on_policy(step, result)
+                    if self.critic is not None:
+                        of_critic.append(self.critic.learn(batch))
+                        if self.critic.warming_up(step):
+                            continue
+                    also = self.mix.take() if self.mix is not None else ()
+                    results.append(self.policy.update(batch, self.plan.loss, learning_rate=rate, also=also))
+                    if len(results) == 1:
+                        check_on_policy(results[0], self.config.model.dtype)
                 except RunFailed as error:
                     evidence = self.folder.save_evidence(step, batch, str(error)) if self.main else ""
                     raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
-                results.append(result)
-        return results
-
-    def _check_on_policy(self, step: int, result: UpdateResult) -> None:
-        """The first update of a batch uses the weights that sampled it: its ratio to the rollouts must be 1."""
-        tokens = max(1.0, result.sums.get("tokens", 0.0))
-        if self.config.model.dtype == "float32":
-            deviation = math.expm1(min(50.0, result.sums.get("max/rollout_gap", 0.0)))
-            if not deviation <= MAX_RATIO_DEV_FLOAT32:
-                raise RunFailed(
-                    f"on-policy ratio deviates from 1 by {deviation:.3g} (accepted: {MAX_RATIO_DEV_FLOAT32}): "
-                    "engine and policy disagree on log-probs"
-                )
-        elif not result.sums.get("rollout_gap", 0.0) / tokens <= MEAN_LOG_RATIO_BFLOAT16:
-            raise RunFailed(
-                f"mean |log ratio| between policy and engine is {result.sums['rollout_gap'] / tokens:.3g} "
-                f"(accepted: {MEAN_LOG_RATIO_BFLOAT16}): engine and policy disagree on log-probs"
-            )
-
-    def _update_metrics(self, step: int, results: list[UpdateResult]) -> dict[str, float]:
-        """Figures of the optimizer steps; the ratio to the rollouts is that of the first one."""
-        metrics = {"lr": learning_rate(self.config.train, step), "updates": float(len(results)), "tokens/trained": 0.0}
-        if not results:
-            return metrics
-        tokens = max(1.0, sum(result.sums.get("tokens", 0.0) for result in results))
-
-        def mean(name: str) -> float:
-            return sum(result.sums.get(name, 0.0) for result in results) / tokens
-
-        metrics["tokens/trained"] = tokens
-        metrics["loss"] = sum(result.loss for result in results) / len(results)
-        metrics["grad_norm"] = sum(result.grad_norm for result in results) / len(results)
-        metrics["entropy"] = mean("entropy")
-        metrics["kl/mean"] = mean("kl")
-        metrics["clip_frac/low"], metrics["clip_frac/high"] = mean("clip_low"), mean("clip_high")
-        metrics["ratio/mean"] = mean("ratio")
-        metrics["ratio/max_update_dev"] = max(result.sums.get("max/ratio_dev", 0.0) for result in results)
-        first = results[0].sums
-        metrics["ratio/max_dev"] = math.expm1(min(50.0, first.get("max/rollout_gap", 0.0)))
-        metrics["ratio/rollout_gap"] = first.get("rollout_gap", 0.0) / max(1.0, first.get("tokens", 0.0))
-        return metrics
+        sync = self.config.algorithm.reference_sync
+        if sync is not None and step % sync.every == 0:
+            self.policy.sync_reference(sync.share)
+        return {"lr": rate, **update_metrics(results), **critic_metrics(of_critic)}
 
     def _first_evaluation(self) -> None:
         """Accuracy of the untrained policy, once in the life of a run."""
@@ -222,6 +188,8 @@ class OnlineTrainer:
                 self.policy.save_model(model)
                 copy_files(find_folder(self.config.model.path), model, TOKENIZER_FILES)
                 self.policy.save_state(optimizer)
+                if self.critic is not None:
+                    self.critic.save(model.parent)
 
             checkpoint.save(self.folder.checkpoints, step, state(progress), write)
             protected = [progress.best_step] if settings.keep_best and progress.best_step is not None else []
@@ -244,7 +212,10 @@ class OnlineTrainer:
             return Progress()
         progress, folder = found
         self.policy.load_state(folder / "policy", folder / "optimizer")
+        if self.critic is not None:
+            self.critic.load(folder)
         self.stream.load_state(progress.stream)
+        self.collector.load_state(progress.algorithm)
         return progress
 
     def _tracker(self) -> Tracker:

@@ -27,6 +27,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     stream: dict[str, Any] = field(default_factory=dict)
+    algorithm: dict[str, Any] = field(default_factory=dict)  # what an algorithm keeps between steps
     accuracy_before: float | None = None
     accuracy: float | None = None
     best_accuracy: float | None = None

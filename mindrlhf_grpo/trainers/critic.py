@@ -1,0 +1,58 @@
+"""The critic of a run: it values the states of a rollout batch, then learns the returns that were found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..backend import Backend, UpdateResult
+from ..config import RunConfig
+from ..config_algorithm import CriticConfig
+from ..losses import ValueLoss
+from ..types import Batch
+
+
+class Critic:
+    """A value model with the settings it learns by."""
+
+    def __init__(self, config: RunConfig, backend: Backend) -> None:
+        self.settings = config.critic or CriticConfig()
+        path = self.settings.path or config.model.path
+        model = config.model.model_copy(update={"path": path, "lora_rank": 0})
+        self.model = backend.load_value_model(model, config.train, read_at="before")
+        self.loss = ValueLoss(clip=self.settings.value_clip)
+
+    def warming_up(self, step: int) -> bool:
+        """Whether only the critic learns in this step."""
+        return step <= self.settings.warmup_steps
+
+    def learn(self, batch: Batch) -> UpdateResult:
+        """One optimizer step towards ``returns``."""
+        return self.model.update(batch, self.loss, learning_rate=self.settings.learning_rate)
+
+    def save(self, checkpoint: Path) -> None:
+        """Write ``critic/`` and ``critic_optimizer/`` into a checkpoint's folder."""
+        self.model.save_model(checkpoint / "critic")
+        (checkpoint / "critic_optimizer").mkdir(exist_ok=True)
+        self.model.save_state(checkpoint / "critic_optimizer")
+
+    def load(self, checkpoint: Path) -> None:
+        """Restore what :meth:`save` wrote."""
+        self.model.load_state(checkpoint / "critic", checkpoint / "critic_optimizer")
+
+
+def critic_metrics(results: list[UpdateResult]) -> dict[str, float]:
+    """Figures of the critic's optimizer steps, by trained token."""
+    if not results:
+        return {}
+    tokens = max(1.0, sum(result.sums.get("tokens", 0.0) for result in results))
+
+    def mean(name: str) -> float:
+        return sum(result.sums.get(name, 0.0) for result in results) / tokens
+
+    return {
+        "critic/loss": sum(result.loss for result in results) / len(results),
+        "critic/grad_norm": sum(result.grad_norm for result in results) / len(results),
+        "critic/value": mean("value"),
+        "critic/error": mean("value_error"),
+        "critic/clip_frac": mean("value_clip"),
+    }
