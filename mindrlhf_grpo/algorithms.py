@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .advantages import ESTIMATORS, Estimator, Further, Whitening, WhitenForm, kl_penalised, unchanged, weighted_total
+from .advantages import ESTIMATORS, Estimator, Further, Whitening, WhitenForm, kl_penalised, weighted_total
 from .backend import Loss
 from .batching import dead_groups
 from .config_algorithm import AlgorithmConfig, ReturnsConfig
@@ -54,6 +54,13 @@ class Algorithm:
     needs: frozenset[str] = frozenset()
 
 
+def total_reward(
+    values: FloatArray, weights: FloatArray, groups: IntArray, *, eps: float, ddof: int, further: Further
+) -> NDArray[np.float64]:
+    """The weighted reward itself, 0 for a completion without any ``[N, K]``; for token-level returns."""
+    return np.nan_to_num(weighted_total(values, weights))
+
+
 def of_groups(name: str, source: str, *, loss: str = "ppo", **own: Any) -> Algorithm:
     """An algorithm that compares the completions of a prompt, with the advantages of this name."""
     return Algorithm(estimator=ESTIMATORS[name], source=source, loss=loss, own=own)
@@ -80,13 +87,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         estimator=ESTIMATORS["remax"], source="https://arxiv.org/abs/2310.10505", group_size=1, needs=frozenset({"greedy"})
     ),
     "reinforce_pp": Algorithm(
-        estimator=unchanged, source="https://arxiv.org/abs/2501.03262", returns="sum", group_size=1
+        estimator=total_reward, source="https://arxiv.org/abs/2501.03262", returns="sum", group_size=1
     ),
     "reinforce_pp_baseline": Algorithm(
         estimator=ESTIMATORS["reinforce_baseline"], source="https://arxiv.org/abs/2501.03262", returns="sum"
     ),
     "ppo": Algorithm(
-        estimator=unchanged, source="https://arxiv.org/abs/1707.06347", returns="gae", group_size=1,
+        estimator=total_reward, source="https://arxiv.org/abs/1707.06347", returns="gae", group_size=1,
         needs=frozenset({"critic"}),
     ),
 }  # fmt: skip

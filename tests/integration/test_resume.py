@@ -8,9 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
+from resumed import assert_same, newest
 
 STEPS = 20
 KILLS = 10
@@ -44,7 +44,7 @@ def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undistu
         )  # fmt: skip
         try:
             assert process.wait(moments.uniform(0.0, seconds)) == 0
-            assert_same(run, undisturbed / "run")
+            assert_same(run, undisturbed / "run", STEPS)
             life, saved = life + 1, 0
             continue
         except subprocess.TimeoutExpired:
@@ -54,24 +54,7 @@ def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undistu
         assert saved >= before, "a saved checkpoint was lost"
     run = tmp_path / f"life_{life}"
     tiny.train(config, f"run_dir={run}")
-    assert_same(run, undisturbed / "run")
-
-
-def assert_same(run: Path, undisturbed: Path) -> None:
-    """The last weights bit for bit, and the figures of every step."""
-    expected, got = tiny.weights(undisturbed, STEPS), tiny.weights(run, STEPS)
-    assert expected.keys() == got.keys()
-    for name, tensor in expected.items():
-        assert np.array_equal(tensor.view(np.uint8), got[name].view(np.uint8)), name
-    keys = ("reward/mean", "loss", "kl/mean", "grad_norm", "tokens/trained")
-    lines = [[line.get(key) for key in keys] for line in tiny.metrics(run)]
-    assert lines == [[line.get(key) for key in keys] for line in tiny.metrics(undisturbed)]
-
-
-def newest(run: Path) -> int:
-    folder = run / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return max((int(name[5:]) for name in names if name.startswith("step_")), default=0)
+    assert_same(run, undisturbed / "run", STEPS)
 
 
 def test_a_finished_run_is_reported_again_and_not_trained_further(undisturbed: Path) -> None:
