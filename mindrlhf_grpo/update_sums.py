@@ -1,9 +1,23 @@
-"""What an optimizer step is put together from: metric sums of its parts, and the clipping of its gradient."""
+"""What an optimizer step is put together from: the rows it computes, metric sums of its parts, the clipping of its
+gradient."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import Batch
+
+
+def trained_rows(batch: Batch) -> NDArray[np.int64]:
+    """Rows that have a trained token; coupled ones also where only another row of their prompt has one."""
+    trained = batch.mask.any(axis=1)
+    if batch.coupled:
+        trained = np.isin(batch.prompt_of, batch.prompt_of[trained])
+    return np.flatnonzero(trained)
 
 
 def clip_scale(norm: float, limit: float) -> float:

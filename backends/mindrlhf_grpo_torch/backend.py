@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mindrlhf_grpo.backend import Inspection, Policy, RolloutEngine, WeightSync
+from mindrlhf_grpo.backend import Inspection, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
 from mindrlhf_grpo.compiling import CompileLog
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config import ModelConfig, RunConfig, TrainConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
 
 from . import comm
@@ -42,6 +42,12 @@ class TorchBackend:
         from .policy import TorchPolicy
 
         return TorchPolicy(self.config, self.device, self.comm)
+
+    def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
+        """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
+        from .value_model import TorchValueModel
+
+        return TorchValueModel(model, train, read_at, self.device, self.comm, seed=self.config.seed)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""

@@ -8,7 +8,7 @@ Legend: R positions, C positions of a chunk, V vocabulary, E hidden size.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,17 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # positions whose logits exist at once
 
+EntropyUse = Literal["none", "metric", "loss"]
+"""Entropies are not computed, computed without gradient, or computed with it."""
+
 
 class Head(Protocol):
     """Log-probs of targets from hidden states."""
 
     def __call__(
-        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: EntropyUse
     ) -> tuple[Tensor, Tensor | None]:
-        """``[R, E]``, ``[R]`` -> log-probs ``[R]`` float32 and, where asked, entropies ``[R]`` without gradient."""
+        """``[R, E]``, ``[R]`` -> log-probs ``[R]`` float32 and, where asked, entropies ``[R]``."""
         ...
 
 
@@ -35,15 +38,15 @@ class LinearHead:
         self.projection = projection
 
     def __call__(
-        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: EntropyUse
     ) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.projection.weight, self.projection.bias
         logps, entropies = LinearLogProbs.apply(hidden, weight, bias, targets, temperature, entropy)
-        return logps, entropies if entropy else None
+        return logps, None if entropy == "none" else entropies
 
 
 class LinearLogProbs(torch.autograd.Function):
-    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; keeps one number a position."""
+    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; keeps one number a position, or two."""
 
     @staticmethod
     def forward(
@@ -53,31 +56,37 @@ class LinearLogProbs(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         temperature: float,
-        entropy: bool,
+        entropy: EntropyUse,
     ) -> tuple[Tensor, Tensor]:
         lse = hidden.new_empty(len(targets), dtype=torch.float32)
         logps, entropies = torch.empty_like(lse), torch.zeros_like(lse)
         for chunk in chunks(len(targets)):
             logits = scaled_logits(hidden[chunk], weight, bias, temperature)
-            lse[chunk], picked, spread = reduce_logits(logits, targets[chunk], entropy=entropy)
+            lse[chunk], picked, spread = reduce_logits(logits, targets[chunk], entropy=entropy != "none")
             logps[chunk] = picked - lse[chunk]
-            if entropy:
+            if entropy != "none":
                 entropies[chunk] = spread
-        ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        trained = entropy == "loss"
+        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropies if trained else None)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropies)
+        if not trained:
+            ctx.mark_non_differentiable(entropies)
         return logps, entropies
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden, weight, bias, targets, lse = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, spread: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, targets, lse, entropies = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden) if need_hidden else None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         for chunk in chunks(len(targets)):
             logits = scaled_logits(hidden[chunk], weight, bias, ctx.temperature)
-            slope = logit_gradient(logits, targets[chunk], lse[chunk], gradient[chunk] / ctx.temperature)
+            if entropies is None:
+                slope = logit_gradient(logits, targets[chunk], lse[chunk], gradient[chunk] / ctx.temperature)
+            else:
+                both = torch.stack([gradient[chunk], spread[chunk]]) / ctx.temperature
+                slope = logit_gradient_of_both(logits, targets[chunk], lse[chunk], entropies[chunk], both)
             if to_bias is not None:
                 to_bias += slope.sum(0)
             slope = slope.to(weight.dtype)
@@ -113,6 +122,16 @@ def logit_gradient(logits: Tensor, targets: Tensor, lse: Tensor, gradient: Tenso
     return slope
 
 
+def logit_gradient_of_both(logits: Tensor, targets: Tensor, lse: Tensor, entropy: Tensor, gradient: Tensor) -> Tensor:
+    """Of log-probs, and of entropies H: dH/dz_j = -p_j (log p_j + H). ``gradient`` ``[2, C]`` -> ``[C, V]``."""
+    of_logp, of_entropy = gradient[..., None]
+    every = logits.sub_(lse[:, None])
+    probs = every.exp()
+    slope = every.add_(entropy[:, None]).mul_(of_entropy).add_(of_logp).mul_(probs).neg_()
+    slope[torch.arange(len(targets), device=targets.device), targets] += gradient[0]
+    return slope
+
+
 def accumulate(total: Tensor, slope: Tensor, hidden: Tensor) -> None:
     """total += slope.T @ hidden, summed over chunks in float32."""
     if slope.dtype == total.dtype:
@@ -136,21 +155,23 @@ class ModelHead:
         self.causal_lm, self.base = causal_lm, base
 
     def __call__(
-        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: EntropyUse
     ) -> tuple[Tensor, Tensor | None]:
         parts = [
             checkpoint(self.chunk, hidden[chunk], targets[chunk], temperature, entropy, use_reentrant=False)
             for chunk in chunks(len(targets))
         ]
         logps = torch.cat([part[0] for part in parts])
-        return logps, torch.cat([part[1] for part in parts]) if entropy else None
+        return logps, torch.cat([part[1] for part in parts]) if entropy != "none" else None
 
-    def chunk(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def chunk(
+        self, hidden: Tensor, targets: Tensor, temperature: float, entropy: EntropyUse
+    ) -> tuple[Tensor, Tensor | None]:
         """Log-probs and entropies ``[C]`` of one chunk."""
         logps = torch.log_softmax(self.logits(hidden).float() / temperature, dim=-1)
         spread = None
-        if entropy:
-            with torch.no_grad():
+        if entropy != "none":
+            with torch.set_grad_enabled(entropy == "loss" and torch.is_grad_enabled()):
                 spread = -(logps.exp() * logps).sum(-1)
         return logps.gather(1, targets[:, None])[:, 0], spread
 

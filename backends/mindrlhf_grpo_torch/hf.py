@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.config import ModelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
+from mindrlhf_grpo.value_heads import is_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,14 +69,8 @@ def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> Pr
             use_safetensors=True,
             output_loading_info=True,
         )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise ConfigError(f"model.path {model.path!r}: {len(missing)} weights are missing from its files: {named}")
-    embedding = loaded.get_input_embeddings()
-    if getattr(embedding, "padding_idx", None) is not None:
-        embedding.padding_idx = None  # else the padding id's row gets no gradient; here masks come from lengths alone
-    return loaded.to(device_of(model.device) if device is None else device).eval()
+    refuse_missing(model.path, sorted(report["missing_keys"]))
+    return prepared(loaded, model, device)
 
 
 def check_folder(path: str) -> None:
@@ -101,7 +96,54 @@ def refused_as_config_error(path: str) -> Iterator[None]:
         raise ConfigError(f"model.path {path!r} cannot be loaded: {reason[:300]}{hint}") from None
 
 
-def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int) -> nn.Module:
+def load_classifier(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
+    """The body of a folder or hub id under transformers' sequence classification, in eval mode, all weights trainable.
+
+    Its head is the caller's to set: a folder of a causal LM has none.
+
+    Raises:
+        ConfigError: as ``load_causal_lm``, or a family that transformers has no sequence classification for.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    check_folder(model.path)
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would warn of a head that is absent
+    try:
+        with refused_as_config_error(model.path), torch.random.fork_rng(devices=[]):
+            loaded, report = AutoModelForSequenceClassification.from_pretrained(
+                model.path,
+                dtype=DTYPES[model.dtype],
+                trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                num_labels=1,
+                ignore_mismatched_sizes=True,
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+    wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+    refuse_missing(model.path, [name for name in wrong if not is_head(name)])
+    return prepared(loaded, model, device)
+
+
+def refuse_missing(path: str, missing: list[str]) -> None:
+    if missing:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ConfigError(f"model.path {path!r}: {len(missing)} weights are missing from its files: {named}")
+
+
+def prepared(loaded: PreTrainedModel, model: ModelConfig, device: torch.device | None) -> PreTrainedModel:
+    """On its device, in eval mode, the padding id's row trained."""
+    embedding = loaded.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = None  # else the padding id's row gets no gradient; here masks come from lengths alone
+    return loaded.to(device_of(model.device) if device is None else device).eval()
+
+
+def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int, task: str | None = "CAUSAL_LM") -> nn.Module:
     """Wrap the model in fresh adapters (their product is zero); every rank draws the same ones.
 
     Raises:
@@ -113,7 +155,7 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int) -> nn.Mo
     for target in [] if isinstance(targets, str) and targets == "all-linear" else as_list(targets):
         check_target(model, target)
     settings = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none", task_type=task,
         target_modules=targets if targets == "all-linear" else as_list(targets),
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,7 @@ from mindrlhf_grpo.types import Batch
 
 from . import hf
 from .attention import attending
-from .log_probs import unpack
+from .layout_choice import unpack
 from .policy import TorchPolicy
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")  # what model families call it
@@ -71,7 +71,7 @@ class TorchInspection:
         *ends, last = output.hidden_states  # the last one is normed already
         for hidden in [*(self.final_norm(end) for end in ends), last]:
             rows = hidden.flatten(0, 1).index_select(0, inputs.predictors)
-            logps, _ = self.scorer.head(rows, inputs.targets, temperature=batch.temperature, entropy=False)
+            logps, _ = self.scorer.head(rows, inputs.targets, temperature=batch.temperature, entropy="none")
             yield unpack(logps, inputs)
 
     def gradients(self, batch: Batch, loss: Loss) -> tuple[float, dict[str, NDArray[np.float32]]]:

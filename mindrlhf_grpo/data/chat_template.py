@@ -43,22 +43,29 @@ class ChatTemplate:
             raise DataError(f"the chat template does not compile: {error}") from error
         self._tokens = dict(named_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Text of the conversation with the generation prompt; raises DataError where the template refuses it."""
+    def render(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> str:
+        """Text of the conversation, by default with the generation prompt; DataError where the template refuses it."""
         try:
             return self._template.render(
-                **self._tokens, messages=list(messages), tools=None, documents=None, add_generation_prompt=True
-            )
+                **self._tokens, messages=list(messages), tools=None, documents=None,
+                add_generation_prompt=generation_prompt,
+            )  # fmt: skip
         # Values of the wrong type surface as TypeError and the like from inside the template.
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
-def render(template: ChatTemplate | None, messages: Sequence[Mapping[str, str]], *, tokenizer: str) -> str:
+def render(
+    template: ChatTemplate | None,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    tokenizer: str,
+    generation_prompt: bool = True,
+) -> str:
     """``template.render``; raises DataError naming the tokenizer if it has no template."""
     if template is None:
         raise DataError(f"tokenizer {tokenizer} has no chat template")
-    return template.render(messages)
+    return template.render(messages, generation_prompt=generation_prompt)
 
 
 def select_template(choice: str, own: str | None) -> str | None:

@@ -43,8 +43,9 @@ class HuggingFaceTokenizer:
         both = self._fast.decode([*self._anchor, token], skip_special_tokens=False)
         return str(both[len(before) :])
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.encode(render(self._template, messages, tokenizer=self._name))
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
+        return self.encode(text)
 
 
 def _read(files: TokenizerFiles) -> FastTokenizer:

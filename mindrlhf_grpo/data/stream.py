@@ -1,4 +1,4 @@
-"""The order in which prompts are drawn: seeded, endless, resumable to the row, the same on every rank.
+"""The order in which rows are drawn: seeded, endless, resumable to the row, the same on every rank.
 
 The order of an epoch depends on (seed, epoch) alone, so a state of a few numbers continues it exactly.
 """
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,36 @@ from .sources import read_rows, source_name
 from .tokenizer import Tokenizer
 
 T = TypeVar("T")
+Drawn = TypeVar("Drawn")
 SAMPLED = 16  # rows that enter the fingerprint of the data, besides their number
 
 
-class PromptStream:
-    """Prompts of one source, epoch after epoch; rows are tokenised when drawn.
+class RowSettings(Protocol):
+    """Where rows come from, and what happens to those that cannot be used."""
+
+    @property
+    def source(self) -> str | dict[str, Any]: ...
+    @property
+    def shuffle(self) -> bool: ...
+    @property
+    def bad_rows(self) -> Literal["stop", "skip"]: ...
+    @property
+    def overlong(self) -> Literal["error", "drop", "truncate"]: ...
+
+
+class RowStream(Generic[Drawn]):
+    """What the rows of one source become, epoch after epoch; rows are tokenised when drawn.
 
     Attributes:
         counts: draws so far that were ``dropped`` (over-long), ``truncated``, or ``skipped`` (bad row).
+        what: what a row becomes, for messages.
     """
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, *, seed: int) -> None:
+    what = "row"
+
+    def __init__(self, config: RowSettings, *, seed: int) -> None:
         """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
         self._config = config
-        self._tokenizer = tokenizer
         self._seed = seed
         self._name = source_name(config.source)
         self._rows: Rows = read_rows(config.source)
@@ -48,35 +64,44 @@ class PromptStream:
         self.counts = {"dropped": 0, "truncated": 0, "skipped": 0}
         self._epoch = 0
         self._position = 0  # draws of this epoch
-        self._kept = 0  # prompts of this epoch
+        self._kept = 0  # usable draws of this epoch
         self._last_loss = ""  # why the last row was left out, for the message when none is left
         self._order = self._order_of(0)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def take(self, n: int) -> list[Prompt]:
-        """The next ``n`` prompts; taking in any portions gives the same prompts.
+    def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Drawn | None:
+        """What a row becomes; None if it is left out, which ``accept_overlong`` has counted.
+
+        Raises:
+            DataError: the row cannot be used; without its place.
+            StoppedByRow: an over-long row ends the run.
+        """
+        raise NotImplementedError
+
+    def take(self, n: int) -> list[Drawn]:
+        """The next ``n`` usable draws; taking in any portions gives the same ones.
 
         Raises:
             DataError: a bad or over-long row where the configuration says so, or an epoch without a usable row.
         """
-        taken: list[Prompt] = []
+        taken: list[Drawn] = []
         while len(taken) < n:
             if self._position == len(self._order):
                 self._next_epoch()
             row = int(self._order[self._position])
-            prompt = self._draw(row, self._epoch)
+            drawn = self._draw(row, self._epoch)
             self._position += 1
-            if prompt is not None:
+            if drawn is not None:
                 self._kept += 1
-                taken.append(prompt)
+                taken.append(drawn)
         return taken
 
-    def all(self) -> list[Prompt]:
-        """Every usable row once, in the source's order (held-out prompts); ``take`` is not moved by it."""
-        prompts = [self._draw(row, 0) for row in range(len(self._rows))]
-        usable = [prompt for prompt in prompts if prompt is not None]
+    def all(self) -> list[Drawn]:
+        """Every usable row once, in the source's order (held-out rows); ``take`` is not moved by it."""
+        drawn = [self._draw(row, 0) for row in range(len(self._rows))]
+        usable = [one for one in drawn if one is not None]
         if not usable:
             raise self._nothing_left()
         return usable
@@ -109,38 +134,44 @@ class PromptStream:
         self.counts = {key: int(state["counts"].get(key, 0)) for key in self.counts}
         self._order = self._order_of(self._epoch)
 
-    def _draw(self, row: int, epoch: int) -> Prompt | None:
+    def accept_overlong(self, row: int, reason: str, *, can_be_cut: bool = True) -> bool:
+        """Count an over-long row as the configuration says; whether it is used, cut to the limit.
+
+        Args:
+            reason: what is too long, with both numbers.
+            can_be_cut: whether anything would be left to learn from; otherwise ``truncate`` drops the row.
+
+        Raises:
+            StoppedByRow: over-long rows are errors.
+        """
+        reason = f"{self._rows.place(row)}: {reason}"
+        if self._config.overlong == "error":
+            raise StoppedByRow(f"{reason}; data.overlong: drop or truncate goes on without it")
+        if self._config.overlong == "truncate" and can_be_cut:
+            self.counts["truncated"] += 1
+            return True
+        self.counts["dropped"] += 1
+        self._last_loss = reason
+        return False
+
+    def _draw(self, row: int, epoch: int) -> Drawn | None:
         content = self._rows[row]
         if isinstance(content, BadRow):
             self._leave_out(content)
             return None
         try:
-            encoded = encode_row(content, self._config, self._tokenizer)
+            return self.encode(content, row=row, uid=row + epoch * len(self._rows))
+        except StoppedByRow:
+            raise
         except DataError as error:
             self._leave_out(BadRow(self._rows.place(row), str(error)))
             return None
-        if encoded.tokens > self._config.max_prompt_tokens and not self._accept_overlong(row, encoded.tokens):
-            return None
-        uid = row + epoch * len(self._rows)
-        return Prompt(uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row)
 
     def _leave_out(self, row: BadRow) -> None:
         if self._config.bad_rows == "stop":
             raise _stopped(row)
         self.counts["skipped"] += 1
         self._last_loss = str(row)
-
-    def _accept_overlong(self, row: int, tokens: int) -> bool:
-        limit = self._config.max_prompt_tokens
-        reason = f"{self._rows.place(row)}: the prompt has {tokens} tokens, data.max_prompt_tokens is {limit}"
-        if self._config.overlong == "error":
-            raise DataError(f"{reason}; data.overlong: drop or truncate goes on without it")
-        if self._config.overlong == "truncate":
-            self.counts["truncated"] += 1
-            return True
-        self.counts["dropped"] += 1
-        self._last_loss = reason
-        return False
 
     def _next_epoch(self) -> None:
         if not self._kept:
@@ -151,7 +182,7 @@ class PromptStream:
     def _nothing_left(self) -> DataError:
         counts = ", ".join(f"{value} {key}" for key, value in self.counts.items() if key != "truncated")
         return DataError(
-            f"no usable prompt in the {len(self._rows)} rows of {self._name} ({counts}); the last: {self._last_loss}"
+            f"no usable {self.what} in the {len(self._rows)} rows of {self._name} ({counts}); the last: {self._last_loss}"
         )
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
@@ -168,6 +199,31 @@ class PromptStream:
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self._rows)
+
+
+class StoppedByRow(DataError):
+    """A row that ends the run although others could be used; the text has its place."""
+
+
+class PromptStream(RowStream[Prompt]):
+    """Prompts of one source."""
+
+    what = "prompt"
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, *, seed: int) -> None:
+        """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
+        super().__init__(config, seed=seed)
+        self._settings, self._tokenizer = config, tokenizer
+
+    def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Prompt | None:
+        """The prompt of a row; None if it is over-long and left out."""
+        encoded = encode_row(content, self._settings, self._tokenizer)
+        limit = self._settings.max_prompt_tokens
+        if encoded.tokens > limit and not self.accept_overlong(
+            row, f"the prompt has {encoded.tokens} tokens, data.max_prompt_tokens is {limit}"
+        ):
+            return None
+        return Prompt(uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -94,8 +94,9 @@ class TiktokenTokenizer:
         raw: bytes = self._encoding.decode_single_token_bytes(token)
         return raw.decode("utf-8", "replace")
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.encode(render(self._template, messages, tokenizer=self._name))
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
+        return self.encode(text)
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:

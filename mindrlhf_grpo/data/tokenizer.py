@@ -34,8 +34,11 @@ class Tokenizer(Protocol):
         """One token as text, special tokens shown: for the report."""
         ...
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Ids of a conversation with the generation prompt; raises DataError if there is no chat template."""
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+        """Ids of a conversation, by default with what makes the assistant speak next.
+
+        Raises DataError if there is no chat template, or if it refuses the conversation.
+        """
         ...
 
 

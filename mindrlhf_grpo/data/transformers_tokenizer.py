@@ -42,8 +42,9 @@ class TransformersTokenizer:
     def piece(self, token: int) -> str:
         return str(self._auto.decode([int(token)])) if 0 <= token < self.vocab_size else ""
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.encode(render(self._template, messages, tokenizer=self._name))
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
+        return self.encode(text)
 
     def _id(self, text: str) -> int | None:
         token = self._auto.get_vocab().get(text)

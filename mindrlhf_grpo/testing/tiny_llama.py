@@ -37,7 +37,7 @@ class NumberTokenizer:
     def piece(self, token: int) -> str:
         return f"<{token}>"
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
         raise DataError("the tokenizer of numbers has no chat template")
 
 

@@ -32,7 +32,7 @@ def test_values_entropies_and_gradients_equal_log_softmax(
     monkeypatch.setattr(head, "CHUNK", chunk)
     projection, hidden, targets, slopes = problem(bias=bias)
     inputs = (hidden, *projection.parameters())
-    logps, entropy = head.LinearHead(projection)(hidden, targets, temperature=temperature, entropy=True)
+    logps, entropy = head.LinearHead(projection)(hidden, targets, temperature=temperature, entropy="metric")
     every = torch.log_softmax(projection(hidden) / temperature, -1)
     expected = every.gather(1, targets[:, None])[:, 0]
     assert torch.allclose(logps, expected, atol=1e-6)
@@ -45,7 +45,7 @@ def test_values_entropies_and_gradients_equal_log_softmax(
 def test_literal_values() -> None:
     projection = torch.nn.Linear(1, 3, bias=False)
     projection.weight.data = torch.tensor([[0.0], [1.0], [2.0]])
-    logps, entropy = head.LinearHead(projection)(torch.ones(1, 1), torch.tensor([2]), temperature=1.0, entropy=True)
+    logps, entropy = head.LinearHead(projection)(torch.ones(1, 1), torch.tensor([2]), temperature=1.0, entropy="metric")
     assert logps.item() == pytest.approx(-0.40760596, abs=1e-6)
     assert entropy.item() == pytest.approx(0.83239555, abs=1e-6)
 
@@ -54,7 +54,7 @@ def test_large_logits_do_not_overflow() -> None:
     projection = torch.nn.Linear(1, 2, bias=False)
     projection.weight.data = torch.tensor([[1000.0], [-1000.0]])
     hidden = torch.ones(2, 1, requires_grad=True)
-    logps, entropy = head.LinearHead(projection)(hidden, torch.tensor([0, 1]), temperature=1.0, entropy=True)
+    logps, entropy = head.LinearHead(projection)(hidden, torch.tensor([0, 1]), temperature=1.0, entropy="metric")
     assert logps.tolist() == [0.0, -2000.0]
     assert entropy.tolist() == [0.0, 0.0]
     logps.sum().backward()
@@ -64,7 +64,7 @@ def test_large_logits_do_not_overflow() -> None:
 def test_a_frozen_projection_gets_no_gradient_and_no_entropy_unless_asked() -> None:
     projection, hidden, targets, _ = problem(bias=True)
     projection.requires_grad_(False)
-    logps, entropy = head.LinearHead(projection)(hidden, targets, temperature=1.0, entropy=False)
+    logps, entropy = head.LinearHead(projection)(hidden, targets, temperature=1.0, entropy="none")
     logps.sum().backward()
     assert entropy is None
     assert projection.weight.grad is None
@@ -77,7 +77,7 @@ def test_the_logits_of_all_positions_never_exist_at_once(monkeypatch: pytest.Mon
     linear = torch.nn.functional.linear
     monkeypatch.setattr(head.F, "linear", lambda *x: sizes.append(len(x[0])) or linear(*x))
     projection, hidden, targets, _ = problem(bias=False)
-    head.LinearHead(projection)(hidden, targets, temperature=1.0, entropy=True)[0].sum().backward()
+    head.LinearHead(projection)(hidden, targets, temperature=1.0, entropy="metric")[0].sum().backward()
     assert sizes == 2 * [4, 4, 4, 4, 4, 3]
 
 
@@ -86,7 +86,7 @@ def test_bfloat16_gradients_are_summed_over_chunks_in_float32(monkeypatch: pytes
     projection = torch.nn.Linear(1, 2, bias=False).to(torch.bfloat16)
     projection.weight.data.zero_()
     hidden, targets = torch.ones(1000, 1, dtype=torch.bfloat16), torch.zeros(1000, dtype=torch.long)
-    logps, _ = head.LinearHead(projection)(hidden, targets, temperature=1.0, entropy=False)
+    logps, _ = head.LinearHead(projection)(hidden, targets, temperature=1.0, entropy="none")
     assert logps.dtype == torch.float32
     logps.sum().backward()
     assert projection.weight.grad.tolist() == [[500.0], [-500.0]]  # a bfloat16 sum of halves stops at 128

@@ -134,7 +134,7 @@ def test_the_reference_stays_at_the_initial_weights(folder: Path, lora_rank: int
 def test_no_reference_is_loaded_unless_it_is_read(folder: Path) -> None:
     policy = load_policy(folder)
     policy.logps(make_batch())
-    assert policy.frozen is None
+    assert policy.reference.frozen is None
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mindrlhf_grpo.advantages import (
     ESTIMATORS,
+    Further,
     dr_grpo,
     gdpo,
     grpo,
@@ -36,6 +37,17 @@ def one_group(rewards: np.ndarray) -> np.ndarray:
 
 def close(got: np.ndarray, expected: object, tolerance: float = 1e-12) -> None:
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected, np.float64), rtol=0, atol=tolerance)
+
+
+def estimate(name: str, values: np.ndarray, weights: np.ndarray, groups: np.ndarray, **numbers: float) -> np.ndarray:
+    """Any estimator, with equal lengths and a baseline of 0 for those that read them."""
+    further = Further(lengths=np.full(len(groups), 3), baselines=np.zeros(len(groups)))
+    return ESTIMATORS[name](values, weights, groups, further=further, **numbers)
+
+
+IN_GROUPS = sorted(
+    ESTIMATORS.keys() - {"remax", "cpgd"}
+)  # these two compare with a greedy completion, and in the batch
 
 
 @pytest.mark.parametrize(
@@ -141,28 +153,28 @@ def test_rank_grpo_compares_each_rank_with_the_same_rank() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e8 + 0.1, -0.7])
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "gdpo", "rank_grpo"])
+@pytest.mark.parametrize("name", [*IN_GROUPS, "cpgd"])
 def test_equal_rewards_give_exactly_zero(name: str, value: float) -> None:
     rewards = column(*[value] * 7)
-    assert (ESTIMATORS[name](rewards, ONE, one_group(rewards), eps=1e-9, ddof=1) == 0).all()
+    assert (estimate(name, rewards, ONE, one_group(rewards), eps=1e-9, ddof=1) == 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("name", IN_GROUPS)
 def test_singleton_left_after_unscored_samples_gets_zero_not_its_reward(name: str) -> None:
     """verl gives a group of one its raw reward, OpenRLHF and slime NaN; here it is 0 and touches no statistic."""
     rewards = column(5, NAN, NAN, 1, 0)
     groups = np.array([3, 3, 3, 8, 8])
-    got = ESTIMATORS[name](rewards, ONE, groups, eps=1e-4, ddof=1)
+    got = estimate(name, rewards, ONE, groups, eps=1e-4, ddof=1)
     assert (got[:3] == 0).all()
-    close(got[3:], ESTIMATORS[name](rewards[3:], ONE, groups[3:], eps=1e-4, ddof=1))
+    close(got[3:], estimate(name, rewards[3:], ONE, groups[3:], eps=1e-4, ddof=1))
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def test_unscored_samples_stay_out_of_the_statistics(name: str) -> None:
     with_hole = column(1, NAN, 0, 0, 1)
     without = column(1, 0, 0, 1)
-    got = ESTIMATORS[name](with_hole, ONE, one_group(with_hole), eps=1e-4, ddof=1)
-    close(got[[0, 2, 3, 4]], ESTIMATORS[name](without, ONE, one_group(without), eps=1e-4, ddof=1))
+    got = estimate(name, with_hole, ONE, one_group(with_hole), eps=1e-4, ddof=1)
+    close(got[[0, 2, 3, 4]], estimate(name, without, ONE, one_group(without), eps=1e-4, ddof=1))
     assert got[1, 0] == 0
 
 
@@ -213,8 +225,8 @@ def test_order_of_completions_does_not_matter(seed: int, order: list[int], name:
     values = random.normal(size=(12, 2, 3))
     values[random.random(values.shape) < 0.1] = NAN
     weights, groups = np.array([1.0, 0.3]), np.arange(12) % 3
-    straight = ESTIMATORS[name](values, weights, groups, eps=1e-4, ddof=1)
-    close(ESTIMATORS[name](values[order], weights, groups[order], eps=1e-4, ddof=1), straight[order])
+    straight = estimate(name, values, weights, groups, eps=1e-4, ddof=1)
+    close(estimate(name, values[order], weights, groups[order], eps=1e-4, ddof=1), straight[order])
 
 
 def test_kl_is_taken_from_every_segment_of_the_total() -> None:

@@ -21,37 +21,53 @@ def stacked(case: dict[str, np.ndarray]) -> np.ndarray:
     return np.stack([case.get(name, np.zeros((4, 3))) for name in ARRAYS]).astype(np.float32)
 
 
-class AllLosses(ms.nn.Cell):
-    """Each loss with its sums and its gradient."""
+class Case(ms.nn.Cell):
+    """One loss and the arrays it reads."""
+
+    def __init__(self, loss: Any, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.loss = loss
+        self.names = names
+        self.places = tuple(ARRAYS.index(name) for name in names)
+
+    def construct(self, outputs: Tensor, arrays: Tensor) -> tuple[Tensor, Tensor]:
+        tensors = {}
+        for at in range(len(self.names)):
+            tensors[self.names[at]] = arrays[self.places[at]]
+        value, sums = self.loss(xp, outputs, tensors)
+        return value, ms.ops.stack((*sums.values(),))
+
+
+class AllCases(ms.nn.Cell):
+    """Every case; the gradient of the total holds that of each loss."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses = [loss for loss, _, _ in CASES.values()]
-        self.names = [tuple(tensors) for _, _, tensors in CASES.values()]
+        self.cases = ms.nn.CellList([Case(loss, tuple(tensors)) for loss, _, tensors in CASES.values()])
 
     def construct(self, outputs: Tensor, arrays: Tensor) -> Any:
-        found = ()
-        for place in range(len(self.losses)):
-            both = ms.value_and_grad(self.value, 0, None, has_aux=True)
-            (value, sums), gradient = both(outputs[place], arrays[place], place)
-            found = (*found, (value, sums, gradient))
-        return found
+        return ms.value_and_grad(self.total, 0, None, has_aux=True)(outputs, arrays)
 
-    def value(self, outputs: Tensor, arrays: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        tensors = {}
-        for at in range(len(ARRAYS)):
-            if ARRAYS[at] in self.names[place]:
-                tensors[ARRAYS[at]] = arrays[at]
-        value, sums = self.losses[place](xp, outputs, tensors)
-        return value, ms.ops.stop_gradient(ms.ops.stack((*sums.values(),)))
+    def total(self, outputs: Tensor, arrays: Tensor) -> Any:
+        values, sums = (), ()
+        place = 0
+        for case in self.cases:
+            value, found = case(outputs[place], arrays[place])
+            values, sums = (*values, value), (*sums, found)
+            place += 1
+        stacked = ms.ops.stack(values)
+        return stacked.sum(), stacked, sums
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     outputs = np.stack([array for _, array, _ in CASES.values()]).astype(np.float32)
     arrays = np.stack([stacked(tensors) for _, _, tensors in CASES.values()])
-    results = ms.jit(AllLosses().construct)(Tensor(outputs), Tensor(arrays))
-    return {name: [part.asnumpy() for part in result] for name, result in zip(CASES, results, strict=True)}
+    (_, values, sums), gradient = ms.jit(AllCases().construct)(Tensor(outputs), Tensor(arrays))
+    return {
+        name: (values[place].asnumpy(), sums[place].asnumpy(), gradient[place].asnumpy())
+        for place, name in enumerate(CASES)
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

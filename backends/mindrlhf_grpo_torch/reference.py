@@ -1,0 +1,100 @@
+"""What a policy is held to: the model without its adapters, or a frozen copy of the weights, which may be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mindrlhf_grpo.config import ModelConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError
+
+from . import hf
+from .log_probs import LogProbModel
+
+FILE = "reference.safetensors"
+
+
+class Reference:
+    """The reference of one policy.
+
+    Attributes:
+        frozen: the copy, loaded on first use; None until then, and always for LoRA.
+        moved: whether it differs from the model folder, so that a checkpoint must hold it.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.frozen: LogProbModel | None = None
+        self.moved = False
+
+    @contextmanager
+    def of(self, scorer: LogProbModel) -> Iterator[LogProbModel]:
+        """The reference of the policy that ``scorer`` computes: adapters disabled, or the frozen copy."""
+        if hf.is_lora(scorer.model):
+            model: Any = scorer.model
+            disabled: AbstractContextManager[None] = model.disable_adapter()
+            with disabled:
+                yield scorer
+            return
+        yield self.copy(scorer)
+
+    def copy(self, scorer: LogProbModel) -> LogProbModel:
+        """The frozen copy in the policy's layout."""
+        if self.frozen is None:
+            model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
+            self.frozen = LogProbModel(model, scorer.layout, recompute=False)
+        return self.frozen
+
+    @torch.no_grad()
+    def sync(self, scorer: LogProbModel, share: float) -> None:
+        """Move to ``share`` * policy + (1 - share) * reference, each weight rounded once to its type.
+
+        Raises:
+            BackendError: the policy has adapters.
+            ValueError: a share outside (0, 1].
+        """
+        if hf.is_lora(scorer.model):
+            raise BackendError(
+                "a reference cannot be moved with LoRA: it is the model without adapters; accepted: model.lora_rank=0"
+            )
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        live = dict(hf.hf_tensors(scorer.model))
+        for name, weight in hf.hf_tensors(self.copy(scorer).model):
+            if weight.is_floating_point():
+                weight.copy_(torch.lerp(weight.float(), live[name].float(), share))
+        self.moved = True
+
+    def save(self, folder: Path) -> None:
+        """Write a moved reference into a saved state; a file that is no longer true goes."""
+        from safetensors.torch import save_file
+
+        if self.moved and self.frozen is not None:
+            tensors = {name: tensor.contiguous() for name, tensor in hf.hf_tensors(self.frozen.model)}
+            save_file(tensors, folder / FILE)
+        else:
+            (folder / FILE).unlink(missing_ok=True)
+
+    def load(self, folder: Path, scorer: LogProbModel) -> None:
+        """Restore what ``save`` wrote, or the reference of the model folder.
+
+        Raises:
+            CheckpointError: a file that belongs to another model.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = folder / FILE
+        if not path.is_file():
+            self.frozen = None if self.moved else self.frozen
+            self.moved = False
+            return
+        try:
+            hf.copy_tensors(dict(hf.hf_tensors(self.copy(scorer).model)), load_file(path))
+        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None
+        self.moved = True
