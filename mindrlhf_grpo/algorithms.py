@@ -14,13 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .advantages import ESTIMATORS, Estimator, Further, Whitening, WhitenForm, kl_penalised, weighted_total
+from .advantages import ESTIMATORS, Estimator, Further, Whitening, kl_penalised, weighted_total
+from .advantages.tokens import WhitenForm
 from .backend import Loss
 from .batching import dead_groups
 from .config_algorithm import AlgorithmConfig, ReturnsConfig
 from .corrections import Correction
 from .errors import ConfigError
-from .kl_control import AdaptiveKl, FixedKl
+from .kl_control import KlControl
 from .losses import kl, policy_loss
 from .nearest import did_you_mean
 from .presets import OURS, PRESETS, Preset
@@ -139,7 +140,7 @@ class Plan:
     correction: Correction | None
     top_fraction: float
     count_kept: bool
-    kl_control: AdaptiveKl | FixedKl
+    kl_control: KlControl
 
     def check(self, group_size: int) -> None:
         """Raises ConfigError for groups of one where completions are compared: every advantage would be 0."""
@@ -229,10 +230,16 @@ def resolve(config: AlgorithmConfig) -> Plan:
         correction=None if config.correction is None else Correction(**config.correction.model_dump()),
         top_fraction=1.0 if config.entropy is None else config.entropy.top_fraction,
         count_kept=config.entropy is not None and config.entropy.count == "kept",
-        kl_control=FixedKl(settings.kl_coef)
-        if config.kl_control is None
-        else AdaptiveKl(settings.kl_coef, target=config.kl_control.target, horizon=config.kl_control.horizon),
+        kl_control=kl_control(config, settings),
     )
+
+
+def kl_control(config: AlgorithmConfig, settings: Settings) -> KlControl:
+    """Fixed, or steered where the configuration has a target."""
+    steered = config.kl_control
+    if steered is None:
+        return KlControl(coef=settings.kl_coef)
+    return KlControl(coef=settings.kl_coef, target=steered.target, horizon=steered.horizon)
 
 
 def loss_of(config: AlgorithmConfig, preset: Preset, settings: Settings, algorithm: Algorithm) -> Loss:
@@ -291,14 +298,18 @@ def check_settings(config: AlgorithmConfig, settings: Settings, algorithm: Algor
             "KL from; set algorithm.kl_in: loss, or algorithm.kl_coef: 0"
         )
     if config.kl_control is not None and not in_reward:
-        raise ConfigError("algorithm.kl_control adapts a KL in the reward: set algorithm.kl_in: reward and a kl_coef above 0")
+        raise ConfigError(
+            "algorithm.kl_control adapts a KL in the reward: set algorithm.kl_in: reward and a kl_coef above 0"
+        )
     if config.returns is not None and algorithm.returns == "same":
         raise ConfigError(
             f"algorithm.returns has no effect on algorithm.name: {name}, whose tokens all get the advantage of their "
             f"completion; it belongs to {', '.join(key for key, a in ALGORITHMS.items() if a.returns != 'same')}"
         )
     if config.reference_sync is not None and settings.kl_coef == 0:
-        raise ConfigError("algorithm.reference_sync moves the reference, and there is none: set algorithm.kl_coef above 0")
+        raise ConfigError(
+            "algorithm.reference_sync moves the reference, and there is none: set algorithm.kl_coef above 0"
+        )
 
 
 def unknown(key: str, value: str, known: list[str]) -> str:

@@ -10,8 +10,9 @@ CUTOFF = 0.5  # of difflib's similarity: a hint is better missing than far off
 
 
 def did_you_mean(wanted: str, names: Iterable[str], *, cutoff: float = CUTOFF) -> str:
-    """`` (did you mean 'NAME'?)``; empty where no name is near."""
-    near = get_close_matches(wanted, list(names), n=1, cutoff=cutoff)
+    """`` (did you mean 'NAME'?)``; empty where no name is near. Swapped letters are the likeliest slip."""
+    near = get_close_matches(wanted, list(names), n=3, cutoff=cutoff)
+    near.sort(key=lambda name: sorted(name) != sorted(wanted))
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

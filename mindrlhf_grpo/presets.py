@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from .advantages import Whitening, WhitenForm
+from .advantages import Whitening
+from .advantages.tokens import WhitenForm
 
 Arguments = Mapping[str, float | str | int]
 

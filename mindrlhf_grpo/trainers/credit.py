@@ -14,9 +14,10 @@ import numpy as np
 from ..advantages import gae, moments, reinforce_pp, to_tokens, token_rewards, whiten_tokens
 from ..algorithms import Plan
 from ..backend import Comm
-from ..corrections import entropy_mask
+from ..corrections import Correction, entropy_mask
 from ..errors import ConfigError
 from ..types import Batch, FloatArray
+from ..update_sums import combine
 from .host_table import HostTable
 
 
@@ -69,24 +70,40 @@ def with_returns(plan: Plan, comm: Comm, batch: Batch, rewards: FloatArray, valu
     return replace(batch, advantages=advantages.astype(np.float32), tensors=tensors)
 
 
-def corrected(plan: Plan, comm: Comm, batch: Batch) -> tuple[Batch, dict[str, float]]:
-    """Advantages times the factors for the difference between engine and policy, where asked; and how large it is.
+def corrected(plan: Plan, comm: Comm, batch: Batch, uncertain: FloatArray | None) -> tuple[Batch, dict[str, float]]:
+    """Advantages times the factors of the plan's correction and of its entropy filter; how far policy and engine differ.
 
-    Every surrogate is linear in a factor of its advantages, so this is the correction of the loss without its KL.
+    Every surrogate is linear in a factor of its advantages, so the loss is corrected and its KL is not.
+
+    Args:
+        uncertain: 1 at the tokens that are trained ``[n, T]``; None: all of them, or the mask says it.
     """
-    if batch.old_logps is None or batch.rollout_logps is None:
-        return batch, {}
-    log_ratio = batch.old_logps - batch.rollout_logps
-    if plan.correction is None:
-        return batch, {}
-    weights = plan.correction.weights(log_ratio, batch.mask)
-    sums = plan.correction.statistics(log_ratio, batch.mask)
-    _ = comm, sums
-    return replace(batch, advantages=(batch.advantages * weights).astype(np.float32)), {}
+    factors = np.ones(batch.ids.shape) if uncertain is None else uncertain
+    metrics: dict[str, float] = {}
+    if batch.old_logps is not None and batch.rollout_logps is not None:
+        log_ratio = batch.old_logps - batch.rollout_logps
+        correction = plan.correction or Correction()
+        parts = comm.gather_objects({**correction.statistics(log_ratio, batch.mask), "tokens": float(batch.mask.sum())})
+        sums = combine(parts)
+        tokens = max(1.0, sums.pop("tokens"))
+        metrics = {
+            "correction/mean": sums["correction"] / tokens,
+            "correction/unbounded": sums["correction_unbounded"] / tokens,
+            "correction/changed_frac": sums["correction_changed"] / tokens,
+            "correction/max": sums["max/correction"],
+        }
+        if plan.correction is not None:
+            factors = factors * plan.correction.weights(log_ratio, batch.mask)
+    return replace(batch, advantages=(batch.advantages * factors).astype(np.float32)), metrics
 
 
-def uncertain(plan: Plan, comm: Comm, batch: Batch, entropies: FloatArray) -> FloatArray:
-    """The mask ``[n, T]`` without the tokens that the policy is sure of, by a threshold over the global batch."""
-    everywhere = np.concatenate(comm.gather_objects(entropies[batch.mask > 0]))
-    _ = entropy_mask, everywhere
-    return batch.mask
+def uncertain_tokens(plan: Plan, comm: Comm, batch: Batch, entropies: FloatArray) -> FloatArray:
+    """1 at trained tokens among the ``top_fraction`` of the global batch by entropy, else 0 ``[n, T]``."""
+    trained = batch.mask > 0
+    parts = comm.gather_objects(entropies[trained])
+    everywhere = np.concatenate(parts)[None]
+    kept = entropy_mask(everywhere, np.ones_like(everywhere), 1.0 - plan.top_fraction)[0]
+    before = sum(len(part) for part in parts[: comm.rank])
+    mask = np.zeros_like(batch.mask)
+    mask[trained] = kept[before : before + int(trained.sum())]
+    return mask

@@ -77,7 +77,7 @@ class Collector:
         self.config, self.plan, self.comm = config, plan, comm
         self.stream, self.engine, self.rewards, self.tokenizer = stream, engine, rewards, tokenizer
         self.sampling = training_sampling(config)
-        self.kl_control = plan.kl_control()
+        self.kl_control = plan.kl_control
 
     def collect(self, policy: Policy, critic: Critic | None, clock: Clock) -> Experience:
         """Generate, score and weigh one rollout batch; dead groups are replaced where the configuration asks."""
@@ -92,12 +92,15 @@ class Collector:
         batch = self._batch(drawn.groups, own, trained[mine])
         with clock.phase("logps"):
             batch, entropies = self._logps(policy, batch)
-        batch, trained_tokens = self._weighted(batch, chunk_of, mine, entropies)
+        uncertain = None if entropies is None else credit.uncertain_tokens(self.plan, self.comm, batch, entropies)
+        if self.plan.count_kept and uncertain is not None:
+            batch, uncertain = replace(batch, mask=uncertain), None
+        batch, trained_tokens = self._weighted(batch, chunk_of, mine)
         with clock.phase("values"):
             values = None if critic is None else critic.model.values(batch)
         kl_coef = self.kl_control.coef
         batch = credit.assign(self.plan, self.comm, batch, whole, mine, values=values, kl_coef=kl_coef)
-        batch, corrections = credit.corrected(self.plan, self.comm, batch)
+        batch, corrections = credit.corrected(self.plan, self.comm, batch, uncertain)
         return Experience(
             groups=drawn.groups,
             table=own.rewards,
@@ -114,7 +117,7 @@ class Collector:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`; an empty one is that of a fresh run."""
         if "kl_control" in state:
-            self.kl_control.load_state(state["kl_control"])
+            self.kl_control.restore(state["kl_control"])
 
     def _rollouts(self, clock: Clock) -> Drawn:
         """Draw until every place in the step is taken or the budget of rounds is spent."""
@@ -196,30 +199,22 @@ class Collector:
             batch = replace(batch, ref_logps=policy.logps(batch, reference=True).logps)
         return batch, entropies
 
-    def _weighted(
-        self, batch: Batch, chunk_of: IntArray, mine: slice, entropies: FloatArray | None
-    ) -> tuple[Batch, tuple[int, ...]]:
+    def _weighted(self, batch: Batch, chunk_of: IntArray, mine: slice) -> tuple[Batch, tuple[int, ...]]:
         """Loss weights from the denominators of each optimizer step's global batch; tokens trained in each step."""
-        counted = mask = batch.mask
-        if entropies is not None:
-            mask = credit.uncertain(self.plan, self.comm, batch, entropies)
-            counted = mask if self.plan.count_kept else counted
-        tables = self.comm.gather_objects((mask.sum(axis=1), counted.sum(axis=1)))
-        trained, counts = (np.concatenate(columns).astype(np.int64) for columns in zip(*tables, strict=True))
-        weights = np.zeros_like(mask)
-        for chunk in range(self.config.algorithm.updates_per_batch):
+        trained = np.concatenate(self.comm.gather_objects(batch.mask.sum(axis=1))).astype(np.int64)
+        weights = np.zeros_like(batch.mask)
+        chunks = range(self.config.algorithm.updates_per_batch)
+        for chunk in chunks:
             inside = chunk_of == chunk
-            tokens, sequences = denominators(counts[inside], count_masked_rows=self.plan.settings.count_masked_rows)
+            tokens, sequences = denominators(trained[inside], count_masked_rows=self.plan.settings.count_masked_rows)
             weights[inside[mine]] = loss_weights(
-                counted[inside[mine]],
+                batch.mask[inside[mine]],
                 self.plan.settings.aggregation,
                 tokens=tokens,
                 sequences=sequences,
                 max_tokens=self.config.rollout.max_tokens,
             )
-        chunks = range(self.config.algorithm.updates_per_batch)
-        trained_tokens = tuple(int(trained[chunk_of == chunk].sum()) for chunk in chunks)
-        return replace(batch, mask=mask, weights=weights * mask), trained_tokens
+        return replace(batch, weights=weights), tuple(int(trained[chunk_of == chunk].sum()) for chunk in chunks)
 
     def _control_kl(self, batch: Batch, completions: int) -> dict[str, float]:
         """Move the coefficient of a KL in the reward towards its target; what it was, as a metric."""

@@ -13,7 +13,8 @@ from mindrlhf_grpo.advantages import gdpo, grpo
 from mindrlhf_grpo.algorithms import OURS, PRESETS, Preset, resolve
 from mindrlhf_grpo.config import AlgorithmConfig
 from mindrlhf_grpo.errors import ConfigError, UserError
-from mindrlhf_grpo.losses import PolicyLoss
+from mindrlhf_grpo.losses import POLICY_LOSSES, PolicyLoss
+from mindrlhf_grpo.types import Batch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"
 
@@ -30,7 +31,7 @@ def settings(**keys: Any) -> dict[str, Any]:
 DEFAULT = {
     "adv_eps": 1e-4, "std_ddof": 1, "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 0.0, "aggregation": "token_mean",
     "kl_coef": 0.0, "kl_estimator": "k3", "kl_in": "loss", "log_ratio_clamp": 0.0, "kl_clamp": 0.0,
-    "count_masked_rows": False, "whitening": "samples",
+    "count_masked_rows": False, "whitening": "samples", "token_whitening": "verl",
 }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ DEFAULT = {
             "openrlhf",
             {
                 "adv_eps": 1e-9, "kl_coef": 0.01, "kl_estimator": "k1", "kl_in": "reward", "log_ratio_clamp": 20.0,
-                "kl_clamp": 10.0,
+                "kl_clamp": 10.0, "token_whitening": "openrlhf",
             },
         ),
         ("mindrlhf", {"adv_eps": 1e-6, "aggregation": "sequence_mean", "kl_coef": 0.01}),
@@ -115,9 +116,18 @@ def test_needs() -> None:
     [
         ({"name": "gpro"}, "algorithm.name 'gpro' is unknown.*did you mean 'grpo'"),
         ({"name": "dr.grpo"}, "did you mean 'dr_grpo'"),
-        ({"name": "zzz"}, "there are grpo, dr_grpo, rloo, gdpo, rank_grpo$"),
+        ({"name": "zzz"}, "there are grpo, dr_grpo, .*, reinforce_pp_baseline, ppo$"),
         ({"preset": "open-rlhf"}, "algorithm.preset 'open-rlhf' is unknown.*did you mean 'openrlhf'"),
         ({"dual_clip": 0.5}, "algorithm.dual_clip is 0.5: it must be above 1, or 0 for off"),
+        ({"loss": "cisppo"}, "algorithm.loss 'cisppo' is unknown.*did you mean 'cispo'"),
+        ({"loss": {"name": "cispo", "hihg": 2.0}}, "algorithm.loss cispo: hihg is unknown.*did you mean 'high'"),
+        ({"loss": {"high": 2.0}}, "algorithm.loss as a mapping needs a name"),
+        ({"kl_control": {}}, "algorithm.kl_control adapts a KL in the reward"),
+        (
+            {"returns": {}},
+            "algorithm.returns has no effect on algorithm.name: grpo.*reinforce_pp, reinforce_pp_baseline, ppo",
+        ),
+        ({"reference_sync": {}}, "algorithm.reference_sync moves the reference, and there is none"),
         ({"name": "gdpo", "preset": "openrlhf"}, "algorithm.kl_in: reward does not go with algorithm.name: gdpo"),
     ],
 )
@@ -168,10 +178,41 @@ def test_kl_in_the_reward_does_not_score_an_unscored_sample() -> None:
     np.testing.assert_allclose(got.ravel(), [1 / 3, -2 / 3, 1 / 3, 0], atol=1e-15)
 
 
-def test_kl_sums_stop_at_the_end_of_a_completion() -> None:
+def test_kl_of_tokens_stops_at_the_end_of_a_completion() -> None:
     logps, reference = np.array([[-1.0, -1.0, np.nan], [-1.0, -500.0, -1.0]]), np.full((2, 3), -1.5)
-    got = plan(preset="openrlhf").kl_sums(logps, reference, np.array([2, 3]))
-    np.testing.assert_allclose(got, [1.0, 0.5 - 10.0 + 0.5], atol=1e-15)  # k1, clamped to 10
+    batch = empty_batch(np.array([2, 3]), old_logps=logps, ref_logps=reference)
+    np.testing.assert_allclose(
+        plan(preset="openrlhf").kl_tokens(batch), [[0.5, 0.5, 0], [0.5, -10.0, 0.5]]
+    )  # k1, clamped
+
+
+def empty_batch(lengths: Any, **arrays: Any) -> Batch:
+    """Rows with log-probs and nothing else of interest."""
+    zeros = np.zeros((len(lengths), int(lengths.max())), np.float32)
+    return Batch(
+        prompts=(np.zeros(1, np.int64),), prompt_of=np.zeros(len(lengths), np.int64), ids=zeros.astype(np.int64),
+        lengths=lengths, mask=zeros, weights=zeros, advantages=zeros, **arrays,
+    )  # fmt: skip
+
+
+def test_an_algorithm_brings_its_loss_and_a_preset_the_peers_numbers_for_it() -> None:
+    assert plan(name="gspo").loss == POLICY_LOSSES["gspo"](log_ratio_max=10.0)
+    assert plan(name="gspo").settings.aggregation == "sequence_mean"
+    assert plan(name="gspo", preset="verl").loss.gradient == "token"
+    assert plan(name="gspo", preset="trl", clip_high=0.01).loss.clip_high == 0.01
+    assert (plan(name="cispo").loss.low, plan(name="cispo").loss.high) == (0.0, 5.0)
+    verl = plan(name="cispo", preset="verl").loss
+    assert (verl.low, verl.high) == (0.8, 1.2)
+    asked = plan(name="rank_grpo", loss={"name": "item", "items": 7}, kl_coef=0.5).loss
+    assert (type(asked).__name__, asked.items, asked.kl_coef) == ("ItemPolicyLoss", 7, 0.5)
+
+
+def test_ppo_needs_a_critic_and_takes_single_completions() -> None:
+    ppo = plan(name="ppo", kl_coef=0.1, kl_in="reward")
+    assert ppo.needs == {"critic", "reference", "old_logps"}
+    ppo.check(1)
+    assert ppo.dead_groups(VALUES, WEIGHTS, GROUPS).tolist() == [False]
+    assert ppo.advantages(VALUES, WEIGHTS, GROUPS).ravel().tolist() == [1.0, 0.0, 0.9, -0.1]
 
 
 def test_gdpo_group_is_dead_only_if_every_component_is() -> None:
@@ -184,6 +225,11 @@ def cell(value: Any, name: str) -> str:
     """A preset's value as the document writes it."""
     if name == "kl_clamps":
         return ", ".join(f"{estimator}: {bound:g}" for estimator, bound in value) or "off"
+    if name == "losses":
+        return (
+            "; ".join(f"{loss}: {', '.join(f'{k} {v}' for k, v in numbers.items())}" for loss, numbers in value.items())
+            or "none"
+        )
     if value is None:
         return "= low"
     if isinstance(value, bool):

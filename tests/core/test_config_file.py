@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mindrlhf_grpo import yaml_source
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_file import dump, json_schema, load_config, schema_text
-from mindrlhf_grpo.config_keys import Key, catalogue, leaves
+from mindrlhf_grpo.config_keys import Key, catalogue
 from mindrlhf_grpo.errors import ConfigError
 
 MINIMAL = """\
@@ -350,12 +350,12 @@ def test_schema_refuses_unknown_keys_and_describes_known_ones() -> None:
 
 def always_there() -> list[Key]:
     """The keys outside sections that are null unless asked for."""
-    optional = [key.path for key in catalogue().values() if key.optional]
-    return [key for key in leaves() if not any(key.path.startswith(f"{section}.") for section in optional)]
+    optional = [key.path for key in catalogue().records.values() if key.optional]
+    return [key for key in catalogue().leaves() if not any(key.path.startswith(f"{section}.") for section in optional)]
 
 
 def test_at_most_seventy_keys_each_described() -> None:
-    keys = leaves()
+    keys = catalogue().leaves()
     assert len(always_there()) <= 70
     assert [key.path for key in keys if len(key.description) < 10] == []
     assert [key.path for key in keys if "class" in key.accepted or "typing" in key.accepted] == []
@@ -380,7 +380,7 @@ def test_a_section_that_may_be_absent_stays_so_and_takes_its_defaults_when_empty
 
 
 def test_ranges_are_told_in_words() -> None:
-    told = {path: key.accepted for path, key in catalogue().items()}
+    told = {path: key.accepted for path, key in catalogue().records.items()}
     assert told["rollout.top_p"] == "a number, above 0 and at most 1"
     assert told["train.betas"] == "a list of 2, each a number, at least 0 and below 1"
     assert told["data.source"] == "text or a mapping"

@@ -14,7 +14,7 @@ import pytest
 from tiny_run import write_run
 
 from mindrlhf_grpo.cli import main
-from mindrlhf_grpo.config_keys import leaves
+from mindrlhf_grpo.config_keys import catalogue
 
 COUNT = 200
 IN_A_PROCESS = 10
@@ -49,7 +49,7 @@ def appended(text: str, said: str) -> Mutation:
 
 def misspelt(draw: random.Random) -> Iterator[Mutation]:
     """Every key with a letter lost, doubled or exchanged."""
-    for key in leaves():
+    for key in catalogue().leaves():
         path = key.path.replace(".N.", ".0.")
         section, _, name = path.rpartition(".")
         place = draw.randrange(1, max(2, len(name) - 1))
@@ -59,7 +59,7 @@ def misspelt(draw: random.Random) -> Iterator[Mutation]:
 
 def wrong_type() -> Iterator[Mutation]:
     """Every key with a value of a type it does not take."""
-    for key in leaves():
+    for key in catalogue().leaves():
         if key.numeric:
             for value in ("true", "abc", "[1]", "{a: 1}", ".inf"):
                 yield override(key.path.replace(".N.", ".0."), value, "is not accepted; it takes")
@@ -73,7 +73,7 @@ def wrong_type() -> Iterator[Mutation]:
 
 def out_of_range() -> Iterator[Mutation]:
     """Every bounded number beyond its bound."""
-    for key in leaves():
+    for key in catalogue().leaves():
         path = key.path.replace(".N.", ".0.")
         if "at least 0" in key.accepted and key.numeric:
             yield override(path, "-1" if not key.accepted.startswith("a list") else "[-1, 0]", "at least 0")
