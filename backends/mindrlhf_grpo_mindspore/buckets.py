@@ -106,11 +106,15 @@ class Buckets:
         return new
 
     def grown(self, need: Sizes, whole: Sizes) -> Sizes:
-        """Tokens up to the next power of two, and room for as many more prompts and predictions, within the whole."""
+        """Tokens up to the next power of two, and room for as many more prompts and predictions, within the whole.
+
+        A completion gets room up to the next power of two: attention over all that a run allows would cost its square.
+        """
         tokens = min(power_of_two(need.tokens), whole.tokens)
         room = tokens / need.tokens
         return replace(
             whole, tokens=tokens, prompts=min(padded(math.ceil(need.prompts * room), least=1), whole.prompts),
+            completion=min(power_of_two(need.completion), whole.completion),
             predicted=min(in_eighths(math.ceil(need.predicted * room)), whole.predicted),
         )  # fmt: skip
 

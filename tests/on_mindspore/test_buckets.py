@@ -35,6 +35,15 @@ def test_a_growing_need_compiles_by_doubling() -> None:
     assert len(buckets.known) <= 6
 
 
+def test_short_completions_are_not_padded_to_all_that_a_run_allows() -> None:
+    """Scores of 512 tokens for completions of 7 took 6 GB for a model of two layers."""
+    long = Sizes(prompts=8, group=8, prompt=1, completion=512, tokens=1, predicted=1)
+    buckets = Buckets(Cost(token=5e4, prediction=4e3, score=256.0), shared=True, limits=long)
+    chosen = buckets.choose(need(3, tokens=40, predicted=25, prompt=9, completion=7))
+    assert chosen.completion == 16
+    assert chosen.rows * chosen.completion * (chosen.prompt + chosen.completion) < 40_000
+
+
 def test_padding_is_computed_until_it_has_cost_a_compilation() -> None:
     buckets = Buckets(SMOLLM2, shared=True, limits=LIMITS)
     large = buckets.choose(need(16, tokens=880, predicted=640))
