@@ -98,13 +98,6 @@ class Sigmoid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SigmoidNorm(Sigmoid):
-    """DPO on log-ratios per token: TRL ``sigmoid_norm``; what MindRLHF's ``DPOLossV2`` always does."""
-
-    averaged: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CDPO(Sigmoid):
     """Conservative DPO: a share ``label_smoothing`` of the pairs is taken to be labelled the wrong way round.
 
@@ -116,6 +109,14 @@ class CDPO(Sigmoid):
     def losses(self, xp: Any, chosen: Any, rejected: Any, tensors: Mapping[str, Any]) -> Any:
         gap = self.beta * (chosen - rejected)
         return -(1.0 - self.label_smoothing) * log_sigmoid(xp, gap) - self.label_smoothing * log_sigmoid(xp, -gap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigmoidNorm(CDPO):
+    """DPO on log-ratios per token: TRL ``sigmoid_norm``; what MindRLHF's ``DPOLossV2`` always does."""
+
+    label_smoothing: float = 0.0
+    averaged: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +311,7 @@ class KTO:
     undesirable: float = 1.0
 
     counted_by: ClassVar[str] = "rows"
+    compared: ClassVar[bool] = True
 
     def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and sums over rows.
@@ -320,7 +322,8 @@ class KTO:
 
         Returns:
             The loss, and ``rows``, ``accuracy`` (x > z where desirable, x < z elsewhere), ``desirable``,
-            ``reward_desirable``, ``reward_undesirable`` (beta x of either kind), ``baseline`` (z).
+            ``undesirable`` (numbers of rows), ``reward_desirable``, ``reward_undesirable`` (beta x of either kind),
+            ``baseline`` (z).
         """
         weights, good = tensors["row_weight"][:, 0], tensors["label"][:, 0] > 0.5
         real = xp.where(weights > 0, xp.ones_like(weights), 0.0)
@@ -333,6 +336,7 @@ class KTO:
             "rows": xp.sum(real),
             "accuracy": xp.sum(xp.where(right > 0, real, 0.0)),
             "desirable": xp.sum(liked),
+            "undesirable": xp.sum(real - liked),
             "reward_desirable": xp.sum(liked * reward),
             "reward_undesirable": xp.sum((real - liked) * reward),
             "baseline": xp.sum(real * tensors["baseline"][:, 0]),
