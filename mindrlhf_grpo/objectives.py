@@ -161,6 +161,16 @@ class Task:
         """The held-out figure a run is judged by; of ``nll`` less is better."""
         return "nll" if self.loss.counted_by == "tokens" else "accuracy"
 
+    @property
+    def better(self) -> int:
+        """1 where more of the headline figure is better, else -1."""
+        return -1 if self.headline == "nll" else 1
+
+    def threshold(self, tensors: Mapping[str, Any]) -> Any:
+        """Score above which a single row counts as good ``[N]``, or 0."""
+        threshold = getattr(self.loss, "threshold", None)
+        return 0.0 if threshold is None else threshold(tensors)
+
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Metrics from the sums of a loss: means over pairs, rows or tokens."""
         figures: dict[str, float] = {}
@@ -220,7 +230,9 @@ def check_task(task: Task, config: OfflineConfig) -> None:
     """Refuse combinations that would not do what they say."""
     objective, stored = task.objective, config.objective.reference_logps == "stored"
     if stored and not task.needs_reference:
-        raise ConfigError(f"objective.reference_logps: stored does not go with {objective.name}, which has no reference")
+        raise ConfigError(
+            f"objective.reference_logps: stored does not go with {objective.name}, which has no reference"
+        )
     if stored and objective.rows != "pairs":
         raise ConfigError(
             f"objective.reference_logps: stored does not go with {objective.name}: its baseline asks the reference about "

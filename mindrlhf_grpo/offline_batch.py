@@ -41,7 +41,7 @@ def build_offline_batch(examples: Sequence[Example], whole: Denominators) -> Bat
     """
     completions = [completion for example in examples for completion in example.completions]
     lengths = np.asarray([len(completion) for completion in completions], dtype=np.int64)
-    shape = (len(lengths), int(lengths.max(initial=0)))
+    shape = (len(lengths), int(lengths.max(initial=1)))  # a loss reads x[:, 0], also of no rows
     mask = padded([completion.mask for completion in completions], np.zeros(shape, np.float32))
     counts = [len(example.completions) for example in examples]
     first = np.asarray([place == 0 for count in counts for place in range(count)], dtype=np.float32)

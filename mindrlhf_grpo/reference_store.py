@@ -7,6 +7,7 @@ are used again only by the checkpoint that made them: fingerprints are compared,
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,10 @@ TENSOR = "reference_logps"
 
 @dataclass(frozen=True, slots=True)
 class StoredLogProbs:
-    """Log-probs by row of the source: of each completion of the example ``[T]``, one after the other."""
+    """Log-probs by row of the source, of each completion of the example ``[T]`` one after the other; and of which ids."""
 
     rows: dict[int, FloatArray]
+    digests: dict[int, int]
 
     def of(self, examples: Sequence[Example], shape: tuple[int, int]) -> FloatArray:
         """``[N, T]`` of these examples' rows, 0 past each length.
@@ -39,28 +41,34 @@ class StoredLogProbs:
         logps = np.zeros(shape, np.float32)
         at = 0
         for example in examples:
-            lengths = [len(completion) for completion in example.completions]
-            stored = self.rows.get(example.row)
-            if stored is None or len(stored) != sum(lengths):
+            if self.digests.get(example.row) != digest(example):
                 raise CheckpointError(
                     f"stored reference log-probs do not fit row {example.row} of the data: "
-                    + ("it has none" if stored is None else f"{len(stored)} tokens stored, {sum(lengths)} in the row")
+                    + ("it has other tokens now" if example.row in self.digests else "it has none")
                     + "; delete the folder reference/ of the run to compute them anew"
                 )
+            stored, lengths = self.rows[example.row], [len(completion) for completion in example.completions]
             for part in np.split(stored, np.cumsum(lengths)[:-1]):
                 logps[at, : len(part)] = part
                 at += 1
         return logps
 
 
+def digest(example: Example) -> int:
+    """Checksum of the tokens of an example and of where its completions begin."""
+    parts = [example.prompt, *(completion.ids for completion in example.completions)]
+    lengths = np.asarray([len(part) for part in parts], np.int32)
+    return zlib.crc32(np.concatenate([lengths, *parts]).astype(np.int32).tobytes())
+
+
 def load(folder: Path, name: str, identity: dict[str, Any]) -> StoredLogProbs | None:
     """What is stored under a name, None if nothing is.
 
     Args:
-        identity: ``fingerprint`` of the model and of the data; must be what was stored.
+        identity: the ``fingerprint`` of the model; must be what was stored.
 
     Raises:
-        CheckpointError: made by another checkpoint or from other data.
+        CheckpointError: made by another checkpoint.
     """
     record = folder / f"{name}.json"
     if not record.exists():
@@ -76,7 +84,8 @@ def load(folder: Path, name: str, identity: dict[str, Any]) -> StoredLogProbs | 
     values = read_tensor(path, read_header(path)[TENSOR])
     ends = np.cumsum(saved["lengths"])
     parts = np.split(values, ends[:-1]) if len(ends) else []
-    return StoredLogProbs(dict(zip(saved["rows"], parts, strict=True)))
+    rows = saved["rows"]
+    return StoredLogProbs(dict(zip(rows, parts, strict=True)), dict(zip(rows, saved["digests"], strict=True)))
 
 
 def save(folder: Path, name: str, identity: dict[str, Any], found: StoredLogProbs) -> None:
@@ -84,7 +93,10 @@ def save(folder: Path, name: str, identity: dict[str, Any], found: StoredLogProb
     folder.mkdir(parents=True, exist_ok=True)
     values = [np.asarray(part, np.float32) for part in found.rows.values()]
     write_tensors(folder / f"{name}.safetensors", {TENSOR: np.concatenate([*values, np.zeros(0, np.float32)])})
-    record = {"identity": identity, "rows": list(found.rows), "lengths": [len(part) for part in values]}
+    record = {
+        "identity": identity, "rows": list(found.rows), "lengths": [len(part) for part in values],
+        "digests": list(found.digests.values()),
+    }  # fmt: skip
     replace_file(folder / f"{name}.json", json.dumps(record).encode())
 
 
@@ -100,4 +112,4 @@ def compute(
     for start in range(0, len(examples), step):
         part = examples[start : start + step]
         rows.update(zip([example.row for example in part], logps(part), strict=True))
-    return StoredLogProbs(rows)
+    return StoredLogProbs(rows, {example.row: digest(example) for example in examples})

@@ -102,7 +102,9 @@ def number(row: Mapping[str, Any], config: OfflineDataConfig, part: str) -> floa
     """A finite number, true or false of a row; raises DataError on anything else."""
     column = column_of(config, part)
     if column not in row:
-        raise DataError(f"no column {column!r}{did_you_mean(column, map(str, row))}; columns: {', '.join(map(str, row))}")
+        raise DataError(
+            f"no column {column!r}{did_you_mean(column, map(str, row))}; columns: {', '.join(map(str, row))}"
+        )
     value = row[column]
     if not isinstance(value, (bool, int, float)) or not abs(value) < float("inf"):
         raise DataError(f"{column} is {value!r}, not a finite number, true or false")
