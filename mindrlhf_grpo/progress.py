@@ -108,17 +108,20 @@ def rich_bar(console: object) -> Progress:
 
 
 def status(metrics: Mapping[str, float], seconds_left: float | None) -> str:
-    """Reward, speed and time left in fixed columns; held-out accuracy at the end of steps that measured it."""
-    reward, seconds = metrics.get("reward/mean"), metrics.get("time/step")
-    speed = metrics.get("tokens/generated", 0.0) / seconds if seconds else None
+    """Reward (or loss), speed and time left in fixed columns; the held-out figure at the end of steps that measured it."""
+    name = "loss" if "tokens/read" in metrics else "reward"
+    value, seconds = metrics.get("loss" if name == "loss" else "reward/mean"), metrics.get("time/step")
+    speed = metrics.get("tokens/generated", metrics.get("tokens/read", 0.0)) / seconds if seconds else None
     parts = [
-        f"reward {reward:7.3f}" if reward is not None else "reward       -",
+        f"{name} {value:7.3f}" if value is not None else f"{name}       -",
         f"{speed:>7,.0f} tok/s" if speed is not None else "      - tok/s",
         f"{seconds:7.2f} s/step" if seconds is not None else "      - s/step",
         f"eta {clock(seconds_left):>8}",
     ]
-    accuracy = metrics.get("eval/accuracy")
-    return "  ".join(parts) + (f"  accuracy {accuracy:.3f}" if accuracy is not None else "")
+    for held_out in ("accuracy", "perplexity"):
+        if f"eval/{held_out}" in metrics:
+            parts.append(f"{held_out} {metrics[f'eval/{held_out}']:.3f}")
+    return "  ".join(parts)
 
 
 def clock(seconds: float | None) -> str:

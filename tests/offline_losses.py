@@ -109,7 +109,7 @@ EXPECTED_SUMS = {
         "logp_chosen": -4.25, "logp_rejected": -2.5,
     },
     "kto": {
-        "rows": 4.0, "accuracy": 2.0, "desirable": 2.0, "reward_desirable": 0.125, "reward_undesirable": -0.125,
+        "rows": 4.0, "accuracy": 2.0, "desirable": 2.0, "undesirable": 2.0, "reward_desirable": 0.125, "reward_undesirable": -0.125,
         "baseline": 0.8,
     },
     "bradley_terry": {"pairs": 2.0, "accuracy": 1.0, "margin": 0.9, "score_chosen": 1.4, "score_rejected": 0.5},

@@ -74,7 +74,7 @@ def gdpo(
     scored = np.asarray((~np.isnan(values) & (peers > 1)).any(axis=1), dtype=np.bool_)
     if scale:
         deviation = total[scored].std(ddof=ddof) if scored.sum() > ddof else 0.0
-        return total / deviation if deviation > 0 else total
+        return np.asarray(total / deviation if deviation > 0 else total, dtype=np.float64)
     if further.whitening == "samples" and token_counts is None:
         return whiten(total, scored, ddof=ddof)
     counts = further.lengths if token_counts is None else token_counts

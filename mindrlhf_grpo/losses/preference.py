@@ -22,6 +22,11 @@ def sigmoid(xp: Any, x: Any) -> Any:
     return xp.exp(log_sigmoid(xp, x))
 
 
+def right(xp: Any, gap: Any) -> Any:
+    """1 where a gap is above 0, 0 below, 1/2 for a tie: an untrained policy, equal to its reference, has 1/2 and not 0."""
+    return 0.5 + 0.5 * xp.sign(xp.stop_gradient(gap))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sigmoid:
     """DPO, -log sigmoid(beta h) with h = chosen - rejected log-ratio: https://arxiv.org/abs/2305.18290.
@@ -50,7 +55,7 @@ class Sigmoid:
             tensors: ``mask``, ``row_weight``; ``ref_logps`` unless there is no reference; with ``sft_coef`` ``weights``.
 
         Returns:
-            The loss, and ``pairs``, ``accuracy`` (reward of chosen above rejected), ``margin`` of rewards,
+            The loss, and ``pairs``, ``accuracy`` (reward of chosen above rejected, a tie is half), ``margin``,
             ``reward_chosen``, ``reward_rejected`` (beta x log-ratio), ``logp_chosen``, ``logp_rejected`` (sums of tokens).
         """
         n = logps.shape[0] // 2
@@ -68,7 +73,7 @@ class Sigmoid:
         totals = xp.stop_gradient(xp.sum(current, axis=1))
         return loss, {
             "pairs": xp.sum(real),
-            "accuracy": xp.sum(xp.where(gap > 0, real, 0.0)),
+            "accuracy": xp.sum(right(xp, gap) * real),
             "margin": xp.sum(gap * real),
             "reward_chosen": self.beta * xp.sum(xp.stop_gradient(chosen) * real),
             "reward_rejected": self.beta * xp.sum(xp.stop_gradient(rejected) * real),
@@ -98,13 +103,6 @@ class Sigmoid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SigmoidNorm(Sigmoid):
-    """DPO on log-ratios per token: TRL ``sigmoid_norm``; what MindRLHF's ``DPOLossV2`` always does."""
-
-    averaged: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CDPO(Sigmoid):
     """Conservative DPO: a share ``label_smoothing`` of the pairs is taken to be labelled the wrong way round.
 
@@ -116,6 +114,14 @@ class CDPO(Sigmoid):
     def losses(self, xp: Any, chosen: Any, rejected: Any, tensors: Mapping[str, Any]) -> Any:
         gap = self.beta * (chosen - rejected)
         return -(1.0 - self.label_smoothing) * log_sigmoid(xp, gap) - self.label_smoothing * log_sigmoid(xp, -gap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigmoidNorm(CDPO):
+    """DPO on log-ratios per token: TRL ``sigmoid_norm``; what MindRLHF's ``DPOLossV2`` always does."""
+
+    label_smoothing: float = 0.0
+    averaged: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +316,7 @@ class KTO:
     undesirable: float = 1.0
 
     counted_by: ClassVar[str] = "rows"
+    compared: ClassVar[bool] = True
 
     def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and sums over rows.
@@ -319,20 +326,22 @@ class KTO:
             tensors: ``mask``, ``ref_logps``, ``row_weight`` (1 / rows), ``label`` (1 desirable, 0 not), ``baseline``.
 
         Returns:
-            The loss, and ``rows``, ``accuracy`` (x > z where desirable, x < z elsewhere), ``desirable``,
-            ``reward_desirable``, ``reward_undesirable`` (beta x of either kind), ``baseline`` (z).
+            The loss, and ``rows``, ``accuracy`` (x > z where desirable, x < z elsewhere, a tie is half), ``desirable``,
+            ``undesirable`` (numbers of rows), ``reward_desirable``, ``reward_undesirable`` (beta x of either kind),
+            ``baseline`` (z).
         """
         weights, good = tensors["row_weight"][:, 0], tensors["label"][:, 0] > 0.5
         real = xp.where(weights > 0, xp.ones_like(weights), 0.0)
         gap = self.scores(xp, logps, tensors) - self.beta * tensors["baseline"][:, 0]
-        right = xp.where(good, gap, -gap)
+        side = xp.where(good, gap, -gap)
         importance = xp.where(good, self.desirable * real, self.undesirable * real)
         liked = xp.where(good, real, 0.0)
         reward = xp.stop_gradient(gap) + self.beta * tensors["baseline"][:, 0]
-        return xp.sum(weights * importance * (1.0 - sigmoid(xp, right))), {
+        return xp.sum(weights * importance * (1.0 - sigmoid(xp, side))), {
             "rows": xp.sum(real),
-            "accuracy": xp.sum(xp.where(right > 0, real, 0.0)),
+            "accuracy": xp.sum(right(xp, side) * real),
             "desirable": xp.sum(liked),
+            "undesirable": xp.sum(real - liked),
             "reward_desirable": xp.sum(liked * reward),
             "reward_undesirable": xp.sum((real - liked) * reward),
             "baseline": xp.sum(real * tensors["baseline"][:, 0]),
@@ -342,3 +351,7 @@ class KTO:
         """beta x log-ratio of each row ``[N]``."""
         trained = tensors["mask"] > 0
         return self.beta * xp.sum(xp.where(trained, logps - tensors["ref_logps"], 0.0), axis=1)
+
+    def threshold(self, tensors: Mapping[str, Any]) -> Any:
+        """The score ``[N]`` above which a row counts as desirable: beta z."""
+        return self.beta * tensors["baseline"][:, 0]

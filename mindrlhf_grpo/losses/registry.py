@@ -23,6 +23,9 @@ POLICY_LOSSES: dict[str, type[PolicyLoss]] = {
 }  # fmt: skip
 
 Argument = float | str | int
+KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "float": ("a number", (int, float)), "int": ("a whole number", (int,)), "str": ("a word", (str,)),
+}  # fmt: skip
 
 
 def policy_loss(
@@ -49,7 +52,7 @@ def policy_loss(
             reason = "has no effect" if argument in loss.unused else f"is unknown{did_you_mean(argument, types)}"
             raise ConfigError(f"algorithm.loss {name}: {argument} {reason}; it takes {', '.join(types)}")
         if not fits(value, types[argument]):
-            raise ConfigError(f"algorithm.loss {name}: {argument} must be a {types[argument]}, not {value!r}")
+            raise ConfigError(f"algorithm.loss {name}: {argument} must be {KINDS[types[argument]][0]}, not {value!r}")
     filled = {key: value for key, value in (common or {}).items() if key in types and key not in loss.own}
     try:
         return loss(**{**filled, **arguments})  # type: ignore[arg-type]
@@ -59,5 +62,4 @@ def policy_loss(
 
 def fits(value: object, kind: str) -> bool:
     """Whether a value of a configuration is of the type named; a whole number is also a float, a truth value is not."""
-    accepted: dict[str, type | tuple[type, ...]] = {"float": (int, float), "int": int, "str": str}
-    return isinstance(value, accepted[kind]) and not isinstance(value, bool)
+    return isinstance(value, KINDS[kind][1]) and not isinstance(value, bool)

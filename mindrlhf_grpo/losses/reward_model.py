@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .preference import log_sigmoid
+from .preference import log_sigmoid, right
 
 
 def row_scores(xp: Any, values: Any, tensors: Mapping[str, Any]) -> Any:
@@ -41,7 +41,7 @@ class BradleyTerry:
             tensors: ``last``, ``row_weight``, and ``margin`` where rows have one.
 
         Returns:
-            The loss, and ``pairs``, ``accuracy`` (chosen scored above rejected), ``margin`` (s_chosen - s_rejected),
+            The loss, and ``pairs``, ``accuracy`` (chosen scored above rejected, a tie is half), ``margin`` (s_chosen - s_rejected),
             ``score_chosen``, ``score_rejected``.
         """
         n = values.shape[0] // 2
@@ -55,7 +55,7 @@ class BradleyTerry:
         gap = xp.stop_gradient(chosen - rejected)
         return xp.sum(weights * losses), {
             "pairs": xp.sum(real),
-            "accuracy": xp.sum(xp.where(gap > 0, real, 0.0)),
+            "accuracy": xp.sum(right(xp, gap) * real),
             "margin": xp.sum(real * gap),
             "score_chosen": xp.sum(real * xp.stop_gradient(chosen)),
             "score_rejected": xp.sum(real * xp.stop_gradient(rejected)),
@@ -98,16 +98,15 @@ class BinaryCrossEntropy:
             tensors: ``last``, ``row_weight``, ``label`` in 0..1.
 
         Returns:
-            The loss, and ``rows``, ``accuracy`` (sign of the score agrees with the label), ``score``, ``label``.
+            The loss, and ``rows``, ``accuracy`` (sign of the score agrees with the label, a tie is half), ``score``, ``label``.
         """
         scores = row_scores(xp, values, tensors)
         weights, labels = tensors["row_weight"][:, 0], tensors["label"][:, 0]
         real = xp.where(weights > 0, xp.ones_like(weights), 0.0)
         losses = -labels * log_sigmoid(xp, scores) - (1.0 - labels) * log_sigmoid(xp, -scores)
-        agree = (xp.stop_gradient(scores) * (labels - 0.5)) > 0
         return xp.sum(weights * losses), {
             "rows": xp.sum(real),
-            "accuracy": xp.sum(xp.where(agree, real, 0.0)),
+            "accuracy": xp.sum(right(xp, scores * (labels - 0.5)) * real),
             "score": xp.sum(real * xp.stop_gradient(scores)),
             "label": xp.sum(real * labels),
         }

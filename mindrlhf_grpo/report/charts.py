@@ -37,10 +37,24 @@ class Chart:
 CHARTS = (
     Chart(section="Learning", title="Reward", says="Mean over the step's completions; each component before weighting.",
           metrics=("reward/mean", "reward/*/mean"), wide=True),
-    Chart(section="Learning", title="Held-out accuracy", says="Greedy, on the held-out problems.", metrics=("eval/accuracy",), percent=True),
+    Chart(section="Learning", title="Held-out accuracy", says="On rows never trained on: answers that are right, or pairs ranked right.", metrics=("eval/accuracy",), percent=True),
     Chart(section="Learning", title="Reward spread", says="Standard deviation over the completions.", metrics=("reward/std",)),
     Chart(section="Learning", title="Held-out components", says="Mean of each reward component.", metrics=("eval/*/mean",)),
-    Chart(section="Optimisation", title="Loss", says="Hovers near 0: watch for jumps, not a fall.", metrics=("loss",), zero=False),
+    Chart(section="Learning", title="Perplexity", says="exp of the mean negative log-likelihood of a token.",
+          metrics=("perplexity", "eval/perplexity"), zero=False),
+    Chart(section="Learning", title="Accuracy in training", says="Rows of the batch ranked or judged right, before the step.",
+          metrics=("accuracy",), percent=True),
+    Chart(section="Learning", title="Rewards", says="What the policy prefers: beta x log-ratio to the reference.",
+          metrics=("reward/chosen", "reward/rejected", "reward/desirable", "reward/undesirable")),
+    Chart(section="Learning", title="Held-out rewards", says="The same on rows never trained on.", metrics=("eval/reward/*",)),
+    Chart(section="Learning", title="Scores", says="Of the reward model.", metrics=("score", "score/*", "eval/score", "eval/score/*")),
+    Chart(section="Learning", title="Margin", says="Chosen minus rejected.", metrics=("margin", "eval/margin")),
+    Chart(section="Learning", title="Log-probs", says="Of whole completions; both may fall, chosen should fall less.",
+          metrics=("logp/*", "eval/logp/*")),
+    Chart(section="Learning", title="Calibration error", says="|confidence − share right|; 0: differences mean what they say.",
+          metrics=("eval/ece",), percent=True),
+    Chart(section="Optimisation", title="Loss", says="Online it hovers near 0: watch for jumps. On given rows it falls.",
+          metrics=("loss", "eval/loss"), zero=False),
     Chart(section="Optimisation", title="KL", says="Distance from the reference, per token.", metrics=("kl/*",)),
     Chart(section="Optimisation", title="Entropy", says="Nats per token; 0 ends exploration.", metrics=("entropy",)),
     Chart(section="Optimisation", title="Gradient norm", says="Before clipping.", metrics=("grad_norm",)),
@@ -52,18 +66,21 @@ CHARTS = (
     Chart(section="Rollouts", title="Dead groups", says="All rewards equal: nothing to learn.", metrics=("dead_group_frac",), percent=True),
     Chart(section="Rollouts", title="Completion length", says="Tokens.", metrics=("length/*", "eval/length")),
     Chart(section="Rollouts", title="Truncated", says="Cut at the token limit.", metrics=("truncated_frac",), percent=True),
-    Chart(section="Rollouts", title="Tokens per step", says="Generated, and trained on.",
-          metrics=("tokens/generated", "tokens/trained")),
+    Chart(section="Rollouts", title="Tokens per step", says="Generated or read, and trained on.",
+          metrics=("tokens/generated", "tokens/read", "tokens/trained")),
     Chart(section="Rollouts", title="Reward failures", says="Crashed, hung or not finite.", metrics=("reward/failures/*",)),
     Chart(section="Rollouts", title="Unscored", says="No reward component applied.", metrics=("reward/unscored_frac",), percent=True),
     Chart(section="Cost", title="Time per step", says="Seconds by phase.",
           metrics=(*(f"time/{phase}" for phase in PHASES), "time/other"), stacked=True, wide=True),
-    Chart(section="Cost", title="Speed", says="Generated tokens a second, whole step.", metrics=("tokens/second",)),
+    Chart(section="Cost", title="Speed", says="Tokens generated or read a second, whole step.", metrics=("tokens/second",)),
     Chart(section="Cost", title="Memory", says="Peak, in MB.", metrics=("memory/*",)),
 )  # fmt: skip
 
 # Drawn under another name or without a story of their own.
-UNPLOTTED = ("time/step", "updates", "prompts", "eval/problems", "ratio/mean")
+UNPLOTTED = (
+    "time/step", "updates", "prompts", "rows", "eval/problems", "ratio/mean", "nll", "eval/nll", "label", "eval/label",
+    "desirable", "undesirable", "eval/desirable", "eval/undesirable", "eval/baseline",
+)  # fmt: skip
 LABELS = {
     "reward/mean": "reward",
     "ratio/max_dev": "first update",
@@ -71,6 +88,7 @@ LABELS = {
     "memory/peak_rss_mb": "host",
     "memory/peak_device_mb": "device",
     "eval/length": "held-out mean",
+    "baseline": "KL of mismatched completions",
 }
 HIDDEN_WHILE_ZERO = ("time/", "reward/failures/", "reward/unscored_frac")
 
@@ -128,6 +146,10 @@ def label(name: str) -> str:
     """A metric's short name within its chart."""
     if name in LABELS:
         return LABELS[name]
+    if name in ("eval/loss", "eval/margin", "eval/perplexity", "eval/score") or name.startswith(
+        ("eval/reward/", "eval/score/", "eval/logp/")
+    ):
+        return "held-out" if name.count("/") == 1 else f"held-out {name.rsplit('/', 1)[1]}"
     for head in ("reward/failures/", "reward/", "eval/"):
         if name.startswith(head):
             return name.removeprefix(head).removesuffix("/mean")
@@ -143,6 +165,7 @@ def derived(run: Run) -> dict[str, list[float | None]]:
     spent = [sum(phase[at] or 0.0 for phase in phases) for at in range(len(total))]
     other = [None if whole is None else max(0.0, whole - part) for whole, part in zip(total, spent, strict=True)]
     made: dict[str, list[float | None]] = {"time/other": other}
+    tokens = run.series.get("tokens/read") if tokens is None else tokens
     if tokens is not None:
         pairs = zip(tokens, total, strict=True)
         made["tokens/second"] = [count / whole if count is not None and whole else None for count, whole in pairs]

@@ -105,7 +105,9 @@ def _read_metrics(run: Run) -> None:
         for name, value in row.items():
             if not is_finite(value):
                 run.not_finite.setdefault(name, []).append(step)
-    run.steps = thinned(sorted(merged), {step for step, row in merged.items() if "eval/accuracy" in row})
+    run.steps = thinned(
+        sorted(merged), {step for step, row in merged.items() if "eval/accuracy" in row or "eval/loss" in row}
+    )
     if len(run.steps) < len(merged):
         run.skipped.append(f"{len(merged) - len(run.steps)} of {len(merged)} steps, to keep the curves light")
     names = dict.fromkeys(name for row in merged.values() for name in row)
@@ -166,14 +168,20 @@ def _read_summary(run: Run) -> None:
 
 
 def _add_first_evaluation(run: Run) -> None:
-    """Put the accuracy of the untrained policy on the curve, at step 0."""
-    before = as_number(run.summary.get("accuracy_before"))
-    if before is None or not run.steps or run.steps[0] <= 0:
+    """Put the held-out figures of the untrained model on the curves, at step 0."""
+    before = run.summary.get("before")
+    measured = {
+        f"eval/{name}": as_number(value) for name, value in (before if isinstance(before, dict) else {}).items()
+    }
+    measured["eval/accuracy"] = measured.get("eval/accuracy", as_number(run.summary.get("accuracy_before")))
+    found = {name: value for name, value in measured.items() if value is not None and name != "eval/problems"}
+    if not found or not run.steps or run.steps[0] <= 0:
         return
     run.steps.insert(0, 0)
     for values in run.series.values():
         values.insert(0, None)
-    run.series.setdefault("eval/accuracy", [None] * len(run.steps))[0] = before
+    for name, value in found.items():
+        run.series.setdefault(name, [None] * len(run.steps))[0] = value
 
 
 def read_completions(run: Run, step: int) -> tuple[list[RolloutRecord], int]:

@@ -38,11 +38,20 @@ def accuracies(run: Run) -> tuple[float | None, float | None]:
     untrained = curve[0] if curve and run.steps[0] <= 0 else None
     later = [value for step, value in zip(run.steps, curve, strict=False) if step > 0 and value is not None]
     before, after = as_number(run.summary.get("accuracy_before")), as_number(run.summary.get("accuracy_after"))
+    if before is None and after is None:
+        before, after = measured(run, "accuracy")
     return untrained if before is None else before, (later[-1] if later else None) if after is None else after
 
 
+def measured(run: Run, name: str) -> tuple[float | None, float | None]:
+    """A held-out figure before and after a run on given rows, from the summary; None where not measured."""
+    parts = [run.summary.get(key) for key in ("before", "after")]
+    before, after = (as_number(part.get(name)) if isinstance(part, dict) else None for part in parts)
+    return before, after
+
+
 def headline(run: Run) -> Headline | None:
-    """Held-out accuracy where it was measured, else training reward; None for an empty run."""
+    """Held-out accuracy or perplexity where measured, else training reward or loss; None for an empty run."""
     before, after = accuracies(run)
     if before is not None and after is not None:
         problems = problem_count(run)
@@ -50,12 +59,26 @@ def headline(run: Run) -> Headline | None:
             "held-out accuracy", percent(before), percent(after), f"{100 * (after - before):+.1f} points",
             after > before, interval_text(before, after, problems) if problems else "",
         )  # fmt: skip
-    rewards = run.values("reward/mean")
-    if len(rewards) < 2:
-        return None
-    first, last = edges(rewards)
-    small_print = f"training reward, mean of the first and the last {edge(rewards)} steps; held-out accuracy before training is not known"
-    return Headline("training reward", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}", last > first, small_print)
+    before, after = measured(run, "perplexity")
+    if before is not None and after is not None:
+        small_print = f"{problem_count(run):,} rows; exp of the mean negative log-likelihood of a token"
+        change = f"{100 * (after / before - 1):+.1f}%" if before else ""
+        return Headline("held-out perplexity", f"{before:.2f}", f"{after:.2f}", change, after < before, small_print)
+    for name, metric, sign in (("reward", "reward/mean", 1), ("loss", "loss", -1)):
+        values = run.values(metric)
+        if len(values) > 1 and (name == "reward" or run.setting("objective")):
+            return training_headline(name, values, sign)
+    return None
+
+
+def training_headline(name: str, values: list[float], sign: int) -> Headline:
+    """The ends of a training curve; ``sign`` is -1 where less is better."""
+    first, last = edges(values)
+    unknown = "held-out accuracy before training is not known" if sign > 0 else "there is no held-out evaluation"
+    return Headline(
+        f"training {name}", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}", sign * last > sign * first,
+        f"training {name}, mean of the first and the last {edge(values)} steps; {unknown}",
+    )  # fmt: skip
 
 
 def interval_text(before: float, after: float, problems: int) -> str:
@@ -69,7 +92,9 @@ def interval_text(before: float, after: float, problems: int) -> str:
 def problem_count(run: Run) -> int:
     """Held-out problems, 0 if unknown."""
     counts = run.values("eval/problems")
-    return max(0, int(as_number(run.summary.get("problems")) or (counts[-1] if counts else 0)))
+    return max(
+        0, int(as_number(run.summary.get("problems")) or measured(run, "problems")[1] or (counts[-1:] or [0])[0])
+    )
 
 
 def sentences(run: Run) -> list[str]:
@@ -81,6 +106,10 @@ def sentences(run: Run) -> list[str]:
     if before is not None and after is not None:
         verb = "rose" if after > before else "fell" if after < before else "stayed"
         lines.append(f"Held-out accuracy {verb} from {percent(before)} to {percent(after)}.")
+    before, after = measured(run, "perplexity")
+    if before is not None and after is not None:
+        verb = "rose" if after > before else "fell" if after < before else "stayed"
+        lines.append(f"Held-out perplexity {verb} from {before:.2f} to {after:.2f}.")
     rewards = run.values("reward/mean")
     if len(rewards) > 1:
         first, last = edges(rewards)
@@ -98,7 +127,7 @@ def sentences(run: Run) -> list[str]:
 
 
 def _opening(run: Run) -> str:
-    algorithm = run.setting("algorithm", "name")
+    algorithm = run.setting("algorithm", "name") or run.setting("objective", "name")
     last, planned = run.steps[-1], planned_steps(run)
     made = f"{last:,} of {planned:,} steps" if last < planned else f"{last:,} steps"
     seconds = duration(run)
@@ -111,23 +140,27 @@ def _costs(run: Run) -> list[str]:
     if not total:
         return []
     shares = {name: sum(run.values(f"time/{name}")) / total for name in ("generate", "update")}
+    if not run.values("tokens/generated"):
+        return [f"The update took {percent(shares['update'])} of the time."]
     return [f"Generation took {percent(shares['generate'])} of the time, the update {percent(shares['update'])}."]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Short facts for the header, by name."""
     dtype = run.setting("model", "dtype")
-    tokens = sum(run.values("tokens/generated"))
+    tokens, read = sum(run.values("tokens/generated")), sum(run.values("tokens/read"))
     memory = [value for name in run.series if name.startswith("memory/") for value in run.values(name)[-1:]]
     seconds = duration(run)
     pairs = [
         ("model", short_path(run.setting("model", "path"))),
         ("task", source_name(run.setting("data", "source"))),
-        ("algorithm", " ".join(str(part) for part in (run.setting("algorithm", "name"), run.setting("algorithm", "preset")) if part)),
+        *((kind, " ".join(str(part) for part in (run.setting(kind, "name"), run.setting(kind, "preset")) if part))
+          for kind in ("algorithm", "objective")),
         ("backend", " ".join(str(part) for part in (run.setting("backend"), dtype) if part)),
         ("steps", f"{run.steps[-1]:,}" if run.steps else "0"),
         ("duration", span(seconds) if seconds else ""),
         ("tokens generated", f"{tokens:,.0f}" if tokens else ""),
+        ("tokens read", f"{read:,.0f}" if read else ""),
         ("peak memory", f"{max(memory):,.0f} MB" if memory else ""),
     ]  # fmt: skip
     return [(name, text) for name, text in pairs if text]

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, checkpoint
-from ..config import RunConfig
-from ..config_file import dump, load_config
+from pydantic import ValidationError
+
+from .. import __version__, checkpoint, yaml_source
+from ..config import Section
 from ..errors import CheckpointError
 from ..json_lines import replace_file
 from ..types import Batch
@@ -22,7 +23,12 @@ FREE = ("run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Where the run stands: everything of the trainer that exact resume needs, as plain JSON."""
+    """Where the run stands: everything of the trainer that exact resume needs, as plain JSON.
+
+    Attributes:
+        accuracy_before, accuracy, best_accuracy: held-out accuracy of an online run.
+        before, after, best: held-out figures of a run on given rows, and the best of the one it is judged by.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -32,6 +38,9 @@ class Progress:
     accuracy: float | None = None
     best_accuracy: float | None = None
     best_step: int | None = None
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
     stopped_because: str | None = None
 
 
@@ -48,7 +57,7 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"{checkpoint.PREFIX}{step}"
 
-    def open(self, config: RunConfig, versions: dict[str, str]) -> None:
+    def open(self, config: Section, versions: dict[str, str]) -> None:
         """Create the folder with ``config.yaml``, or check that this configuration may go on with it.
 
         Raises:
@@ -58,14 +67,14 @@ class RunFolder:
         checkpoint.clean(self.checkpoints)
         saved = self.path / "config.yaml"
         if saved.exists() and checkpoint.steps(self.checkpoints):
-            changed = differences(load_config(saved, []), config)
+            changed = differences(saved_config(saved, type(config)), config)
             if changed:
                 raise CheckpointError(
                     f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
                     "Use another run_dir, or delete this one"
                 )
         lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
-        replace_file(saved, ("\n".join(lines) + "\n" + dump(config)).encode())
+        replace_file(saved, ("\n".join(lines) + "\n" + yaml_source.dump(config.model_dump(mode="json"))).encode())
 
     def latest(self) -> tuple[Progress, Path] | None:
         """Progress and folder of the newest checkpoint, verified; None for a fresh run."""
@@ -96,7 +105,22 @@ def state(progress: Progress) -> dict[str, Any]:
     return asdict(progress)
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
+def saved_config(path: Path, kind: type[Section]) -> Section:
+    """The configuration that a run was made with.
+
+    Raises:
+        CheckpointError: it cannot be read as one of this kind.
+    """
+    try:
+        return kind.model_validate(yaml_source.parse(path.read_text()).value)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise CheckpointError(
+            f"{path} is not a configuration of this kind of run ({places}); use another run_dir"
+        ) from None
+
+
+def differences(old: Section, new: Section) -> list[str]:
     """Keys outside ``FREE`` whose values differ, as text."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     names = sorted(before.keys() | after.keys())

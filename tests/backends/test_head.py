@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -40,6 +42,43 @@ def test_values_entropies_and_gradients_equal_log_softmax(
     assert not entropy.requires_grad
     for ours, theirs in zip(backward(logps, slopes, *inputs), backward(expected, slopes, *inputs), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("chunk", [5, 100])
+@pytest.mark.parametrize("form", ["linear", "own"])
+def test_an_entropy_in_the_loss_has_the_gradient_of_plain_autograd(
+    monkeypatch: pytest.MonkeyPatch, form: str, temperature: float, chunk: int
+) -> None:
+    monkeypatch.setattr(head, "CHUNK", chunk)
+    projection, hidden, targets, slopes = problem(bias=True)
+    inputs = (hidden, *projection.parameters())
+    made = head.LinearHead(projection) if form == "linear" else own_head(projection)
+    logps, entropy = made(hidden, targets, temperature=temperature, entropy="loss")
+    every = torch.log_softmax(projection(hidden) / temperature, -1)
+    expected = every.gather(1, targets[:, None])[:, 0], -(every.exp() * every).sum(-1)
+    assert torch.allclose(entropy, expected[1], atol=1e-6)
+    for one, other in (
+        (entropy, expected[1]),
+        (entropy * logps + entropy**2, expected[0] * expected[1] + expected[1] ** 2),
+    ):
+        ours = torch.autograd.grad((one * slopes).sum(), inputs, retain_graph=True)
+        theirs = torch.autograd.grad((other * slopes).sum(), inputs, retain_graph=True)
+        assert all(torch.allclose(x, y, rtol=1e-5, atol=1e-6) for x, y in zip(ours, theirs, strict=True))
+
+
+def own_head(projection: torch.nn.Linear) -> head.ModelHead:
+    """The head that goes through a model's own code, over a model that is a projection alone."""
+
+    class Body(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> None: ...
+
+    class Model(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+            return SimpleNamespace(logits=projection(body(input_ids, use_cache=use_cache)[0]))
+
+    body = Body()
+    return head.ModelHead(Model(), body)
 
 
 def test_literal_values() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_policy import load_policy, make_batch, own_logps, weighted_loss, write_model
 
-from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.errors import BackendError, RunFailed
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -135,6 +135,106 @@ def test_no_reference_is_loaded_unless_it_is_read(folder: Path) -> None:
     policy = load_policy(folder)
     policy.logps(make_batch())
     assert policy.reference.frozen is None
+
+
+class EntropyBonus:
+    """A loss that reads entropies: ``weight`` times their weighted sum is taken off ``weighted_loss``."""
+
+    reads_entropy = True
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
+        value, sums = weighted_loss(xp, logps, tensors)
+        return value - self.weight * xp.sum(tensors["entropies"] * tensors["weights"]), sums
+
+
+@pytest.mark.parametrize("layout", ["shared", "plain"])
+def test_a_loss_that_reads_entropies_is_given_them_with_gradient(folder: Path, layout: str) -> None:
+    from mindrlhf_grpo_torch import xp
+
+    policy, batch = load_policy(folder, layout=layout), make_batch(temperature=0.7)
+    own = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    own.get_input_embeddings().padding_idx = None
+    logps, entropies = torch.zeros(batch.ids.shape), torch.zeros(batch.ids.shape)
+    for row, length in enumerate(batch.lengths):
+        prompt = batch.prompts[batch.prompt_of[row]]
+        ids = torch.tensor(np.concatenate([prompt, batch.ids[row, :length]])[None]).long()
+        every = torch.log_softmax(own(input_ids=ids).logits[0] / 0.7, -1)[len(prompt) - 1 : -1]
+        logps[row, :length] = every.gather(1, ids[0, len(prompt) :, None])[:, 0]
+        entropies[row, :length] = -(every.exp() * every).sum(-1)
+    tensors = {name: torch.from_numpy(x) for name, x in batch.loss_tensors().items()} | {"entropies": entropies}
+    value, _ = EntropyBonus(0.5)(xp, logps, tensors)
+    value.backward()
+    parts = policy.backward_all(batch, EntropyBonus(0.5))
+    assert sum(part["loss"] for part in parts) == pytest.approx(value.item(), rel=1e-5)
+    for name, weight in own.named_parameters():
+        assert (policy.trainable[name].grad - weight.grad).norm() < 1e-5 * weight.grad.norm(), name
+    policy.drop_gradients()
+
+
+def test_further_batches_join_the_step_and_the_sums(folder: Path) -> None:
+    one, other, both = (load_policy(folder) for _ in range(3))
+    first, second = make_batch(seed=0), make_batch(seed=1)
+    one.backward_all(first, weighted_loss)
+    one.backward_all(second, EntropyBonus(0.5))
+    expected = {name: weight.grad.clone() for name, weight in one.trainable.items()}
+    norm = float(torch.stack([gradient.double().norm() for gradient in expected.values()]).norm())
+    alone = load_policy(folder).update(first, weighted_loss, learning_rate=1e-2)
+    further = other.update(second, EntropyBonus(0.5), learning_rate=1e-2)
+    result = both.update(first, weighted_loss, learning_rate=1e-2, also=[(second, EntropyBonus(0.5))])
+    assert result.grad_norm == pytest.approx(norm, rel=1e-6)
+    assert result.loss == pytest.approx(alone.loss + further.loss, rel=1e-6)
+    assert result.sums["tokens"] == first.mask.sum() + second.mask.sum()
+    assert result.sums["logps"] == pytest.approx(alone.sums["logps"] + further.sums["logps"], rel=1e-6)
+    assert result.sums["max/surprise"] == max(alone.sums["max/surprise"], further.sums["max/surprise"])
+    empty = make_batch().take([])
+    again = load_policy(folder).update(empty, weighted_loss, learning_rate=1e-2, also=[(first, weighted_loss)])
+    assert again == alone
+
+
+def test_the_reference_moves_by_its_share_of_the_policy(folder: Path, tmp_path: Path) -> None:
+    policy = load_policy(folder)
+    step(policy)
+    policy.save_state(tmp_path / "untouched")
+    assert not (tmp_path / "untouched" / "reference.safetensors").exists()
+    policy.sync_reference(0.25)
+    initial = weights(load_policy(folder))
+    moved = dict(policy.reference.frozen.model.named_parameters())
+    for name, weight in policy.trainable.items():
+        assert torch.allclose(moved[name], 0.25 * weight + 0.75 * initial[name], atol=1e-7), name
+    policy.sync_reference(1.0)
+    assert all(torch.equal(moved[name], weight) for name, weight in policy.trainable.items())
+    step(policy, 1)
+    assert not any(torch.equal(moved[name], weight) for name, weight in policy.trainable.items())
+    with pytest.raises(ValueError, match="share must be above 0 and at most 1, not 0"):
+        policy.sync_reference(0.0)
+
+
+def test_a_moved_reference_is_kept_over_a_resume(folder: Path, tmp_path: Path) -> None:
+    policy, batch = load_policy(folder), make_batch()
+    initial = policy.logps(batch, reference=True).logps
+    step(policy)
+    policy.sync_reference(0.5)
+    moved = policy.logps(batch, reference=True).logps
+    assert np.abs(moved - initial).max() > 1e-3
+    policy.save_model(tmp_path / "model")
+    policy.save_state(tmp_path / "state")
+    resumed = load_policy(folder)
+    resumed.load_state(tmp_path / "model", tmp_path / "state")
+    assert np.array_equal(resumed.logps(batch, reference=True).logps, moved)
+    other = load_policy(folder)
+    step(other)
+    other.save_model(tmp_path / "model")
+    other.save_state(tmp_path / "state")  # over a state with a reference
+    resumed.load_state(tmp_path / "model", tmp_path / "state")
+    assert np.array_equal(resumed.logps(batch, reference=True).logps, initial)
+
+
+def test_a_reference_of_lora_cannot_be_moved(folder: Path) -> None:
+    with pytest.raises(BackendError, match="cannot be moved with LoRA: it is the model without adapters"):
+        load_policy(folder, lora_rank=2).sync_reference(1.0)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

@@ -104,7 +104,7 @@ def test_entropy_filter_by_completion() -> None:
 
 def test_entropy_filter_of_nothing_and_of_bad_numbers() -> None:
     assert entropy_mask(ENTROPIES, 0 * TRAINED, 0.5).sum() == 0
-    with pytest.raises(ValueError, match="quantile must be in 0..1"):
+    with pytest.raises(ValueError, match=r"quantile must be in 0\.\.1"):
         entropy_mask(ENTROPIES, TRAINED, 1.2)
     with pytest.raises(ValueError, match="not finite"):
         entropy_mask(ENTROPIES, np.ones((2, 4)), 0.5)

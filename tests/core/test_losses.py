@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from loss_cases import (
+    ADVANTAGES,
+    LN2,
+    LOGPS,
+    OLD,
+    ONES,
+    Namespace,
+    finite_differences,
+    numpy_namespace,
+    torch_namespace,
+)
 
 from mindrlhf_grpo.losses import PolicyLoss, kl
-from mindrlhf_grpo.xp import NUMPY
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-
-
-@dataclass(frozen=True)
-class Namespace:
-    """An array library, how it makes an array, and how exact it is."""
-
-    xp: Any
-    array: Callable[[Any], Any]
-    tolerance: float
-
-    def close(self, got: Any, expected: Any) -> None:
-        np.testing.assert_allclose(np.asarray(got), expected, rtol=self.tolerance, atol=self.tolerance)
-
-
-def torch_namespace(dtype: str, tolerance: float) -> Namespace:
-    import torch
-    from mindrlhf_grpo_torch import xp
-
-    torch.set_num_threads(1)
-    return Namespace(xp, lambda values: torch.tensor(np.asarray(values), dtype=getattr(torch, dtype)), tolerance)
 
 
 @pytest.fixture(
@@ -46,17 +35,12 @@ def torch_namespace(dtype: str, tolerance: float) -> Namespace:
 )
 def ns(request: pytest.FixtureRequest) -> Namespace:
     if request.param == "numpy":
-        return Namespace(NUMPY, lambda values: np.asarray(values, np.float64), 1e-12)
+        return numpy_namespace()
     dtype = request.param.removeprefix("torch.")
     return torch_namespace(dtype, 1e-12 if dtype == "float64" else 1e-6)
 
 
-RATIOS = np.array([[1.5, 1.1, 0.5], [1.5, 0.5, 4.0]])
-OLD = np.array([[-1.0, -0.5, -2.0], [-0.25, -3.0, -1.5]])
-LOGPS = OLD + np.log(RATIOS)
-ADVANTAGES = np.array([[2.0, 2.0, 2.0], [-1.0, -1.0, -1.0]])
 MASK = np.ones((2, 3))
-ONES = np.ones((2, 3))
 
 
 def tensors(ns: Namespace, **arrays: Any) -> dict[str, Any]:
@@ -105,9 +89,6 @@ def test_log_ratio_clamp(ns: Namespace) -> None:
     far = tensors(ns, old_logps=OLD - 30.0, advantages=-ONES)
     loss, _ = PolicyLoss(log_ratio_clamp=2.0)(ns.xp, ns.array(OLD), far)
     ns.close(loss, 6 * math.exp(2.0))
-
-
-LN2 = math.log(2.0)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +190,7 @@ def test_gradient_equals_finite_differences_of_the_numpy_loss(loss: PolicyLoss) 
         "old_logps": old,
         "ref_logps": old + random.normal(scale=0.3, size=shape),
     }
-    expected = np.zeros(shape)
-    step = 1e-6
-    for index in np.ndindex(shape):
-        shift = np.zeros(shape)
-        shift[index] = step
-        above, _ = loss(NUMPY, logps + shift, arrays)
-        below, _ = loss(NUMPY, logps - shift, arrays)
-        expected[index] = (above - below) / (2 * step)
+    expected = finite_differences(loss, logps, arrays)
     ns = torch_namespace("float64", 1e-12)
     leaf = ns.array(logps).requires_grad_()
     value, sums = loss(ns.xp, leaf, {name: ns.array(values) for name, values in arrays.items()})

@@ -101,7 +101,9 @@ def test_the_golden_value_of_dpo() -> None:
     """Policy -1 and -2, both references -1.5, beta 0.1."""
     row = {"mask": np.ones((2, 1)), "row_weight": np.ones((2, 1)), "ref_logps": np.full((2, 1), -1.5)}
     assert p.Sigmoid()(NUMPY, np.array([[-1.0], [-2.0]]), row)[0] == pytest.approx(0.644397, abs=1e-6)
-    assert p.Sigmoid()(NUMPY, np.array([[-1.5], [-1.5]]), row)[0] == pytest.approx(math.log(2))
+    loss, sums = p.Sigmoid()(NUMPY, np.array([[-1.5], [-1.5]]), row)
+    assert loss == pytest.approx(math.log(2))
+    assert sums["accuracy"] == 0.5, "a policy that is its reference is right as often as chance"
 
 
 @pytest.mark.parametrize("name", CASES)

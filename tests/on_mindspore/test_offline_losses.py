@@ -54,7 +54,7 @@ class AllCases(ms.nn.Cell):
         for case in self.cases:
             value, found = case(outputs[place], arrays[place])
             values, sums = (*values, value), (*sums, found)
-            place += 1
+            place += 1  # noqa: SIM113  (compiled: enumerate is not)
         stacked = ms.ops.stack(values)
         return stacked.sum(), stacked, sums
 
