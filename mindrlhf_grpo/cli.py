@@ -129,6 +129,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     torchrun --nproc-per-node 2 -m mindrlhf_grpo train config.yaml
     msrun --worker_num=2 --local_worker_num=2 --join=True python -m mindrlhf_grpo train config.yaml backend=mindspore
 
+    With a section `objective` it learns from rows that are there (SFT, preferences, a reward model), else online.
     Everything is written to run_dir. The same command resumes an unfinished run there, exactly.
     The last line of the output is the summary as JSON.
     """
@@ -143,7 +144,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
         if first:
             raise
         raise typer.Exit(ConfigError.exit_code) from None  # every rank finds the same: one says it
-    from .trainers.online import train as run
+    from .trainers import train as run
 
     try:
         summary = run(settings)
@@ -249,15 +250,23 @@ def evaluate(
     mindrlhf-grpo evaluate config.yaml --model runs/addition
     mindrlhf-grpo evaluate --model models/smollm2 --source test.jsonl --reward numeric_match
     mindrlhf-grpo evaluate config.yaml --samples 8 --temperature 1
+    mindrlhf-grpo evaluate dpo.yaml --model runs/dpo
 
-    A completion is right where the first reward is above 0.5. The interval is Wilson's.
+    A completion is right where the first reward is above 0.5. The interval is Wilson's. A configuration with an
+    objective is measured by its own figures: loss, accuracy of preferences or scores, and their calibration.
     """
+    from .config_offline import OfflineConfig
     from .evaluate import evaluate as measure
-    from .inference import evaluation_config
+    from .inference import checkpoint_of, evaluation_config
     from .json_lines import to_json
     from .types import Sampling
 
     settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [])
+    if isinstance(settings, OfflineConfig):
+        from .trainers.offline_evaluation import evaluate_offline
+
+        typer.echo(to_json({"model": model or settings.model.path, **evaluate_offline(settings, checkpoint_of(model))}))
+        return
     sampling = Sampling(
         max_tokens=max_tokens or settings.rollout.max_tokens, temperature=temperature,
         stop=tuple(settings.rollout.stop), seed=seed,

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, Section, TrainConfig, key
+from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
+from .config_algorithm import PretrainingConfig
+from .config_section import Section, key
 
 PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin")
 
@@ -141,3 +143,11 @@ class OfflineConfig(Section):
                 yield f"eval.{name} needs eval.source, the held-out rows"
         if self.checkpoint.keep_best and self.eval.source is None:
             yield "checkpoint.keep_best needs eval.source, the held-out rows"
+
+
+def mixed_rows(config: RunConfig, settings: PretrainingConfig) -> OfflineDataConfig:
+    """Where an online run's pretraining rows come from: read like its prompts."""
+    return OfflineDataConfig(
+        source=settings.source, chat_template=config.data.chat_template, system_prompt=config.data.system_prompt,
+        max_tokens=settings.max_tokens, overlong="drop", bad_rows=config.data.bad_rows,
+    )  # fmt: skip

@@ -29,19 +29,23 @@ def explain(name: str | None = None) -> str:
         if path in keys.records:
             found = keys.records[path]
             return "\n".join(_section(found, keys) if found.section else _page(found))
-    same = {key.path: key for keys in reversed(KINDS) for key in keys.records.values() if key.name == name}
-    if same:
-        pages = ["\n".join(_page(key)) for key in same.values() if key.section is None]
-        return "\n\n".join(pages) or explain(next(iter(same)))
-    pages = []
+    pages: dict[str, str] = {}
     for keys in KINDS:
-        for path, frameworks in keys.by_peer_name(name).items():
-            page = [f"{name} in {', '.join(frameworks)} is {path} here.", "", *_page(keys.records[path])]
-            pages += ["\n".join(page)] if "\n".join(page) not in pages else []
+        for path, page in _by_name(name, keys):
+            pages.setdefault(path, page)
     if not pages:
         meant = next((found for keys in KINDS if (found := keys.suggestion(name.split(".")))), "")
         raise ConfigError(f"unknown key {name}; {meant or 'run `mindrlhf-grpo explain` for all'}")
-    return "\n\n".join(pages)
+    return "\n\n".join(pages.values())
+
+
+def _by_name(name: str, keys: Catalogue) -> Iterator[tuple[str, str]]:
+    """Path and page of the keys whose last part this is, else of those that a peer calls so."""
+    same = [key for key in keys.records.values() if key.name == name]
+    for key in same:
+        yield key.path, "\n".join(_page(key) if key.section is None else _section(key, keys))
+    for path, frameworks in ({} if same else keys.by_peer_name(name)).items():
+        yield path, "\n".join([f"{name} in {', '.join(frameworks)} is {path} here.", "", *_page(keys.records[path])])
 
 
 def _table() -> Iterator[str]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .backend import load_backend
+from .checkpoint import PREFIX
 from .config import DataConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from .config_file import Draft
+from .config_offline import OfflineConfig
 from .data.prompts import encode_row
 from .data.sources import BadRow, read_rows
 from .data.tokenizer import Tokenizer, load_tokenizer
@@ -47,8 +49,10 @@ def model_settings(path: str, *, dtype: str = "auto", device: str = "auto") -> M
 
 def evaluation_config(
     arguments: Sequence[str], *, model: str | None, source: str | None, rewards: Sequence[str]
-) -> RunConfig:
+) -> RunConfig | OfflineConfig:
     """The configuration of an evaluation: a file and overrides, then the options.
+
+    One with an objective keeps its model, which the reference is, and its held-out rows are the source.
 
     Raises:
         ConfigError: something is missing or wrong, here or on this machine.
@@ -58,6 +62,12 @@ def evaluation_config(
         raise ConfigError(f"one configuration file at most; got {', '.join(files)}")
     draft = Draft.from_file(Path(files[0])) if files else Draft({})
     draft.with_overrides([text for text in arguments if "=" in text])
+    if draft.offline:
+        if source:
+            draft.put(("eval", "source"), source, "--source")
+        offline = draft.validated()
+        check(offline, draft)
+        return offline
     if model is not None:
         draft.put(("model", "path"), model_of(model), "--model")
         if not files:
@@ -71,6 +81,22 @@ def evaluation_config(
     config = draft.validated()
     check(config, draft)
     return config
+
+
+def checkpoint_of(path: str | None) -> Path | None:
+    """The checkpoint that a run, or a folder ``step_N``, stands for; None for None.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if path is None:
+        return None
+    folder = Path(model_of(path)).parent
+    if not folder.name.startswith(PREFIX):
+        raise ConfigError(
+            f"--model {path} is no run and no checkpoint; of a configuration with an objective only these"
+        )
+    return folder
 
 
 def stored_dtype(path: str) -> Literal["float32", "bfloat16"]:

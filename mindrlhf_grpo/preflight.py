@@ -17,13 +17,17 @@ from typing import Any, TypeVar
 from .algorithms import resolve as resolve_algorithm
 from .backend import FRAMEWORKS, available_backends, backend_module
 from .config import RewardConfig, RunConfig
-from .config_file import Draft
+from .config_file import AnyConfig, Draft
 from .config_keys import catalogue, record_path
+from .config_offline import OfflineConfig, mixed_rows
+from .data.conversations import encode_example
+from .data.examples import ExampleStream
 from .data.sources import read_rows
 from .data.stream import PromptStream
 from .data.tokenizer import Tokenizer, load_tokenizer
 from .errors import BackendError, ConfigError, DataError, UserError
 from .model_files import find_folder, read_model_config
+from .objectives import resolve_objective
 from .rewards.resolve import resolve as resolve_reward
 
 T = TypeVar("T")
@@ -48,7 +52,7 @@ class Findings:
             return None
 
 
-def check(config: RunConfig, draft: Draft | None = None) -> None:
+def check(config: AnyConfig, draft: Draft | None = None) -> None:
     """Raise one ConfigError that lists everything that would stop this run; ``draft`` adds file and line."""
     problems = problems_of(config)
     if problems:
@@ -56,20 +60,17 @@ def check(config: RunConfig, draft: Draft | None = None) -> None:
         raise ConfigError(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
-def problems_of(config: RunConfig) -> list[tuple[str, str]]:
+def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
     """(key, text) of everything that would stop this run; each text starts with the key."""
     found = Findings()
     found.attempt("model.path", lambda: read_model_config(find_folder(config.model.path)))
     tokenizer = None if found.problems else found.attempt("model.path", lambda: open_tokenizer(config))
     found.attempt("model.device", lambda: check_device(config.model.device))
     found.attempt("data.chat_template", lambda: check_template(config.data.chat_template))
-    columns = found.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
-    held_out = config.eval.source
-    if held_out is not None:
-        found.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
-    for index, component in enumerate(config.rewards):
-        _check_reward(found, f"rewards.{index}", component, columns)
-    found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm).check(config.rollout.group_size))
+    if isinstance(config, OfflineConfig):
+        _check_offline(found, config, tokenizer)
+    else:
+        _check_online(found, config, tokenizer)
     found.attempt("backend", lambda: check_backend(config.backend))
     if not {"backend", "model.path"} & {key for key, _ in found.problems}:
         found.attempt("backend", lambda: ask_backend(config))
@@ -79,7 +80,55 @@ def problems_of(config: RunConfig) -> list[tuple[str, str]]:
     return found.problems
 
 
-def open_tokenizer(config: RunConfig) -> Tokenizer:
+def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    """Prompts, rewards, algorithm, and the models besides the policy."""
+    columns = found.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
+    held_out = config.eval.source
+    if held_out is not None:
+        found.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
+    for index, component in enumerate(config.rewards):
+        _check_reward(found, f"rewards.{index}", component, columns)
+    plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
+    if plan is not None:
+        found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
+        found.attempt("critic", lambda: check_critic(config, needed="critic" in plan.needs))
+    if config.algorithm.pretraining is not None and tokenizer is not None:
+        rows = mixed_rows(config, config.algorithm.pretraining)
+        found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
+
+
+def _check_offline(found: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:
+    """Objective and rows; the first row is tokenised."""
+    task = found.attempt("objective", lambda: resolve_objective(config))
+    for key, source in (("data.source", config.data.source), ("eval.source", config.eval.source)):
+        if source is None:
+            continue
+        if task is None or tokenizer is None:
+            found.attempt(key, lambda source=source: read_rows(source))  # type: ignore[misc]
+        else:
+            data = config.data.model_copy(update={"source": source})
+            found.attempt(key, lambda data=data: ExampleStream(data, task.encoder, tokenizer, seed=0).take(1))  # type: ignore[misc]
+
+
+def check_critic(config: RunConfig, *, needed: bool) -> None:
+    """Raise ConfigError for a critic that nothing reads, or one that reads other tokens than the policy."""
+    if config.critic is None:
+        return
+    if not needed:
+        raise ConfigError(f"critic has no effect on algorithm.name: {config.algorithm.name}; it belongs to ppo")
+    if config.critic.path is not None:
+        sizes = {
+            path: read_model_config(find_folder(path)).get("vocab_size")
+            for path in (config.model.path, config.critic.path)
+        }
+        if len(set(sizes.values())) > 1:
+            raise ConfigError(
+                f"critic.path {config.critic.path!r} has {sizes[config.critic.path]} tokens in its vocabulary, "
+                f"model.path {sizes[config.model.path]}: they must read the same tokens"
+            )
+
+
+def open_tokenizer(config: AnyConfig) -> Tokenizer:
     """The tokenizer of the model, with the template that the data section asks for where that exists."""
     template = config.data.chat_template
     usable = template in ("auto", "none") or Path(template).is_file()
@@ -130,7 +179,7 @@ def check_backend(name: str) -> None:
         )
 
 
-def ask_backend(config: RunConfig) -> None:
+def ask_backend(config: AnyConfig) -> None:
     """Raise what the backend itself refuses: a device, dtype or model family that it does not have."""
     refuse = getattr(backend_module(config.backend), "check", None)
     if refuse is not None:

@@ -1,1 +1,23 @@
-"""The visible loops, one a file."""
+"""Training loops: ``online`` generates what it learns from, ``offline`` learns from rows that are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import RunConfig
+from ..config_offline import OfflineConfig
+
+
+def train(config: RunConfig | OfflineConfig) -> dict[str, Any]:
+    """Run (or resume) a configuration of either kind to its end; returns the summary.
+
+    Raises:
+        RunFailed: NaN, or numbers that may not be believed; the batch is saved.
+    """
+    if isinstance(config, OfflineConfig):
+        from .offline import train as run_offline
+
+        return run_offline(config)
+    from .online import train as run_online
+
+    return run_online(config)

@@ -8,9 +8,8 @@ Legend: N completions, F reward components, K segments, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,15 +108,6 @@ class Collector:
             metrics={**step_metrics(whole, drawn), **corrections, **self._control_kl(batch, len(whole.lengths))},
             trained_tokens=trained_tokens,
         )
-
-    def state(self) -> dict[str, Any]:
-        """What the algorithm keeps between steps, as plain JSON."""
-        return {"kl_control": self.kl_control.state()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`; an empty one is that of a fresh run."""
-        if "kl_control" in state:
-            self.kl_control.restore(state["kl_control"])
 
     def _rollouts(self, clock: Clock) -> Drawn:
         """Draw until every place in the step is taken or the budget of rounds is spent."""

@@ -106,7 +106,9 @@ class OnlineTrainer:
             self.sync.push(step)
 
         self.progress.step, self.progress.stream = step, self.stream.state()
-        self.progress.algorithm = self.collector.state()
+        self.progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
+        if self.mix is not None:
+            self.progress.algorithm["pretraining"] = self.mix.state()
         metrics = {**experience.metrics, **learned}
         with clock.phase("eval"):
             metrics.update(self._evaluate(step))
@@ -215,7 +217,9 @@ class OnlineTrainer:
         if self.critic is not None:
             self.critic.load(folder)
         self.stream.load_state(progress.stream)
-        self.collector.load_state(progress.algorithm)
+        self.collector.kl_control.restore(progress.algorithm["kl_coef"])
+        if self.mix is not None:
+            self.mix.load_state(progress.algorithm["pretraining"])
         return progress
 
     def _tracker(self) -> Tracker:

@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..backend import Comm, Loss
+from ..config import RunConfig
+from ..config_algorithm import PretrainingConfig
+from ..config_offline import mixed_rows
+from ..data.conversations import encode_example
+from ..data.examples import ExampleStream
+from ..data.stream import shard
+from ..data.tokenizer import Tokenizer
+from ..losses.supervised import NegativeLogLikelihood
+from ..offline_batch import Denominators, build_offline_batch
+from ..types import Batch
 
-def mix_of(config: Any, tokenizer: Any, comm: Any) -> None:
-    return None
+
+class PretrainingMix:
+    """The rows of ``algorithm.pretraining``, batch by batch; the loss is ``coef`` times their mean token loss."""
+
+    def __init__(self, config: RunConfig, settings: PretrainingConfig, tokenizer: Tokenizer, comm: Comm) -> None:
+        self.settings, self.comm = settings, comm
+        self.loss = NegativeLogLikelihood(coef=settings.coef)
+        self.stream = ExampleStream(mixed_rows(config, settings), encode_example, tokenizer, seed=config.seed)
+
+    def take(self) -> Sequence[tuple[Batch, Loss]]:
+        """This rank's share of the next rows with their loss, for ``Policy.update(also=...)``."""
+        examples = self.stream.take(self.settings.rows)
+        own = shard(examples, self.comm.rank, self.comm.world_size)
+        return [(build_offline_batch(own, Denominators.of(examples)), self.loss)]
+
+    def state(self) -> Mapping[str, Any]:
+        """Where the rows stand, as plain JSON."""
+        return self.stream.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.stream.load_state(state)
+
+
+def mix_of(config: RunConfig, tokenizer: Tokenizer, comm: Comm) -> PretrainingMix | None:
+    """The mix that a configuration asks for."""
+    settings = config.algorithm.pretraining
+    return None if settings is None else PretrainingMix(config, settings, tokenizer, comm)
