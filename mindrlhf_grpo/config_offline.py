@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, Section, TrainConfig, key
+from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, TrainConfig
+from .config_section import Section, key
 
 PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin")
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from pydantic import ValidationError
 
 from .. import __version__, checkpoint, yaml_source
-from ..config import Section
+from ..config_section import Section
 from ..errors import CheckpointError
 from ..json_lines import replace_file
 from ..types import Batch
