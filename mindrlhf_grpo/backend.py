@@ -35,7 +35,7 @@ class Loss(Protocol):
     names that start with ``max/`` are combined by maximum instead.
     """
 
-    def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]: ...
+    def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any], /) -> tuple[Any, dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

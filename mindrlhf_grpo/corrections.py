@@ -109,7 +109,12 @@ def limited(log_ratio: FloatArray, mask: FloatArray) -> NDArray[np.float64]:
 
 
 def entropy_mask(
-    entropies: FloatArray, mask: FloatArray, quantile: float, *, by_row: bool = False
+    entropies: FloatArray,
+    mask: FloatArray,
+    quantile: float,
+    *,
+    by_row: bool = False,
+    gathered: FloatArray | None = None,
 ) -> NDArray[np.float32]:
     """1 at trained tokens whose entropy is at least that quantile of all trained tokens' ``[N, T]`` float32.
 
@@ -118,24 +123,26 @@ def entropy_mask(
     tokens only: multiply the mask before ``batching.loss_weights``.
 
     Args:
-        entropies: of the whole global batch, so that all ranks agree.
         by_row: the quantile of each completion by itself.
+        gathered: entropies of the trained tokens of all ranks, any shape; None: these rows are the whole batch.
 
     Raises:
         ValueError: a quantile outside 0..1, or a trained token without a finite entropy.
     """
-    if not 0 <= quantile <= 1 or entropies.shape != mask.shape:
+    if not 0 <= quantile <= 1 or entropies.ndim != 2 or entropies.shape != mask.shape:
         raise ValueError(
             f"quantile must be in 0..1 and the arrays [N, T], not {quantile}, {entropies.shape}, {mask.shape}"
         )
     trained = mask > 0
-    if not np.isfinite(entropies[trained]).all():
+    own = np.where(trained, entropies, -np.inf)
+    whole = entropies[trained] if gathered is None else gathered
+    if not (np.isfinite(whole).all() and np.isfinite(entropies[trained]).all()):
         raise ValueError("the entropy of a trained token is not finite")
-    kept = np.zeros(mask.shape, dtype=np.float32)
-    for rows in [slice(row, row + 1) for row in range(len(mask))] if by_row else [slice(None)]:
-        chosen = entropies[rows][trained[rows]]
-        if chosen.size:
-            kept[rows] = trained[rows] & (
-                np.where(trained[rows], entropies[rows], -np.inf) >= np.quantile(chosen, quantile)
-            )
-    return kept
+    kept = trained
+    if by_row:
+        kept = np.zeros_like(trained)
+        for row in np.flatnonzero(trained.any(axis=1)):
+            kept[row] = own[row] >= np.quantile(entropies[row][trained[row]], quantile)
+    elif whole.size:
+        kept = own >= np.quantile(whole, quantile)
+    return kept.astype(np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from .config_offline import ObjectiveConfig, OfflineConfig
 from .data.conversations import encode_example
@@ -31,9 +31,9 @@ class OfflineLoss(Protocol):
         counted_by: the sum that the others are divided by in metrics: ``pairs``, ``rows``, ``tokens``.
     """
 
-    counted_by: str
+    counted_by: ClassVar[str]
 
-    def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]: ...
+    def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any], /) -> tuple[Any, dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

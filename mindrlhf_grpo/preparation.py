@@ -50,7 +50,8 @@ def totals(logps: FloatArray | None, mask: FloatArray) -> NDArray[np.float64]:
     """Sum of log-probs over the trained tokens of each row ``[N]``; 0 without log-probs."""
     if logps is None:
         return np.zeros(len(mask))
-    return np.where(mask > 0, logps, 0.0).astype(np.float64).sum(axis=1)
+    inside = np.where(mask > 0, logps, 0.0).astype(np.float64)
+    return np.asarray(inside.sum(axis=1), dtype=np.float64)
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:

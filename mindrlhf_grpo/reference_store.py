@@ -32,7 +32,7 @@ class StoredLogProbs:
     rows: dict[int, FloatArray]
     digests: dict[int, int]
 
-    def of(self, examples: Sequence[Example], shape: tuple[int, int]) -> FloatArray:
+    def of(self, examples: Sequence[Example], shape: tuple[int, ...]) -> FloatArray:
         """``[N, T]`` of these examples' rows, 0 past each length.
 
         Raises:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import mindspore as ms
 
-from mindrlhf_grpo.backend import Inspection, Policy, RolloutEngine, WeightSync
+from mindrlhf_grpo.backend import Inspection, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
 from mindrlhf_grpo.compiling import CompileLog
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config import ModelConfig, RunConfig, TrainConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
 
 from . import comm
@@ -21,6 +21,7 @@ from .ops import choose_kernels
 
 if TYPE_CHECKING:
     from .policy import MindSporePolicy
+    from .trained_model import Surroundings
 
 PACKAGES = ("mindspore", "transformers", "safetensors", "numpy")
 
@@ -41,7 +42,23 @@ class MindSporeBackend:
         """The trained model."""
         from .policy import MindSporePolicy
 
-        return MindSporePolicy(self.config, self.device, self.comm, self.compile_log)
+        return MindSporePolicy(self.config, self.surroundings())
+
+    def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
+        """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
+        from .value_model import MindSporeValueModel
+
+        return MindSporeValueModel(model, train, read_at, self.surroundings())
+
+    def surroundings(self) -> Surroundings:
+        """What the models of the run share."""
+        from .trained_model import Surroundings
+
+        # Data that is there has completions of any length up to its limit: nothing to size a bucket by.
+        rollout = self.config.rollout if isinstance(self.config, RunConfig) else None
+        return Surroundings(
+            device=self.device, comm=self.comm, log=self.compile_log, seed=self.config.seed, rollout=rollout
+        )
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""

@@ -16,17 +16,17 @@ LEAST_CHUNK = 64
 
 
 class LinearHead(nn.Cell):
-    """log softmax(hidden @ weight.T / temperature) at the targets, for an output projection that is one matrix."""
+    """log softmax(hidden @ weight.T / temperature) at the targets, for an output projection that is one matrix.
+
+    The entropies have no gradient.
+    """
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__(auto_prefix=False)
         self.chunk = max(LEAST_CHUNK, CHUNK_LOGITS // vocabulary)
 
     def construct(self, hidden: Tensor, weight: Tensor, targets: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
-        """``[R, E]``, ``[V, E]``, ``[R]``, 1 / temperature -> log-probs ``[R]`` float32 and entropies ``[R]``.
-
-        The entropies have no gradient.
-        """
+        """``[R, E]``, ``[V, E]``, ``[R]``, 1 / temperature -> log-probs ``[R]`` float32 and entropies ``[R]``."""
         logps, entropies = (), ()
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
@@ -62,6 +62,39 @@ class LinearHead(nn.Cell):
         to_hidden = (native.gather(weight, targets, 0) - native.cat(expected, 0)).astype(ms.float32)
         to_hidden = to_hidden * (dout[0] * sharpness).reshape(-1, 1)
         to_weight = native.tensor_scatter_add(to_weight, targets.reshape(-1, 1), -drawn)
+        gradients = (to_hidden.astype(hidden.dtype), to_weight.astype(weight.dtype))
+        return (*gradients, native.zeros_like(targets), native.zeros_like(sharpness))
+
+
+class EntropyHead(LinearHead):
+    """The same with a gradient of the entropies H too: dH/dz_j = -p_j (log p_j + H)."""
+
+    def bprop(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        sharpness: Tensor,
+        out: tuple[Tensor, Tensor],
+        dout: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, ...]:
+        """As ``LinearHead``; the softmax of each logit is weighted by what its log-prob weighs in the entropy."""
+        if hidden.shape[0] > self.chunk:
+            hidden = native.depend(hidden, dout[0])
+        chosen, spread = (dout[0] * sharpness).reshape(-1, 1), (dout[1] * sharpness).reshape(-1, 1)
+        wide, entropies = hidden.astype(ms.float32), out[1].reshape(-1, 1)
+        expected, to_weight = (), wide
+        for first in range(0, hidden.shape[0], self.chunk):
+            last = first + self.chunk
+            every = native.log_softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
+            slopes = native.exp(every) * (chosen[first:last] + spread[first:last] * (every + entropies[first:last]))
+            slopes = slopes.astype(weight.dtype)
+            expected = (*expected, native.matmul(slopes, weight))
+            part = native.MatMul(True, False)(slopes, hidden[first:last]).astype(ms.float32)
+            to_weight = part if first == 0 else to_weight + part
+        to_hidden = native.gather(weight, targets, 0).astype(ms.float32) * chosen
+        to_hidden = to_hidden - native.cat(expected, 0).astype(ms.float32)
+        to_weight = native.tensor_scatter_add(-to_weight, targets.reshape(-1, 1), wide * chosen)
         gradients = (to_hidden.astype(hidden.dtype), to_weight.astype(weight.dtype))
         return (*gradients, native.zeros_like(targets), native.zeros_like(sharpness))
 

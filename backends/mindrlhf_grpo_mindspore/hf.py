@@ -142,7 +142,7 @@ def save_model(
     if is_lora(weights) and not merge:
         _save_adapter(weights, folder, model)
         return
-    shapes = weight_shapes(architecture)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items() if not name.endswith((LORA_A, LORA_B))}
     plan = {
         part: Stored(STORED[weights[name].dtype], shape)
         for name in shapes

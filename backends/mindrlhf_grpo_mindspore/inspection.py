@@ -15,7 +15,8 @@ from mindrlhf_grpo.types import Batch
 from . import hf
 from .graph import Compiled
 from .models.weight_names import file_parts
-from .policy import MindSporePolicy, bucket_of, sharpness
+from .policy import MindSporePolicy
+from .trained_model import bucket_of, sharpness
 
 Floats = NDArray[np.float32]
 

@@ -1,8 +1,8 @@
 """How a micro-batch becomes model input: ``shared`` packs each prompt once, ``plain`` repeats it in padded rows.
 
 Shared: a flat list of every prompt, then the completions group by group, positions of a completion going on after its
-prompt. The last token of a completion predicts nothing, so no layout computes it. Everything is padded to a bucket;
-what pads has no log-prob, no loss and no gradient.
+prompt. The last token of a completion predicts nothing: it is computed only where a number is read at the tokens
+themselves (``read_at="token"``). Everything is padded to a bucket; what pads has no output, no loss and no gradient.
 Legend: N completions, M prompts of up to P tokens, G completions each, T longest completion, W = P + T, S flat tokens,
 R predicted tokens (sum of lengths); all of the bucket, unless "real".
 """
@@ -17,6 +17,7 @@ import numpy as np
 from mindspore import Tensor
 from numpy.typing import NDArray
 
+from mindrlhf_grpo.backend import ReadAt
 from mindrlhf_grpo.types import Batch
 
 from .attention import UNSEEN
@@ -31,7 +32,7 @@ class ModelInput:
 
     Attributes:
         ids, positions: ``[S]``.
-        predictors: ``[R]`` places in the flat tokens whose hidden state predicts the targets.
+        predictors: ``[R]`` places in the flat tokens whose hidden state is read for the targets: before each, or at it.
         targets: ``[R]`` token ids.
         rows: ``[N, T]`` place of each completion token among the predicted ones.
         inside: ``[N, T]`` float32, 1 up to the length of a completion.
@@ -51,7 +52,7 @@ class ModelInput:
         return (self.ids, self.positions, self.predictors, self.targets, self.rows, self.inside, *self.plan)
 
 
-def needed(batch: Batch, *, shared: bool) -> Sizes:
+def needed(batch: Batch, *, shared: bool, read_at: ReadAt = "before") -> Sizes:
     """What a micro-batch needs of a bucket."""
     lengths, members = batch.lengths, np.bincount(batch.prompt_of, minlength=len(batch.prompts))
     prompt_lengths = lengths_of(batch)
@@ -59,15 +60,15 @@ def needed(batch: Batch, *, shared: bool) -> Sizes:
         prompts=len(batch.prompts) if shared else len(lengths),
         group=int(members.max()) if shared else 1,
         prompt=int(prompt_lengths.max()),
-        completion=int(lengths.max()),
-        tokens=int(prompt_lengths.sum() + computed(batch).sum()) + 1 if shared else 0,  # one that pads
+        completion=int(computed(batch, read_at).max()) + 1,  # the last place of a row is never computed: it pads
+        tokens=int(prompt_lengths.sum() + computed(batch, read_at).sum()) + 1 if shared else 0,  # one that pads
         predicted=int(lengths.sum()),
     )
 
 
-def shared_input(batch: Batch, sizes: Sizes) -> ModelInput:
+def shared_input(batch: Batch, sizes: Sizes, read_at: ReadAt = "before") -> ModelInput:
     """Pack every prompt of the batch once, with its completions."""
-    prompt_lengths, lengths = lengths_of(batch), computed(batch)
+    prompt_lengths, lengths = lengths_of(batch), computed(batch, read_at)
     order = np.argsort(batch.prompt_of, kind="stable")
     prompt_starts = starts_of(prompt_lengths)
     starts = np.empty_like(lengths)
@@ -79,7 +80,7 @@ def shared_input(batch: Batch, sizes: Sizes) -> ModelInput:
     return ModelInput(
         ids=integers(filled(np.concatenate(tokens), sizes.tokens)),
         positions=integers(filled(np.concatenate(positions), sizes.tokens)),
-        **predictions(batch, ends, starts, sizes),
+        **predictions(batch, ends, starts, sizes, read_at),
         plan=shared_plan(prompt_starts, prompt_lengths, starts, lengths, batch.prompt_of, sizes),
     )
 
@@ -116,9 +117,9 @@ def completion_bias(prompt_lengths: Places, sizes: Sizes) -> Tensor:
     return Tensor(bias.reshape(sizes.rows, *bias.shape[2:]))
 
 
-def plain_input(batch: Batch, sizes: Sizes) -> ModelInput:
+def plain_input(batch: Batch, sizes: Sizes, read_at: ReadAt = "before") -> ModelInput:
     """Rows of prompt and completion, padded on the right: causal attention then needs no other mask."""
-    lengths, prompt_lengths = computed(batch), lengths_of(batch)[batch.prompt_of]
+    lengths, prompt_lengths = computed(batch, read_at), lengths_of(batch)[batch.prompt_of]
     width = sizes.prompt + sizes.completion
     ids = np.zeros((sizes.rows, width), np.int64)
     for row, (prompt, length) in enumerate(zip(batch.prompt_of, lengths, strict=True)):
@@ -127,20 +128,21 @@ def plain_input(batch: Batch, sizes: Sizes) -> ModelInput:
     after = np.arange(len(batch)) * width + prompt_lengths
     return ModelInput(
         ids=integers(ids.reshape(-1)), positions=integers(np.tile(np.arange(width), sizes.rows)),
-        **predictions(batch, after - 1, after, sizes), plan=(causal_bias(width),),
+        **predictions(batch, after - 1, after, sizes, read_at), plan=(causal_bias(width),),
     )  # fmt: skip
 
 
-def predictions(batch: Batch, before: Places, after: Places, sizes: Sizes) -> dict[str, Tensor]:
-    """Predictors, targets, rows and inside: token 0 is predicted at ``before``, token t at ``after + t - 1``."""
+def predictions(batch: Batch, before: Places, after: Places, sizes: Sizes, read_at: ReadAt) -> dict[str, Tensor]:
+    """Predictors, targets, rows and inside: token 0 lies at ``after`` and is predicted at ``before``, token t at
+    ``after + t`` and at ``after + t - 1``."""
     inside = np.arange(sizes.completion)[None, :] < filled(batch.lengths, sizes.rows)[:, None]
     rows, columns = np.nonzero(inside)
     place_of = np.zeros((sizes.rows, sizes.completion), np.int64)
     place_of[rows, columns] = np.arange(len(rows))
+    at_token = after[rows] + columns
+    predictors = at_token if read_at == "token" else np.where(columns == 0, before[rows], at_token - 1)
     return {
-        "predictors": integers(
-            filled(np.where(columns == 0, before[rows], after[rows] + columns - 1), sizes.predicted)
-        ),
+        "predictors": integers(filled(predictors, sizes.predicted)),
         "targets": integers(filled(batch.ids[rows, columns], sizes.predicted)),
         "rows": integers(place_of),
         "inside": Tensor(inside.astype(np.float32)),
@@ -162,9 +164,10 @@ def lengths_of(batch: Batch) -> Places:
     return np.array([len(prompt) for prompt in batch.prompts], dtype=np.int64)
 
 
-def computed(batch: Batch) -> Places:
-    """Tokens of each completion that predict another one."""
-    return np.maximum(np.asarray(batch.lengths, dtype=np.int64) - 1, 0)
+def computed(batch: Batch, read_at: ReadAt) -> Places:
+    """Tokens of each completion that go into the model: the last one predicts nothing."""
+    lengths = np.asarray(batch.lengths, dtype=np.int64)
+    return lengths if read_at == "token" else np.maximum(lengths - 1, 0)
 
 
 def starts_of(lengths: Places) -> Places:
@@ -191,4 +194,4 @@ def integers(array: Places) -> Tensor:
     return Tensor(array.astype(np.int32), ms.int32)
 
 
-LAYOUTS: dict[str, Callable[[Batch, Sizes], ModelInput]] = {"shared": shared_input, "plain": plain_input}
+LAYOUTS: dict[str, Callable[[Batch, Sizes, ReadAt], ModelInput]] = {"shared": shared_input, "plain": plain_input}

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
 from .attention import PlainAttention, SharedAttention
-from .head import LinearHead
+from .head import EntropyHead, LinearHead
 from .models import Architecture, Decoder
 
 ATTENTION = {"shared": SharedAttention, "plain": PlainAttention}
@@ -16,7 +16,11 @@ INPUTS = 6  # tensors of a ModelInput before its plan
 
 
 class LogProbModel(nn.Cell):
-    """Body and head; compiled as part of a train step or alone."""
+    """Body and head; compiled as part of a train step or alone.
+
+    Args:
+        entropy_gradient: whether the loss reads entropies, so that they need a gradient.
+    """
 
     def __init__(
         self,
@@ -26,11 +30,13 @@ class LogProbModel(nn.Cell):
         *,
         lora_scale: float = 0.0,
         recompute: bool = False,
+        entropy_gradient: bool = False,
     ) -> None:
         super().__init__(auto_prefix=False)
         attend = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
         self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute)
-        self.head = LinearHead(architecture.vocabulary)
+        self.head = (EntropyHead if entropy_gradient else LinearHead)(architecture.vocabulary)
+        self.entropy_gradient = entropy_gradient
         self.head_weight = weights["model.embed_tokens.weight" if architecture.tied else "lm_head.weight"]
 
     def construct(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +53,9 @@ class LogProbModel(nn.Cell):
         predictors, targets, rows, inside = inputs[2:INPUTS]
         chosen = native.gather(hidden, predictors, 0)
         logps, entropies = self.head(chosen, self.head_weight, targets, sharpness)
-        return in_rows(logps, rows, inside), in_rows(native.stop_gradient(entropies), rows, inside)
+        if not self.entropy_gradient:
+            entropies = native.stop_gradient(entropies)
+        return in_rows(logps, rows, inside), in_rows(entropies, rows, inside)
 
     def layer_ends(self, sharpness: Tensor, *inputs: Tensor) -> Tensor:
         """``[L + 1, N, T]``: log-probs read off after the embedding and after each layer."""

@@ -19,9 +19,9 @@ from mindrlhf_grpo.backend import Loss
 from mindrlhf_grpo.types import Batch
 
 from . import xp
-from .log_probs import LogProbModel
 
-OWN_SUMS = ("loss", "tokens", "entropy")
+OWN_SUMS = ("loss", "tokens")
+ENTROPY, ENTROPIES = "entropy", "entropies"
 INTEGERS = "segments"
 
 
@@ -29,19 +29,29 @@ class TrainStep(nn.Cell):
     """One loss over one set of arrays.
 
     Args:
+        model: 1 / temperature and inputs -> what the loss is given ``[N, T]`` and, of a policy, entropies ``[N, T]``.
         names: the batch's float arrays, stacked in this order.
         segments: whether the loss also gets the item index of each token.
+        entropies: whether the model gives entropies.
     """
 
     def __init__(
-        self, model: LogProbModel, loss: Loss, trainable: ParameterTuple, names: tuple[str, ...], *, segments: bool
+        self,
+        model: nn.Cell,
+        loss: Loss,
+        trainable: ParameterTuple,
+        names: tuple[str, ...],
+        *,
+        segments: bool,
+        entropies: bool,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.model, self.loss, self.trainable = model, loss, trainable
-        self.names, self.segments = names, segments
+        self.names, self.segments, self.entropies = names, segments, entropies
+        self.reads_entropy = reads_entropy(loss)
 
     def construct(self, sharpness: Tensor, floats: Tensor, segments: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
-        """``floats`` is ``[K, N, T]`` -> sums ``[OWN_SUMS and the loss's]``, gradients."""
+        """``floats`` is ``[K, N, T]`` -> sums in the order of ``sum_names``, gradients."""
         both = ms.value_and_grad(self.value, None, self.trainable, has_aux=True)
         (_, sums), gradients = both(sharpness, floats, segments, inputs)
         return sums, gradients
@@ -50,16 +60,25 @@ class TrainStep(nn.Cell):
         self, sharpness: Tensor, floats: Tensor, segments: Tensor, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """The loss, and all sums as one tensor."""
-        logps, entropies = self.model(sharpness, *inputs)
+        outputs = self.model(sharpness, *inputs)
         tensors = {"mask": floats[0]}
         for place, name in enumerate(self.names):
             tensors[name] = floats[place]
         if self.segments:
             tensors["segments"] = segments
-        loss, metrics = self.loss(xp, logps, tensors)
+        if self.reads_entropy:
+            tensors["entropies"] = outputs[1]
+        loss, metrics = self.loss(xp, outputs[0], tensors)
         mask = floats[0]
-        own = (loss, mask.sum(), (entropies * mask).sum())
+        own = (loss, mask.sum())
+        if self.entropies:
+            own = (loss, mask.sum(), (outputs[1] * mask).sum())
         return loss, native.stop_gradient(native.stack((*own, *metrics.values())))
+
+
+def reads_entropy(loss: Loss) -> bool:
+    """Whether a loss asks for entropies with gradient."""
+    return bool(getattr(loss, "reads_entropy", False))
 
 
 def loss_arrays(batch: Batch, rows: int, width: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
@@ -79,14 +98,16 @@ def loss_arrays(batch: Batch, rows: int, width: int) -> tuple[tuple[str, ...], n
     return tuple(named), floats, items
 
 
-def sum_names(loss: Loss, names: Sequence[str], *, segments: bool) -> tuple[str, ...]:
+def sum_names(loss: Loss, names: Sequence[str], *, segments: bool, entropies: bool) -> tuple[str, ...]:
     """Names of the sums that a train step returns, found by computing the loss of one token in NumPy."""
     tensors: dict[str, Any] = {name: np.ones((1, 1), np.float32) for name in names}
     if segments:
         tensors[INTEGERS] = np.zeros((1, 1), np.int32)
+    if reads_entropy(loss):
+        tensors[ENTROPIES] = np.ones((1, 1), np.float32)
     with np.errstate(all="ignore"):
         _, metrics = loss(numpy_xp.NUMPY, np.zeros((1, 1), np.float32), tensors)
-    return (*OWN_SUMS, *metrics)
+    return (*OWN_SUMS, *([ENTROPY] if entropies else []), *metrics)
 
 
 def named_sums(names: Sequence[str], sums: Tensor) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from .. import __version__, checkpoint, yaml_source
-from ..config import Section
+from ..config_section import Section
 from ..errors import CheckpointError
 from ..json_lines import replace_file
 from ..types import Batch

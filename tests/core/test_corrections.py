@@ -102,6 +102,14 @@ def test_entropy_filter_by_completion() -> None:
     assert got.dtype == np.float32
 
 
+def test_entropy_filter_of_ranks_is_that_of_the_batch() -> None:
+    gathered = ENTROPIES[TRAINED > 0]
+    parts = [
+        entropy_mask(ENTROPIES[rows], TRAINED[rows], 0.5, gathered=gathered) for rows in (slice(0, 1), slice(1, 2))
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), [[0, 1, 0, 0], [1, 1, 0, 0]])
+
+
 def test_entropy_filter_of_nothing_and_of_bad_numbers() -> None:
     assert entropy_mask(ENTROPIES, 0 * TRAINED, 0.5).sum() == 0
     with pytest.raises(ValueError, match=r"quantile must be in 0\.\.1"):

@@ -213,6 +213,20 @@ def test_masked_positions_contribute_nothing_whatever_they_hold(ns: Namespace, n
     }
 
 
+@needs_torch
+def test_every_loss_compiles_without_a_graph_break() -> None:
+    import torch
+
+    ns = torch_namespace("float64", 1e-12)
+    arrays = {name: given_to(ns, case.tensors()) for name, case in CASES.items()}
+
+    def values(logps: Any) -> list[Any]:
+        return [case.loss(ns.xp, logps, arrays[name])[0] for name, case in CASES.items()]
+
+    found = torch.compile(values, fullgraph=True, backend="eager")(ns.array(LOGPS))
+    ns.close([float(value) for value in found], [case.value for case in CASES.values()])
+
+
 VALUES = np.array([[1.0, 2.0, 3.0]])
 RETURNS = np.array([[0.0, 2.5, 1.0]])
 OLD_VALUES = np.array([[1.5, 2.0, 2.5]])

@@ -28,7 +28,7 @@ transformers = pytest.importorskip("transformers")
 from mindrlhf_grpo_mindspore import hf  # noqa: E402
 from mindrlhf_grpo_mindspore.graph import Compiled  # noqa: E402
 from mindrlhf_grpo_mindspore.models import Decoder, read_architecture  # noqa: E402
-from mindrlhf_grpo_mindspore.models.heads import ScoreHead, ValueHead, value_head_weights  # noqa: E402
+from mindrlhf_grpo_mindspore.models.heads import ScoreHead  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
 from mindrlhf_grpo.compiling import CompileLog  # noqa: E402
@@ -126,15 +126,6 @@ def test_scores_are_those_of_a_sequence_classifier(tmp_path: Path) -> None:
     np.testing.assert_allclose(ScoreHead(weights)(hidden, last).asnumpy(), expected, rtol=0, atol=TOLERANCE)
     with pytest.raises(ConfigError, match="has no vocabulary head"):
         decoder.logits(hidden)
-
-
-def test_a_fresh_value_head_gives_zero_and_a_trained_one_its_sum() -> None:
-    weights = value_head_weights(4)
-    head, hidden = ValueHead(weights), Tensor(np.arange(8, dtype=np.float32).reshape(2, 4))
-    np.testing.assert_array_equal(head(hidden).asnumpy(), [0, 0])
-    weights["value_head.weight"].set_data(Tensor(np.ones((1, 4), np.float32)))
-    weights["value_head.bias"].set_data(Tensor(np.ones(1, np.float32)))
-    np.testing.assert_array_equal(head(hidden).asnumpy(), [7, 23])
 
 
 def test_older_config_files_mean_the_same() -> None:

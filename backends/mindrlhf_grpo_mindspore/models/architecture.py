@@ -79,6 +79,8 @@ class Architecture:
     experts: ExpertSizes | None = None
     labels: int = 0
     """Outputs of the score head of a sequence classifier, which has no vocabulary head; 0: a causal LM."""
+    headless: bool = False
+    """The body alone, whatever head the files hold besides."""
     config: Config = field(default_factory=dict, compare=False, repr=False)
     """The ``config.json`` it was read from."""
 

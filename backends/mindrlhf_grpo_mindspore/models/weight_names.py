@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mindrlhf_grpo.value_heads import is_head
+
 from .architecture import Architecture
 
 Shape = tuple[int, ...]
@@ -16,7 +18,7 @@ CORRECTION, GATE_UP, DOWN = "e_score_correction_bias", "gate_up_proj", "down_pro
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, Shape]:
-    """Every weight of the model by name; a tied head is absent."""
+    """Every weight of the model by name; a tied head is absent, and any head of a headless model."""
     return dict(_weights(architecture))
 
 
@@ -51,11 +53,16 @@ def file_parts(name: str, shape: Shape) -> list[tuple[str, Shape]]:
 
 
 def is_left_out(name: str, architecture: Architecture) -> bool:
-    """Whether a file's tensor is known and not used: a tied head, DeepSeek's layers for multi-token prediction."""
+    """Whether a file's tensor is known and not used: a tied head, DeepSeek's layers for multi-token prediction.
+
+    A headless model uses no head.
+    """
     if name.startswith("model.layers."):
         past_the_end = int(name.split(".")[2]) >= architecture.layers
         return name.endswith("rotary_emb.inv_freq") or (architecture.family == "deepseek_v3" and past_the_end)
-    return name == "lm_head.weight" and architecture.tied
+    if architecture.headless and is_head(name):
+        return True
+    return name == "lm_head.weight" and (architecture.tied or architecture.headless)
 
 
 def _weights(model: Architecture) -> Shapes:
@@ -63,6 +70,8 @@ def _weights(model: Architecture) -> Shapes:
     for layer in range(model.layers):
         yield from _layer(model, layer)
     yield "model.norm.weight", (model.hidden,)
+    if model.headless:
+        return
     if model.labels:
         yield "score.weight", (model.labels, model.hidden)
     elif not model.tied:
