@@ -251,7 +251,7 @@ def loss_of(config: AlgorithmConfig, preset: Preset, settings: Settings, algorit
         raise ConfigError("algorithm.loss as a mapping needs a name, like {name: cispo, high: 5.0}")
     plain = {key: getattr(config, key) for key in ("clip_low", "clip_high", "dual_clip")}
     explicit = {key: value for key, value in plain.items() if value is not None}
-    common = {
+    common: dict[str, float | str | int] = {
         "clip_low": settings.clip_low,
         "clip_high": settings.clip_high,
         "dual_clip": settings.dual_clip,

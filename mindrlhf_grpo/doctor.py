@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from .algorithms import resolve
 from .config import RunConfig
-from .config_file import read_config
+from .config_file import AnyConfig, read_config
+from .config_offline import OfflineConfig
 from .errors import UserError
 from .machine import BackendState, backend_states, host_memory, processors, versions
 from .memory import allocator_bytes, peak, phases, shape_of
@@ -62,6 +63,9 @@ def _examine_config(
     ):
         problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
+    if isinstance(config, OfflineConfig):
+        findings["warnings"].append("memory is predicted for online runs only")
+        return
     try:
         prediction = predict(config, device, findings["machine"]["memory_available"])
     except (UserError, KeyError, OSError) as error:
@@ -74,7 +78,7 @@ def _examine_config(
         findings["warnings"].append(f"{device['device']} computes bfloat16 slowly: it has no instructions for it")
 
 
-def device_of(config: RunConfig, backends: Sequence[BackendState]) -> tuple[dict[str, Any], str]:
+def device_of(config: AnyConfig, backends: Sequence[BackendState]) -> tuple[dict[str, Any], str]:
     """The device a run would compute on, and what is wrong with the one it names."""
     state = next((backend for backend in backends if backend.name == config.backend), None)
     devices = state.devices if state is not None else []
@@ -103,13 +107,15 @@ def predict(config: RunConfig, device: Mapping[str, Any], host_available: int) -
     if not tensors:
         raise FileNotFoundError(f"{folder} has no safetensors files here; download the weights first")
     shape = shape_of(read_model_config(folder), tensors)
-    reference = "reference" in resolve(config.algorithm).needs
+    needs = resolve(config.algorithm).needs
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     on_host = device["device"] == "cpu"
     place: Literal["host", "accelerator"] = "host" if on_host else "accelerator"
     predicted = {
         phase: {"process": PROCESS_BYTES[place], **parts, "allocator": allocator_bytes(parts, place)}
-        for phase, parts in phases(config, shape, reference=reference, ranks=ranks).items()
+        for phase, parts in phases(
+            config, shape, reference="reference" in needs, critic="critic" in needs, ranks=ranks
+        ).items()
     }
     peaks = {phase: peak(parts) for phase, parts in predicted.items()}
     return {

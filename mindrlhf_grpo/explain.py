@@ -31,10 +31,10 @@ def explain(name: str | None = None) -> str:
             return "\n".join(_section(found, keys) if found.section else _page(found))
     pages: dict[str, str] = {}
     for keys in KINDS:
-        for path, page in _by_name(name, keys):
-            pages.setdefault(path, page)
+        for found_path, page in _by_name(name, keys):
+            pages.setdefault(found_path, page)
     if not pages:
-        meant = next((found for keys in KINDS if (found := keys.suggestion(name.split(".")))), "")
+        meant = next((near for keys in KINDS if (near := keys.suggestion(name.split(".")))), "")
         raise ConfigError(f"unknown key {name}; {meant or 'run `mindrlhf-grpo explain` for all'}")
     return "\n\n".join(pages.values())
 
@@ -106,7 +106,7 @@ def _presets(key: Key) -> str:
     """The value that each preset fills in, for a key of the algorithm left at null."""
     if key.parent != "algorithm" or key.default != "null":
         return ""
-    from .algorithms import OURS, PRESETS
+    from .presets import OURS, PRESETS
 
     values = {name: getattr(preset, key.name, None) for name, preset in [("(none)", OURS), *PRESETS.items()]}
     return "; ".join(f"{name} {'as clip_low' if value is None else value}" for name, value in values.items())

@@ -148,13 +148,16 @@ def micro_batch_tokens(config: RunConfig, ranks: int) -> int:
     return max(prompt + completion, min(config.train.tokens_per_micro_batch, step))
 
 
-def phases(config: RunConfig, shape: ModelShape, *, reference: bool, ranks: int = 1) -> dict[str, Parts]:
+def phases(
+    config: RunConfig, shape: ModelShape, *, reference: bool, critic: bool = False, ranks: int = 1
+) -> dict[str, Parts]:
     """Phase -> part -> bytes, for the second step on (from then the optimizer's state is there).
 
     Args:
         config: the run.
         shape: its model.
         reference: whether the loss or reward needs a reference.
+        critic: whether a critic of the policy's size is trained beside it.
         ranks: processes that share a step's prompts; each holds everything else itself.
     """
     model = config.model
@@ -167,6 +170,7 @@ def phases(config: RunConfig, shape: ModelShape, *, reference: bool, ranks: int 
         "weights": weights + adapters * 4,
         "reference": weights if reference and not adapters else 0,
         "optimizer": optimizer_bytes(trainable, kind),
+        "critic": weights + optimizer_bytes(shape.parameters, model.dtype) if critic else 0,
         "engine": shape.adapted * BYTES[model.dtype] if adapters else 0,  # merged; else it shares the weights
     }
     return {

@@ -155,7 +155,7 @@ def unpack(arrays: Mapping[str, NDArray[Any]]) -> tuple[list[Batch], list[Prompt
         Batch(
             prompts=tuple(numbered(f"batch_{index}.prompt_")),
             temperature=1.0,
-            **{name: arrays[f"batch_{index}.{name}"] for name in BATCH_ARRAYS},
+            **{name: arrays[f"batch_{index}.{name}"] for name in BATCH_ARRAYS},  # type: ignore[arg-type]
         )
         for index in range(BATCHES)
     ]

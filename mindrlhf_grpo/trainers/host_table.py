@@ -60,11 +60,11 @@ class HostTable:
     @staticmethod
     def concat(tables: Sequence[HostTable]) -> HostTable:
         """Rows of all tables, in order."""
-        baselines = [table.baselines for table in tables if table.baselines is not None]
+        baselines: list[FloatArray] = [table.baselines for table in tables if table.baselines is not None]
         return HostTable(
             rewards=RewardTable.concat([table.rewards for table in tables]),
             prompt=np.concatenate([table.prompt for table in tables]),
             lengths=np.concatenate([table.lengths for table in tables]),
             truncated=np.concatenate([table.truncated for table in tables]),
-            baselines=np.concatenate(baselines) if baselines else None,
+            baselines=np.concatenate(baselines).astype(np.float64) if baselines else None,
         )
