@@ -43,11 +43,13 @@ def leave_one_out_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, 
             if len(rows) < 2:
                 continue
             entries = rewards[rows, column].astype(np.float64)
-            for place, row in enumerate(rows):
-                others = np.delete(entries, place)
-                flat = float(np.ptp(others)) == 0.0  # the mean of equal floats may differ from them in the last bit
-                mean = others[0] if flat else others.mean()
-                result[row, column] = (entries[place] - mean) / (1.0 if flat else others.std(ddof=ddof) + eps)
+            places = np.arange(len(rows) - 1)
+            others = entries[places + (places >= np.arange(len(rows))[:, None])]  # [n, n - 1]
+            # the mean of equal floats may differ from them in the last bit
+            flat = np.ptp(others, axis=1) == 0
+            mean = np.where(flat, others[:, 0], others.mean(axis=1))
+            deviation = np.sqrt(np.square(others - mean[:, None]).sum(axis=1) / max(len(rows) - 1 - ddof, 1))
+            result[rows, column] = (entries - mean) / np.where(flat, 1.0, deviation + eps)
     return result
 
 
