@@ -34,7 +34,7 @@ def group_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, ddof: in
 def leave_one_out_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, ddof: int) -> Table:
     """(R - mean) / (std + eps) with mean and std of the *other* scored entries of the group and column of ``[N, K]``.
 
-    Not divided where that std is 0, or where ``ddof`` leaves no degree of freedom.
+    Not divided where that std is 0, which that of a single other counts as.
     """
     result = np.zeros(rewards.shape, dtype=np.float64)
     for group in np.unique(groups):
@@ -43,11 +43,13 @@ def leave_one_out_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, 
             if len(rows) < 2:
                 continue
             entries = rewards[rows, column].astype(np.float64)
-            for place, row in enumerate(rows):
-                others = np.delete(entries, place)
-                flat = len(others) <= ddof or float(np.ptp(others)) == 0.0
-                mean = others[0] if flat and len(others) > ddof else others.mean()
-                result[row, column] = (entries[place] - mean) / (1.0 if flat else others.std(ddof=ddof) + eps)
+            places = np.arange(len(rows) - 1)
+            others = entries[places + (places >= np.arange(len(rows))[:, None])]  # [n, n - 1]
+            # the mean of equal floats may differ from them in the last bit
+            flat = np.ptp(others, axis=1) == 0
+            mean = np.where(flat, others[:, 0], others.mean(axis=1))
+            deviation = np.sqrt(np.square(others - mean[:, None]).sum(axis=1) / max(len(rows) - 1 - ddof, 1))
+            result[rows, column] = (entries - mean) / np.where(flat, 1.0, deviation + eps)
     return result
 
 

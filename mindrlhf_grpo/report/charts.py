@@ -8,7 +8,7 @@ from typing import Any
 
 from .reading import Run
 
-PHASES = ("generate", "reward", "logps", "update", "sync", "eval", "save")
+PHASES = ("generate", "reward", "logps", "update", "sync", "eval", "save", "compile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

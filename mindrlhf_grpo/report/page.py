@@ -19,7 +19,7 @@ from ..json_lines import replace_file, to_json
 from .charts import chart_data
 from .completions import pack
 from .reading import Run, read_run
-from .words import facts, headline, remarks, sentences
+from .words import facts, headline, legend, remarks, sentences, when_kept
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("page.js", "axes.js", "charts.js", "tokens.js", "browser.js")
@@ -53,7 +53,8 @@ def html_of(run: Run) -> str:
         versions=run.versions,
         config_text=run.config_text,
         has_steps=bool(run.steps),
-        note=completions.note,
+        note=f"{completions.note} {legend(run)}".strip() if completions.note else "",
+        when_kept=when_kept(run),
         version=__version__,
         policy=policy(asset("style.css"), scripts.values()),
         style=Markup(asset("style.css")),

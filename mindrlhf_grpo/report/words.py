@@ -206,6 +206,22 @@ def _reward_remarks(run: Run) -> list[Remark]:
     return found
 
 
+def legend(run: Run) -> str:
+    """What the browser's figures are where rows were given, not sampled; empty for an online run."""
+    if not run.setting("objective"):
+        return ""
+    return (
+        "Held-out rows. Reward: the score of the row; advantage: log-ratio to the reference, or a reward model's value."
+    )
+
+
+def when_kept(run: Run) -> str:
+    """When completions, or held-out rows, are written to the disk."""
+    if run.setting("objective"):
+        return "Held-out rows are kept at each evaluation, where eval.source is set."
+    return "They are kept every tracking.rollouts_every steps."
+
+
 def unfinished(run: Run) -> str:
     """How far a run has come."""
     planned = planned_steps(run)

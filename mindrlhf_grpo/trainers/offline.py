@@ -23,6 +23,7 @@ from ..report import render
 from ..tracking import Tracker, silent
 from .clock import Clock
 from .offline_evaluation import HeldOutRows, held_out_rows, tokenizer_of, with_intervals
+from .offline_samples import write_samples
 from .offline_steps import Steps, load_model
 from .run_folder import Progress, RunFolder, state
 from .schedule import learning_rate
@@ -94,7 +95,7 @@ class OfflineTrainer:
                 evidence = self.folder.save_evidence(step, batch, str(error)) if self.main else ""
                 raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
         self.progress.step, self.progress.stream = step, self.stream.state()
-        metrics = {**self._update_metrics(rate, examples, result)}
+        metrics = self._update_metrics(rate, examples, result)
         with clock.phase("eval"):
             metrics.update(self._evaluate(step))
         # Logged before the checkpoint: a run killed in between makes this step, and its line, again.
@@ -115,7 +116,7 @@ class OfflineTrainer:
         progress = self.progress
         if not self.held_out.examples or progress.step or progress.before:
             return
-        progress.before = progress.after = self.held_out.evaluate(self.steps)
+        progress.before = progress.after = self._held_out_figures(0)
         name = f"eval/{self.task.headline}"
         self.tracker.note(
             f"held-out {self.task.headline} before training: {progress.before[name]:.4f} "
@@ -127,7 +128,7 @@ class OfflineTrainer:
         every, last = self.config.eval.every, step == self.config.train.steps
         if not self.held_out.examples or not (last or (every and step % every == 0)):
             return {}
-        metrics, progress = self.held_out.evaluate(self.steps), self.progress
+        metrics, progress = self._held_out_figures(step), self.progress
         value, sign = metrics[f"eval/{self.task.headline}"], self.task.better
         progress.after = metrics
         if progress.best is None or sign * value > sign * progress.best:
@@ -136,6 +137,12 @@ class OfflineTrainer:
         if target is not None and sign * value >= sign * target:
             progress.stopped_because = f"held-out {self.task.headline} {value:.4f} reached the target {target}"
         return metrics
+
+    def _held_out_figures(self, step: int) -> dict[str, float]:
+        """Figures of the held-out rows; some of the rows, token by token, go to the report."""
+        rows = self.held_out
+        write_samples(self.folder.path, step, self.steps, rows.examples, self.tokenizer, rows.stored)
+        return rows.evaluate(self.steps)
 
     def _save(self, step: int) -> None:
         """Checkpoint when due: by interval, at the end, or because it is the best so far."""

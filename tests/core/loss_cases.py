@@ -123,6 +123,8 @@ CASES: dict[str, Case] = {
     "kl r*k3": Case(PolicyLoss(kl_coef=0.1, kl_estimator="r*k3"), 0.8757639343095501, REFERENCE),
     # s = .825^(1/3) = .93789, 3^(1/3) = 1.44225, neither clipped on its side: -6 s | 3 s
     "gspo": Case(SequencePolicyLoss(), -1.3005836551784862, clipped=(0, 0)),
+    # log s = .3662 becomes .1 in row 1: -6 · .93789 | 3 e^.1
+    "gspo bounded": Case(SequencePolicyLoss(log_ratio_max=0.1), -2.3118196118737675),
     # A = -1 | 2: the bounds .9997 and 1.0004 hold both: 3 · .9997 | -6 · 1.0004
     "gspo clipped": Case(
         SequencePolicyLoss(gradient="token"),

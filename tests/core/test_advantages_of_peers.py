@@ -105,6 +105,13 @@ def test_gdpo_of_each_peer(peer: str) -> None:
     close(gdpo(TWO, np.ones(2), GROUP, eps=eps, ddof=1, further=further), expected)
 
 
+def test_gdpo_of_nemo_leaves_the_completion_itself_out() -> None:
+    """On rewards where that is not a common factor, against z-scores of a plain loop."""
+    values = np.stack([(1, 0, 0.5, 0), (0, 0, -0.1, -0.3)], axis=1)[:, :, None].astype(np.float64)
+    got = gdpo(values, np.array([1.0, 0.5]), GROUP, eps=1e-6, ddof=1, further=Further(whitening="scale"))
+    close(got, [1.2167211154436608, -0.20633932292461693, 0.10569307985051783, -1.2116629288105663])
+
+
 def test_gdpo_of_safe_rank_is_over_completions_and_ranks() -> None:
     rewards = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.5]])[:, None, :]
     got = gdpo(rewards, ONE, GROUP, eps=1e-4, ddof=1, further=Further(whitening="samples"))

@@ -40,7 +40,9 @@ CASES: dict[str, tuple[Correction, list[list[float]]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_weights(case: str) -> None:
     correction, expected = CASES[case]
-    np.testing.assert_allclose(correction.weights(LOG_RATIO, MASK), expected, rtol=1e-12)
+    for masked in (NAN, 7.0):
+        log_ratio = np.where(MASK > 0, LOG_RATIO, masked)
+        np.testing.assert_allclose(correction.weights(log_ratio, MASK), expected, rtol=1e-12)
 
 
 def test_logarithms_are_bounded_by_twenty() -> None:

@@ -21,7 +21,8 @@ PROGRAM = """
 import json, sys
 from mindrlhf_grpo.config_offline import OfflineConfig
 from mindrlhf_grpo.trainers.offline import train
-print(json.dumps(train(OfflineConfig.model_validate(json.loads(sys.argv[1])))))
+for config in json.loads(sys.argv[1]):
+    train(OfflineConfig.model_validate(config))
 """
 
 
@@ -67,15 +68,13 @@ def config_of(*arguments: Any, **sections: Any) -> OfflineConfig:
     return OfflineConfig.model_validate(settings(*arguments, **sections))
 
 
-def run_apart(config: dict[str, Any], *, processes: int = 1) -> dict[str, Any]:
-    """Train in processes of its own; returns the summary."""
-    script = Path(config["run_dir"]).parent / "train_offline.py"
+def run_apart(configs: list[dict[str, Any]], folder: Path, *, processes: int) -> None:
+    """Train one configuration after the other in processes of their own."""
+    script = folder / "train_offline.py"
     script.write_text(PROGRAM)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [sys.executable, *launcher, str(script), json.dumps(config)],
+        [sys.executable, *launcher, str(script), json.dumps(configs)],
         env=tiny.environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return summary

@@ -1,0 +1,85 @@
+"""Held-out rows as a model sees them, in the files that the report's browser reads: token by token, with scores.
+
+They take the places of completions: ``logps`` of a policy; ``advantages`` hold its log-ratio to the reference, or the
+value that a reward model gives at each token; ``reward`` is the row's score, ``finish`` says which completion it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.examples import Example
+from ..data.tokenizer import Tokenizer
+from ..json_lines import replace_file, to_json
+from ..reference_store import StoredLogProbs
+from ..rollout_log import numbers, rollout_path
+from ..types import Batch, FloatArray
+from ..xp import NUMPY
+from .offline_steps import Steps
+
+SHOWN = 16  # held-out rows of an evaluation
+
+
+def write_samples(
+    run_dir: Path,
+    step: int,
+    steps: Steps,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    stored: StoredLogProbs | None = None,
+) -> None:
+    """Write the first held-out rows as ``RUN/rollouts/step_N.jsonl``; every rank calls it, rank 0 writes."""
+    shown = examples[:SHOWN]
+    batch = steps.batch(shown, stored)
+    outputs = steps.outputs(batch)
+    scores = steps.task.scores(NUMPY, outputs, batch.loss_tensors())
+    parts = steps.comm.gather_objects((batch, outputs, scores))
+    if steps.comm.rank:
+        return
+    rows = [row for part in parts for row in rows_of(*part, policy=steps.task.objective.model == "policy")]
+    names = ("chosen", "rejected") if steps.task.pairs else ("given",)
+    described = [(example, number) for example in shown for number in range(len(example.completions))]
+    lines = [
+        to_json({"step": step, **told(example, number, tokenizer), "finish": names[number], **row})
+        for (example, number), row in zip(described, rows, strict=True)
+    ]
+    path = rollout_path(run_dir, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, "".join(line + "\n" for line in lines).encode())
+
+
+def rows_of(batch: Batch, outputs: FloatArray, scores: FloatArray | None, *, policy: bool) -> Iterator[dict[str, Any]]:
+    """What the model says of each row of a rank."""
+    for row, length in enumerate(batch.lengths):
+        seen = outputs[row, :length]
+        credit = np.full(length, np.nan)
+        if not policy:
+            credit = seen
+        elif batch.ref_logps is not None:
+            credit = np.where(batch.mask[row, :length] > 0, seen - batch.ref_logps[row, :length], np.nan)
+        trained = credit[np.isfinite(credit)]
+        yield {
+            "logps": numbers(seen if policy else np.full(length, np.nan)),
+            "advantages": numbers(credit),
+            "advantage": float(trained.mean()) if len(trained) else None,
+            "components": {},
+            "reward": None if scores is None else float(scores[row]),
+        }
+
+
+def told(example: Example, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """One completion of an example as text."""
+    ids = [int(token) for token in example.completions[number].ids]
+    return {
+        "uid": example.row,
+        "sample": number,
+        "prompt": "".join(tokenizer.piece(int(token)) for token in example.prompt),
+        "completion": tokenizer.decode(ids),
+        "tokens": [tokenizer.piece(token) for token in ids],
+        "ids": ids,
+        "columns": {name: f"{value:g}" for name, value in example.numbers.items()},
+    }
