@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .advantages import ESTIMATORS, WHITENINGS
+from .algorithms import ALGORITHMS
 from .corrections import CORRECTIONS
 from .losses import KL_ESTIMATORS, POLICY_LOSSES
 from .objectives import OBJECTIVES
@@ -123,8 +124,8 @@ def table() -> str:
     )
     return "\n\n".join(
         [
-            "### Advantages of completions and segments (`algorithm.name`)\n\n"
-            + rows(matched(ESTIMATORS, ESTIMATOR_ENTRIES), HOST),
+            "### Algorithms (`algorithm.name`)\n\n" + algorithm_rows(),
+            "### Advantages of completions and segments\n\n" + rows(matched(ESTIMATORS, ESTIMATOR_ENTRIES), HOST),
             f"`gdpo` ends in one of {', '.join(f'`{name}`' for name in WHITENINGS)}: see below.",
             "### Advantages of tokens\n\n" + rows(TOKEN_ENTRIES, HOST),
             "### Policy losses (`algorithm.loss`)\n\n" + rows(matched(POLICY_LOSSES, LOSS_ENTRIES), ALL),
@@ -135,6 +136,21 @@ def table() -> str:
             "### Preferences, reward models, supervised (`objective.name`)\n\n" + rows(named, ALL),
         ]
     )
+
+
+def algorithm_rows() -> str:
+    """What each name puts together, as a Markdown table."""
+    estimators = {estimator: name for name, estimator in ESTIMATORS.items()}
+    tokens = {"same": "the number of their completion or item", "sum": "`reinforce_pp` of it", "gae": "`gae` of it"}
+    lines = ["| name | advantages | tokens get | loss | prescribes | needs |", "|---|---|---|---|---|---|"]
+    for name, algorithm in ALGORITHMS.items():
+        score = f"`{estimators[algorithm.estimator]}`" if algorithm.estimator in estimators else "the reward R"
+        own = ", ".join(f"{key} {value}" for key, value in algorithm.own.items()) or "nothing"
+        groups = [] if algorithm.group_size < 2 else ["groups of 2 or more"]
+        needs = ", ".join([*groups, *sorted(algorithm.needs)]) or "nothing"
+        cells = [f"`{name}`", score, tokens[algorithm.returns], f"`{algorithm.loss}`", own, needs]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def matched(names: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -73,7 +73,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "rloo": of_groups("rloo", "https://arxiv.org/abs/2402.14740"),
     "gdpo": of_groups("gdpo", "https://arxiv.org/abs/2601.05242"),
     "rank_grpo": of_groups("rank_grpo", "https://arxiv.org/abs/2510.20150"),
-    "loo": of_groups("loo", "NeMo RL, use_leave_one_out_baseline"),
+    "loo": of_groups("loo", "NeMo RL, use_leave_one_out_baseline", adv_eps=1e-6),
     "opo": of_groups("opo", "https://arxiv.org/abs/2505.23585"),
     "pass_k": of_groups("pass_k", "verl, grpo_passk"),
     "gspo": of_groups("grpo", "https://arxiv.org/abs/2507.18071", loss="gspo", aggregation="sequence_mean"),

@@ -159,8 +159,10 @@ class AlgorithmConfig(Section):
         peers="trl: beta; verl: kl_loss_coef; openrlhf: --init_kl_coef",
         ge=0,
     )
-    kl_estimator: Literal["k1", "k2", "k3"] | None = key(
-        None, "Per-token KL estimator.", peers="verl: kl_loss_type; openrlhf: --kl_estimator"
+    kl_estimator: Literal["k1", "k2", "k3", "abs", "k3+", "r*k3"] | None = key(
+        None,
+        "Per-token KL estimator; k3+ has the value of k3 and the gradient of k2, r*k3 is k3 times the ratio.",
+        peers="verl: kl_loss_type; openrlhf: --kl_estimator",
     )
     kl_in: Literal["loss", "reward"] | None = key(
         None,

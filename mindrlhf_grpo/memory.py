@@ -28,7 +28,7 @@ KEPT_ANYWAY = 8  # bytes for each token and block: the scales of its two norms
 ADAPTED = 7  # linear layers of a block
 # What an allocator keeps of the memory that came and went, as a share of it: measured 0.4 to 0.8 with glibc's.
 ALLOCATOR_SHARE = {"host": 0.5, "accelerator": 0.1}
-LASTING = ("process", "weights", "reference", "optimizer", "engine")
+LASTING = ("process", "weights", "reference", "optimizer", "critic", "engine")
 Parts = dict[str, int]
 
 
@@ -170,9 +170,10 @@ def phases(
         "weights": weights + adapters * 4,
         "reference": weights if reference and not adapters else 0,
         "optimizer": optimizer_bytes(trainable, kind),
-        "critic": weights + optimizer_bytes(shape.parameters, model.dtype) if critic else 0,
         "engine": shape.adapted * BYTES[model.dtype] if adapters else 0,  # merged; else it shares the weights
     }
+    if critic:
+        held["critic"] = weights + optimizer_bytes(shape.parameters, model.dtype)
     return {
         "load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]},
         "generate": {**held, **generation_parts(config, shape, ranks)},

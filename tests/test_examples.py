@@ -44,7 +44,7 @@ def flattened(tree: dict[str, Any], prefix: str = "") -> list[str]:
 
 @pytest.mark.parametrize("path", [path for path in files() if path.parts[0] == "model_configs"], ids=str)
 def test_model_fragments_use_keys_that_exist(path: Path) -> None:
-    assert set(flattened(yaml.safe_load((ROOT / path).read_text()))) <= catalogue().keys()
+    assert set(flattened(yaml.safe_load((ROOT / path).read_text()))) <= catalogue().records.keys()
 
 
 def operands(row: dict[str, str]) -> tuple[int, ...]:
