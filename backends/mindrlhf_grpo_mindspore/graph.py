@@ -32,17 +32,50 @@ class Compiled:
         self.name, self.log, self.bucket = name, log, bucket
         self.function = ms.jit(function)
         self.seen: set[tuple[Shape, ...]] = set()
+        self.keys: set[str] = set()  # MindSpore's, of what it compiled
 
     def __call__(self, *tensors: Tensor) -> Any:
         shapes = tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors)
         if shapes in self.seen:
             return self.function(*tensors)
         text = self.bucket(*tensors) if self.bucket else " ".join(str(shape) for shape, _ in shapes)
+        before = set(compiled_keys())
         with self.log.compiling(self.name, text):
             result = self.function(*tensors)
             wait(result)
+        self.keys |= compiled_keys() - before
         self.seen.add(shapes)
         return result
+
+    def forget(self) -> None:
+        """Free what is compiled: MindSpore holds it for the whole process otherwise. The next call compiles again."""
+        free_compiled(self.keys)
+        self.keys.clear()
+        self.seen.clear()
+
+
+def compiled_keys() -> set[str]:
+    """MindSpore's own record of what is compiled, empty in a version that keeps it elsewhere."""
+    try:
+        from mindspore.graph.api import ms_compile_cache
+    except ImportError:
+        return set()
+    found: set[str] = ms_compile_cache
+    return found
+
+
+def free_compiled(keys: set[str]) -> None:
+    """Give back what is compiled under these keys; there is no public way (MindSpore 2.10)."""
+    if keys:
+        from mindspore._c_expression import JitExecutor_
+
+        JitExecutor_.get_instance().del_net_res(None, keys)
+        compiled_keys().difference_update(keys)
+
+
+def empty(parameter: Parameter) -> None:
+    """Free a parameter's numbers: the compiler goes on holding the parameter after what it compiled is gone."""
+    parameter.set_data(Tensor([0.0], parameter.dtype), slice_shape=True)
 
 
 def wait(result: Any) -> None:

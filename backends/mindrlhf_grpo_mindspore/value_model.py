@@ -24,7 +24,7 @@ from mindrlhf_grpo.value_heads import NAME, ValueHead, is_head, load_value_head,
 
 from . import hf
 from .attention import PlainAttention, SharedAttention
-from .graph import Compiled, overwrite
+from .graph import Compiled, empty, overwrite
 from .log_probs import ATTENTION, INPUTS, in_rows
 from .models import Architecture, Decoder
 from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
@@ -129,8 +129,13 @@ class MindSporeValueModel(TrainedModel):
             return
         if self.optimizer.steps or self.restored:
             raise BackendError(f"{self.config.path}: a value model that has been trained cannot be released")
+        for compiled in [self.reader, *(step for step, _ in self.steps.values())]:
+            if compiled is not None:
+                compiled.forget()
         self.awake, self.reader = False, None
         self.steps.clear()
+        for weight in self.weights.values():
+            empty(weight)
         del self.weights, self.trainable, self.optimizer
         gc.collect()  # cells point at each other
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_policy import make_batch, relative, run_config, weighted_loss, write_model
+from tiny_value_model import rows_of, with_head, write_classifier
 
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError, RunFailed
 from mindrlhf_grpo.types import Batch
@@ -29,29 +30,9 @@ def load(path: Path, read_at: str = "token", *, train: dict[str, Any] | None = N
     return build(config).load_value_model(config.model, config.train, read_at=read_at)
 
 
-def write_classifier(folder: Path, family: str = "llama", kind: str = "SequenceClassification") -> Path:
-    """A random model with a head of one number that is large enough to be seen."""
-    config = transformers.AutoConfig.from_pretrained(write_model(folder / "body", family), num_labels=1)
-    model = getattr(transformers, f"AutoModelFor{kind}").from_config(config)
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.15)
-    model.eval().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_classifier(tmp_path_factory.mktemp("classifier"))
-
-
-def rows_of(batch: Batch) -> list[tuple[int, torch.Tensor]]:
-    """(prompt tokens, ids of prompt and completion) of each row."""
-    found = []
-    for row, length in enumerate(batch.lengths):
-        prompt = batch.prompts[batch.prompt_of[row]]
-        found.append((len(prompt), torch.tensor(np.concatenate([prompt, batch.ids[row, :length]])[None]).long()))
-    return found
 
 
 def own_values(model: Any, batch: Batch, read_at: str) -> torch.Tensor:
@@ -150,18 +131,6 @@ def test_the_head_of_a_token_classifier_keeps_its_bias(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = own(input_ids=ids).logits[0, prompt:, 0].numpy()
         assert np.abs(model.values(batch)[row, : len(expected)] - expected).max() < 1e-5
-
-
-def with_head(folder: Path, tensors: dict[str, torch.Tensor], **settings: Any) -> Path:
-    """Replace the head of a folder."""
-    from safetensors.torch import load_file, save_file
-
-    file = folder / "model.safetensors"
-    kept = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("score")}
-    save_file({**kept, **tensors}, file, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **settings}))
-    return folder
 
 
 @pytest.mark.parametrize(
