@@ -91,7 +91,7 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
     plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
     if plan is not None:
         found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
-        found.attempt("critic", lambda: check_critic(config, needed="critic" in plan.needs))
+        found.attempt("critic.path", lambda: check_critic(config, needed="critic" in plan.needs))
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
         found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
