@@ -239,10 +239,13 @@ def check_task(task: Task, config: OfflineConfig) -> None:
             f"objective.reference_logps: stored does not go with {objective.name}: its baseline asks the reference about "
             "other completions in every batch; set on_the_fly"
         )
+    if objective.prepare is baseline and config.train.prompts_per_step < 2:
+        raise ConfigError(
+            f"train.prompts_per_step is 1: {objective.name} estimates its baseline on completions of other rows of the "
+            "batch and needs at least 2"
+        )
     if "margin" in config.data.columns and objective.name != "bradley_terry":
         raise ConfigError(f"data.columns names a margin, which {objective.name} does not read; bradley_terry does")
-    if objective.model == "value" and config.checkpoint.keep_best and config.eval.source is None:
-        raise ConfigError("checkpoint.keep_best needs eval.source, the held-out rows")
 
 
 def options_of(objective: Objective) -> tuple[str, ...]:

@@ -89,8 +89,13 @@ def mean_ratio(before: Before) -> dict[str, NDArray[np.float64]]:
 
 
 def baseline(before: Before) -> dict[str, NDArray[np.float64]]:
-    """KTO's z: mean log-ratio of completions under the prompt of the next row, at least 0; the same for every row."""
+    """KTO's z: mean log-ratio of completions under the prompt of the next row, at least 0; the same for every row.
+
+    A batch of one row (the rest of a held-out set) has no other prompt: z is 0.
+    """
     examples = before.examples
+    if len(examples) == 1:
+        return {"baseline": np.zeros(len(before.batch))}
     wrong = [
         Example(uid=one.uid, row=one.row, prompt=one.prompt, completions=examples[place - 1].completions)
         for place, one in enumerate(examples)
