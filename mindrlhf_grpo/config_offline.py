@@ -58,7 +58,7 @@ class ObjectiveConfig(Section):
 
     name: str = key(
         ...,
-        "sft; dpo and its family (sigmoid, cdpo, robust, hinge, ipo, ipo_sum, sigmoid_norm, apo_zero, apo_down, nca_pair, sppo_hard, aot, aot_unpaired, exo_pair, discopop), simpo, orpo, kto; bradley_terry, logexp, bce for reward models.",
+        "sft; dpo and its family (sigmoid, cdpo, robust, hinge, ipo, ipo_sum, sigmoid_norm, apo_zero, apo_down, nca_pair, bco_pair, sppo_hard, aot, aot_unpaired, exo_pair, discopop), simpo, orpo, kto; bradley_terry, logexp, bce for reward models.",
         peers="trl: loss_type; openrlhf: --loss",
     )
     preset: str | None = key(

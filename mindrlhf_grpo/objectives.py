@@ -20,7 +20,7 @@ from .errors import ConfigError
 from .losses import preference, reward_model
 from .losses.supervised import NegativeLogLikelihood
 from .nearest import did_you_mean
-from .preparation import Preparation, baseline, partners, unpaired_partners
+from .preparation import Preparation, baseline, mean_ratio, partners, unpaired_partners
 from .types import FloatArray
 
 
@@ -83,9 +83,10 @@ ENTRIES = (
     paired("apo_zero", preference.APOZero, "arXiv:2408.06266", "trl, mindrlhf: apo_zero"),
     paired("apo_down", preference.APODown, "arXiv:2408.06266", "trl, mindrlhf: apo_down"),
     paired("nca_pair", preference.NCAPair, "arXiv:2402.05369", "trl, mindrlhf: nca_pair"),
+    paired("bco_pair", preference.BCOPair, "arXiv:2404.04656", "trl: bco_pair (mindrlhf: with a running mean)", mean_ratio),
     paired("sppo_hard", preference.SPPOHard, "arXiv:2405.00675", "trl, mindrlhf: sppo_hard"),
     paired("aot", preference.AOT, "arXiv:2406.05882", "trl: aot", partners),
-    paired("aot_unpaired", preference.AOTUnpaired, "arXiv:2406.05882", "trl: aot_unpaired", unpaired_partners),
+    paired("aot_unpaired", preference.AOTUnpaired, "arXiv:2406.05882", "trl: aot_unpaired; mindrlhf: aot_pair", unpaired_partners),
     paired("exo_pair", preference.EXOPair, "arXiv:2402.00856", "trl, mindrlhf: exo_pair"),
     paired("discopop", preference.DiscoPOP, "arXiv:2406.08414", "trl: discopop"),
     paired("simpo", preference.SimPO, "arXiv:2405.14734", "trl: CPO simpo"),
@@ -100,7 +101,7 @@ ENTRIES = (
               source="cross-entropy", peers="trl: PRM-like labels on whole completions"),
 )  # fmt: skip
 OBJECTIVES: dict[str, Objective] = {entry.name: entry for entry in ENTRIES}
-ALIASES = {"dpo": "sigmoid", "reward_model": "bradley_terry", "rm": "bradley_terry"}
+ALIASES = {"dpo": "sigmoid", "aot_pair": "aot_unpaired", "reward_model": "bradley_terry", "rm": "bradley_terry"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,10 +239,13 @@ def check_task(task: Task, config: OfflineConfig) -> None:
             f"objective.reference_logps: stored does not go with {objective.name}: its baseline asks the reference about "
             "other completions in every batch; set on_the_fly"
         )
+    if objective.prepare is baseline and config.train.prompts_per_step < 2:
+        raise ConfigError(
+            f"train.prompts_per_step is 1: {objective.name} estimates its baseline on completions of other rows of the "
+            "batch and needs at least 2"
+        )
     if "margin" in config.data.columns and objective.name != "bradley_terry":
         raise ConfigError(f"data.columns names a margin, which {objective.name} does not read; bradley_terry does")
-    if objective.model == "value" and config.checkpoint.keep_best and config.eval.source is None:
-        raise ConfigError("checkpoint.keep_best needs eval.source, the held-out rows")
 
 
 def options_of(objective: Objective) -> tuple[str, ...]:

@@ -20,16 +20,17 @@ from .types import Batch, FloatArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denominators:
-    """Of the whole optimizer step, all ranks: examples, and trained tokens of their first completions."""
+    """Of the whole optimizer step, all ranks: examples, trained tokens of their first completions, names of numbers."""
 
     examples: int
     tokens: int
+    names: tuple[str, ...] = ()
 
     @staticmethod
     def of(examples: Sequence[Example]) -> Denominators:
         """Count them."""
         tokens = sum(int(example.completions[0].mask.sum()) for example in examples)
-        return Denominators(examples=len(examples), tokens=tokens)
+        return Denominators(examples=len(examples), tokens=tokens, names=tuple(examples[0].numbers) if examples else ())
 
 
 def build_offline_batch(examples: Sequence[Example], whole: Denominators) -> Batch:
@@ -43,7 +44,7 @@ def build_offline_batch(examples: Sequence[Example], whole: Denominators) -> Bat
     lengths = np.asarray([len(completion) for completion in completions], dtype=np.int64)
     shape = (len(lengths), int(lengths.max(initial=1)))  # a loss reads x[:, 0], also of no rows
     mask = padded([completion.mask for completion in completions], np.zeros(shape, np.float32))
-    counts = [len(example.completions) for example in examples]
+    counts = np.asarray([len(example.completions) for example in examples], dtype=np.int64)
     first = np.asarray([place == 0 for count in counts for place in range(count)], dtype=np.float32)
     last = np.zeros(shape, np.float32)
     last[np.arange(shape[0]), lengths - 1] = 1.0
@@ -52,10 +53,12 @@ def build_offline_batch(examples: Sequence[Example], whole: Denominators) -> Bat
         prompt_of=np.repeat(np.arange(len(examples), dtype=np.int32), counts),
         ids=padded([completion.ids for completion in completions], np.zeros(shape, np.int64)),
         lengths=lengths, mask=mask, weights=mask * first[:, None] / np.float32(max(1, whole.tokens)),
-        advantages=np.zeros(shape, np.float32), tensors={"last": last}, coupled=any(count > 1 for count in counts),
+        advantages=np.zeros(shape, np.float32), tensors={"last": last}, coupled=bool((counts > 1).any()),
     )  # fmt: skip
-    names = examples[0].numbers if examples else ()
-    numbers = {name: np.repeat([example.numbers[name] for example in examples], counts) for name in names}
+    numbers = {
+        name: np.repeat(np.asarray([example.numbers[name] for example in examples], np.float64), counts)
+        for name in whole.names
+    }
     return with_numbers(batch, {"row_weight": np.full(shape[0], 1.0 / max(1, whole.examples)), **numbers})
 
 

@@ -81,9 +81,21 @@ def unpaired_partners(before: Before) -> dict[str, NDArray[np.float64]]:
     return {"partner": both[before.share.start : before.share.stop].reshape(-1)}
 
 
+def mean_ratio(before: Before) -> dict[str, NDArray[np.float64]]:
+    """BCO: mean log-ratio of all rows, chosen and rejected; the same for every row."""
+    mask = before.batch.mask
+    own = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
+    return {"baseline": np.full(len(before.batch), float(before.everywhere(own).mean()))}
+
+
 def baseline(before: Before) -> dict[str, NDArray[np.float64]]:
-    """KTO's z: mean log-ratio of completions under the prompt of the next row, at least 0; the same for every row."""
+    """KTO's z: mean log-ratio of completions under the prompt of the next row, at least 0; the same for every row.
+
+    A batch of one row (the rest of a held-out set) has no other prompt: z is 0.
+    """
     examples = before.examples
+    if len(examples) == 1:
+        return {"baseline": np.zeros(len(before.batch))}
     wrong = [
         Example(uid=one.uid, row=one.row, prompt=one.prompt, completions=examples[place - 1].completions)
         for place, one in enumerate(examples)

@@ -47,6 +47,10 @@ CASES: dict[str, tuple[Any, np.ndarray, dict[str, np.ndarray]]] = {
     "apo_zero": (p.APOZero(beta=0.5), LOGPS, PAIRS | REFERENCE),
     "apo_down": (p.APODown(beta=0.5), LOGPS, PAIRS | REFERENCE),
     "nca_pair": (p.NCAPair(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    # with a mean log-ratio of 0.25
+    "bco_pair": (
+        p.BCOPair(beta=0.5), LOGPS, PAIRS | REFERENCE | {"baseline": rowwise(0.25, 0.25, 0.25, 0.25)},
+    ),
     "sppo_hard": (p.SPPOHard(beta=0.5), LOGPS, PAIRS | REFERENCE),
     "exo_pair": (p.EXOPair(beta=0.5), LOGPS, PAIRS | REFERENCE),
     "discopop": (p.DiscoPOP(beta=0.5), LOGPS, PAIRS | REFERENCE),
@@ -86,6 +90,7 @@ EXPECTED = {
     "apo_zero": 0.969858584842,
     "apo_down": 0.987681284038,
     "nca_pair": 1.397665857245,
+    "bco_pair": 1.364438133909,
     "sppo_hard": 2.6875,
     "exo_pair": 2.640166710112,
     "discopop": 0.735282865877,

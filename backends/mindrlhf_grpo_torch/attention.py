@@ -72,6 +72,11 @@ class Group:
     span: slice  # all tokens of the completions
     rows: Block | None  # the completions padded to one block; None without a token
 
+    @property
+    def merges(self) -> bool:
+        """Whether completions attend to a prompt, which may be empty where values are read at tokens."""
+        return self.rows is not None and self.prompt.stop > self.prompt.start
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedAttention:
@@ -136,7 +141,7 @@ class SharedFlashCpu(torch.autograd.Function):
             block.write(output, part)
             block.write(lse, part_lse)
         for group in plan.groups:
-            if group.rows is not None:
+            if group.merges:
                 merge_prompt(output, lse, query, key, value, group, scale)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.plan, ctx.scale = plan, scale
@@ -153,7 +158,7 @@ class SharedFlashCpu(torch.autograd.Function):
             for whole, part in zip(wholes, parts, strict=True):
                 block.write(whole, part)
         for group in ctx.plan.groups:
-            if group.rows is not None:
+            if group.merges:
                 places = (group.span, group.prompt, group.prompt)
                 reads = [heads_first(x[place]) for x, place in zip(inputs, places, strict=True)]
                 reads += [heads_first(output[group.span]), heads_first(lse[group.span])]

@@ -186,6 +186,19 @@ class NCAPair(Sigmoid):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BCOPair(Sigmoid):
+    """A classifier of good and bad, rewards shifted by their mean: https://arxiv.org/abs/2404.04656.
+
+    ``baseline`` is the mean log-ratio over the global batch (``preparation.py``), as in TRL; MindRLHF has a running mean.
+    """
+
+    def losses(self, xp: Any, chosen: Any, rejected: Any, tensors: Mapping[str, Any]) -> Any:
+        n = tensors["baseline"].shape[0] // 2
+        shift = self.beta * tensors["baseline"][0 : 2 * n : 2, 0]
+        return -log_sigmoid(xp, self.beta * chosen - shift) - log_sigmoid(xp, shift - self.beta * rejected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SPPOHard(Sigmoid):
     """Log-ratios are drawn to +-1 / (2 beta): self-play with hard labels, https://arxiv.org/abs/2405.00675."""
 
@@ -226,7 +239,7 @@ class AOT(Sigmoid):
     """Distributional preference: the k-th largest log pi(chosen) / pi(rejected) meets the k-th largest of the reference.
 
     https://arxiv.org/abs/2406.05882. The sort is over the *global* batch, so the host makes it, from the log-probs
-    before the update (``objectives.py``): ``partner`` is what a pair is compared with, a constant.
+    before the update (``preparation.py``): ``partner`` is what a pair is compared with, a constant.
     """
 
     label_smoothing: float = 0.0
@@ -305,7 +318,7 @@ class KTO:
 
     Desirable: w (1 - sigmoid(beta (x - z))), undesirable: w (1 - sigmoid(beta (z - x))); x is the summed log-ratio,
     z the KL estimated on mismatched completions, at least 0: ``baseline``, a constant made by the host
-    (``objectives.py``).
+    (``preparation.py``).
 
     Attributes:
         desirable, undesirable: weight w of either kind.

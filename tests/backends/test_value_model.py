@@ -254,6 +254,15 @@ def test_coupled_rows_reach_the_loss_as_pairs_though_one_of_a_pair_is_not_traine
     assert sorted(pair for rows in seen for pair in zip(rows[::2], rows[1::2], strict=True)) == sorted(lengths)
 
 
+@pytest.mark.parametrize("layout", ["shared", "plain"])
+def test_sequences_without_a_prompt_are_read_from_their_first_token(folder: Path, layout: str) -> None:
+    model, batch = load(folder, layout=layout), make_batch([(0, [3, 7]), (2, [4])])
+    with torch.no_grad():
+        expected = own_values(model.held.whole, batch, "token").numpy()
+    assert np.abs(model.values(batch) - expected).max() < 1e-5
+    assert np.isfinite(model.update(batch, weighted_loss, learning_rate=1e-3).grad_norm)
+
+
 def test_recomputed_activations_change_no_result(folder: Path) -> None:
     batch = make_batch()
     results = [load(folder, recompute=flag).update(batch, weighted_loss, learning_rate=1e-2) for flag in (False, True)]

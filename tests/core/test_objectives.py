@@ -28,10 +28,12 @@ from mindrlhf_grpo.types import Batch, FloatArray
 from mindrlhf_grpo.xp import NUMPY
 
 
-def config(name: str, *, data: dict[str, Any] | None = None, **objective: Any) -> OfflineConfig:
+def config(
+    name: str, *, data: dict[str, Any] | None = None, train: dict[str, Any] | None = None, **objective: Any
+) -> OfflineConfig:
     return OfflineConfig.model_validate(
         {
-            "model": {"path": "model"}, "data": {"source": "rows.jsonl", **(data or {})},
+            "train": train or {}, "model": {"path": "model"}, "data": {"source": "rows.jsonl", **(data or {})},
             "objective": {"name": name, **objective},
         }
     )  # fmt: skip
@@ -85,6 +87,7 @@ def test_every_option_of_a_loss_is_a_key() -> None:
         ({"name": "sft", "beta": 0.1}, "objective.beta is not read by sft"),
         ({"name": "sft", "reference_logps": "stored"}, "sft, which has no reference"),
         ({"name": "kto", "reference_logps": "stored"}, "set on_the_fly"),
+        ({"name": "kto", "train": {"prompts_per_step": 1}}, "needs at least 2"),
         ({"name": "dpo", "data": {"columns": {"margin": "gap"}}}, "a margin, which sigmoid does not read"),
     ],
 )
@@ -195,6 +198,19 @@ def test_any_cut_into_ranks_and_micro_batches_gives_the_same_loss_and_slope(
     parts = [loss_and_slope(found, batch, budget) for batch in rank_batches(found, examples, world)]
     for key, total in whole.items():
         assert sum(part.get(key, 0.0) for part in parts) == pytest.approx(total, rel=1e-5, abs=1e-5), key
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_rank_without_rows_adds_nothing(name: str) -> None:
+    """One row for two ranks: the first has none, and still takes part."""
+    found = task(name)
+    examples = examples_of(found.objective.rows, 1, 0)
+    empty, full = rank_batches(found, examples, 2)
+    assert len(empty) == 0
+    assert empty.tensors.keys() == full.tensors.keys()
+    value, sums = found.loss(NUMPY, made_up(empty, 0), empty.loss_tensors())
+    assert float(value) == 0
+    assert not any(float(total) for total in sums.values())
 
 
 def test_a_pair_stays_in_one_micro_batch_and_its_prompt_is_stored_once() -> None:

@@ -17,12 +17,20 @@ CHATML = (
     "{% for m in messages %}{{ m.role[0] }} {{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}a {% endif %}"
 )
+# One group of processes for all runs: torch cannot open a second one under the same launcher reliably.
 PROGRAM = """
 import json, sys
+from functools import cache
+from mindrlhf_grpo_torch import comm
+from mindrlhf_grpo.backend import load_backend
 from mindrlhf_grpo.config_offline import OfflineConfig
-from mindrlhf_grpo.trainers.offline import train
-for config in json.loads(sys.argv[1]):
-    train(OfflineConfig.model_validate(config))
+from mindrlhf_grpo.trainers.offline import OfflineTrainer
+comm.connect = cache(comm.connect)
+for values in json.loads(sys.argv[1]):
+    config = OfflineConfig.model_validate(values)
+    backend = load_backend(config)
+    OfflineTrainer(config, backend).run()
+backend.comm.close()
 """
 
 

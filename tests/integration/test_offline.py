@@ -122,6 +122,8 @@ def test_stored_reference_log_probs_change_nothing_and_are_those_of_one_checkpoi
     for one, two in zip(figures(tmp_path / "fly"), figures(tmp_path / "stored"), strict=True):
         assert one == pytest.approx(two, abs=1e-5)
     assert (tmp_path / "stored" / "reference" / "train.safetensors").is_file()
+    trained(folder, tmp_path / "stored", "pairs", stored, train={"steps": 6})
+    assert tiny.metrics(tmp_path / "stored")[-1]["step"] == 6
     (tmp_path / "again").mkdir()
     (tmp_path / "stored" / "reference").rename(tmp_path / "again" / "reference")
     with pytest.raises(CheckpointError, match="the reference log-probs were made with fingerprint"):

@@ -1,0 +1,234 @@
+"""A trained reward model as a reward: a score for every completion, in the model's own tokens and template.
+
+A squash is applied to a sequence's one number, before anything is spread over tokens (the sigmoid of a padding zero is
+0.5). Each scorer frees its weights when it has scored, so several take the memory of the largest, not of all.
+Legend: N completions, T longest completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..batching import padded
+from ..config import ModelConfig, TrainConfig
+from ..data.tokenizer import Tokenizer, load_tokenizer
+from ..errors import ConfigError, DataError
+from ..types import Batch, Prompt, Rollout, RolloutGroup
+
+if TYPE_CHECKING:
+    from ..backend import Backend, ValueModel
+
+CHOICES = {
+    "tokens": ("own", "same"),
+    "pooling": ("last", "mean"),
+    "sign": (1, -1),
+    "squash": ("identity", "sigmoid", "neg", "sigmoid_neg"),
+    "dtype": ("float32", "bfloat16"),
+}
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerSettings:
+    """How a reward model is read.
+
+    Attributes:
+        model: folder of a sequence or token classifier with one output, or of one with an MLP head.
+        tokens: ``own``: prompt and completion are put into the model's own template and tokens; ``same``: the ids of
+            the rollout are taken as they are, which needs equal tokenizer files.
+        tokenizer: folder of the model's tokenizer; empty: the model's folder.
+        chat_template: ``auto``, ``none`` (the text of prompt and completion, joined), or a Jinja file.
+        pooling: ``last``: the value at the sequence's last token; ``mean``: over the tokens after the prompt.
+        sign: factor of the pooled value, before ``squash``.
+        squash: x, sigmoid(x), -x or sigmoid(-x) of that.
+        max_tokens: longer sequences are cut at their end; 0: never.
+        device, dtype, tokens_per_micro_batch: see ``model.device``, ``model.dtype``, ``train.tokens_per_micro_batch``.
+        keep: keep the weights between calls; for a single reward model that fits beside the policy.
+
+    Raises:
+        ConfigError: a value that is not accepted.
+    """
+
+    model: str
+    tokens: str = "own"
+    tokenizer: str = ""
+    chat_template: str = "auto"
+    pooling: str = "last"
+    sign: int = 1
+    squash: str = "identity"
+    max_tokens: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    tokens_per_micro_batch: int = 8192
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        for name, accepted in CHOICES.items():
+            value = getattr(self, name)
+            if value not in accepted:
+                raise ConfigError(
+                    f"reward model {self.model!r}: {name} is {value!r}; accepted: {', '.join(map(str, accepted))}"
+                )
+        if self.max_tokens < 0 or self.tokens_per_micro_batch < 1:
+            raise ConfigError(
+                f"reward model {self.model!r}: max_tokens {self.max_tokens} must not be negative, and "
+                f"tokens_per_micro_batch {self.tokens_per_micro_batch} must be at least 1"
+            )
+
+
+class Scorer:
+    """Scores rollouts with one reward model; nothing is loaded before the first call.
+
+    Args:
+        policy_tokenizer: folder of the policy's tokenizer, for ``tokens: same``.
+
+    Raises:
+        ConfigError: ``tokens: same`` with tokenizer files that differ.
+        DataError: a tokenizer that cannot be read.
+    """
+
+    def __init__(self, settings: ScorerSettings, backend: Backend, policy_tokenizer: Path | None = None) -> None:
+        self.settings, self.backend = settings, backend
+        folder = settings.tokenizer or settings.model
+        self.tokenizer: Tokenizer | None = None
+        if settings.tokens == "same":
+            check_same_tokenizer(Path(folder), policy_tokenizer)
+        else:
+            self.tokenizer = load_tokenizer(folder, chat_template=settings.chat_template)
+        self.model: ValueModel | None = None
+
+    def score(self, groups: Sequence[RolloutGroup]) -> Floats:
+        """``[N]`` float64, group by group, sample by sample; NaN (not applicable) for a completion without tokens.
+
+        The weights are freed afterwards unless ``keep``.
+        """
+        rows = [self.sequence(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+        counts = [len(group.rollouts) for group in groups]
+        scores = np.full(len(rows), np.nan)
+        present = np.flatnonzero([row is not None for row in rows])
+        if len(present):
+            found = [row for row in rows if row is not None]
+            batch = packed(found, np.repeat(np.arange(len(groups)), counts)[present])
+            scores[present] = squashed(self.settings, pooled(self.settings, self.values(batch), batch.lengths))
+        return scores
+
+    def values(self, batch: Batch) -> NDArray[Any]:
+        """Values ``[N, T]`` at the tokens after each prompt."""
+        if self.model is None:
+            settings = self.settings
+            model = ModelConfig.model_validate(
+                {"path": settings.model, "device": settings.device, "dtype": settings.dtype}
+            )
+            train = TrainConfig(tokens_per_micro_batch=settings.tokens_per_micro_batch)
+            self.model = self.backend.load_value_model(model, train, read_at="token")
+        try:
+            return self.model.values(batch)
+        finally:
+            if not self.settings.keep:
+                self.model.release()
+
+    def sequence(self, prompt: Prompt, rollout: Rollout) -> tuple[list[int], int] | None:
+        """Ids of prompt and completion, and how many of them are the prompt's; None without a completion."""
+        if not len(rollout.ids):
+            return None
+        if self.tokenizer is None:
+            start, ids = len(prompt.ids), [*map(int, prompt.ids), *map(int, rollout.ids)]
+        elif self.tokenizer.has_chat_template:
+            messages = conversation(prompt)
+            answer = {"role": "assistant", "content": rollout.text}
+            ids = self.tokenizer.chat([*messages, answer], generation_prompt=False)
+            start = common(ids, self.tokenizer.chat(messages))
+        else:
+            before = self.tokenizer.encode(prompt.text)
+            ids = self.tokenizer.encode(prompt.text + rollout.text)
+            start = common(ids, before)
+        if not ids:
+            raise DataError(f"row {prompt.row}: prompt and completion have no tokens for {self.settings.model}")
+        ids = ids[: self.settings.max_tokens or None]
+        return ids, min(start, len(ids) - 1)
+
+    def close(self) -> None:
+        """Free the weights; the scorer can be used again."""
+        if self.model is not None:
+            self.model.release()
+            self.model = None
+
+
+def conversation(prompt: Prompt) -> list[Mapping[str, str]]:
+    """The messages that a prompt was made of; a prompt of plain text is the user's."""
+    messages: Sequence[Mapping[str, str]] = getattr(prompt, "messages", ())
+    return list(messages) or [{"role": "user", "content": prompt.text}]
+
+
+def common(ids: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with in common."""
+    both = min(len(ids), len(other))
+    return next((place for place in range(both) if ids[place] != other[place]), both)
+
+
+def packed(rows: Sequence[tuple[Sequence[int], int]], group_of: NDArray[np.int64]) -> Batch:
+    """Sequences as a batch: the prompt of a group is what all its sequences begin with, of their prompts.
+
+    Args:
+        rows: (ids, how many of them are the prompt's).
+        group_of: group of each row, ascending.
+    """
+    numbers, prompt_of = np.unique(group_of, return_inverse=True)
+    prompts: list[NDArray[np.int32]] = []
+    for group in range(len(numbers)):
+        members = [rows[row] for row in np.flatnonzero(prompt_of == group)]
+        first = members[0][0]
+        start = min(min(length, common(ids, first)) for ids, length in members)
+        prompts.append(np.asarray(first[:start], dtype=np.int32))
+    completions = [np.asarray(ids[len(prompts[m]) :], np.int64) for (ids, _), m in zip(rows, prompt_of, strict=True)]
+    lengths = np.asarray([len(completion) for completion in completions], dtype=np.int64)
+    shape = (len(rows), int(lengths.max(initial=0)))
+    inside = (np.arange(shape[1]) < lengths[:, None]).astype(np.float32)
+    zeros = np.zeros(shape, np.float32)
+    return Batch(
+        prompts=tuple(prompts), prompt_of=prompt_of.astype(np.int32), ids=padded(completions, np.zeros(shape, np.int64)),
+        lengths=lengths, mask=inside, weights=zeros, advantages=zeros,
+    )  # fmt: skip
+
+
+def pooled(settings: ScorerSettings, values: NDArray[Any], lengths: NDArray[Any]) -> Floats:
+    """One number a row ``[N]`` from values ``[N, T]``, by length, never by padding id."""
+    wide = np.asarray(values, dtype=np.float64)
+    if settings.pooling == "mean":
+        return np.asarray(wide.sum(axis=1) / lengths)
+    return np.asarray(wide[np.arange(len(wide)), np.asarray(lengths) - 1])
+
+
+def squashed(settings: ScorerSettings, scores: Floats) -> Floats:
+    """Sign, then squash, of one number a sequence."""
+    scores = scores * settings.sign
+    if settings.squash in ("neg", "sigmoid_neg"):
+        scores = -scores
+    if settings.squash in ("sigmoid", "sigmoid_neg"):
+        scores = np.exp(-np.logaddexp(0.0, -scores))  # 1 / (1 + exp(-x)), for any x
+    return np.asarray(scores)
+
+
+def check_same_tokenizer(folder: Path, policy: Path | None) -> None:
+    """Raise ConfigError unless both folders hold equal vocabulary files."""
+    if policy is None:
+        raise ConfigError(f"reward model {folder}: tokens: same needs the policy's tokenizer folder; accepted: own")
+    places = (folder, policy)
+    names = {file.name for place in places for pattern in VOCABULARY_FILES for file in place.glob(pattern)}
+    for name in sorted(names) or [VOCABULARY_FILES[0]]:
+        files = [place / name for place in places]
+        if not all(file.is_file() for file in files) or files[0].read_bytes() != files[1].read_bytes():
+            raise ConfigError(
+                f"reward model {folder}: tokens: same needs the policy's tokenizer, but {name} differs from that of "
+                f"{policy}; accepted: tokens: own"
+            )
+
+
+VOCABULARY_FILES = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.*", "merges.txt", "added_tokens.json")
