@@ -29,6 +29,8 @@ from .errors import BackendError, ConfigError, DataError, UserError
 from .model_files import find_folder, read_model_config
 from .objectives import resolve_objective
 from .rewards.resolve import resolve as resolve_reward
+from .rewards.rewards import MODEL
+from .rewards.scorer import settings_of
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "npu", "xpu", "mps")
@@ -196,6 +198,11 @@ def check_writable(run_dir: Path) -> None:
 
 
 def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
+    if component.function.startswith(MODEL):
+        folder = component.function.removeprefix(MODEL)
+        found.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
+        found.attempt(f"{label}.arguments", lambda: settings_of(folder, component.arguments))
+        return
     try:
         reward = resolve_reward(component.function, component.arguments, label=label)
         if columns is not None:
