@@ -86,8 +86,9 @@ class EntropyHead(LinearHead):
         expected, to_weight = (), wide
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
-            every = native.log_softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
-            slopes = native.exp(every) * (chosen[first:last] + spread[first:last] * (every + entropies[first:last]))
+            logits = scaled_logits(hidden[first:last], weight, sharpness)
+            every = native.log_softmax(logits, -1) + entropies[first:last]
+            slopes = native.softmax(logits, -1) * (chosen[first:last] + spread[first:last] * every)
             slopes = slopes.astype(weight.dtype)
             expected = (*expected, native.matmul(slopes, weight))
             part = native.MatMul(True, False)(slopes, hidden[first:last]).astype(ms.float32)

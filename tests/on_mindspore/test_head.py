@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 import mindspore as ms
 import torch
 from mindrlhf_grpo_mindspore.graph import Compiled
-from mindrlhf_grpo_mindspore.head import LinearHead
+from mindrlhf_grpo_mindspore.head import EntropyHead, LinearHead
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
 from mindrlhf_grpo.compiling import CompileLog
@@ -63,6 +63,34 @@ def test_values_and_gradients_are_torchs_in_every_chunk(chunk: int) -> None:
         for found, expected in zip((logps, entropies, to_states, to_weight), torch_head(temperature), strict=True):
             np.testing.assert_allclose(found.asnumpy(), expected, rtol=1e-5, atol=3e-6)
     assert len(log.entries) == 1
+
+
+class BothHead(Head):
+    """Gradients of a value that reads log-probs and entropies."""
+
+    def __init__(self, chunk: int) -> None:
+        super().__init__(chunk)
+        self.head = EntropyHead(VOCABULARY)
+        self.head.chunk = chunk
+
+    def value(self, states: Tensor, targets: Tensor, slopes: Tensor, sharpness: Tensor) -> Any:
+        logps, entropies = self.head(states, self.weight, targets, sharpness)
+        return (entropies * logps * slopes + entropies * entropies).sum(), (logps, entropies)
+
+
+@pytest.mark.parametrize("chunk", [64, 4])
+def test_an_entropy_in_the_loss_has_torchs_gradient(chunk: int) -> None:
+    head = Compiled("head", BothHead(chunk).construct, CompileLog())
+    inputs = [Tensor(array) for array in (STATES, TARGETS, SLOPES)]
+    for temperature in (1.0, 0.6):
+        states, weight = (torch.tensor(array, requires_grad=True) for array in (STATES, WEIGHT))
+        every = torch.log_softmax(states @ weight.t() / temperature, dim=-1)
+        logps, entropies = every.gather(1, torch.tensor(TARGETS).long()[:, None])[:, 0], -(every.exp() * every).sum(-1)
+        (entropies * logps * torch.tensor(SLOPES) + entropies**2).sum().backward()
+        _, (to_states, (to_weight,)) = head(*inputs, Tensor(np.float32(1 / temperature)))
+        for found, expected in ((to_states.asnumpy(), states.grad.numpy()), (to_weight.asnumpy(), weight.grad.numpy())):
+            # The processor's exponentials and logarithms are good to 1.6e-5 here (MindSpore 2.10).
+            assert np.linalg.norm(found - expected) < 1.6e-5 * np.linalg.norm(expected)
 
 
 def test_a_chunk_holds_a_bounded_number_of_logits() -> None:

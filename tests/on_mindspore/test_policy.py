@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 
-from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.errors import BackendError, RunFailed
 from mindrlhf_grpo.losses import PolicyLoss
 
 LORA = {"lora_rank": 4, "lora_alpha": 8}
@@ -95,6 +95,66 @@ def test_the_size_of_micro_batches_does_not_change_the_update(folder: Path) -> N
     for _, result, weights in results[:-1]:
         assert result.loss == pytest.approx(results[-1][1].loss, rel=1e-6)
         assert_close(results[-1][2], weights, 1e-5)
+
+
+@dataclass(frozen=True)
+class EntropyBonus:
+    """Reads entropies: half their weighted sum is taken off the weighted log-probs."""
+
+    reads_entropy: bool = True
+
+    def __call__(self, xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
+        entropies = tensors["entropies"]
+        total = xp.sum((logps * tensors["advantages"] - 0.5 * entropies) * tensors["weights"])
+        return total, {"spread": xp.sum(xp.stop_gradient(entropies) * tensors["mask"])}
+
+
+def test_further_batches_and_losses_that_read_entropies_join_a_step_as_on_torch(folder: Path) -> None:
+    pair = Pair(folder)
+    first, second = tiny_policy.make_batch(seed=0, temperature=0.8), tiny_policy.make_batch(seed=1)
+    for _ in range(2):
+        wanted, got = (
+            policy.update(first, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3, also=[(second, EntropyBonus())])
+            for policy in pair.policies
+        )
+        assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
+        assert got.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-4)
+        assert got.sums.keys() == wanted.sums.keys()
+        for name, value in wanted.sums.items():
+            assert got.sums[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+    assert got.sums["tokens"] == first.mask.sum() + second.mask.sum()
+
+
+def test_a_reference_moves_as_on_torch_and_is_kept_over_a_resume(folder: Path, tmp_path: Path) -> None:
+    pair, batch = Pair(folder), tiny_policy.make_batch()
+    theirs, ours = pair.policies
+    initial = ours.logps(batch, reference=True).logps
+    for policy in pair.policies:
+        policy.update(batch, LOSS_WITHOUT_REFERENCE, learning_rate=1e-3)
+    ours.save_model(tmp_path / "model")
+    ours.save_state(tmp_path / "state")
+    for policy in pair.policies:
+        policy.sync_reference(0.25)
+        policy.sync_reference(0.5)
+    moved = ours.logps(batch, reference=True).logps  # what was compiled before reads the moved weights
+    assert np.abs(moved - initial).max() > 1e-3
+    np.testing.assert_allclose(moved, theirs.logps(batch, reference=True).logps, rtol=0, atol=1e-4)
+    ours.save_model(tmp_path / "later")
+    ours.save_state(tmp_path / "later")
+    ours.load_state(tmp_path / "model", tmp_path / "state")
+    assert np.array_equal(ours.logps(batch, reference=True).logps, initial)
+    ours.load_state(tmp_path / "later", tmp_path / "later")
+    assert np.array_equal(ours.logps(batch, reference=True).logps, moved)
+    ours.sync_reference(1.0)
+    assert np.array_equal(ours.logps(batch, reference=True).logps, ours.logps(batch).logps)
+    with pytest.raises(ValueError, match="share must be above 0"):
+        ours.sync_reference(0.0)
+
+
+def test_a_reference_of_lora_cannot_be_moved(folder: Path) -> None:
+    policy = mindrlhf_grpo_mindspore.build(tiny_policy.run_config(folder, device="cpu", **LORA)).load_policy()
+    with pytest.raises(BackendError, match="cannot be moved with LoRA: it is the model without adapters"):
+        policy.sync_reference(1.0)
 
 
 @pytest.mark.parametrize("model", [{}, LORA], ids=["full", "lora"])
