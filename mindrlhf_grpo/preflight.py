@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from .data.stream import PromptStream
 from .data.tokenizer import Tokenizer, load_tokenizer
 from .errors import BackendError, ConfigError, DataError, UserError
 from .model_files import find_folder, read_model_config
-from .objectives import resolve_objective
+from .objectives import Task, resolve_objective
 from .rewards.resolve import resolve as resolve_reward
 from .rewards.rewards import MODEL
 from .rewards.scorer import settings_of
@@ -100,16 +101,22 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
 
 
 def _check_offline(found: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:
-    """Objective and rows; the first row is tokenised."""
+    """Objective and rows."""
     task = found.attempt("objective", lambda: resolve_objective(config))
     for key, source in (("data.source", config.data.source), ("eval.source", config.eval.source)):
-        if source is None:
-            continue
-        if task is None or tokenizer is None:
-            found.attempt(key, lambda source=source: read_rows(source))  # type: ignore[misc]
-        else:
-            data = config.data.model_copy(update={"source": source})
-            found.attempt(key, lambda data=data: ExampleStream(data, task.encoder, tokenizer, seed=0).take(1))  # type: ignore[misc]
+        if source is not None:
+            found.attempt(key, partial(first_example, config, source, task, tokenizer))
+
+
+def first_example(
+    config: OfflineConfig, source: str | dict[str, Any], task: Task | None, tokenizer: Tokenizer | None
+) -> None:
+    """Read a source, and tokenise its first row where objective and tokenizer are known."""
+    if task is None or tokenizer is None:
+        read_rows(source)
+        return
+    data = config.data.model_copy(update={"source": source})
+    ExampleStream(data, task.encoder, tokenizer, seed=config.seed).take(1)
 
 
 def check_critic(config: RunConfig, *, needed: bool) -> None:
