@@ -35,7 +35,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny parity test lint typecheck bench bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo parity test lint typecheck bench bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,14 @@ train: $(BACKEND_STAMP) ## the main job: a pretrained model learns addition (BAC
 quickstart-tiny: $(BACKEND_STAMP) ## the same in 90 seconds with a tiny model made from scratch (BACKEND=torch RUN=folder)
 	@$(BIN)/python examples/tiny/pretrain.py
 	@$(BIN)/mindrlhf-grpo train examples/tiny/train.yaml backend=$(BACKEND) $(OVERRIDES)
+
+ladder-dpo: $(BACKEND_STAMP) ## SFT, then DPO on SmolLM2; courtesy of its answers before and after
+	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
+	@$(BIN)/python examples/ladder/climb.py sft dpo --backend $(BACKEND)
+
+ladder-ppo: $(BACKEND_STAMP) ## SFT, a reward model, then PPO with a critic on SmolLM2; the same figures
+	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
+	@$(BIN)/python examples/ladder/climb.py sft reward_model ppo --backend $(BACKEND)
 
 parity: $(MINDSPORE_STAMP) ## the same GRPO run on torch and on MindSpore, in processes of their own, compared step by step
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
