@@ -17,7 +17,7 @@ from mindrlhf_grpo_mindspore.comm import SingleProcess  # noqa: E402
 from mindrlhf_grpo_mindspore.devices import Device  # noqa: E402
 from mindrlhf_grpo_mindspore.engine import build_engine  # noqa: E402
 from mindrlhf_grpo_mindspore.policy import MindSporePolicy  # noqa: E402
-from mindrlhf_grpo_mindspore.trained_model import Surroundings
+from mindrlhf_grpo_mindspore.trained_model import Surroundings  # noqa: E402
 from mindrlhf_grpo_mindspore.weight_sync import build_weight_sync  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
