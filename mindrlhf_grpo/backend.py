@@ -51,12 +51,14 @@ class UpdateResult:
     """One optimizer step over the global batch (all ranks): total loss, gradient norm before clipping, metric sums.
 
     ``sums`` holds what the loss returned, summed (``max/`` names: maximum) over micro-batches and ranks,
-    plus ``entropy`` (sum over trained tokens) and ``tokens`` (number of trained tokens).
+    plus ``entropy`` (sum over trained tokens) and ``tokens`` (number of trained tokens); ``also`` those of each further
+    batch of the step, which ``loss`` and ``grad_norm`` include.
     """
 
     loss: float
     grad_norm: float
     sums: Mapping[str, float]
+    also: tuple[Mapping[str, float], ...] = ()
 
 
 class Comm(Protocol):
@@ -89,8 +91,7 @@ class TrainedModel(Protocol):
         Every rank must call it, also with an empty batch.
 
         Args:
-            also: further batches, each with its loss, whose gradients join the same step (a pretraining mix); their
-                metric sums join the result's.
+            also: further batches, each with its loss, whose gradients join the same step (a pretraining mix).
         """
         ...
 

@@ -93,7 +93,7 @@ class RewardConfig(Section):
 
     function: str = key(
         ...,
-        "Built-in name, pkg.module:function, or file.py:function.",
+        "Built-in name, pkg.module:function, file.py:function, or model:FOLDER for a reward model.",
         peers="trl: reward_funcs; verl: custom_reward_function",
     )
     name: str | None = key(None, "Name in metrics and report; default: the function's.")

@@ -52,8 +52,8 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
     prompts = PromptStream(config.data, tokenizer, seed=config.seed).all()[:limit]
     if not prompts:
         raise DataError("no problem to evaluate on (limit 0)")
-    rewards = Rewards(config.rewards)
     backend = load_backend(config)
+    rewards = Rewards(config.rewards, backend=backend, policy=model.path)
     try:
         groups = backend.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
         table = rewards.score(groups)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +28,10 @@ from .data.stream import PromptStream
 from .data.tokenizer import Tokenizer, load_tokenizer
 from .errors import BackendError, ConfigError, DataError, UserError
 from .model_files import find_folder, read_model_config
-from .objectives import resolve_objective
+from .objectives import Task, resolve_objective
 from .rewards.resolve import resolve as resolve_reward
+from .rewards.rewards import MODEL
+from .rewards.scorer import settings_of
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "npu", "xpu", "mps")
@@ -91,23 +94,29 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
     plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
     if plan is not None:
         found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
-        found.attempt("critic", lambda: check_critic(config, needed="critic" in plan.needs))
+        found.attempt("critic.path", lambda: check_critic(config, needed="critic" in plan.needs))
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
         found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
 
 
 def _check_offline(found: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:
-    """Objective and rows; the first row is tokenised."""
+    """Objective and rows."""
     task = found.attempt("objective", lambda: resolve_objective(config))
     for key, source in (("data.source", config.data.source), ("eval.source", config.eval.source)):
-        if source is None:
-            continue
-        if task is None or tokenizer is None:
-            found.attempt(key, lambda source=source: read_rows(source))  # type: ignore[misc]
-        else:
-            data = config.data.model_copy(update={"source": source})
-            found.attempt(key, lambda data=data: ExampleStream(data, task.encoder, tokenizer, seed=0).take(1))  # type: ignore[misc]
+        if source is not None:
+            found.attempt(key, partial(first_example, config, source, task, tokenizer))
+
+
+def first_example(
+    config: OfflineConfig, source: str | dict[str, Any], task: Task | None, tokenizer: Tokenizer | None
+) -> None:
+    """Read a source, and tokenise its first row where objective and tokenizer are known."""
+    if task is None or tokenizer is None:
+        read_rows(source)
+        return
+    data = config.data.model_copy(update={"source": source})
+    ExampleStream(data, task.encoder, tokenizer, seed=config.seed).take(1)
 
 
 def check_critic(config: RunConfig, *, needed: bool) -> None:
@@ -196,6 +205,11 @@ def check_writable(run_dir: Path) -> None:
 
 
 def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
+    if component.function.startswith(MODEL):
+        folder = component.function.removeprefix(MODEL)
+        found.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
+        found.attempt(f"{label}.arguments", lambda: settings_of(folder, component.arguments))
+        return
     try:
         reward = resolve_reward(component.function, component.arguments, label=label)
         if columns is not None:

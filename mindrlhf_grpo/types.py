@@ -35,6 +35,7 @@ class Prompt:
         text: the prompt as people and rewards read it.
         columns: the other columns of the row, given to reward functions.
         row: the row's place in its source, for messages.
+        messages: the conversation that was put into the template; empty for plain text.
         features: multimodal inputs (images), empty for text.
     """
 
@@ -43,6 +44,7 @@ class Prompt:
     text: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     row: int = 0
+    messages: tuple[Mapping[str, str], ...] = ()
     features: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -23,7 +23,7 @@ from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.config import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.types import Batch
-from mindrlhf_grpo.update_sums import clip_scale, combine, trained_rows
+from mindrlhf_grpo.update_sums import clip_scale, step_sums, trained_rows
 
 from . import hf
 from .buckets import Buckets, Cost, Sizes
@@ -97,11 +97,11 @@ class TrainedModel(ABC):
         Raises:
             RunFailed: the gradient is not finite; the weights are unchanged.
         """
-        parts: list[Mapping[str, float]] = []
+        parts: list[list[Mapping[str, float]]] = []
         gradients: list[Tensor] = []
         for each, its_loss in [(batch, loss), *also]:
-            sums, found = self.backward(each.take(trained_rows(each)), its_loss)
-            parts += sums
+            of_batch, found = self.backward(each.take(trained_rows(each)), its_loss)
+            parts.append(of_batch)
             gradients = add_up(gradients, found)
         gradients = self.comm.sum_gradients(gradients)
         norm = gradient_norm(gradients, on_host=self.around.device.kind == "cpu")
@@ -110,9 +110,9 @@ class TrainedModel(ABC):
         self.optimizer.step(
             gradients, learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm)
         )
-        total = combine([sums for rank in self.comm.gather_objects(parts) for sums in rank])
         empty = {"tokens": 0.0, "entropy": 0.0} if self.gives_entropies else {"tokens": 0.0}
-        return UpdateResult(loss=total.pop("loss", 0.0), grad_norm=norm, sums={**empty, **total})
+        total, (sums, *others) = step_sums(self.comm.gather_objects(parts), empty)
+        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others))
 
     def backward(self, batch: Batch, loss: Loss) -> tuple[list[Mapping[str, float]], list[Tensor]]:
         """Sums of each micro-batch, and the gradient of all of them by trainable weight."""

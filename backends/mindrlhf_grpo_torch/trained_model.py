@@ -22,7 +22,7 @@ from mindrlhf_grpo.batching import micro_batches
 from mindrlhf_grpo.config import TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.types import Batch
-from mindrlhf_grpo.update_sums import clip_scale, combine, trained_rows
+from mindrlhf_grpo.update_sums import clip_scale, step_sums, trained_rows
 
 from . import hf, xp
 from .attention import attending
@@ -74,15 +74,15 @@ class TrainedModel(ABC):
         Raises:
             RunFailed: the gradient is not finite; the weights are unchanged.
         """
-        parts = [part for each, its_loss in [(batch, loss), *also] for part in self.backward_all(each, its_loss)]
+        parts = [self.backward_all(each, its_loss) for each, its_loss in [(batch, loss), *also]]
         self.comm.sum_gradients(self.trainable.values())
         norm = gradient_norm(self.trainable.values())
         if not math.isfinite(norm):
             self.drop_gradients()
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
         self.optimizer.step(learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm))
-        sums = combine([sums for rank in self.comm.gather_objects(parts) for sums in rank])
-        return UpdateResult(loss=sums.pop("loss", 0.0), grad_norm=norm, sums={**self.empty_sums(), **sums})
+        total, (sums, *others) = step_sums(self.comm.gather_objects(parts), self.empty_sums())
+        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others))
 
     def backward_all(self, batch: Batch, loss: Loss) -> list[dict[str, float]]:
         """Add the gradient of a batch; returns the sums of each micro-batch."""

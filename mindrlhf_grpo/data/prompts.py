@@ -23,12 +23,13 @@ Conversation: TypeAlias = list[Message]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """Tokens ``[P]``, the text for people and rewards, the row's other columns, and the tokens before any cut."""
+    """Tokens ``[P]``, the text for people and rewards, the row's other columns, the tokens before any cut, the messages."""
 
     ids: IntArray
     text: str
     columns: Mapping[str, Any]
     tokens: int
+    messages: Conversation
 
 
 def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer) -> EncodedPrompt:
@@ -39,12 +40,13 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
     """
     value = read_column(row, config.prompt_column)
     templated = tokenizer.has_chat_template and config.chat_template != "none"
-    if isinstance(value, list):
-        if not templated:
-            raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
-        ids = tokenizer.chat(with_system(value, config.system_prompt))
-    elif templated:
-        ids = tokenizer.chat(with_system([{"role": "user", "content": value}], config.system_prompt))
+    messages: Conversation = []
+    if templated:
+        asked = value if isinstance(value, list) else [{"role": "user", "content": value}]
+        messages = with_system(asked, config.system_prompt)
+        ids = tokenizer.chat(messages)
+    elif isinstance(value, list):
+        raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
     else:
         ids = tokenizer.encode(value if config.system_prompt is None else f"{config.system_prompt}\n\n{value}")
     if not ids:
@@ -54,6 +56,7 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
         text=readable(value),
         columns={key: column for key, column in row.items() if key != config.prompt_column},
         tokens=len(ids),
+        messages=messages,
     )
 
 

@@ -223,7 +223,10 @@ class PromptStream(RowStream[Prompt]):
             row, f"the prompt has {encoded.tokens} tokens, data.max_prompt_tokens is {limit}"
         ):
             return None
-        return Prompt(uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row)
+        return Prompt(
+            uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row,
+            messages=tuple(encoded.messages),
+        )  # fmt: skip
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:

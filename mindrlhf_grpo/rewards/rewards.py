@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..model_files import find_folder
 from ..types import RolloutGroup
 from .guard import InProcess, Runner, Worker, run_guarded
 from .protocol import Inputs
@@ -20,32 +22,55 @@ from .rows import Failure, Row
 from .table import RewardTable, Values
 
 if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
+    from ..backend import Backend
     from ..config import RewardConfig
+    from .scorer import Scorer
 
 LOG = logging.getLogger("mindrlhf_grpo.rewards")
+MODEL = "model:"  # before the folder of a reward model
 EXCERPT = 80  # characters of a prompt or completion in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One configured reward and where it runs."""
+    """One configured reward: a function and where it runs, or a reward model."""
 
     name: str
     weight: float
     on_failure: float
+    source: Function | Scorer
+
+    def close(self) -> None:
+        """End a guarded function's process, or free a model's weights."""
+        self.source.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A reward function and where it runs."""
+
     reward: Reward
     runner: Runner
+
+    def close(self) -> None:
+        self.runner.close()
 
 
 class Rewards:
     """Scores completions by every configured component, in order.
 
+    Args:
+        backend: computes reward models (``function: model:FOLDER``); each is loaded to score and released after it.
+        policy: folder of the policy, whose tokens a reward model may share.
+
     Raises:
         ConfigError: at construction, for a function, argument or name that is wrong.
     """
 
-    def __init__(self, configs: Sequence[RewardConfig]) -> None:
-        self._components = [_component(config) for config in configs]
+    def __init__(
+        self, configs: Sequence[RewardConfig], *, backend: Backend | None = None, policy: str | None = None
+    ) -> None:
+        self._components = [_component(config, backend, policy) for config in configs]
         names = [component.name for component in self._components]
         for name in names:
             if names.count(name) > 1:
@@ -60,7 +85,8 @@ class Rewards:
         """Raise ConfigError unless the data has the columns that the functions name."""
         there = list(columns)
         for component in self._components:
-            component.reward.check(there)
+            if isinstance(component.source, Function):
+                component.source.reward.check(there)
 
     def score(self, groups: Sequence[RolloutGroup]) -> RewardTable:
         """Rewards of every completion, group by group, sample by sample.
@@ -72,11 +98,10 @@ class Rewards:
             ConfigError: a column is missing, or components differ in their number of segments.
         """
         columns = _columns(groups)
-        count = len(columns["completions"])
         parts: list[tuple[str, float, Values]] = []
         failures: dict[str, int] = {}
         for component in self._components:
-            for name, values, failed in _scored(component, columns, count):
+            for name, values, failed in _scored(component, groups, columns):
                 parts.append((name, component.weight, values))
                 if failed:
                     failures[name] = failed
@@ -85,7 +110,7 @@ class Rewards:
     def close(self) -> None:
         """End the processes of guarded rewards."""
         for component in self._components:
-            component.runner.close()
+            component.close()
 
     def __enter__(self) -> Rewards:
         return self
@@ -96,16 +121,31 @@ class Rewards:
         self.close()
 
 
-def _component(config: RewardConfig) -> Component:
-    name = config.name or config.function.rpartition(":")[2]
-    reward = resolve(config.function, config.arguments, label=f"reward {name!r}")
+def _component(config: RewardConfig, backend: Backend | None, policy: str | None) -> Component:
     return Component(
-        name=name,
+        name=name_of(config),
         weight=config.weight,
         on_failure=math.nan if config.on_failure is None else config.on_failure,
-        reward=reward,
-        runner=Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward),
+        source=_source(config, backend, policy),
     )
+
+
+def name_of(config: RewardConfig) -> str:
+    """The name given, else the last part of the function's path or of the reward model's folder."""
+    return config.name or config.function.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+
+
+def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -> Function | Scorer:
+    """The function or the reward model that a component names."""
+    if config.function.startswith(MODEL):
+        from .scorer import Scorer, settings_of
+
+        settings = settings_of(config.function.removeprefix(MODEL), config.arguments)
+        if backend is None:
+            raise ConfigError(f"reward {config.function!r}: a reward model needs a backend to compute it")
+        return Scorer(settings, backend, None if policy is None else find_folder(policy))
+    reward = resolve(config.function, config.arguments, label=f"reward {name_of(config)!r}")
+    return Function(reward=reward, runner=Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward))
 
 
 def _columns(groups: Sequence[RolloutGroup]) -> Inputs:
@@ -119,16 +159,25 @@ def _columns(groups: Sequence[RolloutGroup]) -> Inputs:
     }
 
 
-def _scored(component: Component, columns: Inputs, count: int) -> list[tuple[str, Values, int]]:
-    """(name, values ``[N, k]``, failed samples) of each thing the component returned."""
+def _scored(component: Component, groups: Sequence[RolloutGroup], columns: Inputs) -> list[tuple[str, Values, int]]:
+    """(name, values ``[N, k]``, failed samples) of each thing that the component gives."""
+    count, source = len(columns["completions"]), component.source
     if count == 0:
         return [(component.name, np.zeros((0, 1)), 0)]
-    rows, retried = run_guarded(component.runner, component.reward.inputs(columns), count)
+    if not isinstance(source, Function):
+        return [_judged(component, source.score(groups))]
+    rows, retried = run_guarded(source.runner, source.reward.inputs(columns), count)
     _report(component, rows, retried, columns)
     return [
         (f"{component.name}/{sub}" if sub else component.name, *_settled(of_sub, component.on_failure))
         for sub, of_sub in rows.items()
     ]
+
+
+def _judged(component: Component, scores: NDArray[np.float64]) -> tuple[str, Values, int]:
+    """(name, values ``[N, 1]``, failed samples) of a reward model; a score that is infinite has failed."""
+    failed = np.isinf(scores)
+    return component.name, np.where(failed, component.on_failure, scores)[:, None], int(failed.sum())
 
 
 def _settled(rows: Sequence[Row], on_failure: float) -> tuple[Values, int]:

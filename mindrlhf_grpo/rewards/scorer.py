@@ -8,7 +8,7 @@ Legend: N completions, T longest completion.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ..batching import padded
 from ..config import ModelConfig, TrainConfig
 from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import ConfigError, DataError
+from ..nearest import did_you_mean
 from ..types import Batch, Prompt, Rollout, RolloutGroup
 
 if TYPE_CHECKING:
@@ -81,6 +82,21 @@ class ScorerSettings:
                 f"reward model {self.model!r}: max_tokens {self.max_tokens} must not be negative, and "
                 f"tokens_per_micro_batch {self.tokens_per_micro_batch} must be at least 1"
             )
+
+
+def settings_of(model: str, arguments: Mapping[str, Any]) -> ScorerSettings:
+    """Settings from the arguments of a reward component.
+
+    Raises:
+        ConfigError: an unknown argument, or a value that is not accepted.
+    """
+    known = [field.name for field in fields(ScorerSettings) if field.name != "model"]
+    for name in arguments:
+        if name not in known:
+            raise ConfigError(
+                f"reward model {model!r}: argument {name!r} is unknown{did_you_mean(name, known)}; it takes {', '.join(known)}"
+            )
+    return ScorerSettings(model=model, **arguments)
 
 
 class Scorer:
@@ -163,8 +179,7 @@ class Scorer:
 
 def conversation(prompt: Prompt) -> list[Mapping[str, str]]:
     """The messages that a prompt was made of; a prompt of plain text is the user's."""
-    messages: Sequence[Mapping[str, str]] = getattr(prompt, "messages", ())
-    return list(messages) or [{"role": "user", "content": prompt.text}]
+    return list(prompt.messages) or [{"role": "user", "content": prompt.text}]
 
 
 def common(ids: Sequence[int], other: Sequence[int]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..backend import UpdateResult
 from ..errors import RunFailed
+from ..update_sums import combine
 
 # How far training log-probs may be from the engine's before the run stops. float32: largest |ratio - 1| of a
 # token; bfloat16: mean |log ratio|, because single tokens scatter by rounding.
@@ -53,6 +54,10 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     metrics["clip_frac/low"], metrics["clip_frac/high"] = mean("clip_low"), mean("clip_high")
     metrics["ratio/mean"] = mean("ratio")
     metrics["ratio/max_update_dev"] = max(result.sums.get("max/ratio_dev", 0.0) for result in results)
+    mixed = [sums for result in results for sums in result.also]
+    if mixed:
+        rows = combine(mixed)
+        metrics["pretraining/nll"] = rows.get("nll", 0.0) / max(1.0, rows["tokens"])
     first = results[0].sums
     metrics["ratio/max_dev"] = math.expm1(min(50.0, first.get("max/rollout_gap", 0.0)))
     metrics["ratio/rollout_gap"] = first.get("rollout_gap", 0.0) / max(1.0, first.get("tokens", 0.0))

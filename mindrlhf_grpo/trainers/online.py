@@ -61,7 +61,7 @@ class OnlineTrainer:
         self.tokenizer = tokenizer_of(config)
         self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
         self.held_out = held_out(config, self.tokenizer)
-        self.rewards = Rewards(config.rewards)
+        self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
         if self.main:
             self.folder.open(config, backend.versions())
         self.comm.barrier()

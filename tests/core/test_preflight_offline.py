@@ -11,7 +11,7 @@ from tiny_run import write_model
 
 from mindrlhf_grpo.config_offline import OfflineConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.preflight_offline import check_offline
+from mindrlhf_grpo.preflight import check
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,12 @@ def config(folder: Path, **sections: Any) -> OfflineConfig:
 
 def test_a_sound_configuration_passes(folder: Path) -> None:
     pytest.importorskip("torch")
-    check_offline(config(folder, backend="torch"))
+    check(config(folder, backend="torch"))
 
 
 def test_all_problems_are_listed_with_their_keys(folder: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_offline(
-            config(folder, backend="jax2", objective={"name": "dpo", "gamma": 1.0}, data={"source": "absent.jsonl"})
-        )
+        check(config(folder, backend="jax2", objective={"name": "dpo", "gamma": 1.0}, data={"source": "absent.jsonl"}))
     text = str(caught.value)
     assert text.startswith("3 problems:")
     assert "objective.gamma is not read by sigmoid; accepted with: simpo" in text
@@ -53,4 +51,4 @@ def test_all_problems_are_listed_with_their_keys(folder: Path) -> None:
 
 def test_rows_of_another_kind_are_refused_by_their_first_row(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.source: .*rows.jsonl:1: no column 'completion'"):
-        check_offline(config(folder, objective={"name": "sft"}))
+        check(config(folder, objective={"name": "sft"}))
