@@ -30,6 +30,7 @@ class MindSporePolicy(TrainedModel):
     def __init__(self, config: RunConfig, around: Surroundings) -> None:
         architecture = hf.load_architecture(Path(config.model.path).expanduser())
         super().__init__(config.model, config.train, architecture, around)
+        self.config = config
         weights = hf.load_weights(self.folder, architecture, config.model.dtype)
         if config.model.lora_rank:
             weights = hf.add_lora(weights, config.model, architecture, seed=config.seed)
@@ -64,7 +65,7 @@ class MindSporePolicy(TrainedModel):
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""
-        hf.save_model(self.weights, self.architecture, folder, self.config, merge=merge)
+        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge)
 
     def save_state(self, folder: Path) -> None:
         """Write optimizer and buckets, and the reference if it was moved."""
@@ -97,5 +98,5 @@ class MindSporePolicy(TrainedModel):
         weights = self.reference.of(self.weights) if reference else self.weights
         return LogProbModel(
             self.architecture, weights, self.layout, lora_scale=0.0 if reference else self.lora_scale,
-            recompute=self.config.recompute and not reference, entropy_gradient=entropy_gradient,
+            recompute=self.model_config.recompute and not reference, entropy_gradient=entropy_gradient,
         )  # fmt: skip

@@ -66,7 +66,7 @@ class TrainedModel(ABC):
     def __init__(
         self, config: ModelConfig, train: TrainConfig, architecture: Architecture, around: Surroundings
     ) -> None:
-        self.config, self.train, self.architecture, self.around = config, train, architecture, around
+        self.model_config, self.train, self.architecture, self.around = config, train, architecture, around
         self.log, self.comm = around.log, around.comm
         self.folder = Path(config.path).expanduser()
         self.lora_scale = hf.lora_scale(config)

@@ -77,10 +77,10 @@ class MindSporeValueModel(TrainedModel):
         """Read the weights from the folder, if they are not there."""
         if self.awake:
             return
-        weights = hf.load_weights(self.folder, self.architecture, self.config.dtype)
+        weights = hf.load_weights(self.folder, self.architecture, self.model_config.dtype)
         self.head = load_value_head(self.folder, self.architecture.hidden, seed=self.around.seed)
-        if self.config.lora_rank:
-            weights = hf.add_lora(weights, self.config, self.architecture, seed=self.around.seed)
+        if self.model_config.lora_rank:
+            weights = hf.add_lora(weights, self.model_config, self.architecture, seed=self.around.seed)
         self.take_weights({**weights, **head_weights(self.head)})
         self.reader: Compiled | None = None
         self.awake = True
@@ -89,7 +89,7 @@ class MindSporeValueModel(TrainedModel):
         """Values."""
         return ValueOutputs(
             self.architecture, self.weights, self.head, self.layout, lora_scale=self.lora_scale,
-            recompute=self.config.recompute,
+            recompute=self.model_config.recompute,
         )  # fmt: skip
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
@@ -128,7 +128,7 @@ class MindSporeValueModel(TrainedModel):
         if not self.awake:
             return
         if self.optimizer.steps or self.restored:
-            raise BackendError(f"{self.config.path}: a value model that has been trained cannot be released")
+            raise BackendError(f"{self.model_config.path}: a value model that has been trained cannot be released")
         for compiled in [self.reader, *(step for step, _ in self.steps.values())]:
             if compiled is not None:
                 compiled.forget()
@@ -142,7 +142,7 @@ class MindSporeValueModel(TrainedModel):
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
         self.load()
-        hf.save_model(self.weights, self.architecture, folder, self.config, merge=merge)
+        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge)
         if hf.is_lora(self.weights) and not merge:
             self.add_head_to_adapter(folder)
         else:

@@ -119,10 +119,11 @@ def test_further_batches_and_losses_that_read_entropies_join_a_step_as_on_torch(
         )
         assert got.loss == pytest.approx(wanted.loss, rel=1e-5)
         assert got.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-4)
-        assert got.sums.keys() == wanted.sums.keys()
-        for name, value in wanted.sums.items():
-            assert got.sums[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
-    assert got.sums["tokens"] == first.mask.sum() + second.mask.sum()
+        for theirs, ours in zip((wanted.sums, *wanted.also), (got.sums, *got.also), strict=True):
+            assert ours.keys() == theirs.keys()
+            for name, value in theirs.items():
+                assert ours[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+    assert [sums["tokens"] for sums in (got.sums, *got.also)] == [first.mask.sum(), second.mask.sum()]
 
 
 def test_a_reference_moves_as_on_torch_and_is_kept_over_a_resume(folder: Path, tmp_path: Path) -> None:

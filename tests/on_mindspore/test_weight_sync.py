@@ -17,6 +17,7 @@ from mindrlhf_grpo_mindspore.comm import SingleProcess  # noqa: E402
 from mindrlhf_grpo_mindspore.devices import Device  # noqa: E402
 from mindrlhf_grpo_mindspore.engine import build_engine  # noqa: E402
 from mindrlhf_grpo_mindspore.policy import MindSporePolicy  # noqa: E402
+from mindrlhf_grpo_mindspore.trained_model import Surroundings  # noqa: E402
 from mindrlhf_grpo_mindspore.weight_sync import build_weight_sync  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
@@ -36,7 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_policy(folder: Path, **model: Any) -> MindSporePolicy:
     config = RunConfig.model_validate(tiny.settings(folder, model=model))
-    return MindSporePolicy(config, Device("cpu"), SingleProcess(), CompileLog())
+    around = Surroundings(
+        device=Device("cpu"), comm=SingleProcess(), log=CompileLog(), seed=config.seed, rollout=config.rollout
+    )
+    return MindSporePolicy(config, around)
 
 
 def weighted_loss(xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
