@@ -33,9 +33,13 @@ def main() -> None:
     for rung in arguments.rungs:
         summary = run(["train", str(HERE / f"{rung}.yaml"), f"backend={arguments.backend}"])
         if rung in POLICIES:
-            result[f"courteous_{rung}"] = courtesy(str(load_config(HERE / f"{rung}.yaml", []).run_dir), arguments.backend)
+            result[f"courteous_{rung}"] = courtesy(
+                str(load_config(HERE / f"{rung}.yaml", []).run_dir), arguments.backend
+            )
         if "after" in summary:
-            result[f"{rung}_held_out"] = {name: summary[name].get("accuracy", summary[name].get("nll")) for name in ("before", "after")}
+            result[f"{rung}_held_out"] = {
+                name: summary[name].get("accuracy", summary[name].get("nll")) for name in ("before", "after")
+            }
     print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}))
 
 
