@@ -35,7 +35,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo parity test lint typecheck bench bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo parity test lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ typecheck: $(DEV_STAMP) ## mypy, strict on the core
 bench: $(RUN_STAMP) $(PEERS_STAMP) ## ours and TRL in turn, five times each; ends with one JSON line of ratios
 	@$(BIN)/python examples/arithmetic/prepare.py > /dev/null
 	@$(BIN)/python benchmarks/pairs.py --ours $(BIN)/python --peer $(PEERS)/bin/python
+
+bench-preference: $(RUN_STAMP) $(PEERS_STAMP) ## the same for a DPO step and a reward-model step
+	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
+	@$(BIN)/python benchmarks/pairs.py --only dpo reward_model --ours $(BIN)/python --peer $(PEERS)/bin/python
 
 bench-backends: $(MINDSPORE_STAMP) ## MindSpore and torch in turn: train step and decode, tiny and SmolLM2; ends with one JSON line of ratios
 	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null

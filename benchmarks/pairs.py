@@ -1,4 +1,4 @@
-"""Ours and TRL's GRPO step in turn (A B A B ...), medians and ratios; the last line is one JSON object.
+"""Ours and TRL's step in turn: GRPO, DPO, reward model (A B A B ...), medians and ratios; the last line is one JSON object.
 
 A ratio is ours / TRL's: below 1 is faster or smaller. Processor seconds stand beside wall seconds, because a busy
 machine shows as processor seconds far below threads x wall seconds. Standard library only.
@@ -11,11 +11,13 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+OF_EVERY_STEP = ("step_s", "step_cpu_s", "peak_rss_mb")
 COLUMNS = ("step_s", "step_cpu_s", "generate_s", "update_s", "generate_tok_s", "peak_rss_mb")
 
 
@@ -25,6 +27,8 @@ class Work:
 
     flags: tuple[str, ...]
     ratios: dict[str, str]
+    scripts: tuple[str, str] = ("grpo_step.py", "trl_step.py")
+    head: bool = False  # both sides start from a folder with a head, which is written first
 
 
 WORKS = {
@@ -46,9 +50,17 @@ WORKS = {
         ratios={"ratio_step_long_prompt_bf16": "step_s"},
     ),
 }  # fmt: skip
+for OBJECTIVE in ("dpo", "reward_model"):
+    WORKS[OBJECTIVE] = Work(
+        flags=("--objective", OBJECTIVE, "--pairs", "4"),
+        ratios={f"ratio_step_{OBJECTIVE}": "step_s", f"ratio_peak_memory_{OBJECTIVE}": "peak_rss_mb"},
+        scripts=("preference_step.py", "trl_preference_step.py"),
+        head=OBJECTIVE == "reward_model",
+    )
 ORDER = (
     "ratio_step_fp32", "ratio_step_bf16", "ratio_step_long_prompt_bf16", "ratio_generate_fp32", "ratio_update_fp32",
-    "ratio_peak_memory",
+    "ratio_peak_memory", "ratio_step_dpo", "ratio_peak_memory_dpo", "ratio_step_reward_model",
+    "ratio_peak_memory_reward_model",
 )  # fmt: skip
 
 
@@ -87,27 +99,34 @@ def computes_bf16(python: str) -> bool:
 def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Run both sides in turn; ratios of the medians."""
     work = WORKS[name]
+    model = with_head(arguments, work) if work.head else arguments.model
     common = [
         *work.flags,
         "--model",
-        arguments.model,
+        model,
         "--steps",
         str(arguments.steps),
         "--threads",
         str(arguments.threads),
     ]
-    sides = {"ours": [arguments.ours, "grpo_step.py"], "trl": [arguments.peer, "trl_step.py"]}
+    sides = dict(zip(("ours", "trl"), zip((arguments.ours, arguments.peer), work.scripts, strict=True), strict=True))
     lines: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    print(f"{name}: {' '.join(work.flags)}\n{'':>18}" + "".join(f"{column:>16}" for column in COLUMNS), flush=True)
+    columns = [column for column in COLUMNS if work.scripts[0] == "grpo_step.py" or column in OF_EVERY_STEP]
+    print(f"{name}: {' '.join(work.flags)}\n{'':>18}" + "".join(f"{column:>16}" for column in columns), flush=True)
     for run in range(1, arguments.runs + 1):
         for side, (python, script) in sides.items():
             lines[side].append(measured([python, str(HERE / script), *common]))
-            show(f"{side} {run}", lines[side][-1])
+            show(f"{side} {run}", lines[side][-1], columns)
     medians = {
-        side: {c: statistics.median(line[c] for line in found) for c in COLUMNS} for side, found in lines.items()
+        side: {c: statistics.median(line[c] for line in found) for c in columns} for side, found in lines.items()
     }
     for side, values in medians.items():
-        show(f"{side} median", values)
+        show(f"{side} median", values, columns)
+    if "loss" in lines["ours"][0]:
+        gaps = [abs(a - b) for a, b in zip(lines["ours"][0]["loss"], lines["trl"][0]["loss"], strict=True)]
+        print(
+            f"losses of each step: ours {lines['ours'][0]['loss']}, TRL {lines['trl'][0]['loss']}; apart {max(gaps):.2g}"
+        )
     return {ratio: round(medians["ours"][column] / medians["trl"][column], 3) for ratio, column in work.ratios.items()}
 
 
@@ -120,9 +139,18 @@ def measured(command: list[str]) -> dict[str, Any]:
     return result
 
 
-def show(label: str, values: dict[str, Any]) -> None:
+def with_head(arguments: argparse.Namespace, work: Work) -> str:
+    """The model with a head of one number, written by our side."""
+    folder = Path(f"{arguments.model}-with-head")
+    if not folder.exists():
+        command = [arguments.ours, str(HERE / work.scripts[0]), *work.flags, "--model", arguments.model]
+        subprocess.run([*command, "--write-head", str(folder)], check=True, capture_output=True)
+    return str(folder)
+
+
+def show(label: str, values: dict[str, Any], columns: Sequence[str]) -> None:
     """One row of the table."""
-    print(f"{label:>18}" + "".join(f"{values[column]:>16,.3f}" for column in COLUMNS), flush=True)
+    print(f"{label:>18}" + "".join(f"{values[column]:>16,.3f}" for column in columns), flush=True)
 
 
 if __name__ == "__main__":

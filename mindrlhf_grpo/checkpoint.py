@@ -23,8 +23,8 @@ STATE = "trainer_state.json"
 PREFIX = "step_"
 
 
-def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path, Path], None]) -> Path:
-    """Write ``root/step_N`` atomically; ``write(policy_folder, optimizer_folder)`` fills the two folders."""
+def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """Write ``root/step_N`` atomically; ``write(folder)`` fills ``policy/``, ``optimizer/`` and what else it keeps."""
     final = root / f"{PREFIX}{step}"
     if final.exists():  # exact resume makes the same step again bit for bit: the saved one stays
         return final
@@ -32,12 +32,13 @@ def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path, Pa
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "policy").mkdir(parents=True)
     (partial / "optimizer").mkdir()
-    write(partial / "policy", partial / "optimizer")
+    write(partial)
     (partial / STATE).write_text(json.dumps(state, indent=1))
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(partial)): [path.stat().st_size, digest(path)] for path in files}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in [*files, partial / MANIFEST, partial / "policy", partial / "optimizer", partial]:
+    folders = [path for path in partial.rglob("*") if path.is_dir()]
+    for path in [*files, partial / MANIFEST, *folders, partial]:
         flush(path)
     os.rename(partial, final)
     flush(root)

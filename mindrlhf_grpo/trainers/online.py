@@ -6,32 +6,25 @@ It knows no algorithm and no framework: the plan and the backend do.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import checkpoint
 from ..algorithms import resolve
 from ..backend import Backend, UpdateResult, load_backend
 from ..config import DataConfig, RunConfig
-from ..config_file import dump
 from ..data.stream import PromptStream
 from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import RunFailed
-from ..model_files import TOKENIZER_FILES, copy_files, find_folder
-from ..report import render
 from ..rewards import Rewards
 from ..rollout_log import write_rollouts
-from ..tracking import Tracker, silent
-from .clock import Clock
+from .course import Course
 from .critic import Critic, critic_metrics
 from .evaluation import HeldOut
 from .experience import Collector, Experience
 from .figures import check_on_policy, update_metrics
 from .pretraining_mix import mix_of
-from .run_folder import Progress, RunFolder, state
 from .schedule import learning_rate
 
 
@@ -52,19 +45,15 @@ class OnlineTrainer:
     """The parts of one run and the loop over them."""
 
     def __init__(self, config: RunConfig, backend: Backend) -> None:
-        self.started = time.perf_counter()
         self.config, self.backend, self.comm = config, backend, backend.comm
-        self.main = backend.comm.rank == 0
-        self.folder = RunFolder(config.run_dir)
+        self.course = Course(config, backend)
         self.plan = resolve(config.algorithm)
         self.plan.check(config.rollout.group_size)
         self.tokenizer = tokenizer_of(config)
         self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
         self.held_out = held_out(config, self.tokenizer)
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
-        if self.main:
-            self.folder.open(config, backend.versions())
-        self.comm.barrier()
+        self.course.open()
 
         self.policy = backend.load_policy()
         self.critic = Critic(config, backend) if "critic" in self.plan.needs else None
@@ -72,30 +61,23 @@ class OnlineTrainer:
         self.sync = backend.weight_sync(self.policy, self.engine)
         self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.mix = mix_of(config, self.tokenizer, self.comm)
-        self.progress = self._resume()
-        self.resumed_seconds = self.progress.seconds
-        self.tracker = self._tracker()
-        self.backend.compile_log.announce = self.tracker.note
-        self.warnings = self._warnings()
+        self.course.resume(self._restore)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
-        for text in self.warnings:
-            self.tracker.note(text)
-        self.sync.push(self.progress.step)
+        self.course.announce(self._warnings())
+        self.sync.push(self.course.progress.step)
         self._first_evaluation()
-        self.clock = Clock(self.backend.compile_log)
         try:
-            while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
-                self.step(self.progress.step + 1)
+            self.course.steps(self.step)
         finally:
             self.rewards.close()
-            self.tracker.close()
+            self.course.tracker.close()
         return self._finish()
 
     def step(self, step: int) -> None:
         """One rollout batch, learned from."""
-        clock = self.clock
+        clock = self.course.clock
         self.engine.wake_up()
         experience = self.collector.collect(self.policy, self.critic, clock)
         self.engine.sleep()
@@ -105,25 +87,22 @@ class OnlineTrainer:
         with clock.phase("sync"):
             self.sync.push(step)
 
-        self.progress.step, self.progress.stream = step, self.stream.state()
-        self.progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
-        if self.mix is not None:
-            self.progress.algorithm["pretraining"] = self.mix.state()
-        metrics = {**experience.metrics, **learned}
+        self._advance(step)
         with clock.phase("eval"):
-            metrics.update(self._evaluate(step))
+            evaluated = self._evaluate(step)
         with clock.phase("save"):
             self._log_rollouts(step, experience)
-        # Logged before the checkpoint: a run killed in between makes this step, and its line, again.
-        self.tracker.log(step, {**metrics, **clock.metrics(), **self._memory()})
-        self._save(step)
+        self.course.log(step, {**experience.metrics, **learned, **evaluated})
+        self.course.keep(step, self._write)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
         results: list[UpdateResult] = []
         of_critic: list[UpdateResult] = []
         if not any(experience.trained_tokens):
-            self.tracker.note(f"step {step}: no completion can be learned from (all groups dead or masked); skipped")
+            self.course.tracker.note(
+                f"step {step}: no completion can be learned from (all groups dead or masked); skipped"
+            )
         rate = learning_rate(self.config.train, step)
         for _ in range(self.config.algorithm.inner_epochs):
             for chunk in np.flatnonzero(experience.trained_tokens):
@@ -138,7 +117,7 @@ class OnlineTrainer:
                     if len(results) == 1:
                         check_on_policy(results[0], self.config.model.dtype)
                 except RunFailed as error:
-                    evidence = self.folder.save_evidence(step, batch, str(error)) if self.main else ""
+                    evidence = self.course.folder.save_evidence(step, batch, str(error)) if self.course.main else ""
                     raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
         sync = self.config.algorithm.reference_sync
         if sync is not None and step % sync.every == 0:
@@ -147,11 +126,14 @@ class OnlineTrainer:
 
     def _first_evaluation(self) -> None:
         """Accuracy of the untrained policy, once in the life of a run."""
-        if self.held_out is None or self.progress.step or self.progress.accuracy_before is not None:
+        progress = self.course.progress
+        if self.held_out is None or progress.step or progress.accuracy_before is not None:
             return
         accuracy = self.held_out.evaluate(self.engine, self.rewards, self.comm)["eval/accuracy"]
-        self.progress.accuracy_before = self.progress.accuracy = accuracy
-        self.tracker.note(f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)")
+        progress.accuracy_before = progress.accuracy = accuracy
+        self.course.tracker.note(
+            f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)"
+        )
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Held-out figures when they are due; sets the best step and the reason to stop."""
@@ -159,7 +141,7 @@ class OnlineTrainer:
         if self.held_out is None or not (last or (every and step % every == 0)):
             return {}
         metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm)
-        accuracy, progress = metrics["eval/accuracy"], self.progress
+        accuracy, progress = metrics["eval/accuracy"], self.course.progress
         progress.accuracy = accuracy
         if progress.best_accuracy is None or accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best_step = accuracy, step
@@ -168,51 +150,24 @@ class OnlineTrainer:
             progress.stopped_because = f"held-out accuracy {accuracy:.3f} reached the target {target}"
         return metrics
 
-    def _save(self, step: int) -> None:
-        """Checkpoint when due: by interval, at the end, or because it is the best so far."""
-        settings, progress = self.config.checkpoint, self.progress
-        due = settings.every and step % settings.every == 0
-        last = step == self.config.train.steps or progress.stopped_because is not None
-        best = settings.keep_best and progress.best_step == step
-        self.clock = Clock(self.backend.compile_log)  # of the next step, which carries the time of this checkpoint
-        if not (due or last or best):
-            return
-        with self.clock.phase("save"):
-            self._write_checkpoint(step)
+    def _advance(self, step: int) -> None:
+        """This step is done: what a resumed run has to know."""
+        progress = self.course.progress
+        progress.step, progress.stream = step, self.stream.state()
+        progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
+        if self.mix is not None:
+            progress.algorithm["pretraining"] = self.mix.state()
 
-    def _write_checkpoint(self, step: int) -> None:
-        """Rank 0 writes and prunes; the others wait."""
-        settings, progress = self.config.checkpoint, self.progress
-        progress.seconds = self._seconds()
-        if self.main:
+    def _write(self, folder: Path) -> None:
+        """Fill the folder of a checkpoint."""
+        self.policy.save_model(folder / "policy")
+        self.policy.save_state(folder / "optimizer")
+        if self.critic is not None:
+            self.critic.save(folder)
 
-            def write(model: Path, optimizer: Path) -> None:
-                self.policy.save_model(model)
-                copy_files(find_folder(self.config.model.path), model, TOKENIZER_FILES)
-                self.policy.save_state(optimizer)
-                if self.critic is not None:
-                    self.critic.save(model.parent)
-
-            checkpoint.save(self.folder.checkpoints, step, state(progress), write)
-            protected = [progress.best_step] if settings.keep_best and progress.best_step is not None else []
-            checkpoint.prune(self.folder.checkpoints, keep_last=settings.keep_last, protected=protected)
-        self.comm.barrier()
-
-    def _log_rollouts(self, step: int, experience: Experience) -> None:
-        """Keep the step's completions for the report: rank by rank, in the order of the prompts."""
-        every = self.config.tracking.rollouts_every
-        if not every or step % every:
-            return
-        parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
-        if self.main:
-            write_rollouts(self.folder.path, step, parts, self.tokenizer)
-
-    def _resume(self) -> Progress:
-        """Restore policy, optimizer and data position from the newest checkpoint, or start fresh."""
-        found = self.folder.latest()
-        if found is None:
-            return Progress()
-        progress, folder = found
+    def _restore(self, folder: Path) -> None:
+        """Take up policy, optimizer, critic and data positions from a checkpoint."""
+        progress = self.course.progress
         self.policy.load_state(folder / "policy", folder / "optimizer")
         if self.critic is not None:
             self.critic.load(folder)
@@ -220,23 +175,19 @@ class OnlineTrainer:
         self.collector.kl_control.restore(progress.algorithm["kl_coef"])
         if self.mix is not None:
             self.mix.load_state(progress.algorithm["pretraining"])
-        return progress
 
-    def _tracker(self) -> Tracker:
-        """The tracker of rank 0; the other ranks' is silent."""
-        if not self.main:
-            return silent()
-        config = self.config
-        return Tracker(
-            self.folder.path, list(config.tracking.to), config_text=dump(config),
-            steps=config.train.steps, resume_step=self.progress.step,
-        )  # fmt: skip
+    def _log_rollouts(self, step: int, experience: Experience) -> None:
+        """Keep the step's completions for the report: rank by rank, in the order of the prompts."""
+        every = self.config.tracking.rollouts_every
+        if not every or step % every:
+            return
+        parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
+        if self.course.main:
+            write_rollouts(self.course.folder.path, step, parts, self.tokenizer)
 
     def _warnings(self) -> list[str]:
         """What a reader of the curves must know, said at the start and in the report."""
         notes = [f"training layout: {self.policy.layout} ({self.policy.layout_reason})"]
-        if self.progress.step:
-            notes.append(f"resumed after step {self.progress.step}")
         if self.collector.sampling.truncated:
             notes.append(
                 "completions are drawn from a truncated or penalised distribution (top_k, top_p, min_p or "
@@ -244,33 +195,16 @@ class OnlineTrainer:
             )
         return notes
 
-    def _memory(self) -> dict[str, float]:
-        return {f"memory/{name}": value for name, value in self.backend.memory().items()}
-
-    def _seconds(self) -> float:
-        """Wall seconds of the run, those before a resume included."""
-        return self.resumed_seconds + time.perf_counter() - self.started
-
     def _finish(self) -> dict[str, Any]:
-        """Summary and report; the numbers of the last evaluation are the run's."""
-        progress = self.progress
-        summary = {
+        """The numbers of the last evaluation are the run's."""
+        progress = self.course.progress
+        figures = {
             "accuracy_before": progress.accuracy_before,
             "accuracy_after": progress.accuracy,
             "problems": len(self.held_out.prompts) if self.held_out else 0,
-            "seconds": round(self._seconds(), 1),
-            "report": str(self.folder.path / "report.html"),
         }
-        if self.main:
-            details = {
-                "steps": progress.step, "best_step": progress.best_step, "best_accuracy": progress.best_accuracy,
-                "stopped_because": progress.stopped_because or "all steps done", "warnings": self.warnings,
-                "data": self.stream.counts,
-            }  # fmt: skip
-            self.folder.write_summary({**summary, **details})
-            render(self.folder.path)
-        self.comm.barrier()
-        return summary
+        details = {"best_accuracy": progress.best_accuracy, "data": self.stream.counts}
+        return self.course.finish(figures, details)
 
 
 def tokenizer_of(config: RunConfig) -> Tokenizer:

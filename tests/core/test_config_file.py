@@ -290,7 +290,7 @@ def test_dump_round_trips_every_example() -> None:
         config = load_config(path, [])
         document = yaml_source.parse(dump(config))
         assert not document.problems
-        assert RunConfig.model_validate(document.value) == config
+        assert type(config).model_validate(document.value) == config
 
 
 def test_dump_round_trips_hard_text(tmp_path: Path) -> None:

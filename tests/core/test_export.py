@@ -41,10 +41,10 @@ def write_adapter(folder: Path, base: Path, **settings: Any) -> dict[str, np.nda
 
 
 def write_checkpoints(run: Path, *steps: int) -> None:
-    def write(policy: Path, optimizer: Path) -> None:
-        policy.rmdir()
-        write_model(policy)
-        (optimizer / "state").write_text("x")
+    def write(folder: Path) -> None:
+        (folder / "policy").rmdir()
+        write_model(folder / "policy")
+        (folder / "optimizer" / "state").write_text("x")
 
     for step in steps:
         checkpoint.save(run / "checkpoints", step, {"step": step}, write)

@@ -1,0 +1,39 @@
+"""GRPO and PPO on MindSpore: both learn a toy task, and their curves are torch's for twenty steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+pytest.importorskip("mindspore")
+pytest.importorskip("torch")
+
+STEPS = 20
+TRAIN = {"steps": STEPS, "prompts_per_step": 8, "learning_rate": 0.003}
+RUNS: dict[str, dict[str, Any]] = {
+    "grpo": {"algorithm": {"name": "grpo", "kl_coef": 0.02}},
+    "ppo": {
+        "algorithm": {"name": "ppo", "kl_coef": 0.02, "kl_in": "reward", "kl_estimator": "k1"},
+        "critic": {"learning_rate": 0.003},
+    },
+}
+CURVES = ("reward/mean", "loss", "entropy", "kl/mean", "length/mean", "critic/loss", "critic/value")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_learns_and_its_curves_are_torchs(tmp_path: Path, name: str) -> None:
+    config = tiny.prepare(tmp_path, train=TRAIN, **RUNS[name])
+    curves = {}
+    for backend in ("torch", "mindspore"):
+        tiny.train(config, f"backend={backend}", f"run_dir={tmp_path / backend}")
+        curves[backend] = tiny.metrics(tmp_path / backend)
+    rewards = [line["reward/mean"] for line in curves["mindspore"]]
+    assert np.mean(rewards[-2:]) - np.mean(rewards[:2]) >= 0.3
+    for curve in CURVES:
+        if curve in curves["torch"][0]:
+            expected, found = ([line[curve] for line in curves[backend]] for backend in ("torch", "mindspore"))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3, err_msg=curve)
