@@ -50,7 +50,7 @@ def assign(
     if scores.shape[1] != 1:
         raise ConfigError(
             f"algorithm.name {plan.name!r} takes one reward a completion, the rewards of this run have one for each of "
-            f"{scores.shape[1]} items; use an algorithm that compares items, such as rank_grpo"
+            f"{scores.shape[1]} items; docs/algorithms.md lists the algorithms that compare items"
         )
     kl = np.zeros(batch.ids.shape) if kl is None else kl
     return with_returns(plan, comm, batch, token_rewards(scores[mine, 0], kl, kl_coef, batch.lengths), values)
