@@ -122,7 +122,7 @@ BLIND = [path for path in python_files(CORE, "backends") if "trainers" in path.p
 @pytest.mark.parametrize("path", BLIND, ids=str)
 def test_trainers_and_backends_know_no_algorithm(path: Path) -> None:
     names = {*ALGORITHMS, *POLICY_LOSSES, *OBJECTIVES, *ALIASES} - {"item", "sigmoid"}  # of a list; of a gate
-    words = {word for text in spoken(path) for word in re.findall(r"\w+", text)}
+    words = {word for text in spoken(path) for word in re.findall(r"[\w-]+", text)}
     assert words & names == set()
 
 
