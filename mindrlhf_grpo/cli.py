@@ -173,9 +173,20 @@ def show_summary(summary: dict[str, Any]) -> None:
 
     table = Table(show_header=False, box=None)
     for name, value in summary.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        if isinstance(value, dict):
+            for inner, figure in value.items():
+                table.add_row(f"{name} {inner}", readable(figure))
+        else:
+            table.add_row(name, readable(value))
     Console(stderr=True).print(table)
     typer.echo(to_json(summary))
+
+
+def readable(value: Any) -> str:
+    """A figure of a summary with four digits, an interval as ``a to b``."""
+    if isinstance(value, list):
+        return " to ".join(readable(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @app.command()
