@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..batching import padded
 from ..config import ModelConfig, TrainConfig
+from ..data.masks import encode_conversation, encode_text
 from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import ConfigError, DataError
 from ..nearest import did_you_mean
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CHOICES = {
     "tokens": ("own", "same"),
+    "end": ("answer", "template"),
     "pooling": ("last", "mean"),
     "sign": (1, -1),
     "squash": ("identity", "sigmoid", "neg", "sigmoid_neg"),
@@ -45,7 +47,9 @@ class ScorerSettings:
         tokens: ``own``: prompt and completion are put into the model's own template and tokens; ``same``: the ids of
             the rollout are taken as they are, which needs equal tokenizer files.
         tokenizer: folder of the model's tokenizer; empty: the model's folder.
-        chat_template: ``auto``, ``none`` (the text of prompt and completion, joined), or a Jinja file.
+        chat_template: ``auto``, ``none`` (prompt, completion and an end token, as in training), or a Jinja file.
+        end: the last token of a sequence: ``answer``: the end token of the answer, where reward models are trained here;
+            ``template``: what the template writes last (a newline, for some), or the last token of the text.
         pooling: ``last``: the value at the sequence's last token; ``mean``: over the tokens after the prompt.
         sign: factor of the pooled value, before ``squash``.
         squash: x, sigmoid(x), -x or sigmoid(-x) of that.
@@ -61,6 +65,7 @@ class ScorerSettings:
     tokens: str = "own"
     tokenizer: str = ""
     chat_template: str = "auto"
+    end: str = "answer"
     pooling: str = "last"
     sign: int = 1
     squash: str = "identity"
@@ -157,18 +162,27 @@ class Scorer:
         if self.tokenizer is None:
             start, ids = len(prompt.ids), [*map(int, prompt.ids), *map(int, rollout.ids)]
         elif self.tokenizer.has_chat_template:
-            messages = conversation(prompt)
-            answer = {"role": "assistant", "content": rollout.text}
-            ids = self.tokenizer.chat([*messages, answer], generation_prompt=False)
-            start = common(ids, self.tokenizer.chat(messages))
+            start, ids = self.templated(self.tokenizer, conversation(prompt), rollout.text)
+        elif self.settings.end == "answer":
+            before, after = self.tokenizer.encode(prompt.text), encode_text(rollout.text, self.tokenizer).ids
+            start, ids = len(before), [*before, *map(int, after)]
         else:
-            before = self.tokenizer.encode(prompt.text)
             ids = self.tokenizer.encode(prompt.text + rollout.text)
-            start = common(ids, before)
+            start = common(ids, self.tokenizer.encode(prompt.text))
         if not ids:
             raise DataError(f"row {prompt.row}: prompt and completion have no tokens for {self.settings.model}")
         ids = ids[: self.settings.max_tokens or None]
         return ids, min(start, len(ids) - 1)
+
+    def templated(self, tokenizer: Tokenizer, messages: list[Mapping[str, str]], text: str) -> tuple[int, list[int]]:
+        """Length of the prompt, and ids of the conversation up to the end that the settings name."""
+        asked = [dict(message) for message in messages]
+        answered = [*asked, {"role": "assistant", "content": text}]
+        if self.settings.end == "answer":
+            before, completion = encode_conversation(answered, len(asked), tokenizer)
+            return len(before), [*map(int, before), *map(int, completion.ids)]
+        ids = tokenizer.chat(answered, generation_prompt=False)
+        return common(ids, tokenizer.chat(asked)), ids
 
     def close(self) -> None:
         """Free the weights; the scorer can be used again."""

@@ -55,7 +55,7 @@ def backend(folder: Path) -> Any:
 
 def test_scores_are_transformers_own_whichever_side_it_pads(folders: list[Path], groups: list[RolloutGroup]) -> None:
     folder = folders[0]
-    scores = Scorer(ScorerSettings(model=str(folder)), backend(folder)).score(groups)
+    scores = Scorer(ScorerSettings(model=str(folder), end="template"), backend(folder)).score(groups)
     own = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, pad_token="<|endoftext|>")
     own.config.pad_token_id = tokenizer.pad_token_id

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from tiny_tokenizers import write_huggingface
 
+from mindrlhf_grpo.config_offline import OfflineDataConfig
+from mindrlhf_grpo.data.pairs import encode_pair
 from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards.scorer import Scorer, ScorerSettings
@@ -82,21 +84,36 @@ def test_prompt_and_completion_are_put_into_the_models_own_template(folder: Path
     (batch,) = backend.batches
     start = "<|im_start|>user\nwhat is 12 + 34?<|im_end|>\n<|im_start|>assistant\n"
     assert texts(folder, batch) == [
-        f"{start}it is 46.<|im_end|>\n", f"{start}how many roads<|im_end|>\n",
-        "<|im_start|>user\nquick<|im_end|>\n<|im_start|>assistant\nfox<|im_end|>\n",
+        f"{start}it is 46.<|im_end|>", f"{start}how many roads<|im_end|>",
+        "<|im_start|>user\nquick<|im_end|>\n<|im_start|>assistant\nfox<|im_end|>",
     ]  # fmt: skip
     assert len(batch.prompts) == 2
-    last = load_tokenizer(str(folder)).encode("\n")[-1]
+    last = load_tokenizer(str(folder)).encode("<|im_end|>")[-1]
     assert scores.dtype == np.float64
     assert scores.tolist() == [last, last, last]
     assert backend.asked == [(str(folder), "token")]
 
 
+def test_a_score_is_read_where_a_reward_model_is_trained(folder: Path) -> None:
+    """A template that writes a newline after the end token would have it read there."""
+    row = {"prompt": "quick", "chosen": "fox", "rejected": "how"}
+    trained = encode_pair(row, OfflineDataConfig(source="x"), load_tokenizer(str(folder)))
+    backend = Numbers()
+    Scorer(ScorerSettings(model=str(folder)), backend).score(GROUPS[1:])  # type: ignore[arg-type]
+    (batch,) = backend.batches
+    assert [*batch.prompts[0], *batch.ids[0]] == [*trained.prompt, *trained.completions[0].ids]
+    Scorer(ScorerSettings(model=str(folder), end="template"), backend).score(GROUPS[1:])  # type: ignore[arg-type]
+    assert texts(folder, backend.batches[1]) == [
+        "<|im_start|>user\nquick<|im_end|>\n<|im_start|>assistant\nfox<|im_end|>\n"
+    ]
+
+
 def test_without_a_template_the_texts_are_joined_and_cut_at_the_end(folder: Path) -> None:
     backend = Numbers()
-    Scorer(ScorerSettings(model=str(folder), chat_template="none"), backend).score(GROUPS)  # type: ignore[arg-type]
-    Scorer(ScorerSettings(model=str(folder), chat_template="none", max_tokens=2), backend).score(GROUPS)  # type: ignore[arg-type]
-    assert texts(folder, backend.batches[0])[0] == "what is 12 + 34?it is 46."
+    plain = {"model": str(folder), "chat_template": "none"}
+    Scorer(ScorerSettings(**plain), backend).score(GROUPS)  # type: ignore[arg-type]
+    Scorer(ScorerSettings(**plain, end="template", max_tokens=2), backend).score(GROUPS)  # type: ignore[arg-type]
+    assert texts(folder, backend.batches[0])[0] == "what is 12 + 34?it is 46.<|im_end|>"
     assert [len(m) for m in backend.batches[1].prompts] == [1, 1]
     assert backend.batches[1].lengths.tolist() == [1, 1, 1]
 
