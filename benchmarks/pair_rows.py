@@ -36,7 +36,7 @@ def flags(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="Hugging Face folder; of a reward model with its head")
     parser.add_argument("--objective", choices=["dpo", "reward_model"], required=True)
     parser.add_argument("--pairs", type=int, default=4, help="pairs per optimizer step")
-    parser.add_argument("--prompt-words", type=int, default=60)
+    parser.add_argument("--prompt-words", type=int, default=100)
     parser.add_argument("--completion-words", type=int, default=40, help="of the longest completion")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps; the first is not counted")
     parser.add_argument("--lr", type=float, default=1e-6)
