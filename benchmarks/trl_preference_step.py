@@ -78,7 +78,8 @@ def trainer_of(arguments: argparse.Namespace, folder: str) -> Any:
     if arguments.objective == "dpo":
         config = trl.DPOConfig(**common, beta=0.1, model_init_kwargs=kind)
         return OrderedDPO(model=arguments.model, args=config, train_dataset=rows)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model)
+    # SmolLM2 pads with its end token, and then transformers reads the score a token too early.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.model, pad_token="<|endoftext|>")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(arguments.model, **kind)
     model.config.pad_token_id = tokenizer.pad_token_id
     config = trl.RewardConfig(**common)
