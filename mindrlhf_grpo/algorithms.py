@@ -227,11 +227,21 @@ def resolve(config: AlgorithmConfig) -> Plan:
         loss=loss_of(config, preset, settings, algorithm),
         needs=needs_of(config, settings, algorithm),
         returns=config.returns or ReturnsConfig(),
-        correction=None if config.correction is None else Correction(**config.correction.model_dump()),
+        correction=correction_of(config),
         top_fraction=1.0 if config.entropy is None else config.entropy.top_fraction,
         count_kept=config.entropy is not None and config.entropy.count == "kept",
         kl_control=kl_control(config, settings),
     )
+
+
+def correction_of(config: AlgorithmConfig) -> Correction | None:
+    """The train/rollout correction that is applied. Raises ConfigError for bounds that leave nothing between them."""
+    if config.correction is None:
+        return None
+    try:
+        return Correction(**config.correction.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"algorithm.correction: {error}") from None
 
 
 def kl_control(config: AlgorithmConfig, settings: Settings) -> KlControl:

@@ -200,7 +200,7 @@ class CheckpointConfig(Section):
     )
 
 
-class TrackingConfig(Section):
+class TrackersConfig(Section):
     """Where numbers go besides metrics.jsonl."""
 
     to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key(
@@ -208,6 +208,11 @@ class TrackingConfig(Section):
         "Trackers; Weights & Biases takes its key from WANDB_API_KEY and its project from WANDB_PROJECT only.",
         peers="trl: report_to; verl: trainer.logger",
     )
+
+
+class TrackingConfig(TrackersConfig):
+    """Where numbers go besides metrics.jsonl, and which rollouts are kept."""
+
     rollouts_every: int = key(1, "Save the rollouts of each n-th step for the report; 0: none.", ge=0)
 
 

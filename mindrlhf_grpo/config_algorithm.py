@@ -197,7 +197,8 @@ class AlgorithmConfig(Section):
     returns: ReturnsConfig | None = key(None, "How token rewards add up; only for ppo and reinforce_pp.")
     entropy: EntropyConfig | None = key(None, "Entropy bonus, and training on uncertain tokens only.")
     correction: CorrectionConfig | None = key(
-        None, "Weights for the difference between the engine's log-probs and the policy's; null: logged only."
+        None,
+        "Weights for the difference between the engine's log-probs and the policy's; null: what token weights would be is logged where old log-probs are computed.",
     )
     kl_control: KlControlConfig | None = key(None, "Adapts kl_coef to a target; needs kl_in: reward.")
     reference_sync: ReferenceSyncConfig | None = key(None, "Moves the reference towards the policy.")

@@ -51,7 +51,7 @@ def dump(config: AnyConfig) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of a configuration file, for editors."""
+    """JSON schema of a configuration file of an online run, for editors."""
     schema = RunConfig.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mindrlhf-grpo configuration"}
 

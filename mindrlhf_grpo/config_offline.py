@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrainConfig
+from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
 from .config_algorithm import PretrainingConfig
 from .config_section import Section, key
 
@@ -90,16 +90,6 @@ class ObjectiveConfig(Section):
         "on_the_fly",
         "Log-probs of the reference: with each batch, or once before training, kept in the run folder (no second copy of the weights).",
         peers="trl: precompute_ref_log_probs",
-    )
-
-
-class TrackersConfig(Section):
-    """Where numbers go besides metrics.jsonl."""
-
-    to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key(
-        [],
-        "Trackers; Weights & Biases takes its key from WANDB_API_KEY and its project from WANDB_PROJECT only.",
-        peers="trl: report_to",
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint, yaml_source
+from .. import checkpoint
 from ..backend import Backend
-from ..config import RunConfig
-from ..config_offline import OfflineConfig
+from ..config_file import AnyConfig, dump
+from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..model_files import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
 from ..tracking import Tracker, silent
@@ -25,7 +25,7 @@ class Course:
         CheckpointError: the run's folder holds a run with other settings, or a damaged checkpoint.
     """
 
-    def __init__(self, config: RunConfig | OfflineConfig, backend: Backend) -> None:
+    def __init__(self, config: AnyConfig, backend: Backend) -> None:
         self.started = time.perf_counter()
         self.config, self.backend, self.comm = config, backend, backend.comm
         self.main = backend.comm.rank == 0
@@ -52,8 +52,7 @@ class Course:
         if self.main:
             self.tracker = Tracker(
                 self.folder.path, list(self.config.tracking.to),
-                config_text=yaml_source.dump(self.config.model_dump(mode="json")),
-                steps=self.config.train.steps, resume_step=self.progress.step,
+                config_text=dump(self.config), steps=self.config.train.steps, resume_step=self.progress.step,
             )  # fmt: skip
         self.backend.compile_log.announce = self.tracker.note
 
@@ -120,3 +119,12 @@ class Course:
             render(self.folder.path)
         self.comm.barrier()
         return summary
+
+
+def tokenizer_of(config: AnyConfig) -> Tokenizer:
+    """The model's tokenizer with the chat template the data section asks for."""
+    return load_tokenizer(
+        config.model.path,
+        chat_template=config.data.chat_template,
+        trust_remote_code=config.model.trust_remote_code,
+    )

@@ -23,8 +23,10 @@ from .host_table import HostTable
 
 def assign(
     plan: Plan, comm: Comm, batch: Batch, whole: HostTable, mine: slice, *, values: FloatArray | None, kl_coef: float
-) -> Batch:
+) -> tuple[Batch, FloatArray | None]:
     """The batch with advantages and, with a critic, the ``returns`` it learns and its ``old_values``.
+
+    The second is the KL of every completion ``[N]`` where it is part of the reward, else None.
 
     Args:
         whole: every completion of the step; ``mine`` are the rows of ``batch``.
@@ -35,25 +37,24 @@ def assign(
         ConfigError: rewards by item for an algorithm that takes one a completion.
     """
     kl = plan.kl_tokens(batch) if plan.kl_in_reward else None
-    by_completion = plan.algorithm.returns == "same"
-    kl_sums = None
-    if by_completion and kl is not None:
-        kl_sums = np.concatenate(comm.gather_objects(kl.sum(axis=1)))
+    kl_sums = None if kl is None else np.concatenate(comm.gather_objects(kl.sum(axis=1)))
     rewards = whole.rewards
     scores = plan.advantages(
         rewards.values, rewards.weights, whole.prompt, whole.lengths,
         kl_sums=kl_sums, kl_coef=kl_coef, baselines=whole.baselines,
     )  # fmt: skip
     width = batch.ids.shape[1]
-    if by_completion:
-        return replace(batch, advantages=to_tokens(scores[mine], batch.lengths, width, batch.segments))
+    if plan.algorithm.returns == "same":
+        advantages = to_tokens(scores[mine], batch.lengths, width, batch.segments)
+        return replace(batch, advantages=advantages), kl_sums
     if scores.shape[1] != 1:
         raise ConfigError(
             f"algorithm.name {plan.name!r} takes one reward a completion, the rewards of this run have one for each of "
             f"{scores.shape[1]} items; docs/algorithms.md lists the algorithms that compare items"
         )
     kl = np.zeros(batch.ids.shape) if kl is None else kl
-    return with_returns(plan, comm, batch, token_rewards(scores[mine, 0], kl, kl_coef, batch.lengths), values)
+    rewards_of_tokens = token_rewards(scores[mine, 0], kl, kl_coef, batch.lengths)
+    return with_returns(plan, comm, batch, rewards_of_tokens, values), kl_sums
 
 
 def with_returns(plan: Plan, comm: Comm, batch: Batch, rewards: FloatArray, values: FloatArray | None) -> Batch:
@@ -99,11 +100,5 @@ def corrected(plan: Plan, comm: Comm, batch: Batch, uncertain: FloatArray | None
 
 def uncertain_tokens(plan: Plan, comm: Comm, batch: Batch, entropies: FloatArray) -> FloatArray:
     """1 at trained tokens among the ``top_fraction`` of the global batch by entropy, else 0 ``[n, T]``."""
-    trained = batch.mask > 0
-    parts = comm.gather_objects(entropies[trained])
-    everywhere = np.concatenate(parts)[None]
-    kept = entropy_mask(everywhere, np.ones_like(everywhere), 1.0 - plan.top_fraction)[0]
-    before = sum(len(part) for part in parts[: comm.rank])
-    mask = np.zeros_like(batch.mask)
-    mask[trained] = kept[before : before + int(trained.sum())]
-    return mask
+    everywhere = np.concatenate(comm.gather_objects(entropies[batch.mask > 0]))
+    return entropy_mask(entropies, batch.mask, 1.0 - plan.top_fraction, gathered=everywhere)

@@ -98,14 +98,14 @@ class Collector:
         with clock.phase("values"):
             values = None if critic is None else critic.model.values(batch)
         kl_coef = self.kl_control.coef
-        batch = credit.assign(self.plan, self.comm, batch, whole, mine, values=values, kl_coef=kl_coef)
+        batch, kl_sums = credit.assign(self.plan, self.comm, batch, whole, mine, values=values, kl_coef=kl_coef)
         batch, corrections = credit.corrected(self.plan, self.comm, batch, uncertain)
         return Experience(
             groups=drawn.groups,
             table=own.rewards,
             batch=batch,
             chunk_of=chunk_of[mine],
-            metrics={**step_metrics(whole, drawn), **corrections, **self._control_kl(batch, len(whole.lengths))},
+            metrics={**step_metrics(whole, drawn), **corrections, **self._control_kl(kl_sums)},
             trained_tokens=trained_tokens,
         )
 
@@ -206,14 +206,13 @@ class Collector:
             )
         return replace(batch, weights=weights), tuple(int(trained[chunk_of == chunk].sum()) for chunk in chunks)
 
-    def _control_kl(self, batch: Batch, completions: int) -> dict[str, float]:
-        """Move the coefficient of a KL in the reward towards its target; what it was, as a metric."""
-        if not self.plan.kl_in_reward:
+    def _control_kl(self, kl_sums: FloatArray | None) -> dict[str, float]:
+        """Move the coefficient of a KL in the reward towards its target; what both were, as metrics."""
+        if kl_sums is None:
             return {}
-        sums = np.concatenate(self.comm.gather_objects(self.plan.kl_tokens(batch).sum(axis=1)))
         coef = self.kl_control.coef
-        self.kl_control.update(mean(sums), completions)
-        return {"kl/coef": coef, "kl/reward": mean(sums)}
+        self.kl_control.update(mean(kl_sums), len(kl_sums))
+        return {"kl/coef": coef, "kl/reward": mean(kl_sums)}
 
 
 def step_metrics(whole: HostTable, drawn: Drawn) -> dict[str, float]:

@@ -17,8 +17,8 @@ from ..data.examples import Example, ExampleStream
 from ..errors import RunFailed
 from ..objectives import resolve_objective
 from ..reference_store import StoredLogProbs
-from .course import Course
-from .offline_evaluation import HeldOutRows, held_out_rows, tokenizer_of, with_intervals
+from .course import Course, tokenizer_of
+from .offline_evaluation import HeldOutRows, held_out_rows, with_intervals
 from .offline_samples import write_samples
 from .offline_steps import Steps, load_model
 from .schedule import learning_rate

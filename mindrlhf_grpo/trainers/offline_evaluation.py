@@ -14,13 +14,14 @@ from ..backend import load_backend
 from ..checkpoint import verify
 from ..config_offline import OfflineConfig
 from ..data.examples import Example, ExampleStream
-from ..data.tokenizer import Tokenizer, load_tokenizer
+from ..data.tokenizer import Tokenizer
 from ..errors import ConfigError
 from ..intervals import wilson_interval
 from ..objectives import Task, resolve_objective
 from ..reference_store import StoredLogProbs
 from ..update_sums import combine
 from ..xp import NUMPY
+from .course import tokenizer_of
 from .offline_steps import Steps, load_model
 
 BINS = 10  # of the calibration error
@@ -107,15 +108,6 @@ def with_intervals(figures: dict[str, float]) -> dict[str, Any]:
         low, high = wilson_interval(min(1.0, max(0.0, plain["accuracy"])) * rows, rows)
         plain["accuracy_interval"] = [low, high]
     return plain
-
-
-def tokenizer_of(config: OfflineConfig) -> Tokenizer:
-    """The model's tokenizer with the chat template the data section asks for."""
-    return load_tokenizer(
-        config.model.path,
-        chat_template=config.data.chat_template,
-        trust_remote_code=config.model.trust_remote_code,
-    )
 
 
 def held_out_rows(config: OfflineConfig, task: Task, tokenizer: Tokenizer) -> list[Example]:

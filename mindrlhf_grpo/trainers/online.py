@@ -15,11 +15,11 @@ from ..algorithms import resolve
 from ..backend import Backend, UpdateResult, load_backend
 from ..config import DataConfig, RunConfig
 from ..data.stream import PromptStream
-from ..data.tokenizer import Tokenizer, load_tokenizer
+from ..data.tokenizer import Tokenizer
 from ..errors import RunFailed
 from ..rewards import Rewards
 from ..rollout_log import write_rollouts
-from .course import Course
+from .course import Course, tokenizer_of
 from .critic import Critic, critic_metrics
 from .evaluation import HeldOut
 from .experience import Collector, Experience
@@ -205,15 +205,6 @@ class OnlineTrainer:
         }
         details = {"best_accuracy": progress.best_accuracy, "data": self.stream.counts}
         return self.course.finish(figures, details)
-
-
-def tokenizer_of(config: RunConfig) -> Tokenizer:
-    """The policy's tokenizer with the chat template the data section asks for."""
-    return load_tokenizer(
-        config.model.path,
-        chat_template=config.data.chat_template,
-        trust_remote_code=config.model.trust_remote_code,
-    )
 
 
 def held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from .. import __version__, checkpoint, yaml_source
-from ..config_section import Section
+from ..config_file import AnyConfig, dump
 from ..errors import CheckpointError
 from ..json_lines import replace_file
 from ..types import Batch
@@ -56,7 +56,7 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"{checkpoint.PREFIX}{step}"
 
-    def open(self, config: Section, versions: dict[str, str]) -> None:
+    def open(self, config: AnyConfig, versions: dict[str, str]) -> None:
         """Create the folder with ``config.yaml``, or check that this configuration may go on with it.
 
         Raises:
@@ -73,7 +73,7 @@ class RunFolder:
                     "Use another run_dir, or delete this one"
                 )
         lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
-        replace_file(saved, ("\n".join(lines) + "\n" + yaml_source.dump(config.model_dump(mode="json"))).encode())
+        replace_file(saved, ("\n".join(lines) + "\n" + dump(config)).encode())
 
     def latest(self) -> tuple[Progress, Path] | None:
         """Progress and folder of the newest checkpoint, verified; None for a fresh run."""
@@ -104,7 +104,7 @@ def state(progress: Progress) -> dict[str, Any]:
     return asdict(progress)
 
 
-def saved_config(path: Path, kind: type[Section]) -> Section:
+def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
     """The configuration that a run was made with.
 
     Raises:
@@ -119,7 +119,7 @@ def saved_config(path: Path, kind: type[Section]) -> Section:
         ) from None
 
 
-def differences(old: Section, new: Section) -> list[str]:
+def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Keys outside ``FREE`` whose values differ, as text."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     names = sorted(before.keys() | after.keys())

@@ -35,7 +35,7 @@ def policy(family: str, layout: str, lora_rank: int = 0, recompute: bool = False
     torch.manual_seed(1)
     for name, weight in made.trainable.items():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)  # times alpha / rank: an adapter weaker than what it adapts
+            torch.nn.init.normal_(weight, std=0.1)
     return made
 
 

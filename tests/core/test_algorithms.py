@@ -117,12 +117,19 @@ def test_needs() -> None:
     [
         ({"name": "gpro"}, "algorithm.name 'gpro' is unknown.*did you mean 'grpo'"),
         ({"name": "dr.grpo"}, "did you mean 'dr_grpo'"),
-        ({"name": "zzz"}, "there are grpo, dr_grpo, .*, reinforce_pp_baseline, ppo$"),
+        (
+            {"name": "zzz"},
+            "there are grpo, dr_grpo, rloo, gdpo, rank_grpo, loo, opo, pass_k, gspo, cispo, sapo, gmpo, cpgd, remax, reinforce_pp, reinforce_pp_baseline, ppo$",
+        ),
         ({"preset": "open-rlhf"}, "algorithm.preset 'open-rlhf' is unknown.*did you mean 'openrlhf'"),
         ({"dual_clip": 0.5}, "algorithm.dual_clip is 0.5: it must be above 1, or 0 for off"),
         ({"loss": "cisppo"}, "algorithm.loss 'cisppo' is unknown.*did you mean 'cispo'"),
         ({"loss": {"name": "cispo", "hihg": 2.0}}, "algorithm.loss cispo: hihg is unknown.*did you mean 'high'"),
         ({"loss": {"high": 2.0}}, "algorithm.loss as a mapping needs a name"),
+        (
+            {"correction": {"low": 5.0, "high": 3.0}},
+            "algorithm.correction: low must be 0 or more and below high, not 5.0 and 3.0",
+        ),
         ({"kl_control": {}}, "algorithm.kl_control adapts a KL in the reward"),
         (
             {"returns": {}},
@@ -182,9 +189,9 @@ def test_kl_in_the_reward_does_not_score_an_unscored_sample() -> None:
 def test_kl_of_tokens_stops_at_the_end_of_a_completion() -> None:
     logps, reference = np.array([[-1.0, -1.0, np.nan], [-1.0, -500.0, -1.0]]), np.full((2, 3), -1.5)
     batch = empty_batch(np.array([2, 3]), old_logps=logps, ref_logps=reference)
-    np.testing.assert_allclose(
-        plan(preset="openrlhf").kl_tokens(batch), [[0.5, 0.5, 0], [0.5, -10.0, 0.5]]
-    )  # k1, clamped
+    got = plan(preset="openrlhf").kl_tokens(batch)
+    np.testing.assert_allclose(got, [[0.5, 0.5, 0], [0.5, -10.0, 0.5]], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(got.sum(axis=1), [1.0, 0.5 - 10.0 + 0.5], atol=1e-15)  # k1, clamped to 10
 
 
 def empty_batch(lengths: Any, **arrays: Any) -> Batch:
