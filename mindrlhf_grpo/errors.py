@@ -33,3 +33,13 @@ class RunFailed(UserError):
     """The run stopped itself: NaN, a fingerprint or ratio outside tolerance. The text names the saved evidence."""
 
     exit_code = 3
+
+
+class ServerError(UserError):
+    """A server that cannot be reached or used; what was done before is kept, and the command can be run again."""
+
+    exit_code = 4
+
+
+class RequestRefused(ServerError):
+    """A request that a server will not answer however often it is asked: the request is at fault, or its key."""
