@@ -21,7 +21,18 @@ setup(
     packages=find_packages(include=["mindrlhf_grpo", "mindrlhf_grpo.*"]) + BACKENDS,
     package_dir={name: f"backends/{name.replace('.', '/')}" for name in BACKENDS},
     package_data={
-        "mindrlhf_grpo": ["py.typed", "report/*.html", "report/*.js", "report/*.css", "testing/*.html", "testing/*.css"]
+        "mindrlhf_grpo": [
+            "py.typed",
+            "report/*.html",
+            "report/*.js",
+            "report/*.css",
+            "testing/*.html",
+            "testing/*.css",
+            "recipes/**/*.yaml",
+            "recipes/**/*.json",
+            "recipes/**/*.txt",
+            "recipes/**/*.jinja",
+        ]
     },
     install_requires=[
         "numpy>=1.26",

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from .errors import ConfigError, UserError
+from .recipe_commands import add_recipe_command
 from .testing.commands import parity_commands
 
 P = ParamSpec("P")
@@ -378,4 +379,5 @@ def explain(
     typer.echo(text_of(key))
 
 
+add_recipe_command(app, guarded, program=NAME)
 app.add_typer(parity_commands(guarded), name="parity")

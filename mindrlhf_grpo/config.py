@@ -107,6 +107,13 @@ class RewardConfig(Section):
     )
 
 
+class MetricConfig(Section):
+    """A function of the user's that turns a step's completions and rewards into further metrics."""
+
+    function: str = key(..., "pkg.module:function or file.py:function; returns a dict of name -> number.")
+    arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
+
+
 class RolloutConfig(Section):
     """How completions are sampled."""
 
@@ -236,6 +243,9 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackingConfig = key(TrackingConfig(), "Trackers.")
     critic: CriticConfig | None = key(None, "The value model of algorithms that need one (ppo).")
+    metrics: list[MetricConfig] | None = key(
+        None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -140,8 +140,9 @@ def _walk(section: type[Section], prefix: str) -> Iterator[Key]:
 
 def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
     """The section class of an annotation (perhaps with null), and whether it is a list of them."""
-    is_list = get_origin(annotation) is list
-    kind = get_args(annotation)[0] if is_list or optional(annotation) else annotation
+    kind = get_args(annotation)[0] if optional(annotation) else annotation
+    is_list = get_origin(kind) is list
+    kind = get_args(kind)[0] if is_list else kind
     return (kind, is_list) if isinstance(kind, type) and issubclass(kind, Section) else (None, False)
 
 

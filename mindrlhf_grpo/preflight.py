@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .algorithms import resolve as resolve_algorithm
 from .backend import FRAMEWORKS, available_backends, backend_module
-from .config import RewardConfig, RunConfig
+from .config import MetricConfig, RewardConfig, RunConfig
 from .config_file import AnyConfig, Draft
 from .config_keys import catalogue, record_path
 from .config_offline import OfflineConfig, mixed_rows
@@ -27,6 +27,7 @@ from .data.sources import read_rows
 from .data.stream import PromptStream
 from .data.tokenizer import Tokenizer, load_tokenizer
 from .errors import BackendError, ConfigError, DataError, UserError
+from .metric_functions import MetricFunction
 from .model_files import find_folder, read_model_config
 from .objectives import Task, resolve_objective
 from .rewards.resolve import resolve as resolve_reward
@@ -91,6 +92,8 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
         found.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
     for index, component in enumerate(config.rewards):
         _check_reward(found, f"rewards.{index}", component, columns)
+    for index, metric in enumerate(config.metrics or []):
+        found.attempt(f"metrics.{index}.function", partial(check_metric, metric, f"metrics.{index}", columns))
     plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
     if plan is not None:
         found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
@@ -98,6 +101,13 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
         found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
+
+
+def check_metric(config: MetricConfig, label: str, columns: tuple[str, ...] | None) -> None:
+    """Raise ConfigError for a metric function that is not there, or that needs a column the data lacks."""
+    function = MetricFunction.of(config, label)
+    if columns is not None:
+        function.check(columns)
 
 
 def _check_offline(found: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:

@@ -61,6 +61,7 @@ def config_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     found: list[str] = []
     for name, field in section.model_fields.items():
         candidates = [field.annotation, *get_args(field.annotation)]
+        candidates += [item for kind in candidates for item in get_args(kind)]
         nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
         if nested and type(None) in candidates:
             continue

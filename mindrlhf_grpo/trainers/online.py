@@ -17,6 +17,7 @@ from ..config import DataConfig, RunConfig
 from ..data.stream import PromptStream
 from ..data.tokenizer import Tokenizer
 from ..errors import RunFailed
+from ..metric_functions import MetricFunctions
 from ..rewards import Rewards
 from ..rollout_log import write_rollouts
 from .course import Course, tokenizer_of
@@ -53,6 +54,7 @@ class OnlineTrainer:
         self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
         self.held_out = held_out(config, self.tokenizer)
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
+        self.metric_functions = MetricFunctions(config.metrics or [], config.run_dir, self.comm)
         self.course.open()
 
         self.policy = backend.load_policy()
@@ -92,7 +94,12 @@ class OnlineTrainer:
             evaluated = self._evaluate(step)
         with clock.phase("save"):
             self._log_rollouts(step, experience)
-        self.course.log(step, {**experience.metrics, **learned, **evaluated})
+        metrics = {**experience.metrics, **learned}
+        own = self.metric_functions.compute(
+            experience.groups, experience.table, metrics,
+            split="train", step=step, advantages=experience.batch.advantages,
+        )  # fmt: skip
+        self.course.log(step, {**metrics, **own, **evaluated})
         self.course.keep(step, self._write)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
@@ -129,8 +136,10 @@ class OnlineTrainer:
         progress = self.course.progress
         if self.held_out is None or progress.step or progress.accuracy_before is not None:
             return
-        accuracy = self.held_out.evaluate(self.engine, self.rewards, self.comm)["eval/accuracy"]
+        metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm, self.metric_functions, step=0)
+        accuracy = metrics["eval/accuracy"]
         progress.accuracy_before = progress.accuracy = accuracy
+        progress.before = metrics
         self.course.tracker.note(
             f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)"
         )
@@ -140,9 +149,9 @@ class OnlineTrainer:
         every, last = self.config.eval.every, step == self.config.train.steps
         if self.held_out is None or not (last or (every and step % every == 0)):
             return {}
-        metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm)
+        metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm, self.metric_functions, step=step)
         accuracy, progress = metrics["eval/accuracy"], self.course.progress
-        progress.accuracy = accuracy
+        progress.accuracy, progress.after = accuracy, metrics
         if progress.best_accuracy is None or accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best_step = accuracy, step
         target = self.config.eval.stop_at
@@ -203,7 +212,8 @@ class OnlineTrainer:
             "accuracy_after": progress.accuracy,
             "problems": len(self.held_out.prompts) if self.held_out else 0,
         }
-        details = {"best_accuracy": progress.best_accuracy, "data": self.stream.counts}
+        held_out = {"before": progress.before, "after": progress.after}
+        details = {"best_accuracy": progress.best_accuracy, "held_out": held_out, "data": self.stream.counts}
         return self.course.finish(figures, details)
 
 
