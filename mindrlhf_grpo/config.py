@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from .config_algorithm import AlgorithmConfig, CriticConfig
+from .config_memory import ParallelConfig, SwapConfig
 from .config_section import Decay, Section, Unit, key
 
 
@@ -243,6 +244,8 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackingConfig = key(TrackingConfig(), "Trackers.")
     critic: CriticConfig | None = key(None, "The value model of algorithms that need one (ppo).")
+    parallel: ParallelConfig | None = key(None, "How weights are shared out over ranks; null: each holds all.")
+    swap: SwapConfig | None = key(None, "What leaves the device in phases that do not need it; null: nothing.")
     metrics: list[MetricConfig] | None = key(
         None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"
     )

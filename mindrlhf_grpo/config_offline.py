@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from .config import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
 from .config_algorithm import PretrainingConfig
+from .config_memory import ParallelConfig
 from .config_section import Section, key
 
 PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin")
@@ -110,6 +111,7 @@ class OfflineConfig(Section):
     eval: EvalConfig = key(EvalConfig(), "Held-out rows.")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackersConfig = key(TrackersConfig(), "Trackers.")
+    parallel: ParallelConfig | None = key(None, "How weights are shared out over ranks; null: each holds all.")
 
     @property
     def rollout(self) -> RolloutConfig:

@@ -17,7 +17,10 @@ from ..json_lines import replace_file
 from ..types import Batch
 
 # Keys that may change between a run and its resumption: they decide when things happen or how fast, not what.
-FREE = ("run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking")
+FREE = (
+    "run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking",
+    "parallel", "swap",
+)  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
