@@ -30,8 +30,10 @@ from .errors import BackendError, ConfigError, DataError, UserError
 from .metric_functions import MetricFunction
 from .model_files import find_folder, read_model_config
 from .objectives import Task, resolve_objective
+from .rewards.protocol import ModelReward
+from .rewards.resolve import Reward, model_reward
 from .rewards.resolve import resolve as resolve_reward
-from .rewards.rewards import MODEL
+from .rewards.rewards import MODEL, build_own
 from .rewards.scorer import settings_of
 
 T = TypeVar("T")
@@ -221,7 +223,11 @@ def _check_reward(found: Findings, label: str, component: RewardConfig, columns:
         found.attempt(f"{label}.arguments", lambda: settings_of(folder, component.arguments))
         return
     try:
-        reward = resolve_reward(component.function, component.arguments, label=label)
+        own = model_reward(component.function, component.arguments, label=label)
+        if own is not None:
+            reward: ModelReward | Reward = build_own(own, None, None, component.arguments)
+        else:
+            reward = resolve_reward(component.function, component.arguments, label=label)
         if columns is not None:
             reward.check(columns)
     except UserError as error:

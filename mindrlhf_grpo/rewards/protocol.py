@@ -6,7 +6,10 @@ the data columns it names (each repeated per completion) and its settings, and n
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from ..types import RolloutGroup
 
 Inputs: TypeAlias = dict[str, list[Any]]  # by parameter, one entry per completion
 
@@ -21,3 +24,28 @@ class RewardFunction(Protocol):
     def __call__(
         self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
     ) -> Any: ...
+
+
+class ModelReward(Protocol):
+    """A reward that computes with models of its own, written as a class with ``uses_models = True``.
+
+    It is built ``Class(backend, policy_folder, **arguments)``. Building it reads files and refuses wrong settings, but
+    loads no weights and calls no server: checks before a run build it with None for both.
+    """
+
+    uses_models: ClassVar[bool]
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raise ConfigError unless the data has the columns that it reads."""
+        ...
+
+    def score(self, groups: Sequence[RolloutGroup]) -> Mapping[str, Any]:
+        """Values ``[N]`` or ``[N, K]`` of every completion, group by group, sample by sample.
+
+        By name: "" for the component itself, others as ``component/name``; NaN or None where one does not apply.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free weights and connections."""
+        ...

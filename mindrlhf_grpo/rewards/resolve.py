@@ -18,7 +18,7 @@ from ..errors import ConfigError, DataError, UserError
 from ..nearest import did_you_mean
 from ..user_functions import absolute, import_function
 from .answers import reference_column
-from .protocol import Inputs
+from .protocol import Inputs, ModelReward
 
 Function: TypeAlias = Callable[..., Any]
 GIVEN = ("prompts", "completions", "completion_ids")  # always there, whatever the data
@@ -143,8 +143,31 @@ def load_function(reference: str, *, label: str) -> Function:
     except UserError as error:
         raise ConfigError(f"{label}: {error}") from error
     if inspect.isclass(found) or inspect.iscoroutinefunction(found):
-        kind = "a class" if inspect.isclass(found) else "a coroutine function"
+        kind = "a class without uses_models = True" if inspect.isclass(found) else "a coroutine function"
         raise ConfigError(f"{label}: {reference} must be a plain function, not {kind}")
+    return found
+
+
+def model_reward(reference: str, arguments: Mapping[str, Any], *, label: str) -> type[ModelReward] | None:
+    """The class that a reference names, its arguments checked; None where it names no class with ``uses_models``.
+
+    Raises:
+        ConfigError: nothing there, or an argument that is unknown or missing.
+    """
+    if ":" not in reference:
+        return None
+    try:
+        found = import_function(reference)
+    except UserError as error:
+        raise ConfigError(f"{label}: {error}") from error
+    if not (inspect.isclass(found) and getattr(found, "uses_models", False)):
+        return None
+    named, takes_all = _parameters(found, label)
+    settable = dict(list(named.items())[2:])  # after backend and policy folder
+    _refuse_unknown(arguments, list(settable), takes_all, label)
+    for name, parameter in settable.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise ConfigError(f"{label} needs the argument {name!r}: set it under arguments")
     return found
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from ..model_files import find_folder
 from ..types import RolloutGroup
+from ..user_functions import describe
 from .guard import InProcess, Runner, Worker, run_guarded
-from .protocol import Inputs
-from .resolve import Reward, resolve
-from .rows import Failure, Row
+from .protocol import Inputs, ModelReward
+from .resolve import Reward, model_reward, resolve
+from .rows import Failure, Row, Rows, WrongResult, concat_rows, read_result
 from .table import RewardTable, Values
 
 if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
@@ -33,12 +35,12 @@ EXCERPT = 80  # characters of a prompt or completion in a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One configured reward: a function and where it runs, or a reward model."""
+    """One configured reward: a function and where it runs, a reward model, or a class with models of its own."""
 
     name: str
     weight: float
     on_failure: float
-    source: Function | Scorer
+    source: Function | Scorer | Own
 
     def close(self) -> None:
         """End a guarded function's process, or free a model's weights."""
@@ -54,6 +56,26 @@ class Function:
 
     def close(self) -> None:
         self.runner.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """A reward that computes with models of its own."""
+
+    reward: ModelReward
+
+    def rows(self, groups: Sequence[RolloutGroup], count: int) -> Rows:
+        """Its answer for ``count`` completions; an exception that is not the user's mistake fails all of them."""
+        try:
+            return read_result(self.reward.score(groups), count)
+        except UserError:
+            raise
+        except (WrongResult, Exception) as error:
+            reason = str(error) if isinstance(error, WrongResult) else describe(error)
+            return concat_rows([(count, Failure(reason))])
+
+    def close(self) -> None:
+        self.reward.close()
 
 
 class Rewards:
@@ -85,7 +107,7 @@ class Rewards:
         """Raise ConfigError unless the data has the columns that the functions name."""
         there = list(columns)
         for component in self._components:
-            if isinstance(component.source, Function):
+            if isinstance(component.source, Function | Own):
                 component.source.reward.check(there)
 
     def score(self, groups: Sequence[RolloutGroup]) -> RewardTable:
@@ -135,8 +157,8 @@ def name_of(config: RewardConfig) -> str:
     return config.name or config.function.rpartition(":")[2].rstrip("/").rpartition("/")[2]
 
 
-def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -> Function | Scorer:
-    """The function or the reward model that a component names."""
+def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -> Function | Scorer | Own:
+    """The function, reward model or class that a component names."""
     if config.function.startswith(MODEL):
         from .scorer import Scorer, settings_of
 
@@ -144,8 +166,23 @@ def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -
         if backend is None:
             raise ConfigError(f"reward {config.function!r}: a reward model needs a backend to compute it")
         return Scorer(settings, backend, None if policy is None else find_folder(policy))
-    reward = resolve(config.function, config.arguments, label=f"reward {name_of(config)!r}")
+    label = f"reward {name_of(config)!r}"
+    own = model_reward(config.function, config.arguments, label=label)
+    if own is not None:
+        if config.timeout > 0:
+            raise ConfigError(f"{label}: a class with models of its own runs in this process; set timeout: 0")
+        folder = None if policy is None else find_folder(policy)
+        return Own(reward=build_own(own, backend, folder, config.arguments))
+    reward = resolve(config.function, config.arguments, label=label)
     return Function(reward=reward, runner=Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward))
+
+
+def build_own(
+    own: type[ModelReward], backend: Backend | None, policy_folder: Path | None, arguments: Mapping[str, Any]
+) -> ModelReward:
+    """A class with models of its own, built as its protocol says."""
+    construct: Callable[..., ModelReward] = own
+    return construct(backend, policy_folder, **arguments)
 
 
 def _columns(groups: Sequence[RolloutGroup]) -> Inputs:
@@ -164,9 +201,12 @@ def _scored(component: Component, groups: Sequence[RolloutGroup], columns: Input
     count, source = len(columns["completions"]), component.source
     if count == 0:
         return [(component.name, np.zeros((0, 1)), 0)]
-    if not isinstance(source, Function):
+    if isinstance(source, Own):
+        rows, retried = source.rows(groups, count), ""
+    elif isinstance(source, Function):
+        rows, retried = run_guarded(source.runner, source.reward.inputs(columns), count)
+    else:
         return [_judged(component, source.score(groups))]
-    rows, retried = run_guarded(source.runner, source.reward.inputs(columns), count)
     _report(component, rows, retried, columns)
     return [
         (f"{component.name}/{sub}" if sub else component.name, *_settled(of_sub, component.on_failure))

@@ -7,6 +7,7 @@ Legend: N completions, T longest completion.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,12 +21,15 @@ from ..config import ModelConfig, TrainConfig
 from ..data.masks import encode_conversation, encode_text
 from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import ConfigError, DataError
+from ..model_files import find_folder, read_headers, read_model_config
 from ..nearest import did_you_mean
 from ..types import Batch, Prompt, Rollout, RolloutGroup
+from ..value_heads import is_head
 
 if TYPE_CHECKING:
     from ..backend import Backend, ValueModel
 
+LOG = logging.getLogger("mindrlhf_grpo.rewards")
 CHOICES = {
     "tokens": ("own", "same"),
     "end": ("answer", "template"),
@@ -56,6 +60,8 @@ class ScorerSettings:
         max_tokens: longer sequences are cut at their end; 0: never.
         device, dtype, tokens_per_micro_batch: see ``model.device``, ``model.dtype``, ``train.tokens_per_micro_batch``.
         keep: keep the weights between calls; for a single reward model that fits beside the policy.
+        trust_remote_code: compute the score by the Python code in the model's folder, where it ships any and the
+            backend is torch; else it is read natively, and said so.
 
     Raises:
         ConfigError: a value that is not accepted.
@@ -74,6 +80,7 @@ class ScorerSettings:
     dtype: str = "float32"
     tokens_per_micro_batch: int = 8192
     keep: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for name, accepted in CHOICES.items():
@@ -86,6 +93,11 @@ class ScorerSettings:
             raise ConfigError(
                 f"reward model {self.model!r}: max_tokens {self.max_tokens} must not be negative, and "
                 f"tokens_per_micro_batch {self.tokens_per_micro_batch} must be at least 1"
+            )
+        if self.trust_remote_code and self.pooling != "last":
+            raise ConfigError(
+                f"reward model {self.model!r}: pooling is {self.pooling!r}; with trust_remote_code only last is accepted, "
+                "because the model's own code may put out one number a sequence"
             )
 
 
@@ -111,12 +123,13 @@ class Scorer:
         policy_tokenizer: folder of the policy's tokenizer, for ``tokens: same``.
 
     Raises:
-        ConfigError: ``tokens: same`` with tokenizer files that differ.
+        ConfigError: ``tokens: same`` with tokenizer files that differ, or a folder whose weights hold no head.
         DataError: a tokenizer that cannot be read.
     """
 
     def __init__(self, settings: ScorerSettings, backend: Backend, policy_tokenizer: Path | None = None) -> None:
         self.settings, self.backend = settings, backend
+        check_head(settings)
         folder = settings.tokenizer or settings.model
         self.tokenizer: Tokenizer | None = None
         if settings.tokens == "same":
@@ -148,12 +161,23 @@ class Scorer:
                 {"path": settings.model, "device": settings.device, "dtype": settings.dtype}
             )
             train = TrainConfig(tokens_per_micro_batch=settings.tokens_per_micro_batch)
-            self.model = self.backend.load_value_model(model, train, read_at="token")
+            self.model = self.own_code(model, train) or self.backend.load_value_model(model, train, read_at="token")
         try:
             return self.model.values(batch)
         finally:
             if not self.settings.keep:
                 self.model.release()
+
+    def own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
+        """The model by its folder's own code, where that is asked for, there and can be run."""
+        if not self.settings.trust_remote_code:
+            return None
+        there = bool(read_model_config(find_folder(self.settings.model)).get("auto_map"))
+        found = self.backend.load_own_code(model, train) if there else None
+        if found is None:
+            why = f"backend {self.backend.name!r} does not run such code" if there else "the folder ships none"
+            LOG.info("reward model %s is read natively, not by its own code: %s", self.settings.model, why)
+        return found
 
     def sequence(self, prompt: Prompt, rollout: Rollout) -> tuple[list[int], int] | None:
         """Ids of prompt and completion, and how many of them are the prompt's; None without a completion."""
@@ -243,6 +267,17 @@ def squashed(settings: ScorerSettings, scores: Floats) -> Floats:
     if settings.squash in ("sigmoid", "sigmoid_neg"):
         scores = np.exp(-np.logaddexp(0.0, -scores))  # 1 / (1 + exp(-x)), for any x
     return np.asarray(scores)
+
+
+def check_head(settings: ScorerSettings) -> None:
+    """Raise ConfigError for weights without a head of one number: a random one would be drawn, and its scores be noise."""
+    folder = Path(settings.model).expanduser()
+    names = read_headers(folder) if folder.is_dir() else {}
+    if names and not settings.trust_remote_code and not any(is_head(name) for name in names):
+        raise ConfigError(
+            f"reward model {settings.model!r} has no head of one number, only a language model's weights; accepted: a "
+            "sequence or token classifier with one output, as `train` with objective.name: reward_model writes one"
+        )
 
 
 def check_same_tokenizer(folder: Path, policy: Path | None) -> None:
