@@ -47,7 +47,7 @@ ESTIMATOR_ENTRIES: dict[str, Entry] = {
                      "trl `scale_rewards: none`; verl `norm_adv_by_std_in_grpo: False`"),
     "rloo": Entry("R − mean of the others of the group", arxiv("2402.14740", "RLOO"), "trl, verl, openrlhf `rloo`"),
     "gdpo": Entry("s = Σ_f w_f (R_f − mean_g,f) / (std_g,f + eps); then (s − mean) / (std + 1e-4) over the batch",
-                  arxiv("2601.05242", "GDPO"), "trl, Safe-Rank-GRPO `samples`; verl `tokens`; NeMo RL `scale`"),
+                  arxiv("2601.05242", "GDPO"), "trl `samples`; verl `tokens`; NeMo RL `scale`"),
     "rank_grpo": Entry("`grpo` for each rank k of a list by itself", arxiv("2510.20150", "Rank-GRPO"),
                        "Rank-GRPO: eps 1e-4"),
     "loo": Entry("(R − mean) / (std + eps), both of the others of the group; not divided where that std is 0",

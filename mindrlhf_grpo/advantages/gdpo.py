@@ -53,7 +53,7 @@ def gdpo(
 
     GDPO, https://arxiv.org/abs/2601.05242. The second step, over completions (and segments), by ``further.whitening``:
 
-    - ``samples``: (s - mean) / (std + 1e-4). The authors, TRL; Safe-Rank-GRPO over completions and ranks.
+    - ``samples``: (s - mean) / (std + 1e-4). The authors and TRL; with rewards by item over completions and items.
     - ``tokens`` (K = 1): (s - mean) / sqrt(var + 1e-8), where a completion counts once a token, as in verl. That mean
       is not 0, so a group without any difference in rewards gets an advantage too; the mean over completions is 0, as
       z-scores cancel.
