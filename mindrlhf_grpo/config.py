@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from .config_algorithm import AlgorithmConfig, CriticConfig
+from .config_algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
 from .config_memory import ParallelConfig, SwapConfig
 from .config_section import Decay, Section, Unit, key
 
@@ -158,8 +158,10 @@ class TrainConfig(Section):
     learning_rate: float = key(
         1e-6, "Peak learning rate of AdamW.", peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate", gt=0
     )
-    schedule: Literal["constant", "linear", "cosine"] = key(
-        "constant", "Learning rate after warm-up.", peers="trl: lr_scheduler_type"
+    schedule: Literal["constant", "linear", "cosine"] | dict[int, float] = key(
+        "constant",
+        "Learning rate after warm-up; or other rates from some steps on: {8000: 1e-7}.",
+        peers="trl: lr_scheduler_type",
     )
     warmup_steps: int = key(0, "Steps of linear warm-up.", peers="verl: actor.optim.lr_warmup_steps", ge=0)
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
@@ -249,6 +251,7 @@ class RunConfig(Section):
     metrics: list[MetricConfig] | None = key(
         None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"
     )
+    items: ItemsConfig | None = key(None, "Items of a completion, where rewards are by item; null: its lines.")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -269,6 +272,10 @@ class RunConfig(Section):
         names = [component.name or component.function for component in self.rewards]
         if len(set(names)) < len(names):
             yield f"rewards have the same name twice: {', '.join(names)}; give each a name"
+        if isinstance(self.train.schedule, dict):
+            wrong = [at for at, rate in self.train.schedule.items() if at < 1 or rate <= 0]
+            if wrong:
+                yield f"train.schedule takes steps of at least 1 and rates above 0, not {wrong[0]}: {self.train.schedule[wrong[0]]}"
         for name in ("stop_at", "every"):
             if self.eval.source is None and getattr(self.eval, name):
                 yield f"eval.{name} needs eval.source, the held-out prompts"

@@ -108,6 +108,18 @@ class ReferenceSyncConfig(Section):
     )
 
 
+class ItemsConfig(Section):
+    """Which item of a list each token belongs to, where rewards are by item."""
+
+    function: str = key(
+        "line", "line: items are lines; or your own, pkg.module:function or file.py:function (see segments.py)."
+    )
+    arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
+    train_others: bool = key(
+        True, "Tokens of no item stay in the loss, with advantage 0 and their KL, and in its denominators."
+    )
+
+
 class PretrainingConfig(Section):
     """Supervised rows whose loss is added to the policy's."""
 

@@ -56,8 +56,8 @@ class SequencePolicyLoss(PolicyLoss):
 class ItemPolicyLoss(PolicyLoss):
     """Rank-GRPO: clipped surrogate on the geometric mean of an item's ratios. https://arxiv.org/abs/2510.20150
 
-    The tokens of item k (``segments`` == k) share exp(mean of log r over them). Trained tokens of no item, or of one
-    past ``items``, share one ratio more.
+    The tokens of item k (``segments`` == k) share exp(mean of log r over them). Further ratios are shared by the trained
+    tokens past the last item (``segments`` == K), by the end token (K + 1), and by those of no item.
 
     Attributes:
         items: number of items K of a completion.
@@ -76,7 +76,7 @@ class ItemPolicyLoss(PolicyLoss):
             raise ValueError("the ratio of an item needs segments, and the batch has none")
         rest = xp.where(tensors["mask"] > 0, xp.ones_like(log_ratio), 0.0)
         level = xp.zeros_like(log_ratio)
-        for item in range(self.items):
+        for item in range(self.items + 2):
             inside = xp.where(tensors["segments"] == item, rest, 0.0)
             level = level + inside * row_mean(xp, log_ratio, inside)
             rest = rest - inside

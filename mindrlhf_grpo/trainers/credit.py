@@ -45,7 +45,8 @@ def assign(
     )  # fmt: skip
     width = batch.ids.shape[1]
     if plan.algorithm.returns == "same":
-        advantages = to_tokens(scores[mine], batch.lengths, width, batch.segments)
+        items = None if batch.segments is None else np.where(batch.segments < scores.shape[1], batch.segments, -1)
+        advantages = to_tokens(scores[mine], batch.lengths, width, items)
         return replace(batch, advantages=advantages), kl_sums
     if scores.shape[1] != 1:
         raise ConfigError(

@@ -21,7 +21,7 @@ from ..config import RunConfig
 from ..data.stream import PromptStream, shard
 from ..data.tokenizer import Tokenizer
 from ..rewards import Rewards, RewardTable
-from ..segments import by_line
+from ..segments import ItemSpans, Segments
 from ..types import Batch, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
 from . import credit
 from .clock import Clock
@@ -74,9 +74,10 @@ class Collector:
         tokenizer: Tokenizer,
     ) -> None:
         self.config, self.plan, self.comm = config, plan, comm
-        self.stream, self.engine, self.rewards, self.tokenizer = stream, engine, rewards, tokenizer
+        self.stream, self.engine, self.rewards = stream, engine, rewards
         self.sampling = training_sampling(config)
         self.kl_control = plan.kl_control
+        self.spans = ItemSpans(config.items, tokenizer)
 
     def collect(self, policy: Policy, critic: Critic | None, clock: Clock) -> Experience:
         """Generate, score and weigh one rollout batch; dead groups are replaced where the configuration asks."""
@@ -88,7 +89,9 @@ class Collector:
         trained = self._trained_rows(whole, self._dead_groups(whole))
         chunk_of = whole.prompt % self.config.algorithm.updates_per_batch
 
-        batch = self._batch(drawn.groups, own, trained[mine])
+        count = own.rewards.segments
+        segments = self.spans.of(drawn.groups, count) if count > 1 else None
+        batch = self._batch(drawn.groups, own, trained[mine], segments)
         with clock.phase("logps"):
             batch, entropies = self._logps(policy, batch)
         uncertain = None if entropies is None else credit.uncertain_tokens(self.plan, self.comm, batch, entropies)
@@ -99,6 +102,8 @@ class Collector:
             values = None if critic is None else critic.model.values(batch)
         kl_coef = self.kl_control.coef
         batch, kl_sums = credit.assign(self.plan, self.comm, batch, whole, mine, values=values, kl_coef=kl_coef)
+        if segments is not None and segments.extra is not None:
+            batch = replace(batch, advantages=batch.advantages + segments.extra)
         batch, corrections = credit.corrected(self.plan, self.comm, batch, uncertain)
         return Experience(
             groups=drawn.groups,
@@ -165,18 +170,22 @@ class Collector:
             trained &= ~dead[whole.prompt]
         return trained
 
-    def _batch(self, groups: list[RolloutGroup], own: HostTable, trained: NDArray[np.bool_]) -> Batch:
+    def _batch(
+        self, groups: list[RolloutGroup], own: HostTable, trained: NDArray[np.bool_], segments: Segments | None
+    ) -> Batch:
         """This rank's rows and which of their tokens are trained; weights and advantages are still 0."""
         inside = np.arange(int(own.lengths.max(initial=0)))[None, :] < own.lengths[:, None]
         mask = (inside & trained[:, None]).astype(np.float32)
-        items = own.rewards.segments
+        items = None if segments is None else segments.items
+        if items is not None and self.config.items is not None and not self.config.items.train_others:
+            mask *= items >= 0
         return build_batch(
             groups,
             np.zeros_like(mask),
             weights=np.zeros_like(mask),
             temperature=self.sampling.temperature,
             mask=mask,
-            segments=by_line(groups, self.tokenizer, items) if items > 1 else None,
+            segments=items,
         )
 
     def _logps(self, policy: Policy, batch: Batch) -> tuple[Batch, FloatArray | None]:
