@@ -50,6 +50,10 @@ class MindSporeBackend:
 
         return MindSporeValueModel(model, train, read_at, self.surroundings())
 
+    def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
+        """None: code in model folders is torch's."""
+        return None
+
     def surroundings(self) -> Surroundings:
         """What the models of the run share."""
         from .trained_model import Surroundings

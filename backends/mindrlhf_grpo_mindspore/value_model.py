@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
@@ -17,16 +18,18 @@ from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
 from mindrlhf_grpo.config import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
 from mindrlhf_grpo.lora_merge import PREFIX
-from mindrlhf_grpo.model_files import read_header
+from mindrlhf_grpo.model_files import read_header, read_model_config
 from mindrlhf_grpo.tensor_files import read_tensor, write_tensors
 from mindrlhf_grpo.types import Batch
-from mindrlhf_grpo.value_heads import NAME, ValueHead, is_head, load_value_head, write_head_settings
+from mindrlhf_grpo.value_heads import NAME, ValueHead, body_config, is_head, load_value_head, write_head_settings
 
 from . import hf
 from .attention import PlainAttention, SharedAttention
 from .graph import Compiled, empty, overwrite
+from .layouts import ModelInput
 from .log_probs import ATTENTION, INPUTS, in_rows
 from .models import Architecture, Decoder
+from .models.architecture import read_architecture
 from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
 from .value_head import FloatHead, head_weights
 
@@ -57,6 +60,10 @@ class ValueOutputs(nn.Cell):
         values = self.head(native.gather(hidden, inputs[2], 0))
         return (in_rows(values, inputs[4], inputs[5]),)
 
+    def read(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The same -> hidden states wherever something is read ``[R, E]``."""
+        return (native.gather(self.decoder(inputs[0], inputs[1], inputs[INPUTS:]), inputs[2], 0).astype(ms.float32),)
+
 
 class MindSporeValueModel(TrainedModel):
     """Implements ``backend.ValueModel``."""
@@ -64,7 +71,7 @@ class MindSporeValueModel(TrainedModel):
     gives_entropies = False
 
     def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, around: Surroundings) -> None:
-        whole = hf.load_architecture(Path(config.path).expanduser())
+        whole = read_architecture(body_config(read_model_config(Path(config.path).expanduser())))
         super().__init__(config, train, replace(whole, headless=True), around)
         self.read_at = read_at
         self.awake = self.restored = False
@@ -82,7 +89,7 @@ class MindSporeValueModel(TrainedModel):
         if self.model_config.lora_rank:
             weights = hf.add_lora(weights, self.model_config, self.architecture, seed=self.around.seed)
         self.take_weights({**weights, **head_weights(self.head)})
-        self.reader: Compiled | None = None
+        self.readers: dict[str, Compiled] = {}
         self.awake = True
 
     def cells(self, loss: Loss | None = None) -> ValueOutputs:
@@ -95,17 +102,33 @@ class MindSporeValueModel(TrainedModel):
     def values(self, batch: Batch) -> NDArray[np.float32]:
         """``[N, T]`` float32 without gradient, 0 past each length."""
         self.load()
-        if self.reader is None:
-            self.reader = Compiled(
-                "values", self.cells().construct, self.log, bucket=lambda *tensors: bucket_of(tensors[1:])
-            )
         values = np.zeros(batch.ids.shape, dtype=np.float32)
         for rows in self.micro_batches(batch):
             micro = batch.take(rows)
             count, width = micro.ids.shape
-            (found,) = self.reader(sharpness(micro), *self.input(micro)[0].tensors())
-            values[rows, :width] = found.asnumpy()[:count, :width]
+            found = self.compute("values", micro, self.input(micro)[0])
+            values[rows, :width] = found[:count, :width]
         return values
+
+    def embeddings(self, batch: Batch) -> NDArray[np.float32]:
+        """``[N, E]``: what the head reads at the last token of each row."""
+        self.load()
+        found = np.zeros((len(batch), self.architecture.hidden), dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            inputs = self.input(micro)[0]
+            last = inputs.rows.asnumpy()[np.arange(len(micro)), np.asarray(micro.lengths) - 1]
+            found[rows] = self.compute("embeddings", micro, inputs)[last]
+        return found
+
+    def compute(self, what: str, batch: Batch, inputs: ModelInput) -> NDArray[np.float32]:
+        """``values`` or ``embeddings`` of a padded micro-batch."""
+        if what not in self.readers:
+            cells = self.cells()
+            construct = cells.construct if what == "values" else cells.read
+            self.readers[what] = Compiled(what, construct, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
+        (found,) = self.readers[what](sharpness(batch), *inputs.tensors())
+        return np.asarray(found.asnumpy())
 
     def update(
         self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
@@ -129,10 +152,10 @@ class MindSporeValueModel(TrainedModel):
             return
         if self.optimizer.steps or self.restored:
             raise BackendError(f"{self.model_config.path}: a value model that has been trained cannot be released")
-        for compiled in [self.reader, *(step for step, _ in self.steps.values())]:
-            if compiled is not None:
-                compiled.forget()
-        self.awake, self.reader = False, None
+        for compiled in [*self.readers.values(), *(step for step, _ in self.steps.values())]:
+            compiled.forget()
+        self.awake = False
+        self.readers.clear()
         self.steps.clear()
         for weight in self.weights.values():
             empty(weight)

@@ -49,6 +49,12 @@ class TorchBackend:
 
         return TorchValueModel(model, train, read_at, self.device, self.comm, seed=self.config.seed)
 
+    def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
+        """A reward model by the Python code in its folder."""
+        from .own_code import OwnCodeClassifier
+
+        return OwnCodeClassifier(model, train, self.device)
+
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""
         from .engine import build_engine

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.config import ModelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
-from mindrlhf_grpo.value_heads import is_head
+from mindrlhf_grpo.model_files import find_folder, read_model_config
+from mindrlhf_grpo.value_heads import NAMED_HEADS, body_config, is_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -119,14 +120,25 @@ def load_classifier(model: ModelConfig, device: torch.device | None = None) -> P
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
-                num_labels=1,
                 ignore_mismatched_sizes=True,
+                **classifier_settings(model.path),
             )
     finally:
         logging.set_verbosity(verbosity)
     wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     refuse_missing(model.path, [name for name in wrong if not is_head(name)])
     return prepared(loaded, model, device)
+
+
+def classifier_settings(path: str) -> dict[str, Any]:
+    """One label; for a model type that only names its head anew, the configuration of the body's family."""
+    from transformers import AutoConfig
+
+    config = read_model_config(find_folder(path))
+    if config.get("model_type") not in NAMED_HEADS:
+        return {"num_labels": 1}
+    body = body_config(config)
+    return {"config": AutoConfig.for_model(body.pop("model_type"), **{**body, "num_labels": 1})}
 
 
 def refuse_missing(path: str, missing: list[str]) -> None:

@@ -128,6 +128,17 @@ class TorchValueModel(TrainedModel):
             values[rows, : found.shape[1]] = found.cpu().numpy()
         return values
 
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> NDArray[np.float32]:
+        """``[N, E]``: what the head reads at the last token of each row."""
+        packed = self.packed
+        found = np.zeros((len(batch), packed.whole.config.get_text_config().hidden_size), dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            last = np.cumsum(micro.lengths) - 1  # what is read lies row by row
+            found[rows] = packed.hidden(packed.input(micro))[last].float().cpu().numpy()
+        return found
+
     def update(
         self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
     ) -> UpdateResult:
