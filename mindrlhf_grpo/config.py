@@ -15,6 +15,7 @@ from pydantic import model_validator
 from .config_algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
 from .config_memory import ParallelConfig, SwapConfig
 from .config_section import Decay, Section, Unit, key
+from .config_vision import FreezeConfig, ImagesConfig
 
 
 class ModelConfig(Section):
@@ -54,6 +55,7 @@ class ModelConfig(Section):
     trust_remote_code: bool = key(
         False, "Run Python code shipped with the model folder.", peers="trl, verl: trust_remote_code"
     )
+    freeze: FreezeConfig | None = key(None, "Weights that are not trained; null: all are.")
 
 
 class DataConfig(Section):
@@ -87,6 +89,7 @@ class DataConfig(Section):
         "stop", "A row that cannot be used stops the run, or is skipped and counted."
     )
     shuffle: bool = key(True, "Draw rows in a seeded random order, anew each epoch.", peers="verl: data.shuffle")
+    images: ImagesConfig | None = key(None, "Images of the prompts; null: prompts are text.")
 
 
 class RewardConfig(Section):
