@@ -67,23 +67,29 @@ class OnlineTrainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
+        self.begin()
+        try:
+            self.course.steps(lambda step: self.learn(step, self.collect()))
+        finally:
+            self.close()
+        return self.finish()
+
+    def begin(self) -> None:
+        """What comes before the first step."""
         self.course.announce(self._warnings())
         self.sync.push(self.course.progress.step)
         self._first_evaluation()
-        try:
-            self.course.steps(self.step)
-        finally:
-            self.rewards.close()
-            self.course.tracker.close()
-        return self._finish()
 
-    def step(self, step: int) -> None:
-        """One rollout batch, learned from."""
-        clock = self.course.clock
+    def collect(self) -> Experience:
+        """The completions of the next step."""
         self.engine.wake_up()
-        experience = self.collector.collect(self.policy, self.critic, clock)
+        experience = self.collector.collect(self.policy, self.critic, self.course.clock)
         self.engine.sleep()
+        return experience
 
+    def learn(self, step: int, experience: Experience) -> None:
+        """The rest of a step: update, sync, evaluation, metrics, checkpoint."""
+        clock = self.course.clock
         with clock.phase("update"):
             learned = self._learn(step, experience)
         with clock.phase("sync"):
@@ -100,7 +106,7 @@ class OnlineTrainer:
             split="train", step=step, advantages=experience.batch.advantages,
         )  # fmt: skip
         self.course.log(step, {**metrics, **own, **evaluated})
-        self.course.keep(step, self._write)
+        self.course.keep(step, self.write)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
@@ -167,7 +173,7 @@ class OnlineTrainer:
         if self.mix is not None:
             progress.algorithm["pretraining"] = self.mix.state()
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Fill the folder of a checkpoint."""
         self.policy.save_model(folder / "policy")
         self.policy.save_state(folder / "optimizer")
@@ -204,7 +210,12 @@ class OnlineTrainer:
             )
         return notes
 
-    def _finish(self) -> dict[str, Any]:
+    def close(self) -> None:
+        """End what runs beside the trainer."""
+        self.rewards.close()
+        self.course.tracker.close()
+
+    def finish(self) -> dict[str, Any]:
         """The numbers of the last evaluation are the run's."""
         progress = self.course.progress
         figures = {
