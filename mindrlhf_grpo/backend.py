@@ -162,6 +162,25 @@ class RolloutEngine(Protocol):
     def fingerprint(self) -> str: ...
 
 
+class LanguageModel(Protocol):
+    """A language model beside the policy, never trained: what it says, and how likely it finds a text.
+
+    Nothing is loaded before the first call.
+    """
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+        """``group_size`` completions for each prompt, in the order of ``prompts``; the KV cache is freed."""
+        ...
+
+    def logps(self, batch: Batch) -> LogProbs:
+        """Log-probs of the batch's completions, without gradient."""
+        ...
+
+    def release(self) -> None:
+        """Free the weights until the next call, which loads them again: several models take the memory of one."""
+        ...
+
+
 class WeightSync(Protocol):
     """Brings the policy's weights to the engine in memory, then compares fingerprints."""
 
@@ -214,6 +233,7 @@ class Backend(Protocol):
         """
         ...
 
+    def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel: ...
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine: ...
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync: ...
     def memory(self) -> dict[str, float]: ...  # "peak_rss_mb", and "peak_device_mb" where there is a device

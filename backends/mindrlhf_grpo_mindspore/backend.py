@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import mindspore as ms
 
-from mindrlhf_grpo.backend import Inspection, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
+from mindrlhf_grpo.backend import Inspection, LanguageModel, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
 from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.config import ModelConfig, RunConfig, TrainConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
@@ -63,6 +63,12 @@ class MindSporeBackend:
         return Surroundings(
             device=self.device, comm=self.comm, log=self.compile_log, seed=self.config.seed, rollout=rollout
         )
+
+    def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
+        """A language model beside the policy, never trained; its weights are read at the first call."""
+        from .language_model import MindSporeLanguageModel
+
+        return MindSporeLanguageModel(model, tokenizer, self.compile_log, slots=slots)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""

@@ -75,6 +75,12 @@ class Drawing:
         tokens, logps = self._step(rows)(hidden, Tensor(uniforms), Tensor(early), Tensor(places))
         return Drawn(tokens=tokens.asnumpy()[:count].astype(np.int64), logps=logps.asnumpy()[:count])
 
+    def forget(self) -> None:
+        """Free what is compiled."""
+        for step in self.steps.values():
+            step.forget()
+        self.samplers, self.steps, self.slots = {}, {}, 0
+
     @property
     def sampler(self) -> Sampler:
         return self.samplers[self.rule]

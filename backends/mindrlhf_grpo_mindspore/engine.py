@@ -116,6 +116,10 @@ class MindSporeEngine:
         """Give back the memory of the KV cache."""
         self.runner.close()
 
+    def forget(self) -> None:
+        """Free what is compiled over the weights; the engine is of no use afterwards."""
+        self.runner.forget()
+
     def wake_up(self) -> None:
         """Nothing to do: the next ``generate`` takes what it needs."""
 

@@ -18,12 +18,12 @@ from mindspore import Parameter, Tensor, mint, ops
 from numpy.typing import NDArray
 
 from mindrlhf_grpo.compiling import CompileLog
-from mindrlhf_grpo.generation import Drawn, Draws, ModelRunner
+from mindrlhf_grpo.generation import Drawn, Draws
 from mindrlhf_grpo.types import IntArray, Sampling
 
 from .decoder_steps import DecodeStep, Model, PromptStep, WholeStep
 from .drawing import Drawing
-from .graph import Compiled, padded
+from .graph import Compiled, empty, padded
 from .kv_cache import PromptCache, SlotCache, bucket, new_name
 
 FEWEST = 8  # rows below which a step costs the same
@@ -104,6 +104,18 @@ class CachedRunner:
         """Give back the memory of prompts and slots."""
         self.kept = {}
         self.cache.release()
+
+    def forget(self) -> None:
+        """Free what is compiled; the runner is of no use afterwards."""
+        self.close()
+        self.drawing.forget()
+        for step, kept in self.prompt_steps.values():
+            step.forget()
+            for part in kept:
+                empty(part)
+        for step in self.decode_steps.values():
+            step.forget()
+        self.prompt_steps, self.decode_steps = {}, {}
 
     def _allocate(self, slots: int) -> None:
         architecture = self.model.architecture
@@ -207,6 +219,14 @@ class RecomputeRunner:
         """Forget every sequence."""
         self.prompts, self.sequences = {}, {}
 
+    def forget(self) -> None:
+        """Free what is compiled."""
+        self.close()
+        self.drawing.forget()
+        for step in self.steps.values():
+            step.forget()
+        self.steps = {}
+
     def _draw(self, slots: Sequence[int], draws: Draws) -> Drawn:
         sequences = [self.sequences[slot] for slot in slots]
         rows, length = row_bucket(len(slots), self.slots), padded(max(map(len, sequences)), least=LEAST_WHOLE)
@@ -230,7 +250,9 @@ RUNNERS: dict[str, type[CachedRunner] | type[RecomputeRunner]] = {
 }
 
 
-def build_runner(name: str, model: Model, log: CompileLog, *, slots: int, shared: bool) -> ModelRunner:
+def build_runner(
+    name: str, model: Model, log: CompileLog, *, slots: int, shared: bool
+) -> CachedRunner | RecomputeRunner:
     """The runner of this name."""
     return RUNNERS[name](model, log, slots=slots, shared=shared)
 

@@ -173,11 +173,7 @@ class TrainedModel(ABC):
 
     def make_buckets(self, *, body: int, head: int) -> None:
         """Buckets for a model with so many weights below the head and in it."""
-        model = self.architecture
-        cost = Cost(
-            token=2.0 * body, prediction=2.0 * head,
-            score=2.0 * model.layers * model.heads * (model.key_size + model.value_size),
-        )  # fmt: skip
+        cost = cost_of(self.architecture, body=body, head=head)
         self.buckets = Buckets(cost, shared=self.layout == "shared", limits=self.limits())
 
     def limits(self) -> Sizes:
@@ -193,6 +189,12 @@ class TrainedModel(ABC):
 def layout_of(requested: str) -> tuple[str, str]:
     """Layout and reason: every model of this backend can share prompts, its attention being the backend's own."""
     return ("plain", "asked for") if requested == "plain" else ("shared", "the attention is the backend's own")
+
+
+def cost_of(model: Architecture, *, body: int, head: int) -> Cost:
+    """What a forward pass costs with so many weights below the head and in it."""
+    score = 2.0 * model.layers * model.heads * (model.key_size + model.value_size)
+    return Cost(token=2.0 * body, prediction=2.0 * head, score=score)
 
 
 def sharpness(batch: Batch) -> Tensor:

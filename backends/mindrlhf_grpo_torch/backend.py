@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mindrlhf_grpo.backend import Inspection, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
+from mindrlhf_grpo.backend import Inspection, LanguageModel, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
 from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.config import ModelConfig, RunConfig, TrainConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
@@ -54,6 +54,12 @@ class TorchBackend:
         from .own_code import OwnCodeClassifier
 
         return OwnCodeClassifier(model, train, self.device)
+
+    def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
+        """A language model beside the policy, never trained; its weights are read at the first call."""
+        from .language_model import TorchLanguageModel
+
+        return TorchLanguageModel(model, tokenizer, self.device, slots=slots)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""
