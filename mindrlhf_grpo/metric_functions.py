@@ -39,6 +39,7 @@ class Scored:
         rewards: component -> ``[N]``, or ``[N, K]`` where rewards are by item; NaN where not applicable.
         total: their weighted sum, of the same shape.
         advantages: mean over the trained tokens ``[N]``; None in an evaluation.
+        kl: to the reference ``[N]``, summed over tokens, where it is part of the reward; else None.
         group: number of the prompt ``[N]``, counted over all ranks.
     """
 
@@ -47,6 +48,7 @@ class Scored:
     rewards: dict[str, FloatArray]
     total: FloatArray
     advantages: FloatArray | None
+    kl: FloatArray | None
     lengths: NDArray[np.int64]
     prompt_lengths: NDArray[np.int64]
     truncated: NDArray[np.bool_]
@@ -76,18 +78,20 @@ class MetricFunctions:
         split: str,
         step: int,
         advantages: FloatArray | None = None,
+        kl: FloatArray | None = None,
     ) -> dict[str, float]:
         """What the functions say of this step; every rank must call it, with its own groups and rows of the table.
 
         Args:
             advantages: of this rank's tokens ``[n, T]``, 0 where nothing is trained.
+            kl: of the completions of all ranks ``[N]``.
 
         Raises:
             RunFailed: a function raised, or returned something else than numbers by name.
         """
         if not self._functions:
             return {}
-        scored, columns = gathered(self._comm, groups, table, advantages)
+        scored, columns = gathered(self._comm, groups, table, advantages, kl)
         given = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
             "split": split, "step": step, "run_dir": self._run_dir, "main": self._comm.rank == 0,
         }  # fmt: skip
@@ -164,7 +168,11 @@ class MetricFunction:
 
 
 def gathered(
-    comm: Comm, groups: Sequence[RolloutGroup], table: RewardTable, advantages: FloatArray | None
+    comm: Comm,
+    groups: Sequence[RolloutGroup],
+    table: RewardTable,
+    advantages: FloatArray | None,
+    kl: FloatArray | None = None,
 ) -> tuple[Scored, dict[str, list[Any]]]:
     """Every rank's completions, and the data columns by name (None where a row lacks one)."""
     rows = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
@@ -195,6 +203,7 @@ def gathered(
         },
         total=total[:, 0] if narrow else total,
         advantages=None if advantages is None else np.asarray(joined["advantages"], np.float64),
+        kl=kl,
         lengths=np.asarray(joined["lengths"], np.int64),
         prompt_lengths=np.asarray(joined["prompt_lengths"], np.int64),
         truncated=np.asarray(joined["truncated"], bool),

@@ -12,7 +12,7 @@ from .rows import BadRow, IndexedRows, Rows, unknown
 
 
 def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
-    """Rows that a function returns: an iterable of dicts, read to its end once.
+    """Rows that a function returns: an iterable of dicts (or of ``BadRow``), read to its end once.
 
     Raises:
         DataError: no such file, module or function, arguments it does not take, or an exception inside it.
@@ -32,7 +32,7 @@ def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
     except (Exception, SystemExit) as error:  # user code
         raise DataError(f"{name} failed: {describe(error)}") from error
     bad = {
-        i: BadRow(f"{name}[{i}]", f"not a dict but {type(item).__name__}")
+        i: item if isinstance(item, BadRow) else BadRow(f"{name}[{i}]", f"not a dict but {type(item).__name__}")
         for i, item in enumerate(items)
         if not isinstance(item, Mapping)
     }

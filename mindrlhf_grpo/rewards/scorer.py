@@ -121,15 +121,24 @@ class Scorer:
 
     Args:
         policy_tokenizer: folder of the policy's tokenizer, for ``tokens: same``.
+        headless: whether the weights may lack a head, to be read for their embeddings alone.
 
     Raises:
         ConfigError: ``tokens: same`` with tokenizer files that differ, or a folder whose weights hold no head.
         DataError: a tokenizer that cannot be read.
     """
 
-    def __init__(self, settings: ScorerSettings, backend: Backend, policy_tokenizer: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: ScorerSettings,
+        backend: Backend,
+        policy_tokenizer: Path | None = None,
+        *,
+        headless: bool = False,
+    ) -> None:
         self.settings, self.backend = settings, backend
-        check_head(settings)
+        if not headless:
+            check_head(settings)
         folder = settings.tokenizer or settings.model
         self.tokenizer: Tokenizer | None = None
         if settings.tokens == "same":
@@ -153,8 +162,32 @@ class Scorer:
             scores[present] = squashed(self.settings, pooled(self.settings, self.values(batch), batch.lengths))
         return scores
 
+    def embeddings(self, groups: Sequence[RolloutGroup]) -> Floats:
+        """``[N, E]``: what a head reads at the last token of each conversation.
+
+        Raises:
+            DataError: a completion without tokens.
+        """
+        rows = [self.sequence(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+        counts = [len(group.rollouts) for group in groups]
+        found = [row for row in rows if row is not None]
+        if len(found) < len(rows):
+            raise DataError(f"{len(rows) - len(found)} of {len(rows)} completions have no tokens")
+        try:
+            batch = packed(found, np.repeat(np.arange(len(groups)), counts))
+            return np.asarray(self.loaded().embeddings(batch), np.float64)
+        finally:
+            self.rest()
+
     def values(self, batch: Batch) -> NDArray[Any]:
         """Values ``[N, T]`` at the tokens after each prompt."""
+        try:
+            return self.loaded().values(batch)
+        finally:
+            self.rest()
+
+    def loaded(self) -> ValueModel:
+        """The model, which reads its weights again if they were released."""
         if self.model is None:
             settings = self.settings
             model = ModelConfig.model_validate(
@@ -162,11 +195,12 @@ class Scorer:
             )
             train = TrainConfig(tokens_per_micro_batch=settings.tokens_per_micro_batch)
             self.model = self.own_code(model, train) or self.backend.load_value_model(model, train, read_at="token")
-        try:
-            return self.model.values(batch)
-        finally:
-            if not self.settings.keep:
-                self.model.release()
+        return self.model
+
+    def rest(self) -> None:
+        """Free the weights until the next call, unless they are to be kept."""
+        if self.model is not None and not self.settings.keep:
+            self.model.release()
 
     def own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
         """The model by its folder's own code, where that is asked for, there and can be run."""

@@ -39,6 +39,7 @@ class Experience:
         metrics: figures over the global batch, equal on every rank.
         trained_tokens: tokens with a loss, over all ranks, in each optimizer step of a pass; where it is 0 there is
             nothing to learn.
+        kl: of every completion of all ranks to the reference ``[N]``, where it is part of the reward; else None.
     """
 
     groups: list[RolloutGroup]
@@ -47,6 +48,7 @@ class Experience:
     chunk_of: IntArray
     metrics: dict[str, float]
     trained_tokens: tuple[int, ...]
+    kl: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,7 @@ class Collector:
             chunk_of=chunk_of[mine],
             metrics={**step_metrics(whole, drawn), **corrections, **self._control_kl(kl_sums)},
             trained_tokens=trained_tokens,
+            kl=kl_sums,
         )
 
     def _rollouts(self, clock: Clock) -> Drawn:

@@ -103,7 +103,7 @@ class OnlineTrainer:
         metrics = {**experience.metrics, **learned}
         own = self.metric_functions.compute(
             experience.groups, experience.table, metrics,
-            split="train", step=step, advantages=experience.batch.advantages,
+            split="train", step=step, advantages=experience.batch.advantages, kl=experience.kl,
         )  # fmt: skip
         self.course.log(step, {**metrics, **own, **evaluated})
         self.course.keep(step, self.write)

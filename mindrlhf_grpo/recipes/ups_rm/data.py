@@ -1,0 +1,199 @@
+"""PKU-SafeRLHF as prompts for training: the files of its subsets in, ``train`` and ``val`` with verl's columns out.
+
+Only the prompt of a line is needed; labels are carried along, and are null where a line lacks them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data.json_lines import JsonLines
+from ...data.prompts import read_column
+from ...data.rows import BadRow
+from ...data.sources import read_rows
+from ...errors import DataError
+from ...json_lines import to_json
+from ...nearest import did_you_mean
+
+LOG = logging.getLogger("mindrlhf_grpo.recipes")
+SUBSETS = ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B")
+LABELS = {
+    "is_response_0_safe": bool, "is_response_1_safe": bool, "safer_response_id": int, "better_response_id": int,
+}  # fmt: skip
+COLUMNS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How the files are turned into rows.
+
+    Attributes:
+        train_ratio: share of the lines, from the first on, that is trained on where no subset has a test file.
+        dedup_prompts: keep the first line of each prompt of a split; prompts come in several pairs.
+        skip_bad: leave out and count lines that cannot be used, instead of stopping at the first.
+    """
+
+    subsets: Sequence[str] = SUBSETS
+    train_ratio: float = 0.9
+    shuffle: bool = False
+    seed: int = 42
+    dedup_prompts: bool = False
+    skip_bad: bool = False
+
+
+def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: str = "parquet") -> dict[str, Any]:
+    """Write ``train`` and ``val`` into ``out``; returns counts.
+
+    Raises:
+        DataError: an unknown subset, a bad line where they are not skipped, a split without rows.
+    """
+    for name in settings.subsets:
+        if name not in SUBSETS:
+            raise DataError(f"subset {name!r} is unknown{did_you_mean(name, SUBSETS)}; accepted: {', '.join(SUBSETS)}")
+    if not 0 < settings.train_ratio < 1:
+        raise DataError(f"train_ratio is {settings.train_ratio}; accepted: between 0 and 1")
+    counts: dict[str, Any] = {"skipped": 0, "duplicates": 0, "missing": []}
+    train = lines_of(source, "train", settings, counts)
+    held_out = lines_of(source, "test", settings, counts)
+    if not train:
+        raise DataError(f"{source}: no rows to train on in the subsets {', '.join(settings.subsets)}")
+    if not held_out:  # no official test file: split before anything is shuffled
+        cut = int(len(train) * settings.train_ratio)
+        train, held_out = train[:cut], train[cut:]
+    out.mkdir(parents=True, exist_ok=True)
+    for split, lines in (("train", train), ("val", held_out)):
+        rows = rows_of(lines, split, settings, counts)
+        if not rows:
+            raise DataError(f"{source}: split {split!r} has no rows; it needs more lines, or another train_ratio")
+        write_rows(out / f"{split}.{file_format}", rows)
+        counts[split] = len(rows)
+    return counts
+
+
+def lines_of(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
+    """The usable lines of a split, subset after subset; a subset without the file is skipped and said."""
+    found: list[Row] = []
+    for subset in settings.subsets:
+        path = source / "data" / subset / f"{split}.jsonl"
+        if not path.is_file():
+            LOG.warning("%s is not there: subset %s has no %s lines", path, subset, split)
+            counts["missing"].append(f"{subset}/{split}")
+            continue
+        lines = JsonLines(path)
+        for number in range(len(lines)):
+            line = checked(lines[number], lines.place(number))
+            if not isinstance(line, BadRow):
+                found.append(line)
+            elif settings.skip_bad:
+                counts["skipped"] += 1
+                LOG.warning("skipped %s", line)
+            else:
+                raise DataError(f"{line}; --bad-rows skip goes on without it")
+    return found
+
+
+def checked(line: Row | BadRow, place: str) -> Row | BadRow:
+    """A line with a prompt that is text, or why it is none."""
+    if isinstance(line, BadRow):
+        return line
+    try:
+        prompt = read_column(line, "prompt")
+    except DataError as error:
+        return BadRow(place, str(error))
+    return line if isinstance(prompt, str) else BadRow(place, "the prompt is a list, not text")
+
+
+def rows_of(lines: Iterable[Row], split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
+    """Lines as rows, numbered before they are shuffled."""
+    rows: list[Row] = []
+    seen: set[str] = set()
+    for line in lines:
+        if settings.dedup_prompts and line["prompt"] in seen:
+            counts["duplicates"] += 1
+            continue
+        seen.add(line["prompt"])
+        labels = {name: line[name] if type(line.get(name)) is kind else None for name, kind in LABELS.items()}
+        rows.append({
+            "data_source": "PKU-SafeRLHF", "prompt": [{"role": "user", "content": line["prompt"]}],
+            "ability": "safety", "reward_model": {"style": "model", "ground_truth": None},
+            "extra_info": {"split": split, "index": len(rows), **labels},
+        })  # fmt: skip
+    if settings.shuffle:
+        return [rows[i] for i in np.random.default_rng(settings.seed).permutation(len(rows))]
+    return rows
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Rows as parquet, or as JSON lines, by the suffix; types do not depend on which labels are there."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {bool: pa.bool_(), int: pa.int64()}
+    labels = [(name, kinds[kind]) for name, kind in LABELS.items()]
+    schema = pa.schema([
+        ("data_source", pa.string()),
+        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        ("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64()), *labels])),
+    ])  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def rows(files: str | Sequence[str]) -> Iterator[Row | BadRow]:
+    """The rows of one file or of several, nested arrays as lists (a ``data.source`` function)."""
+    for file in [files] if isinstance(files, str) else files:
+        found = read_rows(file)
+        for index in range(len(found)):
+            row = found[index]
+            yield row if isinstance(row, BadRow) else {name: plain(value) for name, value in row.items()}
+
+
+def plain(value: Any) -> Any:
+    """Arrays, at any depth, as lists: readers of parquet other than ours give them."""
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def check_data(files: Sequence[str]) -> dict[str, Any]:
+    """Counts of a prepared file, and its first prompt.
+
+    Raises:
+        DataError: a missing column, a prompt that is no list of messages, or no rows.
+    """
+    report: dict[str, Any] = {}
+    for file in files:
+        count, labelled, first = 0, 0, ""
+        for row in rows(file):
+            if isinstance(row, BadRow):
+                raise DataError(str(row))
+            place = f"{file}, row {count}"
+            missing = [name for name in COLUMNS if name not in row]
+            if missing:
+                raise DataError(f"{place} has no {', '.join(missing)}; it has {', '.join(row)}")
+            try:
+                messages = read_column(row, "prompt")
+            except DataError as error:
+                raise DataError(f"{place}: {error}") from None
+            if isinstance(messages, str) or messages[-1]["role"] != "user":
+                raise DataError(f"{place}: the prompt must be a list of messages that ends with the user's")
+            first = first or messages[-1]["content"]
+            labelled += (row["extra_info"] or {}).get("is_response_0_safe") is not None
+            count += 1
+        if not count:
+            raise DataError(f"{file} has no rows")
+        report[file] = {"rows": count, "labelled": labelled, "first_prompt": first}
+    return report
