@@ -14,10 +14,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import ConfigError, RequestRefused, ServerError
@@ -25,6 +25,7 @@ from .errors import ConfigError, RequestRefused, ServerError
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
 LOG = logging.getLogger("mindrlhf_grpo.chat_server")
 Conversation: TypeAlias = Sequence[Mapping[str, str]]
 TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -33,12 +34,29 @@ KEY_VARIABLE = "CHAT_SERVER_API_KEY"
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
+class ChatModel(Protocol):
+    """Whatever answers conversations; ``model`` is its name, ``url`` where it is, both for people."""
+
+    url: str
+
+    @property
+    def model(self) -> str: ...
+    def complete(
+        self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
+    ) -> list[str]: ...
+    def close(self) -> None: ...
+
+
 class Trouble(Exception):
     """A request that failed and may succeed later; ``wait`` is what the server asks for, in seconds."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
         self.wait = wait
+
+
+class NotThere(ServerError):
+    """A path or model that the server does not know."""
 
 
 class ChatServer:
@@ -109,7 +127,7 @@ class ChatServer:
         if self._model is None:
             try:
                 self._model = str(self._request("GET", "/v1/models", None, threading.Event())["data"][0]["id"])
-            except (RequestRefused, KeyError, IndexError, TypeError):
+            except (NotThere, KeyError, IndexError, TypeError):
                 info = self._request("GET", "/get_model_info", None, threading.Event())
                 try:
                     self._model = str(info["model_path"])
@@ -125,8 +143,8 @@ class ChatServer:
         """The answer to each conversation, in order; empty where the server gives none (all of it was thought).
 
         Raises:
-            RequestRefused: the server will not answer one of them, however often it is asked.
-            ServerError: it cannot be reached, is too slow, or what it says cannot be read, after all tries.
+            RequestRefused: one of them is at fault (too long, say): the server will not answer it.
+            ServerError: it cannot be reached, is too slow, refuses key or model, or what it says cannot be read.
         """
         stop = threading.Event()
         bodies = [
@@ -134,17 +152,10 @@ class ChatServer:
              "max_tokens": max_tokens, "temperature": temperature, **self._body}
             for conversation in conversations
         ]  # fmt: skip
-        if len(bodies) == 1:
-            return [self._answer(bodies[0], stop)]
-        pool = ThreadPoolExecutor(max(1, min(self._concurrency, len(bodies))))
         try:
-            asked = [pool.submit(self._answer, body, stop) for body in bodies]
-            for failed in (future for future in wait(asked, return_when=FIRST_EXCEPTION).done if future.exception()):
-                failed.result()
-            return [future.result() for future in asked]
+            return in_parallel(lambda body: self._answer(body, stop), bodies, self._concurrency)
         finally:
-            stop.set()  # after a failure the others do not wait for their next try
-            pool.shutdown(cancel_futures=True)
+            stop.set()
 
     def _answer(self, body: Mapping[str, Any], stop: threading.Event) -> str:
         reply = self._request("POST", "/v1/chat/completions", body, stop)
@@ -161,10 +172,12 @@ class ChatServer:
         began = time.monotonic()
         for attempt in range(self._retries + 1):
             self._pace.wait(stop)
+            if stop.is_set():
+                raise ServerError(f"the chat server at {self.url} was not asked: another request has failed")
             try:
                 return self._once(method, path, body)
             except Trouble as trouble:
-                if attempt == self._retries or stop.is_set():
+                if attempt == self._retries:
                     raise self._gave_up(str(trouble), attempt + 1, time.monotonic() - began) from None
                 pause = trouble.wait
                 if pause is None:
@@ -197,7 +210,9 @@ class ChatServer:
                 f"status {response.status_code}{_said(content)}", _seconds(response.headers.get("retry-after"))
             )
         if response.status_code != 200:
-            raise RequestRefused(self._refused(response.status_code, path, content))
+            kinds = {400: RequestRefused, 413: RequestRefused, 422: RequestRefused, 404: NotThere}
+            kind = kinds.get(response.status_code, ServerError)
+            raise kind(self._refused(response.status_code, path, content))
         try:
             return json.loads(content)
         except ValueError:
@@ -245,6 +260,20 @@ class Pace:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._interval
         stop.wait(turn - time.monotonic())
+
+
+def in_parallel(ask: Callable[[T], str], questions: Sequence[T], concurrency: int) -> list[str]:
+    """``ask`` of every question, side by side; answers in order. The first failure is raised, others are not begun."""
+    if len(questions) <= 1:
+        return [ask(question) for question in questions]
+    pool = ThreadPoolExecutor(min(concurrency, len(questions)))
+    try:
+        asked = [pool.submit(ask, question) for question in questions]
+        for failed in (future for future in wait(asked, return_when=FIRST_EXCEPTION).done if future.exception()):
+            failed.result()
+        return [future.result() for future in asked]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _root(url: str) -> str:

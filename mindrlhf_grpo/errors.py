@@ -42,4 +42,4 @@ class ServerError(UserError):
 
 
 class RequestRefused(ServerError):
-    """A request that a server will not answer however often it is asked: the request is at fault, or its key."""
+    """A request that is at fault: the server will not answer it however often it is asked, others it may."""

@@ -1,0 +1,42 @@
+"""Keywords are found as a reader would find them, in four languages."""
+
+from __future__ import annotations
+
+import pytest
+
+from mindrlhf_grpo.rewards.keywords import contains, normalised, slots_filled
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword", "language", "found"),
+    [
+        ("我叫 小 明。", "小明", "zh", True),
+        ("我是ＡＢＣ公司的", "abc公司", "zh", True),
+        ("我今年117岁", "17岁", "zh", False),
+        ("我今年17岁", "17岁", "zh", True),
+        ("「星の 図書館」で働いています", "星の図書館", "ja", True),
+        ("저는 서울에서 살아요", "서울", "ko", True),
+        ("I live in Newcastle.", "castle", "en", False),
+        ("I live in the CASTLE!", "castle", "en", True),
+        ("a well-known baker", "well known", "en", True),
+        ("room 42b", "42", "en", False),
+        ("it weighs 3.5 kg", "3.5", "en", True),
+        ("it weighs 3.5 kg", "5", "en", True),
+        ("anything", "", "en", False),
+        ("anything!", "!?", "en", False),
+        ("naïve café", "CAFÉ", "en", True),
+    ],
+)
+def test_a_keyword_is_found_where_a_reader_finds_it(text: str, keyword: str, language: str, found: bool) -> None:
+    assert contains(text, keyword, language) is found
+
+
+def test_texts_are_compared_without_case_width_punctuation_and_where_it_means_nothing_space() -> None:
+    assert normalised("Ｈｅｌｌｏ,  World!", "en") == "hello world"
+    assert normalised("你 好，世 界！", "zh") == "你好世界"
+    assert normalised("1,000.5%", "en") == "1,000.5"
+
+
+def test_a_slot_is_filled_by_any_of_its_equivalents() -> None:
+    assert slots_filled("I bake bread", [["baker", "bake"], "cake"], "en") == [True, False]
+    assert slots_filled("I bake bread", ["", ["…"]], "en") == []
