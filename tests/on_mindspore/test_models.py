@@ -146,7 +146,7 @@ def test_older_config_files_mean_the_same() -> None:
     [
         (
             {"model_type": "gemma3_text"},
-            "no model family 'gemma3_text'.*supported: llama, qwen2, qwen3, glm4, deepseek",
+            "no model family 'gemma3_text'.*supported: llama, qwen2, qwen3, glm, glm4, deepseek",
         ),
         ({}, "no model family None"),
         ({"model_type": "llama", "hidden_act": "gelu"}, "hidden_act is 'gelu'; the mindspore backend has silu"),

@@ -47,6 +47,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", SMALL),
     "qwen2 yarn": ("qwen2", {**SMALL, "rope_parameters": {**YARN, "mscale": None, "mscale_all_dim": None}}),
     "qwen3": ("qwen3", {**SMALL, "head_dim": 12}),
+    "glm": ("glm", {**SMALL, "head_dim": 8}),
     "glm4": ("glm4", {**SMALL, "head_dim": 8}),
     "deepseek_v3": ("deepseek_v3", DEEPSEEK),
     "deepseek_v3 plain": (

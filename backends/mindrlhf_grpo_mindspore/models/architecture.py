@@ -123,12 +123,17 @@ def _qwen3(config: Config) -> Architecture:
     )  # fmt: skip
 
 
-def _glm4(config: Config) -> Architecture:
+def _glm(config: Config) -> Architecture:
+    """GLM-4-9B (2024)."""
     return _decoder(
         config, head_size=config.get("head_dim") or 128, norm_eps=config.get("rms_norm_eps", 1.5625e-7),
-        input_bias=bool(config.get("attention_bias", True)), sandwich_norms=True, fused_gate_up=True,
-        rotated_part=0.5, interleaved=True,
+        input_bias=bool(config.get("attention_bias", True)), fused_gate_up=True, rotated_part=0.5, interleaved=True,
     )  # fmt: skip
+
+
+def _glm4(config: Config) -> Architecture:
+    """GLM-4-0414: the same with more norms."""
+    return replace(_glm(config), sandwich_norms=True)
 
 
 def _deepseek_v3(config: Config) -> Architecture:
@@ -172,6 +177,7 @@ FAMILIES: dict[str, Callable[[Config], Architecture]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "glm": _glm,
     "glm4": _glm4,
     "deepseek_v3": _deepseek_v3,
 }
