@@ -55,6 +55,7 @@ class Scored:
     group: NDArray[np.int64]
 
 
+HELD_OUT = ("eval/", "val/")  # beginnings of names that say already what they are of
 GIVEN = (*(spec.name for spec in fields(Scored)), *ABOUT_STEP)
 
 
@@ -99,7 +100,7 @@ class MetricFunctions:
         for function in self._functions:
             so_far = {"figures": {**figures, **found}}
             for name, value in function.call({**columns, **given, **so_far}).items():
-                prefix = "eval/" if split == "eval" and not name.startswith("eval/") else ""
+                prefix = "eval/" if split == "eval" and not name.startswith(HELD_OUT) else ""
                 found[f"{prefix}{name}"] = value
         return found
 

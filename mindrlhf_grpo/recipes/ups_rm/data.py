@@ -68,18 +68,18 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
         cut = int(len(train) * settings.train_ratio)
         train, held_out = train[:cut], train[cut:]
     out.mkdir(parents=True, exist_ok=True)
-    for split, lines in (("train", train), ("val", held_out)):
+    for name, split, lines in (("train", "train", train), ("val", "test", held_out)):
         rows = rows_of(lines, split, settings, counts)
         if not rows:
-            raise DataError(f"{source}: split {split!r} has no rows; it needs more lines, or another train_ratio")
-        write_rows(out / f"{split}.{file_format}", rows)
-        counts[split] = len(rows)
+            raise DataError(f"{source}: {name} has no rows; it needs more lines, or another train_ratio")
+        write_rows(out / f"{name}.{file_format}", rows)
+        counts[name] = len(rows)
     return counts
 
 
 def lines_of(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
     """The usable lines of a split, subset after subset; a subset without the file is skipped and said."""
-    found: list[Row] = []
+    found: list[Row] = []  # numbered as they come, before anything is split, shuffled or left out
     for subset in settings.subsets:
         path = source / "data" / subset / f"{split}.jsonl"
         if not path.is_file():
@@ -90,7 +90,7 @@ def lines_of(source: Path, split: str, settings: Preprocessing, counts: dict[str
         for number in range(len(lines)):
             line = checked(lines[number], lines.place(number))
             if not isinstance(line, BadRow):
-                found.append(line)
+                found.append({**line, "index": len(found)})
             elif settings.skip_bad:
                 counts["skipped"] += 1
                 LOG.warning("skipped %s", line)
@@ -111,7 +111,7 @@ def checked(line: Row | BadRow, place: str) -> Row | BadRow:
 
 
 def rows_of(lines: Iterable[Row], split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
-    """Lines as rows, numbered before they are shuffled."""
+    """Lines as rows; all columns of verl are there."""
     rows: list[Row] = []
     seen: set[str] = set()
     for line in lines:
@@ -123,7 +123,7 @@ def rows_of(lines: Iterable[Row], split: str, settings: Preprocessing, counts: d
         rows.append({
             "data_source": "PKU-SafeRLHF", "prompt": [{"role": "user", "content": line["prompt"]}],
             "ability": "safety", "reward_model": {"style": "model", "ground_truth": None},
-            "extra_info": {"split": split, "index": len(rows), **labels},
+            "extra_info": {"split": split, "index": line["index"], **labels},
         })  # fmt: skip
     if settings.shuffle:
         return [rows[i] for i in np.random.default_rng(settings.seed).permutation(len(rows))]
