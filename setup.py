@@ -23,6 +23,7 @@ setup(
     package_data={
         "mindrlhf_grpo": [
             "py.typed",
+            "known_models.yaml",
             "report/*.html",
             "report/*.js",
             "report/*.css",

@@ -313,8 +313,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder o
 def doctor(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="A configuration to check.")] = None,
     overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict memory on 8 x 80 GB CUDA and 8 x 64 GB Ascend; reads neither weights nor data.")] = False,
     json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Check this machine, or a configuration on it.
 
     Says what is installed, what each backend can do here, and whether a configuration will run and fit.
@@ -322,14 +323,23 @@ def doctor(
     \b
     mindrlhf-grpo doctor
     mindrlhf-grpo doctor config.yaml rollout.slots=128
+    mindrlhf-grpo doctor --dry-run model_configs/qwen2_5_32b.yaml model.lora_rank=32
 
     With a configuration: its problems, and the predicted peak memory of each phase, from the headers of the
-    weight files; nothing is loaded. The exit code is 0 if it can run, 1 if not.
+    weight files; nothing is loaded. The exit code is 0 if it can run, 1 if not. With --dry-run neither weights nor
+    data need to be here: sizes come from config.json in the model's folder, or are known by hub id or by family and
+    size, and the exit code is 0 if it fits on the machine of its backend.
     """
-    from .doctor import examine, shown
     from .json_lines import to_json
 
-    findings = examine(config, overrides or [])
+    if dry_run:
+        from .dry_run import examine_config, shown
+
+        findings = examine_config(config, overrides or [])
+    else:
+        from .doctor import examine, shown
+
+        findings = examine(config, overrides or [])
     typer.echo(to_json(findings) if json else shown(findings))
     raise typer.Exit(0 if findings["ok"] else 1)
 

@@ -6,19 +6,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from .algorithms import resolve
-from .config import RunConfig
 from .config_file import AnyConfig, read_config
-from .config_offline import OfflineConfig
 from .errors import UserError
 from .machine import BackendState, backend_states, host_memory, processors, versions
-from .memory import allocator_bytes, peak, phases, shape_of
-from .model_files import find_folder, read_headers, read_model_config
+from .memory import peak
+from .model_files import find_folder, read_model_config, read_shapes
+from .model_shape import shape_of
+from .prediction import layout_of, predict
 from .preflight import check
 
-PROCESS_BYTES = {"host": 500 * 2**20, "accelerator": 500 * 2**20}  # libraries and their buffers; a CUDA context
 GIB = 2**30
 
 
@@ -63,11 +61,8 @@ def _examine_config(
     ):
         problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
-    if isinstance(config, OfflineConfig):
-        findings["warnings"].append("memory is predicted for online runs only")
-        return
     try:
-        prediction = predict(config, device, findings["machine"]["memory_available"])
+        prediction = predicted(config, device, findings["machine"]["memory_available"])
     except (UserError, KeyError, OSError) as error:
         findings["warnings"].append(f"memory is not predicted: {_reason(error)}")
         return
@@ -95,7 +90,7 @@ def device_of(config: AnyConfig, backends: Sequence[BackendState]) -> tuple[dict
     return devices[-1], f"model.device: {wanted!r} is not here; found: {found}{f'. {reason}' if reason else ''}"
 
 
-def predict(config: RunConfig, device: Mapping[str, Any], host_available: int) -> dict[str, Any]:
+def predicted(config: AnyConfig, device: Mapping[str, Any], host_available: int) -> dict[str, Any]:
     """Bytes of each phase and its parts on a device, and what is free there.
 
     Raises:
@@ -103,28 +98,20 @@ def predict(config: RunConfig, device: Mapping[str, Any], host_available: int) -
         KeyError: config.json lacks a size.
     """
     folder = find_folder(config.model.path)
-    tensors = read_headers(folder)
-    if not tensors:
+    shapes = read_shapes(folder)
+    if not shapes:
         raise FileNotFoundError(f"{folder} has no safetensors files here; download the weights first")
-    shape = shape_of(read_model_config(folder), tensors)
-    needs = resolve(config.algorithm).needs
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    shape = shape_of(read_model_config(folder), shapes, config.model.freeze.prefixes if config.model.freeze else ())
     on_host = device["device"] == "cpu"
-    place: Literal["host", "accelerator"] = "host" if on_host else "accelerator"
-    predicted = {
-        phase: {"process": PROCESS_BYTES[place], **parts, "allocator": allocator_bytes(parts, place)}
-        for phase, parts in phases(
-            config, shape, reference="reference" in needs, critic="critic" in needs, ranks=ranks
-        ).items()
-    }
-    peaks = {phase: peak(parts) for phase, parts in predicted.items()}
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    found = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator")
     return {
         "device": device["device"],
         "available": host_available if on_host else int(device["free"]),
         "parameters": shape.parameters,
-        "phases": predicted,
-        "peak": max(peaks.values()),
-        "peak_phase": max(peaks, key=lambda phase: peaks[phase]),
+        "phases": found.phases,
+        "peak": found.peak,
+        "peak_phase": found.phase,
     }
 
 

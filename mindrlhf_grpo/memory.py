@@ -7,11 +7,13 @@ Legend: V vocabulary, E hidden size, T tokens of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from .config import RunConfig
-from .model_files import DTYPE_BYTES, TensorInfo
+from .config import ModelConfig, RunConfig
+from .config_file import AnyConfig
+from .config_offline import OfflineConfig
+from .layout import Layout
+from .model_shape import ModelShape
 
 BYTES = {"float32": 4, "bfloat16": 2}
 HEAD_CHUNK = 256  # positions whose logits exist at once
@@ -26,71 +28,22 @@ KEPT = {
 }
 KEPT_ANYWAY = 8  # bytes for each token and block: the scales of its two norms
 ADAPTED = 7  # linear layers of a block
+GATHERED = 2  # blocks whose whole weights are on the device at once where they are sharded: one computes, one arrives
+PATCHES = 4  # of an image, merged into one token
 # What an allocator keeps of the memory that came and went, as a share of it: measured 0.4 to 0.8 with glibc's.
 ALLOCATOR_SHARE = {"host": 0.5, "accelerator": 0.1}
-LASTING = ("process", "weights", "reference", "optimizer", "critic", "engine")
+LASTING = ("process", "weights", "reference", "optimizer", "critic", "critic optimizer", "engine")
+# Which lasting parts a phase of an online step reads; `swap` may move the others to the host meanwhile.
+READ = {
+    "generate": ("engine",),
+    "score": ("weights", "reference", "critic"),
+    "update": ("weights", "optimizer", "critic", "critic optimizer"),
+}
+ROLES = {
+    "policy": "weights", "optimizer": "optimizer", "reference": "reference", "critic": "critic",
+    "critic_optimizer": "critic optimizer", "engine": "engine",
+}  # fmt: skip
 Parts = dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
-    """The sizes that memory depends on.
-
-    Attributes:
-        parameters: all weights, tied ones once.
-        query, key: heads times head size, of queries and of keys (or values).
-        largest: elements of the largest tensor.
-        linear: (in + out) summed over the linear layers that all-linear LoRA adapts.
-        adapted: weights of those layers.
-    """
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    query: int
-    key: int
-    vocabulary: int
-    largest: int
-    linear: int
-    adapted: int
-
-
-def shape_of(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> ModelShape:
-    """Sizes from a model's config.json and the headers of its weights.
-
-    Raises:
-        KeyError: config.json does not name a width that is needed.
-    """
-    text = config.get("text_config", config)
-    heads = text["num_attention_heads"]
-    head = text.get("head_dim") or text["hidden_size"] // heads
-    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    repeated = {"lm_head.weight"} if tied and any("embed_tokens" in name for name in tensors) else set()
-    sizes = {name: info.size for name, info in tensors.items() if name not in repeated}
-    adapted = [info.shape for name, info in tensors.items() if _is_linear(name, info)]
-    return ModelShape(
-        parameters=sum(sizes.values()),
-        layers=text["num_hidden_layers"],
-        hidden=text["hidden_size"],
-        intermediate=text.get("intermediate_size") or 4 * text["hidden_size"],
-        query=heads * head,
-        key=(text.get("num_key_value_heads") or heads) * head,
-        vocabulary=text["vocab_size"],
-        largest=max(sizes.values(), default=0),
-        linear=sum(sum(shape) for shape in adapted),
-        adapted=sum(shape[0] * shape[1] for shape in adapted),
-    )
-
-
-def _is_linear(name: str, info: TensorInfo) -> bool:
-    """Whether all-linear LoRA adapts this weight: every matrix but embeddings and the output projection."""
-    return len(info.shape) == 2 and not any(part in name for part in ("embed", "wte", "wpe", "lm_head", "norm"))
-
-
-def stored_bytes(tensors: Mapping[str, TensorInfo]) -> int:
-    """Bytes of the weights as they lie on disk."""
-    return sum(info.size * DTYPE_BYTES.get(info.dtype, 4) for info in tensors.values())
 
 
 def adapter_parameters(shape: ModelShape, rank: int) -> int:
@@ -105,7 +58,7 @@ def optimizer_bytes(trainable: int, dtype: str) -> int:
 
 def kv_cache_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
     """Keys and values of ``positions`` tokens in every layer."""
-    return 2 * shape.layers * shape.key * positions * BYTES[dtype]
+    return shape.layers * (shape.cached or 2 * shape.key) * positions * BYTES[dtype]
 
 
 def activation_bytes(shape: ModelShape, tokens: int, dtype: str, *, lora_rank: int, recompute: bool) -> int:
@@ -139,69 +92,160 @@ def head_bytes(shape: ModelShape, dtype: str, *, trained: bool) -> int:
     return logits_bytes(shape, HEAD_CHUNK, dtype) + gradient
 
 
-def micro_batch_tokens(config: RunConfig, ranks: int) -> int:
+def vision_bytes(shape: ModelShape, tokens: int, dtype: str, *, trained: bool) -> int:
+    """The vision tower over ``tokens`` image tokens: all its blocks where it is trained, else one block's values."""
+    patches, widths = (
+        PATCHES * tokens,
+        (shape.vision_hidden, shape.vision_inner, shape.vision_hidden, shape.vision_hidden),
+    )
+    if not shape.vision:
+        return 0
+    if trained:
+        kept = sum(size * width for size, width in zip(KEPT[dtype, False], widths, strict=True)) + KEPT_ANYWAY
+        return (shape.vision_layers + 1) * patches * kept
+    return patches * 3 * (shape.vision_hidden + shape.vision_inner) * BYTES[dtype]
+
+
+def micro_batch_tokens(config: AnyConfig, ranks: int) -> int:
     """The most tokens computed at once in training: the budget, a whole step if that is less, one row if more."""
+    rows = -(-config.train.prompts_per_step // ranks)
+    if isinstance(config, OfflineConfig):
+        return max(config.data.max_tokens, min(config.train.tokens_per_micro_batch, 2 * rows * config.data.max_tokens))
     prompt, completion = config.data.max_prompt_tokens, config.rollout.max_tokens
-    prompts = -(-config.train.prompts_per_step // ranks)
     copies = config.rollout.group_size if config.model.layout == "plain" else 1
-    step = prompts * (copies * prompt + config.rollout.group_size * completion)
+    step = rows * (copies * prompt + config.rollout.group_size * completion)
     return max(prompt + completion, min(config.train.tokens_per_micro_batch, step))
 
 
 def phases(
-    config: RunConfig, shape: ModelShape, *, reference: bool, critic: bool = False, ranks: int = 1
+    config: AnyConfig, shape: ModelShape, *, reference: bool, critic: bool = False, layout: Layout | None = None
 ) -> dict[str, Parts]:
     """Phase -> part -> bytes, for the second step on (from then the optimizer's state is there).
 
     Args:
-        config: the run.
+        config: the run, online or on given rows (which has no phase ``generate``).
         shape: its model.
         reference: whether the loss or reward needs a reference.
         critic: whether a critic of the policy's size is trained beside it.
-        ranks: processes that share a step's prompts; each holds everything else itself.
+        layout: how the model lies on the devices; None: on one.
     """
-    model = config.model
+    layout, model = layout or Layout(), config.model
+    held = lasting(config, shape, layout, reference=reference, critic=critic)
     adapters = adapter_parameters(shape, model.lora_rank)
-    trainable = adapters or shape.parameters
     kind = "float32" if adapters else model.dtype  # adapters are float32, whatever they adapt
-    weights = shape.parameters * BYTES[model.dtype]
-    tokens = micro_batch_tokens(config, ranks)
-    held = {
-        "weights": weights + adapters * 4,
+    copied = layout.held("weights", *((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
+    found = {"load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]}}
+    if isinstance(config, RunConfig):
+        found["generate"] = {**held, **generation_parts(config, shape, layout)}
+    if isinstance(config, RunConfig) or reference:
+        found["score"] = {**held, **scoring_parts(config, shape, layout)}
+    found["update"] = {**held, **update_parts(config, shape, layout)}
+    found["checkpoint"] = {**held, "copy of the weights": copied}
+    return {phase: without_swapped(config, phase, parts) for phase, parts in found.items()}
+
+
+def scoring_parts(config: AnyConfig, shape: ModelShape, layout: Layout) -> Parts:
+    """A forward pass without gradient over a micro-batch."""
+    model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
+    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=False) // layout.tensor
+    gathered = gathered_bytes(shape, model, layout, passing=GATHERED)
+    activations = forward_bytes(shape, tokens, model.dtype) // layout.tensor
+    return {"activations": activations, **present({"gathered": gathered, "vision": vision})}
+
+
+def update_parts(config: AnyConfig, shape: ModelShape, layout: Layout) -> Parts:
+    """Forward and backward pass over a micro-batch, and gradients."""
+    model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
+    adapters = adapter_parameters(shape, model.lora_rank)
+    trained = (adapters, 0) if adapters else shape.trained
+    kept = activation_bytes(shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute)
+    tower = not adapters and shape.vision_trained
+    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower) // layout.tensor
+    gathered = gathered_bytes(shape, model, layout, passing=GATHERED + (0 if adapters else 1))  # and one's gradients
+    return {
+        "gradients": layout.held("gradients", *trained) * BYTES["float32" if adapters else model.dtype],
+        "activations": kept // layout.tensor,
+        "head": head_bytes(shape, model.dtype, trained=not adapters) // layout.tensor,
+        **present({"gathered": gathered, "vision": vision}),
+    }
+
+
+def present(parts: Mapping[str, int]) -> Parts:
+    """The parts that there are."""
+    return {part: size for part, size in parts.items() if size}
+
+
+def lasting(config: AnyConfig, shape: ModelShape, layout: Layout, *, reference: bool, critic: bool) -> Parts:
+    """What stays from phase to phase."""
+    model, online = config.model, isinstance(config, RunConfig)
+    size, offload = BYTES[model.dtype], config.parallel is not None and config.parallel.offload
+    adapters = adapter_parameters(shape, model.lora_rank)
+    trained, kind = ((adapters, 0), "float32") if adapters else (shape.trained, model.dtype)
+    weights = layout.held("weights", *shape.split) * size
+    found = {
+        "weights": weights + layout.held("weights", adapters) * 4,
         "reference": weights if reference and not adapters else 0,
-        "optimizer": optimizer_bytes(trainable, kind),
-        "engine": shape.adapted * BYTES[model.dtype] if adapters else 0,  # merged; else it shares the weights
+        "optimizer": optimizer_bytes(layout.held("optimizer", *trained), kind),
+        "engine": engine_weights(shape, layout, adapters=bool(adapters)) * size if online else 0,
     }
     if critic:
-        held["critic"] = weights + optimizer_bytes(shape.parameters, model.dtype)
-    return {
-        "load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]},
-        "generate": {**held, **generation_parts(config, shape, ranks)},
-        "score": {**held, "activations": forward_bytes(shape, tokens, model.dtype)},
-        "update": {
-            **held,
-            "gradients": trainable * BYTES[kind],
-            "activations": activation_bytes(
-                shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute
-            ),
-            "head": head_bytes(shape, model.dtype, trained=not adapters),
-        },
-        "checkpoint": {**held, "copy of the weights": trainable * BYTES[kind]},
-    }
+        found["critic"] = weights
+        found["critic optimizer"] = optimizer_bytes(layout.held("optimizer", *shape.split), model.dtype)
+    if offload:
+        found.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
+    return found
 
 
-def generation_parts(config: RunConfig, shape: ModelShape, ranks: int) -> Parts:
+def engine_weights(shape: ModelShape, layout: Layout, *, adapters: bool) -> int:
+    """Weights the engine has besides the policy's: all where those are sharded, else those that adapters are merged in."""
+    if layout.sharded:
+        return layout.used(*shape.split)
+    return layout.used(min(shape.adapted, shape.split[0])) if adapters else 0
+
+
+def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: Layout, *, passing: int) -> int:
+    """Whole weights of the blocks that pass through a device, and of embeddings and head, where they are sharded."""
+    if not layout.sharded:
+        return 0
+    dense, experts = shape.split
+    block = layout.used(dense - shape.embeddings, experts) * layout.pipeline // shape.layers
+    return (passing * block + shape.embeddings // layout.tensor) * BYTES[model.dtype]
+
+
+def image_tokens(config: AnyConfig) -> int:
+    """The most image tokens computed at once, if every token of the prompts could be one; 0 without images."""
+    if not isinstance(config, RunConfig) or config.data.images is None:
+        return 0
+    prompt, group = config.data.max_prompt_tokens, config.rollout.group_size * config.rollout.max_tokens
+    return prompt * max(1, config.train.tokens_per_micro_batch // (prompt + group))
+
+
+def without_swapped(config: AnyConfig, phase: str, parts: Parts) -> Parts:
+    """The parts of a phase without what `swap` has moved to the host."""
+    if not isinstance(config, RunConfig) or config.swap is None or phase not in READ:
+        return parts
+    moved = {ROLES[role] for role in config.swap.roles} - set(READ[phase])
+    if phase == "generate" and parts.get("engine", 0) < parts["weights"]:
+        moved -= {"weights"}  # the engine computes with them
+    return {part: 0 if part in moved else size for part, size in parts.items()}
+
+
+def generation_parts(config: RunConfig, shape: ModelShape, layout: Layout) -> Parts:
     """The engine's cache and working memory."""
     rollout, dtype = config.rollout, config.model.dtype
-    completions = -(-config.train.prompts_per_step // ranks) * rollout.group_size
+    completions = -(-config.train.prompts_per_step // layout.ranks) * rollout.group_size
     slots = min(rollout.slots, completions)
     positions = slots * (config.data.max_prompt_tokens + rollout.max_tokens)
     prompts = -(-slots // rollout.group_size)
     prefill = max(config.data.max_prompt_tokens, min(PREFILL_TOKENS, prompts * config.data.max_prompt_tokens))
+    split = layout.tensor * layout.pipeline
+    images = image_tokens(config) and prefill
     return {
-        "KV cache": kv_cache_bytes(shape, positions, dtype),
-        "logits": logits_bytes(shape, slots, dtype),
-        "prefill": kv_cache_bytes(shape, prefill, dtype) + forward_bytes(shape, prefill, dtype),
+        "KV cache": kv_cache_bytes(shape, positions, dtype) // split,
+        "logits": logits_bytes(shape, slots, dtype) // layout.tensor,
+        "prefill": kv_cache_bytes(shape, prefill, dtype) // split
+        + forward_bytes(shape, prefill, dtype) // layout.tensor,
+        **present({"vision": vision_bytes(shape, images, dtype, trained=False) // layout.tensor}),
     }
 
 

@@ -26,9 +26,11 @@ DTYPE_BYTES = {
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # of models that read images
+
 TOKENIZER_FILES = (
     "tokenizer*", "*.model", "*.tiktoken", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-    "chat_template*", "generation_config.json",
+    "chat_template*", "generation_config.json", *PROCESSOR_FILES, "video_preprocessor_config.json",
 )  # fmt: skip
 
 
@@ -126,6 +128,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 def read_headers(folder: Path) -> dict[str, TensorInfo]:
     """All tensors of a model folder by name; offsets are those of each tensor's own file."""
     return {name: info for file in weight_files(folder) for name, info in read_header(file).items()}
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Weight name -> shape of a model folder."""
+    return {name: info.shape for name, info in read_headers(folder).items()}
 
 
 def _check_folder(path: str, folder: Path) -> None:

@@ -12,7 +12,6 @@ from tiny_run import architecture, write_model
 
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.memory import (
-    ModelShape,
     activation_bytes,
     adapter_parameters,
     allocator_bytes,
@@ -24,9 +23,9 @@ from mindrlhf_grpo.memory import (
     optimizer_bytes,
     peak,
     phases,
-    shape_of,
 )
-from mindrlhf_grpo.model_files import read_headers
+from mindrlhf_grpo.model_files import read_shapes
+from mindrlhf_grpo.model_shape import ModelShape, shape_of
 
 SHAPE = ModelShape(
     parameters=1000, layers=2, hidden=8, intermediate=16, query=8, key=4, vocabulary=10, largest=128, linear=208, adapted=768
@@ -44,7 +43,7 @@ def run_config(**sections: dict[str, Any]) -> RunConfig:
 
 
 def test_shape_counts_every_weight_once_from_the_headers(tmp_path: Path) -> None:
-    shape = shape_of(architecture(), read_headers(write_model(tmp_path / "model")))
+    shape = shape_of(architecture(), read_shapes(write_model(tmp_path / "model")))
     # a layer: q, o 64 each; k, v 32 each; gate, up, down 128 each; two norms of 8: 592. Embeddings 344, last norm 8.
     assert shape.parameters == 2 * 592 + 344 + 8
     # in + out of a layer: q, o 16; k, v 12; gate, up, down 24: 128
@@ -53,7 +52,7 @@ def test_shape_counts_every_weight_once_from_the_headers(tmp_path: Path) -> None
 
 
 def test_tied_weights_stored_twice_count_once(tmp_path: Path) -> None:
-    tensors = read_headers(write_model(tmp_path / "model"))
+    tensors = read_shapes(write_model(tmp_path / "model"))
     once = shape_of(architecture(), tensors).parameters
     stored_twice = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
     assert shape_of(architecture(), stored_twice).parameters == once
