@@ -51,6 +51,7 @@ def build_batch(
     if (mask[~inside] != 0).any():
         raise ValueError("mask is not 0 past the end of a completion")
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    features = tuple(group.prompt.features for group in groups)
     return Batch(
         prompts=tuple(group.prompt.ids for group in groups),
         prompt_of=np.repeat(np.arange(len(groups), dtype=np.int32), [len(group.rollouts) for group in groups]),
@@ -62,6 +63,7 @@ def build_batch(
         rollout_logps=padded([rollout.logps for rollout in rollouts], np.zeros(shape, np.float32)),
         segments=None if segments is None else segments.astype(np.int32),
         temperature=temperature,
+        features=features if any(features) else (),
     )
 
 
@@ -131,7 +133,7 @@ def denominators(trained_tokens: IntArray, *, count_masked_rows: bool) -> tuple[
     return int(trained_tokens.sum()), sequences
 
 
-def dead_groups(rewards: FloatArray, groups: IntArray) -> NDArray[np.bool_]:
+def dead_groups(rewards: FloatArray, groups: IntArray, *, tolerance: float = 0.0) -> NDArray[np.bool_]:
     """Whether nothing can be learned from a group: its scored completions have equal rewards, or it has one at most.
 
     DAPO's dynamic sampling keeps a group iff std > 0, https://arxiv.org/abs/2503.14476. Largest and smallest
@@ -140,6 +142,7 @@ def dead_groups(rewards: FloatArray, groups: IntArray) -> NDArray[np.bool_]:
     Args:
         rewards: total ``[N, K]``; or components ``[N, F, K]``, then a group is dead if each component is.
         groups: ``[N]``, any integers.
+        tolerance: rewards that differ by less are equal.
 
     Returns:
         ``[M]``, in ascending order of the group's number.
@@ -148,8 +151,8 @@ def dead_groups(rewards: FloatArray, groups: IntArray) -> NDArray[np.bool_]:
         raise ValueError(f"rewards must be [N, ...] and groups [N], not {rewards.shape} and {groups.shape}")
     numbers, member = np.unique(groups, return_inverse=True)
     columns = rewards.reshape(len(rewards), int(np.prod(rewards.shape[1:])))
-    alive = np.asarray((spread(columns, member, len(numbers)) > 0).any(axis=1), dtype=np.bool_)
-    return ~alive
+    between = spread(columns, member, len(numbers))
+    return np.asarray(~((between > 0) & (between >= tolerance)).any(axis=1), dtype=np.bool_)
 
 
 def micro_batches(batch: Batch, token_budget: int, *, shared: bool) -> list[NDArray[np.int64]]:

@@ -36,7 +36,7 @@ class Prompt:
         columns: the other columns of the row, given to reward functions.
         row: the row's place in its source, for messages.
         messages: the conversation that was put into the template; empty for plain text.
-        features: multimodal inputs (images), empty for text.
+        features: arrays a model reads besides the tokens (its images), by its own name of them; empty for text.
     """
 
     uid: int
@@ -120,6 +120,7 @@ class Batch:
         tensors: further ``[N, T]`` float32 arrays a loss reads, by name; what belongs to a row stands at every token.
         coupled: the rows of a prompt have one loss together (a preference pair): they stay in one micro-batch,
             adjoining and in their order.
+        features: what each of the M prompts has besides its tokens (images); empty where none has anything.
     """
 
     prompts: tuple[IntArray, ...]
@@ -136,6 +137,7 @@ class Batch:
     temperature: float = 1.0
     tensors: Mapping[str, FloatArray] = field(default_factory=dict)
     coupled: bool = False
+    features: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -157,6 +159,7 @@ class Batch:
                 cut[spec.name] = value[index, :longest] if value.ndim == 2 else value[index]
         cut["tensors"] = {name: array[index, :longest] for name, array in self.tensors.items()}
         cut["prompts"] = tuple(self.prompts[m] for m in used)
+        cut["features"] = tuple(self.features[m] for m in used) if self.features else ()
         cut["prompt_of"] = prompt_of.astype(np.int32)
         return replace(self, **cut)
 

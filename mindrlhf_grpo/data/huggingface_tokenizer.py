@@ -24,7 +24,7 @@ class HuggingFaceTokenizer:
         self.pad_id = files.padding(self._fast.token_to_id, self.eos_ids[0])
         self.has_chat_template = template is not None
         self._template = template
-        self._name = files.name
+        self._name, self.folder = files.name, files.folder
         self._added = {token: added.content for token, added in self._fast.get_added_tokens_decoder().items()}
         self._anchor = self._fast.encode("a", add_special_tokens=False).ids[-1:]
 

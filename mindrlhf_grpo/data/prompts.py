@@ -6,7 +6,7 @@ What is wrong with a row is raised as DataError without its place; the stream, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,13 +23,15 @@ Conversation: TypeAlias = list[Message]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """Tokens ``[P]``, the text for people and rewards, the row's other columns, the tokens before any cut, the messages."""
+    """Tokens ``[P]``, the text for people and rewards, the row's other columns, the tokens before any cut, the messages,
+    and the arrays of its images."""
 
     ids: IntArray
     text: str
     columns: Mapping[str, Any]
     tokens: int
     messages: Conversation
+    features: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer) -> EncodedPrompt:
@@ -39,9 +41,8 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
         DataError: no prompt column, a prompt of the wrong shape, an empty one, or a template that refuses it.
     """
     value = read_column(row, config.prompt_column)
-    templated = tokenizer.has_chat_template and config.chat_template != "none"
     messages: Conversation = []
-    if templated:
+    if is_templated(config, tokenizer):
         asked = value if isinstance(value, list) else [{"role": "user", "content": value}]
         messages = with_system(asked, config.system_prompt)
         ids = tokenizer.chat(messages)
@@ -58,6 +59,11 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
         tokens=len(ids),
         messages=messages,
     )
+
+
+def is_templated(config: DataConfig, tokenizer: Tokenizer) -> bool:
+    """Whether prompts go through a chat template."""
+    return tokenizer.has_chat_template and config.chat_template != "none"
 
 
 def read_column(row: Mapping[str, Any], column: str) -> str | Conversation:

@@ -36,7 +36,7 @@ class SentencePieceTokenizer:
         self.pad_id = files.padding(self._id, own_pad if own_pad >= 0 else self.eos_ids[0])
         self.has_chat_template = template is not None
         self._template = template
-        self._name = files.name
+        self._name, self.folder = files.name, files.folder
         hidden = {token for token, (_, special) in files.added_tokens.items() if special}
         self._shown = {token: text for text, token in added.items() if token not in hidden and token >= size}
 

@@ -26,7 +26,7 @@ from .reasoning_tasks import read_task
 from .rows import BadRow, Rows, unknown
 from .user_rows import read_function
 
-__all__ = ["BadRow", "Rows", "read_rows", "source_name"]
+__all__ = ["BadRow", "Rows", "read_rows", "source_folder", "source_name"]
 
 FORMS = "FILE.jsonl, FILE.parquet, a datasets FOLDER, hub:NAME, reasoning_gym:TASK, pkg.module:function, path/file.py:function"
 SCHEMES = ("hub", "reasoning_gym")
@@ -61,6 +61,16 @@ def source_name(source: str | Mapping[str, Any]) -> str:
             f"data source {source!r} has no name; accepted: {FORMS}, or a mapping {{name: SOURCE, argument: value}}"
         )
     return name
+
+
+def source_folder(source: str | Mapping[str, Any]) -> Path:
+    """What relative paths in the rows of a source start from: the folder of its file, else the current one."""
+    path = Path(source_name(source)).expanduser()
+    if not path.exists() and path.name.partition(":")[0].endswith(".py"):
+        path = path.with_name(path.name.partition(":")[0])
+    if path.is_dir():
+        return path
+    return path.parent if path.is_file() else Path()
 
 
 def _read_path(name: str, path: Path, arguments: Mapping[str, Any]) -> Rows:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from ..config import DataConfig
 from ..errors import DataError
 from ..types import Prompt
+from .image_prompts import ImagePrompts
 from .prompts import encode_row
 from .rows import BadRow, Rows
-from .sources import read_rows, source_name
+from .sources import read_rows, source_folder, source_name
 from .tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -214,18 +215,26 @@ class PromptStream(RowStream[Prompt]):
         """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
         super().__init__(config, seed=seed)
         self._settings, self._tokenizer = config, tokenizer
+        self._images: ImagePrompts | None = None
+        if config.images is not None:
+            self._images = ImagePrompts(config, config.images, tokenizer, source_folder(config.source))
+            self._images.check_column(self._rows)
 
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Prompt | None:
-        """The prompt of a row; None if it is over-long and left out."""
-        encoded = encode_row(content, self._settings, self._tokenizer)
+        """The prompt of a row; None if it is over-long and left out. One with images is never cut."""
+        if self._images is None:
+            encoded = encode_row(content, self._settings, self._tokenizer)
+        else:
+            encoded = self._images.encode(content)
         limit = self._settings.max_prompt_tokens
         if encoded.tokens > limit and not self.accept_overlong(
-            row, f"the prompt has {encoded.tokens} tokens, data.max_prompt_tokens is {limit}"
-        ):
+            row, f"the prompt has {encoded.tokens} tokens, data.max_prompt_tokens is {limit}",
+            can_be_cut=not encoded.features,
+        ):  # fmt: skip
             return None
         return Prompt(
             uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row,
-            messages=tuple(encoded.messages),
+            messages=tuple(encoded.messages), features=encoded.features,
         )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ class TiktokenTokenizer:
         self.pad_id = files.padding(special.get, special.get("<|endoftext|>", self.eos_ids[0]))
         self.has_chat_template = template is not None
         self._template = template
-        self._name = files.name
+        self._name, self.folder = files.name, files.folder
 
     def encode(self, text: str) -> list[int]:
         plain = unicodedata.normalize("NFC", text) if self._family.normal_form else text

@@ -21,6 +21,7 @@ class Tokenizer(Protocol):
     pad_id: int
     vocab_size: int  # ids run over 0..vocab_size-1, added tokens included
     has_chat_template: bool
+    folder: Path  # where its files are
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, with no special tokens added; special tokens written in the text are recognised."""

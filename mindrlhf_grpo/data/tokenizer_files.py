@@ -1,7 +1,7 @@
 """The files beside a model that say how text becomes tokens, and where each fact is written.
 
 Facts come from: tokenizer_config.json (named tokens, template, added tokens), special_tokens_map.json,
-chat_template.jinja, and generation_config.json or config.json (end tokens).
+chat_template.jinja or chat_template.json, and generation_config.json or config.json (end tokens).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ HUB_PATTERNS = [
     "vocab*",
     "merges.txt",
     "added_tokens.json",
+    "*processor_config.json",
 ]
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -147,7 +148,7 @@ def _own_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    template = _read_json(folder / "chat_template.json").get("chat_template", config.get("chat_template"))
     if isinstance(template, list):  # several named templates
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     return template

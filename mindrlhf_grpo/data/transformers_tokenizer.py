@@ -30,7 +30,7 @@ class TransformersTokenizer:
         self.pad_id = self.eos_ids[0] if self._auto.pad_token_id is None else int(self._auto.pad_token_id)
         self.has_chat_template = template is not None
         self._template = template
-        self._name = files.name
+        self._name, self.folder = files.name, files.folder
 
     def encode(self, text: str) -> list[int]:
         return list(self._auto.encode(text, add_special_tokens=False))

@@ -1,0 +1,130 @@
+"""Images of a row, however it holds them: paths, bytes, base64 text, data URLs, PIL images, records of ``datasets``.
+
+What is wrong with an image is raised as DataError without the place of its row; the stream, which knows it, adds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from ..nearest import did_you_mean_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ACCEPTED = "a path, bytes, base64 text, a data URL, or a PIL image"
+DATA_URL = re.compile(r"data:(?P<kind>[\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*(?P<base64>;base64)?,", re.ASCII)
+LONGEST_PATH = 4096  # characters; a longer text is no path, and asking the file system about it would be an error
+
+
+def images_in(value: Any, folder: Path) -> list[Image]:
+    """The images of a row's column, decoded, in RGB.
+
+    Args:
+        value: one image, a sequence of them, or nothing (None, empty text, an empty list).
+        folder: what relative paths start from.
+
+    Raises:
+        DataError: something there is no image; the text says which and why.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
+    if not isinstance(value, str | bytes | bytearray | Mapping) and isinstance(value, Sequence):
+        items = list(value)
+        return [_named(item, folder, f"image {number} of {len(items)}") for number, item in enumerate(items, 1)]
+    return [_named(value, folder, "the image")]
+
+
+def _named(value: Any, folder: Path, name: str) -> Image:
+    try:
+        return open_image(value, folder)
+    except DataError as error:
+        raise DataError(f"{name} {error}") from None
+
+
+def open_image(value: Any, folder: Path) -> Image:
+    """One image in RGB, turned as its EXIF data says; raises DataError, whose text goes on after the image's name."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if isinstance(value, Mapping):  # {"bytes": ..., "path": ...} of datasets, {"image": ...} of chat messages
+        held = next((value[key] for key in ("bytes", "image", "path", "url") if value.get(key) is not None), None)
+        if held is None:
+            raise DataError(f"is a mapping without bytes, image, path or url; it has {', '.join(map(str, value))}")
+        return open_image(held, folder)
+    try:
+        image = value if isinstance(value, Image.Image) else Image.open(io.BytesIO(content_of(value, folder)))
+        image.load()
+        turned: Image.Image = ImageOps.exif_transpose(image)
+        return turned.convert("RGB")
+    except UnidentifiedImageError:
+        raise DataError("is in no format that can be read") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"is too large: {error}") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # decoders of damaged files
+        raise DataError(f"is damaged: {error}") from None
+
+
+def content_of(value: Any, folder: Path) -> bytes:
+    """The bytes of an image's file; raises DataError where the value holds or names none."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if isinstance(value, Path):
+        return _read(value, folder)
+    if not isinstance(value, str):
+        raise DataError(f"is {type(value).__name__}; accepted: {ACCEPTED}")
+    if value.startswith("data:"):
+        return _from_data_url(value)
+    if re.match(r"https?://", value):
+        raise DataError(f"is the address {value[:80]!r}, which is not fetched; download it first and give its path")
+    text = value.strip()
+    if len(text) > LONGEST_PATH or not _exists(text, folder):
+        decoded = _base64(text)
+        if decoded is not None:
+            return decoded
+    return _read(Path(text), folder)
+
+
+def _exists(text: str, folder: Path) -> bool:
+    try:
+        return (folder / Path(text).expanduser()).exists()
+    except (OSError, ValueError):  # no name of a file on this system
+        return False
+
+
+def _read(path: Path, folder: Path) -> bytes:
+    place = folder / path.expanduser()
+    try:
+        return place.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"is not there: no file {str(place)[:200]!r}{did_you_mean_file(place)}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"cannot be read from {str(place)[:200]!r}: {reason}") from None
+
+
+def _from_data_url(url: str) -> bytes:
+    head = DATA_URL.match(url)
+    decoded = _base64(url[head.end() :].strip()) if head is not None and ";base64" in head.group() else None
+    if decoded is None:
+        raise DataError(f"is a data URL without base64 content: {url[:40]!r}")
+    return decoded
+
+
+def _base64(text: str) -> bytes | None:
+    """The bytes a text stands for, None if it is no base64 of anything as long as an image."""
+    joined = "".join(text.split())
+    if len(joined) < 32 or not re.fullmatch(r"[A-Za-z0-9+/_-]+={0,2}", joined):
+        return None
+    try:
+        return base64.b64decode(
+            joined + "=" * (-len(joined) % 4), altchars=b"-_" if re.search("[-_]", joined) else None
+        )
+    except (binascii.Error, ValueError):
+        return None
