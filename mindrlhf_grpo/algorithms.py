@@ -182,12 +182,14 @@ class Plan:
             values, weights, groups, eps=settings.adv_eps, ddof=settings.std_ddof, further=further
         )
 
-    def dead_groups(self, values: FloatArray, weights: FloatArray, groups: IntArray) -> NDArray[np.bool_]:
+    def dead_groups(
+        self, values: FloatArray, weights: FloatArray, groups: IntArray, *, tolerance: float = 0.0
+    ) -> NDArray[np.bool_]:
         """Groups without a difference in rewards ``[M]``: in their total, or for GDPO in every component."""
         if self.algorithm.group_size < 2:
             return np.zeros(len(np.unique(groups)), np.bool_)
         whole = self.algorithm.estimator is ESTIMATORS["gdpo"]
-        return dead_groups(values if whole else weighted_total(values, weights), groups)
+        return dead_groups(values if whole else weighted_total(values, weights), groups, tolerance=tolerance)
 
     @property
     def kl_in_reward(self) -> bool:

@@ -99,6 +99,17 @@ class KlControlConfig(Section):
     )
 
 
+class DeadGroupTestConfig(Section):
+    """When a group counts as dead."""
+
+    without: list[str] = key(
+        [],
+        "Reward components left out of the comparison, by name: what shapes every reward, such as an overlong penalty.",
+        peers="verl: filter_groups.metric",
+    )
+    tolerance: float = key(1e-6, "Rewards that differ by less are equal.", ge=0)
+
+
 class ReferenceSyncConfig(Section):
     """A reference that follows the policy (TR-DPO)."""
 
@@ -199,6 +210,9 @@ class AlgorithmConfig(Section):
         "keep",
         "Groups whose rewards are all equal: keep, leave out of the loss, or draw other prompts (DAPO).",
         peers="verl: filter_groups; openrlhf: --dynamic_filtering",
+    )
+    dead_group_test: DeadGroupTestConfig | None = key(
+        None, "What is compared to find dead groups; null: all components, exactly."
     )
     resample_budget: int = key(
         4,

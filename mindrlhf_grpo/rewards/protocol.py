@@ -46,6 +46,13 @@ class ModelReward(Protocol):
         """
         ...
 
+    def failures(self) -> Mapping[str, int]:
+        """How often what happened in the last ``score``, by name: counted as ``reward/failures/COMPONENT/NAME``.
+
+        A class may leave this method out.
+        """
+        ...
+
     def close(self) -> None:
         """Free weights and connections."""
         ...

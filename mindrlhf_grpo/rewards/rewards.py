@@ -74,6 +74,11 @@ class Own:
             reason = str(error) if isinstance(error, WrongResult) else describe(error)
             return concat_rows([(count, Failure(reason))])
 
+    def failures(self) -> Mapping[str, int]:
+        """What the class itself counted in its last call."""
+        counted: Callable[[], Mapping[str, int]] = getattr(self.reward, "failures", dict)
+        return counted()
+
     def close(self) -> None:
         self.reward.close()
 
@@ -97,6 +102,11 @@ class Rewards:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"rewards: {name!r} is the name of two components; give each its own name")
+
+    @property
+    def uses_models(self) -> bool:
+        """Whether scoring needs memory for models besides the policy."""
+        return any(not isinstance(component.source, Function) for component in self._components)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,6 +137,8 @@ class Rewards:
                 parts.append((name, component.weight, values))
                 if failed:
                     failures[name] = failed
+            if isinstance(component.source, Own):
+                failures |= {f"{component.name}/{name}": n for name, n in component.source.failures().items()}
         return RewardTable.stack(parts, failures=failures)
 
     def close(self) -> None:

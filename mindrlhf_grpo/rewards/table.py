@@ -6,7 +6,7 @@ NaN means "not applicable". A sequence reward beside segment rewards counts for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +51,25 @@ class RewardTable:
         """Weighted sum of the components that apply ``[N, K]``; NaN where none does."""
         total: Values = np.nansum(self.values * self.weights[None, :, None], axis=1)
         return np.where(np.isnan(self.values).all(axis=1), np.nan, total)
+
+    def without(self, components: Collection[str]) -> RewardTable:
+        """The table without these components and what they gave under names of their own (``name/sub``).
+
+        Raises:
+            ConfigError: one of them is not there, or none would be left.
+        """
+        named = [[part for part in components if name == part or name.startswith(f"{part}/")] for name in self.names]
+        kept = [index for index, parts in enumerate(named) if not parts]
+        absent = sorted(set(components) - {part for parts in named for part in parts})
+        if absent or not kept:
+            problem = f"no reward component is called {absent[0]!r}" if absent else "no reward component would be left"
+            raise ConfigError(f"algorithm.dead_group_test.without: {problem}; there are {', '.join(self.names)}")
+        return RewardTable(
+            names=tuple(self.names[index] for index in kept),
+            weights=self.weights[kept],
+            values=self.values[:, kept],
+            failures=self.failures,
+        )
 
     def take(self, rows: Sequence[int] | IntArray) -> RewardTable:
         """The given rows in the given order. Failure counts stay with the table that was scored."""

@@ -38,6 +38,8 @@ class HeldOut:
         """
         share = shard(self.prompts, comm.rank, comm.world_size)
         groups = engine.generate(share, self.sampling, group_size=1)
+        if rewards.uses_models:  # they are given the memory of the engine
+            engine.sleep()
         own = rewards.score(groups)
         table = RewardTable.concat(comm.gather_objects(own))
         metrics = {f"eval/{name}/mean": mean(table.values[:, index]) for index, name in enumerate(table.names)}

@@ -60,6 +60,7 @@ class Drawn:
     prompts: int  # drawn over all ranks, replaced ones included
     dead: int  # of these, prompts whose group has nothing to learn
     tokens: int  # generated over all ranks
+    rounds: int  # of generation
 
 
 class Collector:
@@ -142,17 +143,22 @@ class Collector:
             if accepted == wanted:
                 break
         kept = [HostTable.concat(parts) for parts in zip(*rounds, strict=True)]
-        return Drawn(groups=groups, tables=kept, prompts=prompts_drawn, dead=dead_drawn, tokens=tokens)
+        return Drawn(
+            groups=groups, tables=kept, prompts=prompts_drawn, dead=dead_drawn, tokens=tokens, rounds=len(rounds)
+        )
 
     def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], HostTable]:
         """Generate and score this rank's share of the prompts."""
         numbers = shard(range(len(prompts)), self.comm.rank, self.comm.world_size)
         with clock.phase("generate"):
+            self.engine.wake_up()
             share = [prompts[number] for number in numbers]
             groups = self.engine.generate(share, self.sampling, group_size=self.config.rollout.group_size)
             greedy = None
             if "greedy" in self.plan.needs:
                 greedy = self.engine.generate(share, replace(self.sampling, temperature=0.0), group_size=1)
+            if self.rewards.uses_models:  # they are given the memory of the engine
+                self.engine.sleep()
         with clock.phase("reward"):
             table = self.rewards.score(groups)
             baseline = None if greedy is None else self.rewards.score(greedy)
@@ -160,7 +166,12 @@ class Collector:
 
     def _dead_groups(self, whole: HostTable) -> NDArray[np.bool_]:
         """Of each prompt, whether its completions' rewards leave nothing to learn."""
-        dead: NDArray[np.bool_] = self.plan.dead_groups(whole.rewards.values, whole.rewards.weights, whole.prompt)
+        test = self.config.algorithm.dead_group_test
+        rewards = whole.rewards.without(test.without) if test is not None and test.without else whole.rewards
+        tolerance = 0.0 if test is None else test.tolerance
+        dead: NDArray[np.bool_] = self.plan.dead_groups(
+            rewards.values, rewards.weights, whole.prompt, tolerance=tolerance
+        )
         return dead
 
     def _trained_rows(self, whole: HostTable, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -235,6 +246,7 @@ def step_metrics(whole: HostTable, drawn: Drawn) -> dict[str, float]:
         "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
         "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
         "dead_group_frac": drawn.dead / drawn.prompts,
+        "generation_rounds": float(drawn.rounds),
         "length/mean": mean(whole.lengths),
         "length/max": float(whole.lengths.max(initial=0)),
         "truncated_frac": mean(whole.truncated),

@@ -1,0 +1,265 @@
+"""Generative judges: what is asked, what is read, where the models are and when they are in memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from mindrlhf_grpo.backend import LogProbs
+from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.rewards import Rewards
+from mindrlhf_grpo.rewards.judge_answers import judged_choice, number_reader, verdict_reader
+from mindrlhf_grpo.rewards.judge_models import JudgeModels, Place
+from mindrlhf_grpo.rewards.judge_templates import JudgeTemplate, load_template
+from mindrlhf_grpo.rewards.judges import JudgeReward, judge_of
+from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
+
+Groups = Callable[..., RolloutGroup]
+SAFETY = {"Safe with refusal": 0.1, "Safe": 1.0, "Unsafe": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("Safe", 1.0),
+        (" **unsafe**. ", 0.0),
+        ("Safe with refusal", 0.1),
+        ("Verdict: Safe with refusal, not unsafe", 0.1),
+        ("unsafe, though it looks safe", 0.0),
+        ("It is safe. Not Unsafe.", 1.0),
+        ("", None),
+        ("no idea", None),
+    ],
+)
+def test_the_verdict_that_stands_first_counts_and_the_longer_of_two(text: str, score: float | None):
+    assert verdict_reader(SAFETY)(text) == score
+
+
+def test_a_verdict_may_have_to_begin_the_answer():
+    read = verdict_reader({"good": 1, "bad": 0}, "start")
+    assert [read(text) for text in ("Good.", '"bad"', "not good", "goodness")] == [1.0, 0.0, None, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [("0.6", 0.5), ("score: .8 of 1", 1.0), ("-3", 0.0), ("0.25", 0.0), ("7/10", 1.0), ("none", None)],
+)
+def test_a_number_moves_to_the_nearest_accepted_one(text: str, score: float | None):
+    assert number_reader([1, 0, 0.5])(text) == score
+
+
+def test_probabilities_are_read_in_three_ways():
+    assert [judged_choice(0.5, read, 0.5) for read in ("prob", "hard", "both")] == [0.5, 1.0, 0.75]
+    assert judged_choice(0.49, "hard", 0.5) == 0.0
+
+
+def test_the_script_of_the_question_chooses_the_template():
+    template = JudgeTemplate({"en": "Is {{ response }} right?", "zh": "{{ response }}对吗？", "ko": "{{ response }}?"})
+    say = [template.render({"question": question, "response": "9"}) for question in ("6+3?", "why 九?", "왜?", "なぜ?")]
+    assert say == ["Is 9 right?", "9对吗？", "9?", "Is 9 right?"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"verdicts": {"a": 1}, "numbers": [1]}, "one way to read"),
+        ({}, "one way to read"),
+        ({"verdicts": {"": 1}}, "different texts"),
+        ({"verdicts": {"a": 1}, "max_tokns": 3}, "max_tokns"),
+        ({"verdicts": {"a": "high"}}, r"verdicts.a is 'high'"),
+        ({"verdicts": {"a": 1}, "template": "missing.txt"}, "missing.txt' cannot be read"),
+        ({"verdicts": {"a": 1}, "template": "broken.txt"}, "does not compile"),
+        ({"verdicts": {"a": 1}, "template": "empty.txt"}, "is empty"),
+    ],
+)
+def test_wrong_settings_name_the_judge_and_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
+):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"t.txt": "{{ question }}", "broken.txt": "{% if %}", "empty.txt": " \n"}.items():
+        Path(name).write_text(text)
+    with pytest.raises(ConfigError, match=f"judge safety: .*{problem}"):
+        judge_of({"template": "t.txt", **settings}, label="judge safety")
+
+
+def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path: Path):
+    (tmp_path / "t.txt").write_text("{{ question }} {{ referense }}")
+    template = load_template(str(tmp_path / "t.txt"))
+    with pytest.raises(ConfigError, match="'referense' is undefined; there are question, reference"):
+        template.render({"question": "a", "reference": "b"})
+
+
+class Says:
+    """A language model that answers by what is in the prompt; remembers what was asked and released."""
+
+    def __init__(self, folder: str, tokenizer: Any, log: list[str]) -> None:
+        self.folder, self.tokenizer, self.log, self.loaded = Path(folder).name, tokenizer, log, False
+
+    def load(self) -> None:
+        if not self.loaded:
+            self.log.append(f"load {self.folder}")
+        self.loaded = True
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Any, *, group_size: int) -> list[RolloutGroup]:
+        self.load()
+        assert (sampling.temperature, group_size) == (0.0, 1)
+        return [RolloutGroup(prompt=prompt, rollouts=(rollout(self.say(prompt.text)),)) for prompt in prompts]
+
+    def say(self, text: str) -> str:
+        return "good" if "9" in text else "bad" if "8" in text else "hm"
+
+    def logps(self, batch: Batch) -> LogProbs:
+        """Log-odds of 2 for the first choice where the prompt has a 9, else against it."""
+        self.load()
+        nine = self.tokenizer.encode("9")[0]
+        good = np.array([nine in batch.prompts[m] for m in batch.prompt_of])
+        first = np.arange(len(batch)) % 2 == 0
+        return LogProbs(logps=np.where(good == first, -1.0, -3.0)[:, None].astype(np.float32))
+
+    def release(self) -> None:
+        if self.loaded:
+            self.log.append(f"release {self.folder}")
+        self.loaded = False
+
+
+def rollout(text: str) -> Rollout:
+    return Rollout(sample=0, ids=np.arange(2), logps=np.zeros(2), finish=FinishReason.STOP, text=text)
+
+
+class Backend:
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def load_language_model(self, config: Any, tokenizer: Any, *, slots: int) -> Says:
+        return Says(config.path, tokenizer, self.log)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    return tiny.write_model(tmp_path_factory.mktemp("judges") / "judge")
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> str:
+    (tmp_path / "judge.txt").write_text("{{ question }} {{ response }}?")
+    return str(tmp_path / "judge.txt")
+
+
+def reward(folder: Path, template: str, **judge: Any) -> RewardConfig:
+    settings = {"template": template, "choices": ["good", "bad"], "on_nonsense": 0.25, **judge}
+    arguments = {"model": str(folder), "judge": settings}
+    return RewardConfig(function="mindrlhf_grpo.rewards.judges:JudgeReward", name="judge", arguments=arguments)
+
+
+def test_a_judge_in_this_process_is_read_by_the_probabilities_of_its_choices(
+    group: Groups, folder: Path, template: str
+):
+    backend = Backend()
+    with Rewards([reward(folder, template)], backend=backend) as rewards:  # type: ignore[arg-type]
+        assert rewards.uses_models
+        table = rewards.score([group(["<think>8</think> 9", "<think>9</think> 8"], prompt="q")])
+    odds = 1 / (1 + np.exp(-2.0))
+    np.testing.assert_allclose(table.values[:, 0, 0], [odds, 1 - odds], rtol=0, atol=1e-7)
+    assert backend.log == ["load judge", "release judge"]
+
+
+def test_an_answer_that_cannot_be_read_is_counted_and_has_its_configured_value(
+    group: Groups, folder: Path, template: str
+):
+    verdicts = {"good": 1, "bad": 0}
+    config = reward(folder, template, choices=[], verdicts=verdicts, empty=-1.0)
+    long = "9" * 200  # more than the judge has positions
+    with Rewards([config], backend=Backend()) as rewards:  # type: ignore[arg-type]
+        table = rewards.score([group(["9", "8", "7", "", long], prompt="q")])
+        assert table.values[:, 0, 0].tolist() == [1.0, 0.0, 0.25, -1.0, 0.25]
+        assert table.failures == {"judge/unreadable": 2}
+        assert rewards.score([group(["9"], prompt="q")]).failures == {}
+
+
+def test_models_are_shared_by_folder_released_and_counted(folder: Path):
+    backend = Backend()
+    models = JudgeModels(backend)  # type: ignore[arg-type]
+    place = Place(model=str(folder))
+    for _ in range(2):
+        with models.awake(place) as first, models.awake(place) as second:
+            assert first is second
+    assert models.loads == {str(folder): 2}
+    kept = Place(model=str(folder), keep=True)
+    for _ in range(3):
+        with models.awake(kept) as model:
+            model.answers(["9"], 2)
+    assert models.loads == {str(folder): 3}
+    assert backend.log == ["load judge"]
+    models.close()
+    assert backend.log == ["load judge", "release judge"]
+
+
+def test_choices_must_begin_with_different_tokens(folder: Path, template: str):
+    made = JudgeReward(Backend(), None, model=str(folder), judge={"template": template, "choices": ["safe", "sound"]})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="safe, sound do not begin with different tokens"):
+        made.score([RolloutGroup(prompt=Prompt(uid=0, ids=np.arange(2), text="q"), rollouts=(rollout("9"),))])
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A chat server that finds 9 good."""
+
+    def do_GET(self) -> None:
+        self.reply({"data": [{"id": "tiny"}]})
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = asked["messages"][-1]["content"]
+        assert (asked["max_tokens"], asked["temperature"]) == (16, 0.0)
+        self.reply({"choices": [{"message": {"content": "Good!" if "9" in text else "well"}}]})
+
+    def reply(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/v1"
+        listening.shutdown()
+
+
+def test_a_judge_on_a_server_is_read_as_text(group: Groups, server: str, template: str):
+    judge = {"template": template, "choices": ["good", "bad"], "match": "start", "on_nonsense": 0.5}
+    config = RewardConfig(
+        function="mindrlhf_grpo.rewards.judges:JudgeReward", name="j", arguments={"server": server, "judge": judge}
+    )
+    with Rewards([config]) as rewards:
+        table = rewards.score([group(["9", "8"], prompt="q")])
+    assert table.values[:, 0, 0].tolist() == [1.0, 0.5]
+    assert table.failures == {"j/unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({}, "a folder, or a server"),
+        ({"model": "no/such/folder"}, "no/such/folder"),
+        ({"server": "ftp://x"}, "ftp://x"),
+    ],
+)
+def test_a_place_that_is_none_is_found_before_the_run(template: str, arguments: dict[str, str], problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        JudgeReward(None, None, judge={"template": template, "choices": ["a", "b"]}, **arguments)  # type: ignore[arg-type]
