@@ -47,9 +47,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(family: str = "llama", *, seed: int = 0) -> Any:
-    """A random model with attention strong enough to be seen."""
-    settings = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, **FAMILIES[family]}
+def make_model(family: str = "llama", *, seed: int = 0, **shape: int) -> Any:
+    """A random model with attention strong enough to be seen; ``shape`` replaces sizes of the family."""
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    settings = {"vocab_size": VOCABULARY, **special, **FAMILIES[family], **shape}
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(family, **settings))
     for parameter in model.parameters():
@@ -58,8 +59,8 @@ def make_model(family: str = "llama", *, seed: int = 0) -> Any:
     return model.eval()
 
 
-def write_model(folder: Path, family: str = "llama", *, dtype: str = "float32") -> Path:
-    make_model(family).to(getattr(torch, dtype)).save_pretrained(folder)
+def write_model(folder: Path, family: str = "llama", *, dtype: str = "float32", **shape: int) -> Path:
+    make_model(family, **shape).to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 
 
