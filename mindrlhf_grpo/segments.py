@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batching import completion_lengths
-from .config import ItemsConfig
+from .config_algorithm import ItemsConfig
 from .data.tokenizer import Tokenizer
 from .errors import ConfigError, UserError
 from .types import Rollout, RolloutGroup
@@ -134,8 +134,8 @@ def _by_window(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     for place in range(len(ids)):
         before, text = tokenizer.decode(ids[first:read]), tokenizer.decode(ids[first : place + 1])
         partial = text.endswith(REPLACEMENT) and place - read < LONGEST
-        if not partial and len(text) > len(before):
-            done += len(text) - len(before)
-            first, read = read, place + 1
-        ends.append(done)
+        whole = len(text.rstrip(REPLACEMENT) if partial else text) - len(before)
+        ends.append(done + max(0, whole))
+        if not partial and whole > 0:
+            done, first, read = ends[-1], read, place + 1
     return ends

@@ -1,0 +1,26 @@
+"""How good a ranked list is. Legend: k a place from 1, hits 1 or 0 for each place of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+
+
+def discount(place: int) -> float:
+    """1 / log2(k + 1) of a place: 1, 0.63093, 0.5, 0.43068, 0.38685, ..."""
+    return 1.0 / log2(place + 1)
+
+
+def dcg(gains: Sequence[float]) -> float:
+    """Discounted sum of the gains of a list."""
+    return sum(gain * discount(place) for place, gain in enumerate(gains, 1))
+
+
+def recall_at(hits: Sequence[int], relevant: int, cutoff: int) -> float:
+    """Hits among the first ``cutoff`` places, as a share of the ``relevant`` items there are (at least 1)."""
+    return sum(hits[:cutoff]) / relevant
+
+
+def ndcg_at(hits: Sequence[int], relevant: int, cutoff: int) -> float:
+    """DCG of the first ``cutoff`` places, as a share of that of the best list."""
+    return dcg(hits[:cutoff]) / dcg([1.0] * min(relevant, cutoff))
