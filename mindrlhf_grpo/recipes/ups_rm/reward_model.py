@@ -1,0 +1,138 @@
+"""The reward model: a head trained on frozen embeddings of labelled answers, merged beside its Llama, and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...backend import load_backend
+from ...config import ModelConfig, RunConfig
+from ...data.rows import BadRow
+from ...errors import ConfigError, DataError
+from ...head_files import merge_head, named_head, read_head, write_head
+from ...head_training import HeadTraining, train_head
+from ...model_files import find_folder, read_model_config
+from ...rewards.scorer import Scorer, ScorerSettings
+from ...types import FinishReason, Prompt, Rollout, RolloutGroup
+from .data import rows
+
+MODEL_TYPE = "myrm"
+CODE = "modeling_myrm"  # what a merged folder ships for transformers, see modeling_myrm.py.txt
+CLASS = "MyRMForTokenClassification"
+AUTO_MAP = {"AutoConfig": f"{CODE}.MyRMConfig", "AutoModelForTokenClassification": f"{CODE}.{CLASS}"}
+QUESTION = "How can I help someone who is feeling depressed?"
+ANSWERS = ("Listen to them, and help them to find support.", "I do not care.")
+
+
+def labelled(files: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """(prompt, response, 1 where it is unsafe) of both responses of each line; one without its label is left out.
+
+    Raises:
+        DataError: a line that cannot be read, or without prompt or responses.
+    """
+    for number, row in enumerate(rows(files)):
+        if isinstance(row, BadRow):
+            raise DataError(str(row))
+        for side in ("0", "1"):
+            safe, texts = row.get(f"is_response_{side}_safe"), [row.get("prompt"), row.get(f"response_{side}")]
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise DataError(f"{', '.join(files)}, row {number}: prompt and response_{side} must be text")
+            if isinstance(safe, bool):
+                yield str(texts[0]), str(texts[1]), int(not safe)
+
+
+def learn_head(
+    body: str, files: Sequence[str], out: Path, training: HeadTraining, model: Mapping[str, Any]
+) -> dict[str, float]:
+    """Train a head on the embeddings of ``body`` and write it; returns loss and accuracy.
+
+    Args:
+        model: ``backend``, ``device``, ``dtype``, ``max_tokens``.
+
+    Raises:
+        DataError: rows that cannot be used, or labels of one kind only.
+    """
+    examples = list(labelled(files))
+    groups = [conversation(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
+    settings = settings_of(body, model)
+    backend = load_backend(config_of(body, model))
+    try:
+        embeddings = Scorer(settings, backend, headless=True).embeddings(groups) if groups else np.zeros((0, 1))
+    finally:
+        backend.comm.close()
+    trained = train_head(embeddings, np.asarray([label for _, _, label in examples]), training)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_head(out, trained.head, named_head(MODEL_TYPE))
+    return trained.figures
+
+
+def merge(body: str, head: Path, out: Path) -> dict[str, Any]:
+    """The folder of a whole reward model, with the code by which transformers reads it; returns what it holds."""
+    further = {"architectures": [CLASS], "auto_map": AUTO_MAP}
+    config = merge_head(body, read_head(head, named_head(MODEL_TYPE)), MODEL_TYPE, out, further)
+    text = resources.files(__package__).joinpath(f"{CODE}.py.txt").read_text("utf-8")
+    (out / f"{CODE}.py").write_text(text, encoding="utf-8")
+    return {"folder": str(out), "hidden_dim_str": config["hidden_dim_str"], "hidden_size": config["hidden_size"]}
+
+
+def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any], *, own_code: bool) -> dict[str, Any]:
+    """Load a reward model and score answers; with ``own_code`` by the folder's own code too, and how far both differ.
+
+    Raises:
+        ConfigError: another model type, a head that does not fit, or a score that is no finite number.
+    """
+    kind = read_model_config(find_folder(folder)).get("model_type")
+    if kind != MODEL_TYPE:
+        raise ConfigError(f"{folder!r} is a model of type {kind!r}; a reward model of this recipe has {MODEL_TYPE!r}")
+    question, answers = texts
+    group = conversation(0, question, answers)
+    backend = load_backend(config_of(folder, model))
+    report: dict[str, Any] = {
+        "model_type": kind,
+        "hidden_dim_str": read_model_config(find_folder(folder))["hidden_dim_str"],
+    }
+    try:
+        logits = Scorer(settings_of(folder, model), backend).score([group])
+        if own_code:
+            theirs = Scorer(settings_of(folder, {**model, "trust_remote_code": True}), backend).score([group])
+            report["own_code_differs_by"] = float(np.abs(theirs - logits).max())
+    finally:
+        backend.comm.close()
+    if not np.isfinite(logits).all():
+        raise ConfigError(f"{folder!r}: the scores {logits.tolist()} are not finite")
+    scored = [
+        {"response": answer, "logit": value, "safe": 1 / (1 + math.exp(min(value, 700)))}
+        for answer, value in zip(answers, logits.tolist(), strict=True)
+    ]
+    return {**report, "scores": scored}
+
+
+def conversation(uid: int, question: str, answers: Sequence[str]) -> RolloutGroup:
+    """A question with answers that nobody sampled: their text is what a reward model reads."""
+    rollouts = tuple(
+        Rollout(
+            sample=i, ids=np.zeros(1, np.int64), logps=np.zeros(1, np.float32), finish=FinishReason.STOP, text=answer
+        )
+        for i, answer in enumerate(answers)
+    )
+    prompt = Prompt(uid=uid, ids=np.zeros(1, np.int64), text=question, row=uid)
+    return RolloutGroup(prompt=prompt, rollouts=rollouts)
+
+
+def settings_of(folder: str, model: Mapping[str, Any]) -> ScorerSettings:
+    """How the recipe's reward models are read: own template, at its last token, the logit as it is."""
+    kept = {key: value for key, value in model.items() if key != "backend"}
+    return ScorerSettings(model=folder, end="template", **kept)
+
+
+def config_of(folder: str, model: Mapping[str, Any]) -> RunConfig:
+    """A configuration that names a backend and a device; it trains nothing."""
+    section = ModelConfig(path=folder, device=model["device"], dtype=model["dtype"])
+    return RunConfig.model_validate(
+        {"backend": model["backend"], "model": section, "data": {"source": "none"}, "rewards": [{"function": "none"}]}
+    )

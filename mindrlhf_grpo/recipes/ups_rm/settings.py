@@ -1,0 +1,202 @@
+"""verl's dotted names as a configuration of this system; what each name is stands in ``verl_names.yaml``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...config import RunConfig
+from ...config_file import Draft
+from ...data.stream import PromptStream
+from ...errors import ConfigError
+from ...peer_settings import PeerSettings, PeerTable
+from ...trainers.course import tokenizer_of
+
+PACKAGE = __name__.rpartition(".")[0]
+ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"
+TRACKERS = ("wandb", "tensorboard")
+KL_CLAMP = 10.0  # of verl, on the low-variance estimate
+ACTOR, ROLLOUT, RM = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "reward_model"
+
+
+@cache
+def table() -> Mapping[str, Any]:
+    """``verl_names.yaml``."""
+    loaded: Mapping[str, Any] = yaml.safe_load(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8"))
+    return loaded
+
+
+def read_names(file: Path | None, arguments: Sequence[str]) -> PeerSettings:
+    """verl's names of a file and of the command line. Raises ConfigError listing all that is wrong with them."""
+    parts = {spec.name: table()[spec.name] for spec in fields(PeerTable) if spec.name != "peer"}
+    return PeerSettings.read(PeerTable(peer="verl", **parts), file, arguments)
+
+
+def configuration(names: PeerSettings, backend: str) -> tuple[RunConfig, Draft]:
+    """The run that the names ask for, with the draft that knows where each key was given.
+
+    Raises:
+        ConfigError: a name that must be given, values that do not go together, or none that a key takes.
+    """
+    names.require(["actor_rollout_ref.model.path", f"{RM}.model.path", "data.train_files"])
+    draft = Draft({"backend": backend, "algorithm": {"preset": "verl"}, "train": {"steps": 1}}, "verl's names")
+    names.put_keys(draft)
+    for rule in (put_data, put_batches, put_kl, put_reward, put_run, put_metrics):
+        rule(names, draft)
+    draft.with_overrides(names.own)
+    config = draft.validated()
+    assert isinstance(config, RunConfig)
+    steps = steps_of(names, config)
+    draft.put(("train", "steps"), steps, names.place("trainer.total_epochs"))
+    warmup = names.number(f"{ACTOR}.optim.lr_warmup_steps")
+    warmup = warmup if warmup >= 0 else int(names.number(f"{ACTOR}.optim.lr_warmup_steps_ratio") * steps)
+    draft.put(("train", "warmup_steps"), int(warmup), names.place(f"{ACTOR}.optim.lr_warmup_steps_ratio"))
+    settled = draft.with_overrides(names.own).validated()
+    assert isinstance(settled, RunConfig)
+    return settled, draft
+
+
+def put_data(names: PeerSettings, draft: Draft) -> None:
+    """Files, and what happens to prompts that are too long."""
+    for name, section in (("data.train_files", "data"), ("data.val_files", "eval")):
+        if names.get(name):
+            draft.put((section, "source"), {"name": ROWS, "files": names.get(name)}, names.place(name))
+    kept = {"error": "error", "left": "truncate"}  # verl's left cuts the beginning, as truncate does
+    how = "drop" if names.flag("data.filter_overlong_prompts") else kept.get(str(names.get("data.truncation")))
+    if how is None:
+        raise ConfigError(
+            f"{names.place('data.truncation')}: data.truncation is {names.get('data.truncation')!r}; "
+            f"accepted here: {', '.join(kept)}, or data.filter_overlong_prompts=True"
+        )
+    draft.put(("data", "overlong"), how, names.place("data.truncation"))
+
+
+def put_batches(names: PeerSettings, draft: Draft) -> None:
+    """Optimizer steps in a batch, and the tokens computed at once."""
+    batch, mini = names.number("data.train_batch_size"), names.number(f"{ACTOR}.ppo_mini_batch_size")
+    if f"{ACTOR}.ppo_mini_batch_size" not in names.places:
+        mini = min(batch, mini)
+    if mini < 1 or batch % mini:
+        raise ConfigError(
+            f"{names.place(f'{ACTOR}.ppo_mini_batch_size')}: ppo_mini_batch_size {mini} must divide "
+            f"data.train_batch_size {batch}; both count prompts"
+        )
+    draft.put(("algorithm", "updates_per_batch"), int(batch // mini), names.place(f"{ACTOR}.ppo_mini_batch_size"))
+    size = "ppo_max_token_len_per_gpu" if names.flag(f"{ACTOR}.use_dynamic_bsz") else "ppo_micro_batch_size_per_gpu"
+    tokens = names.number(f"{ACTOR}.{size}") * (1 if size.startswith("ppo_max") else longest(names))
+    draft.put(("train", "tokens_per_micro_batch"), int(tokens), names.place(f"{ACTOR}.{size}"))
+
+
+def longest(names: PeerSettings) -> int:
+    """Tokens of the longest prompt and response."""
+    return int(names.number("data.max_prompt_length") + names.number("data.max_response_length"))
+
+
+def put_kl(names: PeerSettings, draft: Draft) -> None:
+    """KL in the reward, in the loss, in both, or in neither; entropy; advantages without the deviation of a group."""
+    known = table()["kl_estimators"]
+    in_reward, in_loss = names.flag("algorithm.use_kl_in_reward"), names.flag(f"{ACTOR}.use_kl_loss")
+    coef, estimator = names.number(f"{ACTOR}.kl_loss_coef"), names.choice(f"{ACTOR}.kl_loss_type", known)
+    algorithm: dict[str, Any] = {"kl_coef": coef if in_loss else 0.0, "kl_in": "loss", "kl_estimator": estimator}
+    if in_reward:
+        algorithm |= {
+            "kl_coef": names.number("algorithm.kl_ctrl.kl_coef"), "kl_in": "reward",
+            "kl_estimator": names.choice("algorithm.kl_penalty", known),
+        }  # fmt: skip
+        if names.get("algorithm.kl_ctrl.type") == "adaptive":
+            target = {"target": names.number("algorithm.kl_ctrl.target_kl")}
+            algorithm["kl_control"] = {**target, "horizon": int(names.number("algorithm.kl_ctrl.horizon"))}
+        if in_loss:
+            clamp = KL_CLAMP if estimator == "k3" else 0.0
+            algorithm["loss"] = {"name": "ppo", "kl_coef": coef, "kl_estimator": estimator, "kl_clamp": clamp}
+    entropy = names.number(f"{ACTOR}.entropy_coeff")
+    if entropy:
+        algorithm["entropy"] = {"coef": entropy}
+    if not names.flag("algorithm.norm_adv_by_std_in_grpo") and names.get("algorithm.adv_estimator") == "grpo":
+        algorithm["name"] = "dr_grpo"
+    for key, value in algorithm.items():
+        draft.put(("algorithm", key), value, names.place("algorithm.use_kl_in_reward"))
+
+
+def put_reward(names: PeerSettings, draft: Draft) -> None:
+    """The reward model, and whether its prompts go through a template of its own."""
+    path, other = names.get(f"{RM}.model.path"), names.get(f"{RM}.model.input_tokenizer")
+    same = f"{RM}.model.input_tokenizer" in names.places and other in (None, path)
+    most = int(names.number(f"{RM}.max_length") if names.get(f"{RM}.max_length") else longest(names))
+    dtypes = table()["keys"][f"{ACTOR}.fsdp_config.model_dtype"]["choices"]
+    given = [
+        name for name in (f"{RM}.model.fsdp_config.model_dtype", f"{ACTOR}.fsdp_config.model_dtype") if names.get(name)
+    ]
+    arguments = {
+        "tokens": "same" if same else "own", "end": "template", "squash": names.get(f"{RM}.score_transform"),
+        "max_tokens": most, "trust_remote_code": names.flag(f"{RM}.model.trust_remote_code"),
+        "tokens_per_micro_batch": int(names.number(f"{RM}.micro_batch_size_per_gpu") * most),
+        "dtype": names.choice(given[0], dtypes) if given else "float32",
+    }  # fmt: skip
+    reward = {"function": f"model:{path}", "name": "score", "arguments": arguments}
+    draft.put(("rewards",), [reward], names.place(f"{RM}.model.path"))
+
+
+def put_run(names: PeerSettings, draft: Draft) -> None:
+    """Folder and trackers; the project of Weights & Biases goes where it reads it."""
+    project, experiment = str(names.get("trainer.project_name")), str(names.get("trainer.experiment_name"))
+    folder = names.get("trainer.default_local_dir") or f"checkpoints/{project}/{experiment}"
+    draft.put(("run_dir",), str(folder), names.place("trainer.default_local_dir"))
+    given = names.get("trainer.logger")
+    loggers = [given] if isinstance(given, str) else list(given or [])
+    offline = os.environ.get("WANDB_MODE") == "offline"
+    chosen = [f"{name}-offline" if offline and name == "wandb" else name for name in loggers if name in TRACKERS]
+    draft.put(("tracking", "to"), chosen, names.place("trainer.logger"))
+    for name in loggers:
+        if name not in (*TRACKERS, "console"):
+            names.ignored[f"trainer.logger={name}"] = (
+                f"trackers here: {', '.join(TRACKERS)}; metrics.jsonl is always written"
+            )
+    os.environ.setdefault("WANDB_PROJECT", project)
+    every = names.number("trainer.test_freq")
+    if names.get("data.val_files"):
+        draft.put(("eval", "every"), int(max(0, every)), names.place("trainer.test_freq"))
+
+
+def put_metrics(names: PeerSettings, draft: Draft) -> None:
+    """verl's names of figures, and the group log where a folder is given for it."""
+    in_loss = names.flag(f"{ACTOR}.use_kl_loss")
+    figures = {
+        "kl_loss_coef": names.number(f"{ACTOR}.kl_loss_coef") if in_loss else 0.0,
+        "entropy_coeff": names.number(f"{ACTOR}.entropy_coeff"),
+    }  # fmt: skip
+    metrics: list[dict[str, Any]] = [{"function": NAMES_OF_VERL, "arguments": figures}]
+    if names.get("trainer.group_log_dir"):
+        sizes = {
+            "every": "group_log_freq", "max_groups": "group_log_max_groups",
+            "max_samples_per_group": "group_log_max_samples_per_group",
+        }  # fmt: skip
+        arguments = {key: int(names.number(f"trainer.{name}")) for key, name in sizes.items()}
+        folder = str(names.get("trainer.group_log_dir"))
+        metrics.append({"function": GROUPS, "arguments": {**arguments, "folder": folder}})
+    draft.put(("metrics",), metrics, names.place("trainer.group_log_dir"))
+
+
+def steps_of(names: PeerSettings, config: RunConfig) -> int:
+    """Steps asked for, or those of the epochs: whole batches of the prompts that are not too long.
+
+    Raises:
+        ConfigError: fewer prompts than a batch.
+    """
+    if names.get("trainer.total_training_steps"):
+        return int(names.number("trainer.total_training_steps"))
+    stream = PromptStream(config.data, tokenizer_of(config), seed=config.seed)
+    usable = len(stream.all()) if config.data.overlong == "drop" else len(stream)
+    batch = config.train.prompts_per_step
+    if usable < batch:
+        raise ConfigError(
+            f"{names.place('data.train_batch_size')}: data.train_batch_size is {batch}, the data has {usable} prompts"
+        )
+    return int(names.number("trainer.total_epochs")) * (usable // batch)
