@@ -99,6 +99,10 @@ class TrainedModel(Protocol):
         """Hex digest of the trainable weights as the engine must see them."""
         ...
 
+    def gather(self) -> None:
+        """Every rank calls it before rank 0 saves: bring together what is shared out over ranks, if anything is."""
+        ...
+
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write the Hugging Face layout (adapter only for LoRA unless ``merge``). Rank 0 calls it."""
         ...

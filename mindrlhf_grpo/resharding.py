@@ -180,10 +180,20 @@ class Plan:
         return sum(math.prod(source[name]) for name in read) + sum(math.prod(target[name]) for name in written)
 
 
-def plan(source: Layout, held: Sequence[Parameter], target: Layout, wanted: Sequence[Parameter]) -> Plan:
+def plan(
+    source: Layout,
+    held: Sequence[Parameter],
+    target: Layout,
+    wanted: Sequence[Parameter],
+    *,
+    only: int | None = None,
+) -> Plan:
     """Copies that bring every wanted parameter of the target's ranks together from what the source's ranks hold.
 
     A rank reads what it holds itself before what another holds; the others take turns among replicas.
+
+    Args:
+        only: plan for this rank of the target alone.
 
     Raises:
         ConfigError: rows of a wanted parameter that no rank holds, or heads that the ranks cannot share.
@@ -194,7 +204,7 @@ def plan(source: Layout, held: Sequence[Parameter], target: Layout, wanted: Sequ
             holders.setdefault(block.tensor, {}).setdefault(block.box, []).append((rank, block))
     copies = [
         copy
-        for rank in range(target.ranks)
+        for rank in (range(target.ranks) if only is None else [only])
         for block in blocks(target, wanted, rank)
         for copy in copies_into(rank, block, holders.get(block.tensor, {}))
     ]

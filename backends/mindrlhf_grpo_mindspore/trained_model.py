@@ -149,6 +149,9 @@ class TrainedModel(ABC):
         """Digest of the weights by Hugging Face name, adapters merged."""
         return fingerprint(hf.hf_tensors(self.weights, self.lora_scale))
 
+    def gather(self) -> None:
+        """Nothing: every rank holds all weights."""
+
     def save_state(self, folder: Path) -> None:
         """Write the optimizer, and the buckets known: how sums are rounded depends on them."""
         self.optimizer.save(folder)

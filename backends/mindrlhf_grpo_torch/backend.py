@@ -35,7 +35,8 @@ class TorchBackend:
         self.device = device_of(config.model.device, comm.local_rank())
         if self.device.type != "cpu":
             torch.accelerator.set_device_index(self.device.index)
-        self.comm = comm.connect(self.device.type)
+        parallel = config.parallel
+        self.comm = comm.connect(self.device.type, alone=parallel is not None and parallel.strategy != "replicate")
 
     def load_policy(self) -> TorchPolicy:
         """The trained model."""
@@ -47,7 +48,9 @@ class TorchBackend:
         """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
         from .value_model import TorchValueModel
 
-        return TorchValueModel(model, train, read_at, self.device, self.comm, seed=self.config.seed)
+        # A scorer brings settings of its own: it is never trained, and its ranks need not call it equally often.
+        parallel = self.config.parallel if train is self.config.train else None
+        return TorchValueModel(model, train, read_at, self.device, self.comm, seed=self.config.seed, parallel=parallel)
 
     def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
         """A reward model by the Python code in its folder."""

@@ -86,8 +86,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def connect(device_type: str) -> SingleProcess | TorchRanks:
-    """The ranks torchrun announced in the environment, or a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+def connect(device_type: str, *, alone: bool = False) -> SingleProcess | TorchRanks:
+    """The ranks torchrun announced in the environment, or a single process.
+
+    Args:
+        alone: one process that torchrun started counts as ranks too, to shard and offload weights.
+    """
+    least = 1 if alone else 2
+    if int(os.environ.get("WORLD_SIZE", "1")) >= least and "RANK" in os.environ:
         return TorchRanks(device_type)
     return SingleProcess()

@@ -46,8 +46,14 @@ class Decoder(Protocol):
         """Prepare this many empty slots."""
         ...
 
-    def prefill(self, prompts: Sequence[IntArray]) -> tuple[list[Any], Tensor]:
-        """Each prompt's state, and the logits ``[len(prompts), V]`` float32 of the token after it."""
+    def prefill(
+        self, prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[list[Any], Tensor]:
+        """Each prompt's state, and the logits ``[len(prompts), V]`` float32 of the token after it.
+
+        Args:
+            features: of each prompt, what it has besides its tokens (images); nothing where all are text.
+        """
         ...
 
     def fork(self, prompt: Any, slot: int) -> None:

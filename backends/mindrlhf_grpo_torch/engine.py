@@ -30,7 +30,10 @@ def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer)
     Raises:
         ConfigError: the model cannot be loaded.
     """
-    model = hf.load_causal_lm(config.model).requires_grad_(False) if policy is None else model_of(policy)
+    if policy is None or getattr(policy, "shards", None) is not None:  # shards are whole in an engine only
+        model: Any = hf.load_causal_lm(config.model, getattr(policy, "device", None)).requires_grad_(False)
+    else:
+        model = model_of(policy)
     return TorchEngine(model, tokenizer, slots=config.rollout.slots)
 
 

@@ -77,8 +77,10 @@ class FusedDecoder:
             raise RuntimeError("open(slots) comes before decoding")
         return self.cache
 
-    def prefill(self, prompts: Sequence[IntArray]) -> tuple[list[PromptCache], Tensor]:
-        """Prompts of similar length are computed together, padded on the right, causal."""
+    def prefill(
+        self, prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[list[PromptCache], Tensor]:
+        """Prompts of similar length are computed together, padded on the right, causal; its models read text only."""
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         caches: list[Any] = [None] * len(prompts)
         logits = torch.empty((len(prompts), len(self.tensors.head.weight)), device=self.device)

@@ -6,7 +6,7 @@ trainer, engine and export agree on: adapters merged, names as in the Hugging Fa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,17 +225,38 @@ def merged_weight(layer: Any, weight: Tensor) -> Tensor:
     return (weight.float() + delta).to(weight.dtype)
 
 
-def save_model(model: Any, folder: Path, *, merge: bool = False) -> None:
-    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``."""
+def save_model(model: Any, folder: Path, *, merge: bool = False, tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``.
+
+    Args:
+        tensors: whole weights by Hugging Face name, where the model holds shards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if is_lora(model) and not merge:
         model.save_pretrained(folder, save_embedding_layers=False)
     else:
-        causal_lm_of(model).save_pretrained(folder, state_dict=dict(hf_tensors(model)))
+        causal_lm_of(model).save_pretrained(folder, state_dict=dict(hf_tensors(model)) if tensors is None else tensors)
 
 
-def load_weights(model: Any, config: ModelConfig, folder: Path) -> None:
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a tensor is shared out over ranks, see ``parallel.py``."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor."""
+    with torch.no_grad():
+        held: Tensor = tensor.to_local() if is_shard(tensor) else tensor
+        return held
+
+
+def load_weights(
+    model: Any, config: ModelConfig, folder: Path, *, own: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
     """Copy saved weights into the live tensors, which keep their storage.
+
+    Args:
+        own: takes of whole tensors what this rank holds.
 
     Raises:
         CheckpointError: the folder does not fit the model.
@@ -245,7 +266,7 @@ def load_weights(model: Any, config: ModelConfig, folder: Path) -> None:
             load_adapter(model, folder)
         else:
             saved = load_causal_lm(config.model_copy(update={"path": str(folder)}), torch.device("cpu"))
-            copy_tensors(dict(hf_tensors(model)), dict(hf_tensors(saved)))
+            copy_tensors(dict(hf_tensors(model)), own(dict(hf_tensors(saved))))
     except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
 
@@ -266,4 +287,4 @@ def copy_tensors(live: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
     if set(live) != set(saved):
         raise KeyError(f"weights differ: {', '.join(sorted(set(live) ^ set(saved))[:3])}")
     for name, tensor in live.items():
-        tensor.copy_(saved[name])
+        local(tensor).copy_(saved[name])

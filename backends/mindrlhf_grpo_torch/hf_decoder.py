@@ -26,7 +26,7 @@ from .kv_cache import PromptCache, SlotCache, round_up
 PREFILL_TOKENS = 4096  # tokens computed at once
 
 
-def last_logits(model: Any, ids: Tensor, **settings: Any) -> Tensor:
+def last_logits(model: Any, ids: Tensor | None, **settings: Any) -> Tensor:
     """Logits ``[rows, V]`` float32 after the last token of ``[rows, L]``; settings go to the model's forward."""
     if "logits_to_keep" in inspect.signature(causal_lm_of(model).forward).parameters:
         settings["logits_to_keep"] = 1
@@ -65,7 +65,11 @@ class RecomputeDecoder:
     def close(self) -> None:
         self.rows = []
 
-    def prefill(self, prompts: Sequence[IntArray]) -> tuple[list[IntArray], Tensor]:
+    def prefill(
+        self, prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[list[IntArray], Tensor]:
+        if any(features):
+            raise BackendError(f"{type(self.model).__name__}: images can only be read by a decoder that keeps a cache")
         return list(prompts), self._forward(prompts)
 
     def fork(self, prompt: IntArray, slot: int) -> None:
@@ -97,8 +101,10 @@ class CachedDecoder:
         self.model = model
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
+        self.vision = vision_of(causal_lm_of(model))
         self.windows = windows_of(causal_lm_of(model).config.get_text_config())
         self.slots, self.cache, self.layers = 0, None, Cache(layers=[])
+        self.turns = torch.zeros(0, dtype=torch.long)  # [S]: see PromptCache
         self.step = Step()
 
     cache: SlotCache | None
@@ -110,21 +116,37 @@ class CachedDecoder:
         if slots != self.slots:
             self.close()
         self.slots = slots
+        self.turns = torch.zeros(slots, dtype=torch.long, device=self.device)
 
     def close(self) -> None:
         self.slots, self.cache, self.layers = 0, None, Cache(layers=[])
 
-    def prefill(self, prompts: Sequence[IntArray]) -> tuple[list[PromptCache], Tensor]:
+    def prefill(
+        self, prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[list[PromptCache], Tensor]:
         states: dict[int, PromptCache] = {}
         logits: dict[int, Tensor] = {}
         for batch in equal_lengths(prompts, PREFILL_TOKENS):
-            ids = torch.as_tensor(np.stack([prompts[index] for index in batch]), dtype=torch.long, device=self.device)
+            ids = np.stack([prompts[index] for index in batch])
+            read, turns = self._read(ids, [features[index] for index in batch] if any(features) else ())
             cache = DynamicCache()
-            rows = last_logits(self.model, ids, past_key_values=cache, use_cache=True)
+            rows = last_logits(self.model, read.pop("input_ids", None), **read, past_key_values=cache, use_cache=True)
             for row, index in enumerate(batch):
-                states[index], logits[index] = prompt_cache(cache, row, ids.shape[1]), rows[row]
+                states[index], logits[index] = prompt_cache(cache, row, ids.shape[1], turns[row]), rows[row]
         order = range(len(prompts))
         return [states[index] for index in order], torch.stack([logits[index] for index in order])
+
+    def _read(
+        self, ids: NDArray[Any], features: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Tensor], Sequence[int]]:
+        """What the model reads of prompts ``[rows, P]``, and the turn of each."""
+        if self.vision is None or not any(features):
+            return {"input_ids": torch.as_tensor(ids, dtype=torch.long, device=self.device)}, [0] * len(ids)
+        inputs = prompts_input(ids, features, self.vision, self.device)
+        read = {"inputs_embeds": self.vision.embed(inputs.ids, inputs.images)} if inputs.images else {}
+        if inputs.positions is None:
+            return read, [0] * len(ids)
+        return {**read, "position_ids": inputs.positions}, (inputs.positions.amax((0, 2)) + 1 - ids.shape[1]).tolist()
 
     def fork(self, prompt: PromptCache, slot: int) -> None:
         if self.cache is None:
@@ -132,10 +154,12 @@ class CachedDecoder:
             self.cache = SlotCache(shapes, self.slots, prompt.parts[0].dtype, self.device)
             self.layers = Cache(layers=[SlotLayer(self.cache, 2 * i, self.step) for i in range(len(shapes) // 2)])
         self.cache.fork(prompt, slot)
+        self.turns[slot] = prompt.turn
 
     def move(self, source: int, target: int) -> None:
         if self.cache is not None:
             self.cache.move(source, target)
+        self.turns[target] = self.turns[source]
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         if self.cache is None:
@@ -144,7 +168,8 @@ class CachedDecoder:
         ids, places = torch.tensor([tokens, positions], device=self.device)
         self.step.begin(places, min(round_up(max(positions) + 1), self.cache.length))
         return last_logits(
-            self.model, ids[:, None], attention_mask=self._masks(), position_ids=places[:, None],
+            self.model, ids[:, None], attention_mask=self._masks(),
+            position_ids=(places + self.turns[: len(places)])[:, None],
             past_key_values=self.layers, use_cache=True,
         )  # fmt: skip
 
@@ -176,7 +201,7 @@ def windows_of(config: Any) -> dict[str, int | None]:
     return {kind: windows[kind] for kind in sorted(set(kinds))}
 
 
-def prompt_cache(cache: DynamicCache, row: int, length: int) -> PromptCache:
+def prompt_cache(cache: DynamicCache, row: int, length: int, turn: int = 0) -> PromptCache:
     """Keys and values of one row of a freshly filled cache, key before value, layer by layer.
 
     Raises:
@@ -190,7 +215,7 @@ def prompt_cache(cache: DynamicCache, row: int, length: int) -> PromptCache:
             parts.append(values[row].contiguous())
     if not parts:
         raise UnsupportedModel("it keeps no cache")
-    return PromptCache(parts=tuple(parts))
+    return PromptCache(parts=tuple(parts), turn=turn)
 
 
 class Step:

@@ -25,9 +25,14 @@ def round_up(length: int, block: int = BLOCK) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCache:
-    """What a prompt leaves behind for its samples: ``parts`` of ``[K, P, D]``, in the order of ``SlotCache``."""
+    """What a prompt leaves behind for its samples: ``parts`` of ``[K, P, D]``, in the order of ``SlotCache``.
+
+    ``turn`` is added to a token's place in its row to make its rotary position: not 0 where images take fewer positions
+    than tokens.
+    """
 
     parts: tuple[Tensor, ...]
+    turn: int = 0
 
     @property
     def length(self) -> int:

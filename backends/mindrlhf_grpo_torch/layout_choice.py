@@ -7,6 +7,7 @@ why is kept in ``layout_reason``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from mindrlhf_grpo.types import Batch
 from .attention import NAME, attending, register
 from .hf import causal_lm_of
 from .layouts import ModelInput, plain_input, shared_input
+from .vision import language_part, vision_of
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 Layout = Literal["shared", "plain"]
@@ -42,9 +44,15 @@ class PackedModel(ABC):
         self.whole: Any = causal_lm_of(model)
         self.body: Any = getattr(self.whole, self.whole.base_model_prefix)
         self.device = next(model.parameters()).device
-        self.own_attention: str = self.whole.config._attn_implementation
+        self.vision, self.language = vision_of(self.whole), language_part(self.whole)
+        self.own_attention: str = self.language.config._attn_implementation
         self.probe = probe_batch(self.whole.config.get_text_config().vocab_size)
         self.layout = "plain"
+        self.entry: nn.Module | None = None  # of a sharded model
+
+    @abstractmethod
+    def outputs_of(self, inputs: ModelInput) -> Tensor:
+        """What the model puts out ``[N, T]``, with gradient."""
 
     @abstractmethod
     def probe_outputs(self) -> Tensor:
@@ -55,17 +63,31 @@ class PackedModel(ABC):
         """How far outputs are from the true ones; infinite if anything is not finite."""
 
     def input(self, batch: Batch) -> ModelInput:
-        """The batch as model input in the chosen layout."""
+        """The batch as model input in the chosen layout.
+
+        Raises:
+            BackendError: prompts with images, and a model that reads text only.
+        """
+        if self.vision is None and any(batch.features):
+            raise BackendError(f"{type(self.whole).__name__} reads text only, but prompts have images (data.images)")
         build = shared_input if self.layout == "shared" else plain_input
-        return build(batch, self.device, self.read_at)
+        return build(batch, self.device, self.read_at, self.vision)
+
+    def entered(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function of the model's weights, which are gathered for it where they are sharded."""
+        return function(*arguments) if self.entry is None else self.entry(function, *arguments)
 
     def hidden(self, inputs: ModelInput) -> Tensor:
         """``[R, E]``: the last hidden state wherever something is read.
 
         With recomputed activations, ``attending(inputs.attention)`` must be held until backward is done.
         """
+        if self.vision is None or inputs.images is None:
+            tokens = {"input_ids": inputs.ids}
+        else:
+            tokens = {"inputs_embeds": self.vision.embed(inputs.ids, inputs.images)}
         with attending(inputs.attention):
-            output = self.body(input_ids=inputs.ids, position_ids=inputs.positions, use_cache=False)
+            output = self.body(**tokens, position_ids=inputs.positions, use_cache=False)
         return output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors)
 
     def choose_layout(self, requested: str) -> tuple[Layout, str]:
@@ -79,7 +101,7 @@ class PackedModel(ABC):
         obstacle, gap = self.try_shared()
         if obstacle is None:
             return "shared", f"equal to plain on a probe: {self.probed} differ by {gap:.1e}"
-        self.whole.set_attn_implementation(self.own_attention)
+        self.language.set_attn_implementation(self.own_attention)
         if requested == "shared":
             raise BackendError(
                 f"model.layout=shared is not possible for {type(self.whole).__name__}: {obstacle}; accepted: auto, plain"
@@ -95,8 +117,8 @@ class PackedModel(ABC):
             return f"it has {', '.join(sorted(kinds))} layers", 0.0
         truth = self.probe_outputs()
         register()
-        self.whole.set_attn_implementation(NAME)
-        if self.whole.config._attn_implementation != NAME:
+        self.language.set_attn_implementation(NAME)
+        if self.language.config._attn_implementation != NAME:
             return "it does not use transformers' attention interface", 0.0
         self.layout = "shared"
         try:

@@ -3,13 +3,16 @@
 Shared: one row ``[1, S]`` without padding: every prompt, then the completions group by group, positions of a
 completion going on after its prompt. The last token of a completion predicts nothing: it is computed only where a
 number is read at the tokens themselves (``read_at="token"``).
-Legend: N completions, M prompts, T longest completion, S packed tokens, R predicted tokens (sum of lengths).
+Where prompts have images (``vision``), these are put into their places in either layout, encoded once a prompt.
+Legend: N completions, M prompts, T longest completion, S packed tokens, R predicted tokens (sum of lengths), A axes of
+a position.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +24,26 @@ from mindrlhf_grpo.types import Batch
 
 from .attention import SharedAttention, causal_blocks, group_of
 
+if TYPE_CHECKING:
+    from .vision import Vision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedImages:
+    """Images of some prompts, and where their embeddings go.
+
+    Attributes:
+        features: of each prompt that has images.
+        embeddings: how many they make.
+        places: ``[I]`` places in the flattened tokens.
+        sources: ``[I]`` which embedding goes there.
+    """
+
+    features: tuple[Mapping[str, Any], ...]
+    embeddings: int
+    places: Tensor
+    sources: Tensor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInput:
@@ -28,13 +51,14 @@ class ModelInput:
 
     Attributes:
         ids, positions: ``[1, S]`` (shared) or ``[N, P + T]`` (plain, T without the last token where nothing is read
-            at it); positions None: 0, 1, 2, ...
+            at it); positions None: 0, 1, 2, ..., and ``[A, ...]`` where they have several axes.
         attention: the plan of the shared layout, None for plain causal attention.
         predictors: ``[R]`` places in the flattened tokens whose hidden state is read for the targets: before each, or
             at it.
         targets: ``[R]`` token ids.
         places: ``[R]`` where each target lies in the flattened ``[N, T]``.
         shape: (N, T).
+        images: None where no prompt has any.
     """
 
     ids: Tensor
@@ -44,9 +68,12 @@ class ModelInput:
     targets: Tensor
     places: Tensor
     shape: tuple[int, int]
+    images: PlacedImages | None = None
 
 
-def shared_input(batch: Batch, device: torch.device, read_at: ReadAt = "before") -> ModelInput:
+def shared_input(
+    batch: Batch, device: torch.device, read_at: ReadAt = "before", vision: Vision | None = None
+) -> ModelInput:
     """Pack every prompt of the batch once, with its completions."""
     lengths = np.asarray(batch.lengths, dtype=np.int64)
     order = np.argsort(batch.prompt_of, kind="stable")
@@ -58,9 +85,9 @@ def shared_input(batch: Batch, device: torch.device, read_at: ReadAt = "before")
 
     rows = [batch.ids[row, : computed[row]] for row in order]
     ids = np.concatenate([*batch.prompts, *rows]).astype(np.int64)
+    of_prompts = prompt_positions(batch, vision)
     positions = np.concatenate(
-        [np.arange(length) for length in prompt_lengths]
-        + [np.arange(computed[row]) + prompt_lengths[batch.prompt_of[row]] for row in order]
+        [*of_prompts, *(positions_after(of_prompts[batch.prompt_of[row]], computed[row]) for row in order)], axis=1
     )
     prompt_ends = (prompt_starts + prompt_lengths)[batch.prompt_of]
     plan = SharedAttention(
@@ -70,15 +97,19 @@ def shared_input(batch: Batch, device: torch.device, read_at: ReadAt = "before")
         ),
         blocks=causal_blocks(prompt_starts, prompt_lengths, device)
         + causal_blocks(starts[order], computed[order], device),
-        longest=int(positions.max()) + 1,
+        longest=int(max(prompt_lengths.max(), (prompt_lengths[batch.prompt_of] + computed).max(initial=0))),
     )
     return ModelInput(
-        ids=to_tensor(ids[None], device), positions=to_tensor(positions[None], device), attention=plan,
+        ids=to_tensor(ids[None], device), attention=plan,
+        positions=to_tensor(positions if len(positions) == 1 else positions[:, None], device),
+        images=placed_images(batch, enumerate(prompt_starts), vision, device),
         **predictions(batch, prompt_ends - 1, starts, device, read_at),
     )  # fmt: skip
 
 
-def plain_input(batch: Batch, device: torch.device, read_at: ReadAt = "before") -> ModelInput:
+def plain_input(
+    batch: Batch, device: torch.device, read_at: ReadAt = "before", vision: Vision | None = None
+) -> ModelInput:
     """Rows of prompt and completion, padded on the right: causal attention then needs no mask."""
     lengths = np.asarray(batch.lengths, dtype=np.int64)
     prompt_lengths = np.array([len(batch.prompts[m]) for m in batch.prompt_of], dtype=np.int64)
@@ -90,8 +121,61 @@ def plain_input(batch: Batch, device: torch.device, read_at: ReadAt = "before") 
         ids[row, : len(tokens)] = tokens
     after = np.arange(len(batch)) * width + prompt_lengths
     return ModelInput(
-        ids=to_tensor(ids, device), positions=None, attention=None,
+        ids=to_tensor(ids, device), attention=None, positions=plain_positions(batch, computed, width, vision, device),
+        images=placed_images(batch, zip(batch.prompt_of, np.arange(len(batch)) * width, strict=True), vision, device),
         **predictions(batch, after - 1, after, device, read_at),
+    )  # fmt: skip
+
+
+def prompt_positions(batch: Batch, vision: Vision | None) -> list[NDArray[np.int64]]:
+    """``[A, P]`` of every prompt."""
+    if vision is None:
+        return [np.arange(len(prompt))[None] for prompt in batch.prompts]
+    features = batch.features or ({},) * len(batch.prompts)
+    return [vision.positions(prompt, each) for prompt, each in zip(batch.prompts, features, strict=True)]
+
+
+def positions_after(prompt: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+    """``[A, tokens]`` of what follows a prompt: on every axis from its largest position on."""
+    axes, length = prompt.shape
+    return np.tile(np.arange(tokens) + (int(prompt.max()) + 1 if length else 0), (axes, 1))
+
+
+def plain_positions(
+    batch: Batch, computed: NDArray[np.int64], width: int, vision: Vision | None, device: torch.device
+) -> Tensor | None:
+    """``[A, N, P + T]``, or None where they are 0, 1, 2, ..."""
+    if vision is None or not batch.features:
+        return None
+    of_prompts = prompt_positions(batch, vision)
+    axes = len(of_prompts[0])
+    if axes == 1:
+        return None
+    positions = np.zeros((axes, len(batch), width), dtype=np.int64)
+    for row, (prompt, tokens) in enumerate(zip(batch.prompt_of, computed, strict=True)):
+        found = np.concatenate([of_prompts[prompt], positions_after(of_prompts[prompt], tokens)], axis=1)
+        positions[:, row, : found.shape[1]] = found
+    return to_tensor(positions, device)
+
+
+def placed_images(
+    batch: Batch, copies: Iterable[tuple[int, int]], vision: Vision | None, device: torch.device
+) -> PlacedImages | None:
+    """Where the images of every copy (prompt, its first place in the flattened tokens) go."""
+    if vision is None or not any(batch.features):
+        return None
+    tokens = [
+        np.flatnonzero(prompt == vision.token) if features else np.zeros(0, np.int64)
+        for prompt, features in zip(batch.prompts, batch.features, strict=True)
+    ]
+    firsts = starts_of(np.array([len(each) for each in tokens]))
+    copies = list(copies)
+    places = np.concatenate([tokens[m] + start for m, start in copies])
+    sources = np.concatenate([firsts[m] + np.arange(len(tokens[m])) for m, _ in copies])
+    return PlacedImages(
+        features=tuple(features for features in batch.features if features),
+        embeddings=sum(len(each) for each in tokens),
+        places=to_tensor(places.astype(np.int64), device), sources=to_tensor(sources.astype(np.int64), device),
     )  # fmt: skip
 
 
@@ -123,5 +207,5 @@ def starts_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
 
 
-def to_tensor(array: NDArray[np.int64], device: torch.device) -> Tensor:
+def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -41,6 +41,14 @@ class LogProbModel(PackedModel):
 
     def logps(self, inputs: ModelInput, *, temperature: float, entropy: EntropyUse) -> tuple[Tensor, Tensor | None]:
         """Log-probs ``[N, T]`` float32, 0 past each length, and entropies where asked."""
+        found: tuple[Tensor, Tensor | None] = self.entered(self._logps, inputs, temperature, entropy)
+        return found
+
+    def outputs_of(self, inputs: ModelInput) -> Tensor:
+        """Log-probs."""
+        return self.logps(inputs, temperature=1.0, entropy="none")[0]
+
+    def _logps(self, inputs: ModelInput, temperature: float, entropy: EntropyUse) -> tuple[Tensor, Tensor | None]:
         logps, entropies = self.head(self.hidden(inputs), inputs.targets, temperature=temperature, entropy=entropy)
         return unpack(logps, inputs), None if entropies is None else unpack(entropies, inputs)
 

@@ -8,7 +8,7 @@ exists. Weights keep their storage: an engine may alias them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from mindrlhf_grpo.errors import CheckpointError
+
+from .hf import local
 
 TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
 EPS = 1e-8
@@ -44,10 +46,10 @@ class AdamW:
             if gradient is None:
                 gradient = torch.zeros_like(parameter)
             parameter.grad = None  # freed as soon as this tensor is done
-            gradient = gradient.float()
+            gradient = local(gradient).float()
             if gradient_scale != 1.0:
                 gradient.mul_(gradient_scale)
-            self.step_tensor(name, parameter, gradient, done, learning_rate)
+            self.step_tensor(name, local(parameter), gradient, done, learning_rate)
         self.steps += 1
 
     def step_tensor(self, name: str, parameter: Tensor, gradient: Tensor, done: Tensor, learning_rate: float) -> None:
@@ -65,8 +67,9 @@ class AdamW:
 
     def create_state(self) -> None:
         """Zero moments and, for other types than float32, master weights; on the first step."""
-        for name, parameter in self.parameters.items():
+        for name, whole in self.parameters.items():
             if name not in self.averages:
+                parameter = local(whole)
                 self.averages[name] = torch.zeros_like(parameter, dtype=torch.float32)
                 self.square_averages[name] = torch.zeros_like(parameter, dtype=torch.float32)
                 if parameter.dtype != torch.float32:
@@ -77,17 +80,25 @@ class AdamW:
         kinds = {"average": self.averages, "square_average": self.square_averages, "master": self.masters}
         return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
-    def save(self, folder: Path) -> None:
-        """Write the state: safetensors and JSON."""
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the state: safetensors and JSON.
+
+        Args:
+            state: whole tensors instead of a shard's, by the names of ``named_state``.
+        """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.named_state().items()}, folder / TENSORS)
+        state = self.named_state() if state is None else state
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TENSORS)
         (folder / SETTINGS).write_text(json.dumps({"steps": self.steps}))
 
     @torch.no_grad()
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, own: Callable[[Tensor], Tensor] | None = None) -> None:
         """Copy a saved state in.
+
+        Args:
+            own: takes this rank's shard of a saved tensor.
 
         Raises:
             CheckpointError: the state belongs to other parameters or cannot be read.
@@ -104,7 +115,8 @@ class AdamW:
                 if names != set(live):
                     raise KeyError(f"tensors differ: {', '.join(sorted(names ^ set(live))[:3])}")
                 for name, tensor in live.items():
-                    tensor.copy_(saved.get_tensor(name))
+                    found = saved.get_tensor(name)
+                    tensor.copy_(found if own is None else own(found))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
 
@@ -115,7 +127,7 @@ FUSED = ("cpu", "cuda")
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
     """Global L2 norm of the gradients, summed in float64 over tensors."""
     norms = [
-        torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float32)
         for parameter in parameters
         if parameter.grad is not None
     ]

@@ -21,6 +21,7 @@ from .comm import SingleProcess, TorchRanks
 from .layouts import ModelInput
 from .lean_layers import make_lean
 from .log_probs import LogProbModel
+from .parallel import reading
 from .reference import Reference
 from .trained_model import TrainedModel
 
@@ -29,14 +30,15 @@ class TorchPolicy(TrainedModel):
     """Implements ``backend.Policy``."""
 
     def __init__(self, config: RunConfig, device: torch.device, comm: SingleProcess | TorchRanks) -> None:
-        super().__init__(config.train, device, comm)
+        super().__init__(config.train, device, comm, config.parallel)
         self.config = config
         model = hf.load_causal_lm(config.model, device)
         self.take_weights(hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model)
         make_lean(self.model)
         self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute)
         self.layout, self.layout_reason = self.scorer.layout, self.scorer.layout_reason
-        self.reference = Reference(config.model, device)
+        self.share_out(self.scorer)
+        self.reference = Reference(config.model, device, self.sharded)
 
     @property
     def packed(self) -> LogProbModel:
@@ -47,8 +49,10 @@ class TorchPolicy(TrainedModel):
         """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
         logps = np.zeros(batch.ids.shape, dtype=np.float32)
         entropies = np.zeros_like(logps)
-        with self.reference.of(self.scorer) if reference else nullcontext(self.scorer) as scorer:
-            for rows in self.micro_batches(batch):
+        every = self.micro_batches(batch)
+        holder = self.reference.of(self.scorer) if reference else nullcontext(self.scorer)
+        with holder as scorer, reading(self.reference.shards if reference else self.shards, len(every)):
+            for rows in every:
                 inputs = scorer.input(micro := batch.take(rows))
                 values, spread = scorer.logps(
                     inputs, temperature=micro.temperature, entropy="metric" if entropy else "none"
@@ -85,7 +89,12 @@ class TorchPolicy(TrainedModel):
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""
-        hf.save_model(self.model, folder, merge=merge)
+        hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
+
+    def gather(self) -> None:
+        """See ``TrainedModel.gather``; of a reference only what was moved."""
+        super().gather()
+        self.reference.gather(keep=self.comm.rank == 0)
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer, and the reference if it was moved."""
@@ -94,6 +103,6 @@ class TorchPolicy(TrainedModel):
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, whose storage stays."""
-        hf.load_weights(self.model, self.config.model, model)
-        self.optimizer.load(state)
+        hf.load_weights(self.model, self.config.model, model, own=self.own)
+        self.load_optimizer(state)
         self.reference.load(state, self.scorer)

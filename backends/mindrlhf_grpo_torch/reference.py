@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mindrlhf_grpo.config import ModelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError
 
 from . import hf
+from .layout_choice import PackedModel
 from .log_probs import LogProbModel
+from .parallel import Shards
 
 FILE = "reference.safetensors"
 
@@ -26,8 +29,12 @@ class Reference:
         moved: whether it differs from the model folder, so that a checkpoint must hold it.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: ModelConfig, device: torch.device, share_out: Callable[[PackedModel], Shards | None]
+    ) -> None:
+        self.config, self.device, self.share_out = config, device, share_out
+        self.shards: Shards | None = None
+        self.gathered: dict[str, Tensor] | None = None
         self.frozen: LogProbModel | None = None
         self.moved = False
 
@@ -47,6 +54,7 @@ class Reference:
         if self.frozen is None:
             model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
             self.frozen = LogProbModel(model, scorer.layout, recompute=False)
+            self.shards = self.share_out(self.frozen)
         return self.frozen
 
     @torch.no_grad()
@@ -66,16 +74,23 @@ class Reference:
         live = dict(hf.hf_tensors(scorer.model))
         for name, weight in hf.hf_tensors(self.copy(scorer).model):
             if weight.is_floating_point():
-                weight.copy_(torch.lerp(weight.float(), live[name].float(), share))
+                old = hf.local(weight)
+                old.copy_(torch.lerp(old.float(), hf.local(live[name]).float(), share))
         self.moved = True
+
+    def gather(self, *, keep: bool) -> None:
+        """Every rank, before a moved reference that is sharded is saved: bring it together where ``keep`` is set."""
+        if self.moved and self.shards is not None:
+            self.gathered = {name: whole.cpu() for name, whole in self.shards.whole_tensors() if keep}
 
     def save(self, folder: Path) -> None:
         """Write a moved reference into a saved state; a file that is no longer true goes."""
         from safetensors.torch import save_file
 
         if self.moved and self.frozen is not None:
-            tensors = {name: tensor.contiguous() for name, tensor in hf.hf_tensors(self.frozen.model)}
-            save_file(tensors, folder / FILE)
+            whole = hf.hf_tensors(self.frozen.model) if self.gathered is None else self.gathered.items()
+            save_file({name: tensor.contiguous() for name, tensor in whole}, folder / FILE)
+            self.gathered = None
         else:
             (folder / FILE).unlink(missing_ok=True)
 
@@ -90,11 +105,15 @@ class Reference:
 
         path = folder / FILE
         if not path.is_file():
-            self.frozen = None if self.moved else self.frozen
+            if self.moved:
+                self.frozen = self.shards = None
             self.moved = False
             return
         try:
-            hf.copy_tensors(dict(hf.hf_tensors(self.copy(scorer).model)), load_file(path))
+            live, saved = dict(hf.hf_tensors(self.copy(scorer).model)), load_file(path)
+            if self.shards is not None:
+                saved = {name: self.shards.own_of(name, whole) for name, whole in saved.items()}
+            hf.copy_tensors(live, saved)
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None
         self.moved = True

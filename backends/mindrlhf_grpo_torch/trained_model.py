@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from mindrlhf_grpo.backend import Loss, UpdateResult
 from mindrlhf_grpo.batching import micro_batches
 from mindrlhf_grpo.config import TrainConfig
+from mindrlhf_grpo.config_memory import ParallelConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.types import Batch
 from mindrlhf_grpo.update_sums import clip_scale, step_sums, trained_rows
@@ -31,6 +32,7 @@ from .fingerprint import fingerprint
 from .layout_choice import PackedModel
 from .layouts import ModelInput
 from .optim import AdamW, gradient_norm
+from .parallel import Gathered, Shards, gathered, share_out
 
 
 class TrainedModel(ABC):
@@ -42,14 +44,33 @@ class TrainedModel(ABC):
     trainable: dict[str, Tensor]
     optimizer: AdamW
 
-    def __init__(self, train: TrainConfig, device: torch.device, comm: SingleProcess | TorchRanks) -> None:
-        self.train, self.device, self.comm = train, device, comm
+    def __init__(
+        self,
+        train: TrainConfig,
+        device: torch.device,
+        comm: SingleProcess | TorchRanks,
+        parallel: ParallelConfig | None = None,
+    ) -> None:
+        self.train, self.device, self.comm, self.parallel = train, device, comm, parallel
+        self.shards: Shards | None = None
+        self.gathered: Gathered | None = None
 
     def take_weights(self, model: Any) -> None:
         """Train the weights of a model that require a gradient."""
         self.model = model
         self.trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.optimizer = AdamW(self.trainable.items(), betas=self.train.betas, weight_decay=self.train.weight_decay)
+
+    def share_out(self, packed: PackedModel) -> None:
+        """Shard the weights where the run asks for it; every rank calls it, before the first step."""
+        self.shards = self.sharded(packed)
+        if self.shards is not None:
+            self.take_weights(self.model)
+            self.layout_reason += f"; {self.shards.settings.strategy} over {self.comm.world_size} ranks"
+
+    def sharded(self, packed: PackedModel) -> Shards | None:
+        """The shards of a model that is used beside this one."""
+        return share_out(packed, self.parallel, self.device, self.comm)
 
     @property
     @abstractmethod
@@ -74,9 +95,10 @@ class TrainedModel(ABC):
         Raises:
             RunFailed: the gradient is not finite; the weights are unchanged.
         """
+        if self.shards is not None:
+            self.shards.begin()
         parts = [self.backward_all(each, its_loss) for each, its_loss in [(batch, loss), *also]]
-        self.comm.sum_gradients(self.trainable.values())
-        norm = gradient_norm(self.trainable.values())
+        norm = self.sum_gradients()
         if not math.isfinite(norm):
             self.drop_gradients()
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
@@ -87,7 +109,18 @@ class TrainedModel(ABC):
     def backward_all(self, batch: Batch, loss: Loss) -> list[dict[str, float]]:
         """Add the gradient of a batch; returns the sums of each micro-batch."""
         trained = batch.take(trained_rows(batch))
-        return [self.backward(trained.take(rows), loss) for rows in self.micro_batches(trained)]
+        sums = [self.backward(trained.take(rows), loss) for rows in self.micro_batches(trained)]
+        if self.shards is not None:
+            self.shards.keep_pace(len(sums), gradient=True)
+        return sums
+
+    def sum_gradients(self) -> float:
+        """Bring the gradients of all ranks together; their global L2 norm."""
+        if self.shards is None:
+            self.comm.sum_gradients(self.trainable.values())
+            return gradient_norm(self.trainable.values())
+        self.shards.reduce()
+        return self.shards.norm(gradient_norm(self.trainable.values()))
 
     def backward(self, batch: Batch, loss: Loss) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its loss and metric sums."""
@@ -101,12 +134,35 @@ class TrainedModel(ABC):
         return {name: float(number.detach()) for name, number in sums.items()}
 
     def fingerprint(self) -> str:
-        """Digest of the weights by Hugging Face name, adapters merged."""
-        return fingerprint(hf.hf_tensors(self.packed.model))
+        """Digest of the weights by Hugging Face name, adapters merged; every rank takes part where they are sharded."""
+        return fingerprint(self.whole_tensors())
+
+    def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, tensor) of every weight, adapters merged, shards brought together one by one."""
+        return hf.hf_tensors(self.packed.model) if self.shards is None else self.shards.whole_tensors()
+
+    def gather(self) -> None:
+        """Every rank, before rank 0 saves: bring what is sharded together in the host memory of rank 0."""
+        if self.shards is not None:
+            self.gathered = gathered(self.shards, self.optimizer)
+
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """What ``gather`` brought together; None where nothing is sharded."""
+        return None if self.gathered is None else self.gathered.weights
+
+    def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of whole tensors by name what this rank holds; buffers are not shared out."""
+        shards = self.shards
+        return tensors if shards is None else {name: shards.own_of(name, whole) for name, whole in tensors.items()}
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer."""
-        self.optimizer.save(folder)
+        self.optimizer.save(folder, None if self.gathered is None else self.gathered.optimizer)
+        self.gathered = None
+
+    def load_optimizer(self, folder: Path) -> None:
+        """Copy a saved optimizer in."""
+        self.optimizer.load(folder, None if self.shards is None else self.shards.own)
 
     def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Rows of every micro-batch; none for an empty batch."""

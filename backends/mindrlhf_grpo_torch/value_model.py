@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
 from mindrlhf_grpo.config import ModelConfig, TrainConfig
+from mindrlhf_grpo.config_memory import ParallelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
 from mindrlhf_grpo.model_files import find_folder
 from mindrlhf_grpo.types import Batch
@@ -25,6 +26,7 @@ from .comm import SingleProcess, TorchRanks
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput
 from .lean_layers import make_lean
+from .parallel import reading
 from .trained_model import TrainedModel
 from .value_head import value_head
 
@@ -48,6 +50,14 @@ class ValueOutputs(PackedModel):
 
     def values(self, inputs: ModelInput) -> Tensor:
         """``[N, T]`` float32, 0 past each length."""
+        found: Tensor = self.entered(self.outputs_within, inputs)
+        return found
+
+    def outputs_of(self, inputs: ModelInput) -> Tensor:
+        """Values."""
+        return self.values(inputs)
+
+    def outputs_within(self, inputs: ModelInput) -> Tensor:
         return unpack(self.head(self.hidden(inputs))[:, 0], inputs)
 
     @torch.no_grad()
@@ -81,8 +91,9 @@ class TorchValueModel(TrainedModel):
         comm: SingleProcess | TorchRanks,
         *,
         seed: int,
+        parallel: ParallelConfig | None = None,
     ) -> None:
-        super().__init__(train, device, comm)
+        super().__init__(train, device, comm, parallel)
         self.config, self.read_at, self.seed = config, read_at, seed
         self.held: ValueOutputs | None = None
         self.restored = False
@@ -100,6 +111,7 @@ class TorchValueModel(TrainedModel):
         make_lean(self.model)
         self.held = ValueOutputs(self.model, self.config.layout, self.read_at, recompute=self.config.recompute)
         self.layout, self.layout_reason = self.held.layout, self.held.layout_reason
+        self.share_out(self.held)
         return self.held
 
     def with_adapters(self, whole: Any) -> Any:
@@ -123,9 +135,11 @@ class TorchValueModel(TrainedModel):
         """``[N, T]`` float32 without gradient, 0 past each length."""
         packed = self.packed
         values = np.zeros(batch.ids.shape, dtype=np.float32)
-        for rows in self.micro_batches(batch):
-            found = packed.values(packed.input(batch.take(rows)))
-            values[rows, : found.shape[1]] = found.cpu().numpy()
+        every = self.micro_batches(batch)
+        with reading(self.shards, len(every)):
+            for rows in every:
+                found = packed.values(packed.input(batch.take(rows)))
+                values[rows, : found.shape[1]] = found.cpu().numpy()
         return values
 
     @torch.no_grad()
@@ -179,7 +193,7 @@ class TorchValueModel(TrainedModel):
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
         whole = self.packed.whole
-        hf.save_model(self.model, folder, merge=merge)
+        hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
         if hf.is_lora(self.model) and not merge:
             add_head_to_adapter(folder, whole.score)
         else:
@@ -196,10 +210,10 @@ class TorchValueModel(TrainedModel):
             if hf.is_lora(self.model):
                 load_adapter_with_head(self.model, whole.score, model)
             else:
-                hf.copy_tensors(dict(hf.hf_tensors(self.model)), saved_tensors(self.config, model))
+                hf.copy_tensors(dict(hf.hf_tensors(self.model)), self.own(saved_tensors(self.config, model)))
         except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None
-        self.optimizer.load(state)
+        self.load_optimizer(state)
         self.restored = True
 
 

@@ -17,9 +17,10 @@ from mindrlhf_grpo.errors import BackendError, RunFailed
 from .engine import TorchEngine, model_of
 from .fingerprint import fingerprint
 from .hf import hf_tensors
+from .trained_model import TrainedModel
 
 
-def build_weight_sync(policy: Policy, engine: RolloutEngine) -> TorchWeightSync:
+def build_weight_sync(policy: Policy, engine: RolloutEngine) -> TorchWeightSync | ShardedWeightSync:
     """The sync between a policy and an engine of this backend.
 
     Raises:
@@ -27,6 +28,8 @@ def build_weight_sync(policy: Policy, engine: RolloutEngine) -> TorchWeightSync:
     """
     if not isinstance(engine, TorchEngine):
         raise BackendError(f"weights go to the torch engine in memory, not to {type(engine).__name__}")
+    if isinstance(policy, TrainedModel) and policy.shards is not None:
+        return ShardedWeightSync(policy, engine)
     return TorchWeightSync(model_of(policy), engine)
 
 
@@ -69,12 +72,42 @@ class TorchWeightSync:
             if target is None:
                 raise RunFailed(f"weight {name} of the policy is unknown to the engine")
             if not same_memory(target, weight):
-                ours, theirs = fingerprint([(name, target)]), fingerprint([(name, weight)])
-                if ours != theirs:
-                    raise RunFailed(
-                        f"weight {name} differs between engine and policy after the sync "
-                        f"(fingerprints {ours[:12]} and {theirs[:12]})"
-                    )
+                check_equal(name, target, weight)
+
+
+class ShardedWeightSync:
+    """The same from shards: each weight is brought together on every rank, copied, compared, and let go."""
+
+    def __init__(self, policy: TrainedModel, engine: TorchEngine) -> None:
+        self.policy, self.engine = policy, engine
+
+    @torch.no_grad()
+    def push(self, version: int) -> None:
+        """See ``TorchWeightSync.push``; every rank takes part, also when one of them finds a difference."""
+        own = self.engine.decoder.weights()
+        targets = dict(hf_tensors(self.engine.model)) if own is None else own
+        failure: RunFailed | None = None
+        for name, weight in self.policy.whole_tensors():
+            try:
+                if name not in targets:
+                    raise RunFailed(f"weight {name} of the policy is unknown to the engine")
+                targets[name].copy_(weight)
+                check_equal(name, targets[name], weight.to(targets[name].device))
+            except RunFailed as found:
+                failure = failure or found
+        if failure is not None:
+            raise failure
+        self.engine.weight_version = version
+
+
+def check_equal(name: str, target: Tensor, weight: Tensor) -> None:
+    """Raises RunFailed if two tensors differ in a bit."""
+    ours, theirs = fingerprint([(name, target)]), fingerprint([(name, weight)])
+    if ours != theirs:
+        raise RunFailed(
+            f"weight {name} differs between engine and policy after the sync "
+            f"(fingerprints {ours[:12]} and {theirs[:12]})"
+        )
 
 
 def same_memory(one: Tensor, other: Tensor) -> bool:

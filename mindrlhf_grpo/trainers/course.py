@@ -77,8 +77,12 @@ class Course:
         memory = {f"memory/{name}": value for name, value in self.backend.memory().items()}
         self.tracker.log(step, {**metrics, **self.clock.metrics(), **memory})
 
-    def keep(self, step: int, write: Callable[[Path], None]) -> None:
-        """Checkpoint when due: by interval, at the end, or because it is the best so far."""
+    def keep(self, step: int, write: Callable[[Path], None], gather: Callable[[], None]) -> None:
+        """Checkpoint when due: by interval, at the end, or because it is the best so far.
+
+        Args:
+            gather: called on every rank, before ``write`` fills the folder on rank 0.
+        """
         settings, progress = self.config.checkpoint, self.progress
         due = settings.every and step % settings.every == 0
         last = step == self.config.train.steps or progress.stopped_because is not None
@@ -86,6 +90,7 @@ class Course:
         self.clock = Clock(self.backend.compile_log)  # of the next step, which carries the time of this checkpoint
         if due or last or best:
             with self.clock.phase("save"):
+                gather()
                 self.write_checkpoint(step, write)
 
     def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:

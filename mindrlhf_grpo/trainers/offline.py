@@ -83,7 +83,7 @@ class OfflineTrainer:
         with clock.phase("eval"):
             evaluated = self._evaluate(step)
         self.course.log(step, {**self._update_metrics(rate, examples, result), **evaluated})
-        self.course.keep(step, self._write)
+        self.course.keep(step, self._write, self.steps.model.gather)
 
     def _update_metrics(self, rate: float, examples: Sequence[Example], result: UpdateResult) -> dict[str, float]:
         """Figures of the optimizer step, over all ranks."""

@@ -106,7 +106,7 @@ class OnlineTrainer:
             split="train", step=step, advantages=experience.batch.advantages, kl=experience.kl,
         )  # fmt: skip
         self.course.log(step, {**metrics, **own, **evaluated})
-        self.course.keep(step, self.write)
+        self.course.keep(step, self.write, self._gather)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
@@ -172,6 +172,12 @@ class OnlineTrainer:
         progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
         if self.mix is not None:
             progress.algorithm["pretraining"] = self.mix.state()
+
+    def _gather(self) -> None:
+        """Bring together what is shared out over ranks, before a checkpoint."""
+        self.policy.gather()
+        if self.critic is not None:
+            self.critic.model.gather()
 
     def write(self, folder: Path) -> None:
         """Fill the folder of a checkpoint."""

@@ -1,0 +1,218 @@
+"""Weights, gradients and optimizer state shared out over ranks, with torch's own ``fully_shard`` (FSDP2).
+
+Every parameter is cut along its first axis; a layer's weights are whole only while it computes (``fsdp``, ZeRO-3,
+arXiv:1910.02054), or from its forward to its backward pass (``zero2``); ``zero1`` also keeps whole gradients until the
+last micro-batch of a step. Between steps all three hold shards alone. Ranks must make equal numbers of passes:
+one that runs out of rows goes on with a tiny batch that adds nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mindrlhf_grpo.config_memory import ParallelConfig
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.resharding import Copy, Layout, Parameter, chunk, plan, slices
+
+from . import hf
+from .attention import attending
+from .comm import SingleProcess, TorchRanks
+
+if TYPE_CHECKING:
+    from .layout_choice import PackedModel
+    from .optim import AdamW
+
+
+class Entry(nn.Module):
+    """The way into a sharded model: the weights outside its layers are gathered while a function of it runs."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def share_out(
+    packed: PackedModel, settings: ParallelConfig | None, device: torch.device, comm: SingleProcess | TorchRanks
+) -> Shards | None:
+    """Shard a model in place; None where every rank holds everything, as a single process does.
+
+    Raises:
+        BackendError: a torch without ``fully_shard``, or adapters.
+    """
+    if settings is None or settings.strategy == "replicate":
+        return None
+    if isinstance(comm, SingleProcess):
+        if settings.offload:
+            raise BackendError("parallel.offload needs ranks: start the run with torchrun (one process is enough)")
+        return None
+    if hf.is_lora(packed.model):
+        raise BackendError(
+            f"parallel.strategy={settings.strategy} is not made for LoRA, whose trained weights are small; accepted: "
+            "parallel.strategy=replicate, or model.lora_rank=0"
+        )
+    return Shards(packed, settings, device, comm)
+
+
+class Shards:
+    """One sharded model.
+
+    Attributes:
+        units: what FSDP gathers at once: each layer, and the rest.
+        copies: of each weight, what this rank copies from the ranks' shards to have it whole.
+    """
+
+    def __init__(self, packed: PackedModel, settings: ParallelConfig, device: torch.device, comm: TorchRanks) -> None:
+        self.packed, self.settings, self.comm = packed, settings, comm
+        parameters = [Parameter(name=name, shape=tuple(p.shape)) for name, p in packed.whole.named_parameters()]
+        layout = Layout(dp=comm.world_size, sharded=True)
+        ways = plan(layout, parameters, Layout(dp=comm.world_size), parameters, only=comm.rank)
+        self.copies: dict[str, list[Copy]] = {parameter.name: [] for parameter in parameters}
+        for copy in ways.copies:
+            self.copies[copy.target_parameter].append(copy)
+        self.units = fully_sharded(packed, settings, device)
+
+    def begin(self) -> None:
+        """Before the passes of an optimizer step."""
+        if self.settings.strategy == "zero1":
+            self.units[-1].set_requires_gradient_sync(False)
+
+    def keep_pace(self, passes: int, *, gradient: bool) -> None:
+        """Go on, after this many passes, until every rank has made as many."""
+        for _ in range(max(self.comm.gather_objects(passes)) - passes):
+            self.idle_pass(gradient=gradient)
+
+    def reduce(self) -> None:
+        """After the passes of an optimizer step: each rank has its shard of the summed gradient."""
+        if self.settings.strategy == "zero1":
+            self.units[-1].set_requires_gradient_sync(True)
+            self.idle_pass(gradient=True)
+
+    def idle_pass(self, *, gradient: bool) -> None:
+        """A pass over a tiny batch that adds nothing to the gradient."""
+        inputs = self.packed.input(self.packed.probe)
+        with attending(inputs.attention), torch.set_grad_enabled(gradient):
+            nothing = self.packed.outputs_of(inputs).sum() * 0.0
+            if gradient:
+                nothing.backward()
+
+    def give_back(self) -> None:
+        """After passes without gradient: free what they gathered, so that none meets old weights later."""
+        for unit in self.units:
+            unit.reshard()
+
+    def norm(self, own: float) -> float:
+        """The L2 norm over all ranks from that of each one's shards."""
+        return math.sqrt(math.fsum(part * part for part in self.comm.gather_objects(own)))
+
+    def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole tensor), one after another; every rank must take all of them."""
+        for name, tensor in hf.hf_tensors(self.packed.whole):
+            yield name, self.whole(name, hf.local(tensor), tuple(tensor.shape)) if hf.is_shard(tensor) else tensor
+
+    @torch.no_grad()
+    def whole(self, name: str, own: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A tensor cut like weight ``name`` from the shards of all ranks, on the device of this rank's."""
+        rows = chunk(shape[0], 0, self.comm.world_size)[1]
+        padded = own.new_zeros((rows, *shape[1:]))
+        padded[: len(own)] = own
+        pieces = [torch.empty_like(padded) for _ in range(self.comm.world_size)]
+        dist.all_gather(pieces, padded)
+        found = own.new_empty(shape)
+        for copy in self.copies[name]:
+            found[slices(copy.target_box)] = pieces[copy.source][slices(copy.source_box)]
+        return found
+
+    def own_of(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's shard of a weight by name; a buffer is no weight."""
+        return self.own(whole) if name in self.copies else whole
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This rank's shard of a whole tensor."""
+        first, last = chunk(len(whole), self.comm.rank, self.comm.world_size)
+        return whole[first:last]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """Whole tensors in host memory, empty on ranks other than 0."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+def gathered(shards: Shards, optimizer: AdamW) -> Gathered:
+    """Weights and optimizer state from the shards of all ranks; each rank calls it."""
+    weights, state = to_host(shards.whole_tensors(), shards.comm.rank), {}
+    for name, own in optimizer.named_state().items():
+        weight = name.partition("/")[2]
+        whole = shards.whole(weight, own, tuple(optimizer.parameters[weight].shape))
+        state.update(to_host([(name, whole)], shards.comm.rank))
+    return Gathered(weights=weights, optimizer=state)
+
+
+def to_host(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tensor]:
+    """Tensors in host memory on rank 0, nothing elsewhere."""
+    return {name: tensor.cpu() for name, tensor in tensors if rank == 0}
+
+
+@contextmanager
+def reading(shards: Shards | None, passes: int) -> Iterator[None]:
+    """Passes without gradient, as many as given on this rank, over a model that may be sharded."""
+    try:
+        yield
+        if shards is not None:
+            shards.keep_pace(passes, gradient=False)
+    finally:
+        if shards is not None:
+            shards.give_back()
+
+
+def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.device) -> list[Any]:
+    """Apply ``fully_shard`` to every layer, then to the rest.
+
+    Raises:
+        BackendError: this torch has none, or not the sums of gradients that loss weights ask for.
+    """
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+    except ImportError as error:
+        raise BackendError(
+            f"parallel.strategy={settings.strategy} needs torch.distributed.fsdp.fully_shard, which torch "
+            f"{torch.__version__} does not have ({error}); accepted: parallel.strategy=replicate"
+        ) from None
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    offload = OffloadPolicy()
+    if settings.offload and device.type != "cpu":  # on a processor the shards are in host memory as it is
+        offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    again = None if settings.strategy == "fsdp" else False  # gathered again for the backward pass
+    packed.entry = Entry(packed.whole)
+    units: list[Any] = [m for m in packed.whole.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for unit in [*units, packed.entry]:
+        fully_shard(
+            unit, mesh=mesh, reshard_after_forward=again, offload_policy=offload,
+            mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
+        )  # fmt: skip
+    units.append(packed.entry)
+    for unit in units:
+        if not hasattr(unit, "set_force_sum_reduction_for_comms"):
+            raise BackendError(
+                f"parallel.strategy={settings.strategy} needs a torch whose fully_shard sums gradients (2.8 or newer), "
+                f"not {torch.__version__}; accepted: parallel.strategy=replicate"
+            )
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    return units
