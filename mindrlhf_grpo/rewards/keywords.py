@@ -7,6 +7,8 @@ is never found inside a longer one.
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +17,9 @@ from functools import lru_cache
 UNSPACED = ("zh", "ja")  # spaces between words mean nothing
 INSIDE_WORDS = ("zh", "ja", "ko")  # a keyword may be followed by particles without a space
 SPACE = re.compile(r"\s+")
+WORD = re.compile(r"\w+")
+JSON_OBJECT = re.compile(r"\{[^{}]*\}")
+LONGEST_TERM = 12
 
 
 @lru_cache(maxsize=4096)
@@ -47,6 +52,32 @@ def slots_filled(text: str, slots: Sequence[str | Sequence[str]], language: str)
         if any(normalised(choice, language) for choice in choices):
             found.append(any(contains(text, choice, language) for choice in choices))
     return found
+
+
+def read_keywords(reply: str, key: str = "keywords") -> list[str]:
+    """The list of texts under ``key`` in the first JSON object of a model's reply that has one; else none."""
+    for found in JSON_OBJECT.finditer(reply):
+        try:
+            words = json.loads(found[0])[key]
+        except (ValueError, KeyError):
+            continue
+        if isinstance(words, list):
+            return [word for word in words if isinstance(word, str) and word.strip()]
+    return []
+
+
+def shared_terms(text: str, source: str, language: str, *, most: int = 3) -> list[str]:
+    """The longest pieces that a text has in common with its source, in letters where words are not written apart.
+
+    Pieces of less than 4 letters (in English) or 2 are left out, longer ones cut after 12 letters or words.
+    """
+    one, other = (list(side) if language in UNSPACED else WORD.findall(side) for side in (text, source))
+    blocks = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
+    between = "" if language in UNSPACED else " "
+    terms = {between.join(one[block.a : block.a + min(block.size, LONGEST_TERM)]) for block in blocks if block.size}
+    least = 4 if language == "en" else 2
+    long_enough = [term for term in terms if len(normalised(term, language)) >= least]
+    return sorted(long_enough, key=lambda term: (-len(term), term))[:most]
 
 
 def _is_mark(letter: str) -> bool:

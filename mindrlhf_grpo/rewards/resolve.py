@@ -46,6 +46,7 @@ BUILT_INS: Mapping[str, BuiltIn] = {
     "length": BuiltIn("length", "length"),
     "overlong": BuiltIn("length", "overlong"),
     "repetition": BuiltIn("repetition", "repetition"),
+    "constraints": BuiltIn("constraints", "constraints", columns=("constraints",)),
     "reasoning_gym": BuiltIn(
         "reasoning_gym", "reasoning_gym", columns=("task", "entry"), library="reasoning_gym", extra="tasks"
     ),
