@@ -197,17 +197,19 @@ class Generation:
             self.progress(len(self.finished), self.scheduler.total)
 
 
-def check_prompt(prompt: Prompt, sampling: Sampling, *, vocab_size: int, context: int | None) -> None:
+def check_prompt(
+    prompt: Prompt, sampling: Sampling, *, vocab_size: int, context: int | None, reads_images: bool = False
+) -> None:
     """Whether a native engine can complete the prompt with a model of this vocabulary and context length.
 
     Raises:
-        BackendError: it is not text alone.
+        BackendError: it has images, and the model reads text only.
         DataError: a prompt without tokens, or with tokens the model does not know.
         ConfigError: the prompt and ``max_tokens`` do not fit the model's context.
     """
     length = len(prompt.ids)
-    if prompt.features:
-        raise BackendError(f"row {prompt.row}: the native engine reads text only, not {', '.join(prompt.features)}")
+    if prompt.features and not reads_images:
+        raise BackendError(f"row {prompt.row}: the model reads text only, not {', '.join(prompt.features)}")
     if not length:
         raise DataError(f"row {prompt.row}: the prompt has no tokens")
     largest = int(max(prompt.ids))

@@ -22,6 +22,7 @@ from . import hf
 from .decoder import choose_decoder, without_gradient
 from .fingerprint import fingerprint
 from .runner import TorchRunner
+from .vision import vision_of
 
 
 def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
@@ -70,6 +71,7 @@ class TorchEngine:
         self.decoder, self.decoder_name, self.decoder_reason = choice.decoder, choice.decoder.name, choice.reason
         causal_lm = hf.causal_lm_of(model)
         self.device = next(model.parameters()).device
+        self.reads_images = vision_of(causal_lm) is not None
         self.vocab_size = int(causal_lm.get_input_embeddings().weight.shape[0])
         self.runner = TorchRunner(self.decoder, vocab_size=self.vocab_size, device=self.device)
         self.context: int | None = getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
@@ -80,12 +82,16 @@ class TorchEngine:
         Raises:
             ConfigError: a prompt and ``max_tokens`` do not fit the model's context.
             DataError: a prompt without tokens, or with tokens the model does not know.
+            BackendError: a prompt with images, and a model that reads text only.
             RunFailed: logits that are not finite.
         """
         if not prompts:
             return []
         for prompt in prompts:
-            check_prompt(prompt, sampling, vocab_size=self.vocab_size, context=self.context)
+            check_prompt(
+                prompt, sampling, vocab_size=self.vocab_size, context=self.context, reads_images=self.reads_images
+            )
+        self.runner.features = {number: prompt.features for number, prompt in enumerate(prompts) if prompt.features}
         with without_gradient(self.decoder):
             return Generation(
                 prompts, sampling, group_size=group_size, slots=self.slots, runner=self.runner,

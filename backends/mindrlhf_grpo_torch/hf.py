@@ -6,7 +6,7 @@ trainer, engine and export agree on: adapters merged, names as in the Hugging Fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ACCELERATORS = ("cuda", "npu")
+BESIDE_LANGUAGE = r"(?!(.*\.)?language_model\.).*"  # of a model that reads images: what gets no adapters
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:
@@ -52,18 +53,17 @@ def import_npu() -> None:
 
 
 def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
-    """The model of a folder or hub id, in eval mode, all weights trainable.
+    """The model of a folder or hub id, in eval mode, all weights trainable; also one that reads images besides text.
 
     Raises:
         ConfigError: no such folder, no config.json, an unknown architecture, missing or unsafe weights.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     check_folder(model.path)
     disable_progress_bar()
     with refused_as_config_error(model.path):
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loaded, report = model_class(model).from_pretrained(
             model.path,
             dtype=DTYPES[model.dtype],
             trust_remote_code=model.trust_remote_code,
@@ -72,6 +72,46 @@ def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> Pr
         )
     refuse_missing(model.path, sorted(report["missing_keys"]))
     return prepared(loaded, model, device)
+
+
+def model_class(model: ModelConfig) -> Any:
+    """The class of transformers that loads it: for causal LMs, or for models of images and text."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code).model_type
+    reads_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
+    """Take the weights whose names start with a prefix out of training; their names.
+
+    Raises:
+        ConfigError: a prefix that no weight starts with, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for prefix in prefixes:
+        found = [name for name in names if starts_with(name, prefix)]
+        if not found:
+            first = sorted({name.removeprefix("model.").partition(".")[0] for name in names})
+            raise ConfigError(f"model.freeze.prefixes: no weight is called {prefix}. ...; here: {', '.join(first)}")
+        frozen.update(found)
+    if len(frozen) == len(names):
+        raise ConfigError(f"model.freeze.prefixes {list(prefixes)} leave no weight to train")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return sorted(frozen)
+
+
+def starts_with(name: str, prefix: str) -> bool:
+    """Whether a weight's name starts with the prefix's parts (layers.1 is not layers.10), ``model.`` left out of both."""
+    wanted = prefix.removesuffix(".").removeprefix("model.")
+    return f"{name.removeprefix('model.')}.".startswith(f"{wanted}.")
 
 
 def check_folder(path: str) -> None:
@@ -106,28 +146,35 @@ def load_classifier(model: ModelConfig, device: torch.device | None = None) -> P
         ConfigError: as ``load_causal_lm``, or a family that transformers has no sequence classification for.
     """
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
 
     check_folder(model.path)
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would warn of a head that is absent
-    try:
-        with refused_as_config_error(model.path), torch.random.fork_rng(devices=[]):
-            loaded, report = AutoModelForSequenceClassification.from_pretrained(
-                model.path,
-                dtype=DTYPES[model.dtype],
-                trust_remote_code=model.trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **classifier_settings(model.path),
-            )
-    finally:
-        logging.set_verbosity(verbosity)
+    with quiet_loading(), refused_as_config_error(model.path), torch.random.fork_rng(devices=[]):
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+            model.path,
+            dtype=DTYPES[model.dtype],
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **classifier_settings(model.path),
+        )
     wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     refuse_missing(model.path, [name for name in wrong if not is_head(name)])
     return prepared(loaded, model, device)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """transformers without bars and warnings: it would warn of a head that is absent, or of one that is not asked for."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def classifier_settings(path: str) -> dict[str, Any]:
@@ -169,6 +216,7 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int, task: st
     settings = LoraConfig(
         r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none", task_type=task,
         target_modules=targets if targets == "all-linear" else as_list(targets),
+        exclude_modules=BESIDE_LANGUAGE if hasattr(model, "get_image_features") else None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

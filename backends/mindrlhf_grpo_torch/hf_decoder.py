@@ -13,24 +13,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
+from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import IntArray
 
 from .decoder import UnsupportedModel
 from .hf import causal_lm_of
 from .kv_cache import PromptCache, SlotCache, round_up
+from .layouts import placed_images, prompt_positions, to_tensor
+from .vision import vision_of
 
 PREFILL_TOKENS = 4096  # tokens computed at once
 
 
-def last_logits(model: Any, ids: Tensor | None, **settings: Any) -> Tensor:
+def last_logits(model: Any, input_ids: Tensor | None, **settings: Any) -> Tensor:
     """Logits ``[rows, V]`` float32 after the last token of ``[rows, L]``; settings go to the model's forward."""
     if "logits_to_keep" in inspect.signature(causal_lm_of(model).forward).parameters:
         settings["logits_to_keep"] = 1
-    logits: Tensor = model(input_ids=ids, **settings).logits
+    logits: Tensor = model(input_ids=input_ids, **settings).logits
     return logits[:, -1].float()
 
 
@@ -130,7 +134,7 @@ class CachedDecoder:
             ids = np.stack([prompts[index] for index in batch])
             read, turns = self._read(ids, [features[index] for index in batch] if any(features) else ())
             cache = DynamicCache()
-            rows = last_logits(self.model, read.pop("input_ids", None), **read, past_key_values=cache, use_cache=True)
+            rows = last_logits(self.model, **read, past_key_values=cache, use_cache=True)
             for row, index in enumerate(batch):
                 states[index], logits[index] = prompt_cache(cache, row, ids.shape[1], turns[row]), rows[row]
         order = range(len(prompts))
@@ -138,15 +142,18 @@ class CachedDecoder:
 
     def _read(
         self, ids: NDArray[Any], features: Sequence[Mapping[str, Any]]
-    ) -> tuple[dict[str, Tensor], Sequence[int]]:
-        """What the model reads of prompts ``[rows, P]``, and the turn of each."""
-        if self.vision is None or not any(features):
-            return {"input_ids": torch.as_tensor(ids, dtype=torch.long, device=self.device)}, [0] * len(ids)
-        inputs = prompts_input(ids, features, self.vision, self.device)
-        read = {"inputs_embeds": self.vision.embed(inputs.ids, inputs.images)} if inputs.images else {}
-        if inputs.positions is None:
-            return read, [0] * len(ids)
-        return {**read, "position_ids": inputs.positions}, (inputs.positions.amax((0, 2)) + 1 - ids.shape[1]).tolist()
+    ) -> tuple[dict[str, Tensor | None], Sequence[int]]:
+        """What the model reads of prompts ``[rows, P]``, and the turn of each; see ``PromptCache``."""
+        rows, length = ids.shape
+        tokens = to_tensor(ids.astype(np.int64), self.device)
+        images = placed_images(ids, features, ((row, row * length) for row in range(rows)), self.vision, self.device)
+        if self.vision is None or images is None:
+            return {"input_ids": tokens}, [0] * rows
+        positions = np.stack(prompt_positions(ids, features, self.vision), axis=1)
+        read = {"input_ids": None, "inputs_embeds": self.vision.embed(tokens, images)}
+        if len(positions) > 1:
+            read["position_ids"] = to_tensor(positions, self.device)
+        return read, (positions.max(axis=(0, 2)) + 1 - length).tolist()
 
     def fork(self, prompt: PromptCache, slot: int) -> None:
         if self.cache is None:

@@ -33,7 +33,7 @@ class TorchInspection:
         if not isinstance(policy, TorchPolicy):
             raise BackendError(f"the torch backend inspects its own policies, not {type(policy).__name__}")
         self.policy, self.scorer = policy, policy.scorer
-        body = self.scorer.body
+        body = getattr(self.scorer.body, "language_model", self.scorer.body)
         norms = [getattr(body, name) for name in FINAL_NORMS if hasattr(body, name)]
         if not norms:
             raise BackendError(f"{type(body).__name__} has no final norm called {', '.join(FINAL_NORMS)}")

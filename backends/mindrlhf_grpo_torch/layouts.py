@@ -10,7 +10,7 @@ a position.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mindrlhf_grpo.backend import ReadAt
-from mindrlhf_grpo.types import Batch
+from mindrlhf_grpo.types import Batch, IntArray
 
 from .attention import SharedAttention, causal_blocks, group_of
 
@@ -85,7 +85,7 @@ def shared_input(
 
     rows = [batch.ids[row, : computed[row]] for row in order]
     ids = np.concatenate([*batch.prompts, *rows]).astype(np.int64)
-    of_prompts = prompt_positions(batch, vision)
+    of_prompts = prompt_positions(batch.prompts, batch.features, vision)
     positions = np.concatenate(
         [*of_prompts, *(positions_after(of_prompts[batch.prompt_of[row]], computed[row]) for row in order)], axis=1
     )
@@ -102,7 +102,7 @@ def shared_input(
     return ModelInput(
         ids=to_tensor(ids[None], device), attention=plan,
         positions=to_tensor(positions if len(positions) == 1 else positions[:, None], device),
-        images=placed_images(batch, enumerate(prompt_starts), vision, device),
+        images=placed_images(batch.prompts, batch.features, enumerate(prompt_starts), vision, device),
         **predictions(batch, prompt_ends - 1, starts, device, read_at),
     )  # fmt: skip
 
@@ -119,20 +119,22 @@ def plain_input(
     for row, (prompt, length) in enumerate(zip(batch.prompt_of, computed, strict=True)):
         tokens = np.concatenate([batch.prompts[prompt], batch.ids[row, :length]])
         ids[row, : len(tokens)] = tokens
-    after = np.arange(len(batch)) * width + prompt_lengths
+    first = np.arange(len(batch)) * width
+    after, copies = first + prompt_lengths, zip(batch.prompt_of, first, strict=True)
     return ModelInput(
         ids=to_tensor(ids, device), attention=None, positions=plain_positions(batch, computed, width, vision, device),
-        images=placed_images(batch, zip(batch.prompt_of, np.arange(len(batch)) * width, strict=True), vision, device),
+        images=placed_images(batch.prompts, batch.features, copies, vision, device),
         **predictions(batch, after - 1, after, device, read_at),
     )  # fmt: skip
 
 
-def prompt_positions(batch: Batch, vision: Vision | None) -> list[NDArray[np.int64]]:
+def prompt_positions(
+    prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]], vision: Vision | None
+) -> list[NDArray[np.int64]]:
     """``[A, P]`` of every prompt."""
-    if vision is None:
-        return [np.arange(len(prompt))[None] for prompt in batch.prompts]
-    features = batch.features or ({},) * len(batch.prompts)
-    return [vision.positions(prompt, each) for prompt, each in zip(batch.prompts, features, strict=True)]
+    if vision is None or not any(features):
+        return [np.arange(len(prompt))[None] for prompt in prompts]
+    return [vision.positions(prompt, each) for prompt, each in zip(prompts, features, strict=True)]
 
 
 def positions_after(prompt: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
@@ -147,7 +149,7 @@ def plain_positions(
     """``[A, N, P + T]``, or None where they are 0, 1, 2, ..."""
     if vision is None or not batch.features:
         return None
-    of_prompts = prompt_positions(batch, vision)
+    of_prompts = prompt_positions(batch.prompts, batch.features, vision)
     axes = len(of_prompts[0])
     if axes == 1:
         return None
@@ -159,21 +161,25 @@ def plain_positions(
 
 
 def placed_images(
-    batch: Batch, copies: Iterable[tuple[int, int]], vision: Vision | None, device: torch.device
+    prompts: Sequence[IntArray],
+    features: Sequence[Mapping[str, Any]],
+    copies: Iterable[tuple[int, int]],
+    vision: Vision | None,
+    device: torch.device,
 ) -> PlacedImages | None:
-    """Where the images of every copy (prompt, its first place in the flattened tokens) go."""
-    if vision is None or not any(batch.features):
+    """Where the images of every copy (prompt, its first place in the flattened tokens) go; None without images."""
+    if vision is None or not any(features):
         return None
     tokens = [
-        np.flatnonzero(prompt == vision.token) if features else np.zeros(0, np.int64)
-        for prompt, features in zip(batch.prompts, batch.features, strict=True)
+        np.flatnonzero(prompt == vision.token) if each else np.zeros(0, np.int64)
+        for prompt, each in zip(prompts, features, strict=True)
     ]
     firsts = starts_of(np.array([len(each) for each in tokens]))
     copies = list(copies)
     places = np.concatenate([tokens[m] + start for m, start in copies])
     sources = np.concatenate([firsts[m] + np.arange(len(tokens[m])) for m, _ in copies])
     return PlacedImages(
-        features=tuple(features for features in batch.features if features),
+        features=tuple(each for each in features if each),
         embeddings=sum(len(each) for each in tokens),
         places=to_tensor(places.astype(np.int64), device), sources=to_tensor(sources.astype(np.int64), device),
     )  # fmt: skip

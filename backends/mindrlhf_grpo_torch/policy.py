@@ -33,6 +33,8 @@ class TorchPolicy(TrainedModel):
         super().__init__(config.train, device, comm, config.parallel)
         self.config = config
         model = hf.load_causal_lm(config.model, device)
+        if config.model.freeze is not None:
+            hf.freeze(model, config.model.freeze.prefixes)
         self.take_weights(hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model)
         make_lean(self.model)
         self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ class TorchRunner:
         self.levels = depth(vocab_size)
         self.kept: dict[int, tuple[object, Tensor]] = {}  # prompt -> its state and the logits after it
         self.ids: dict[int, IntArray] = {}
+        self.features: Mapping[int, Mapping[str, Any]] = {}  # images of the prompts of the coming call, by their number
 
     def open(self, slots: int, sampling: Sampling, end_tokens: Sequence[int]) -> None:
         """Prepare this many empty slots."""
@@ -35,7 +37,8 @@ class TorchRunner:
 
     def prefill(self, prompts: Mapping[int, IntArray]) -> None:
         """Compute prompts and keep their keys, values and the logits after them."""
-        states, logits = self.decoder.prefill(list(prompts.values()))
+        features = [self.features.get(number, {}) for number in prompts] if self.features else []
+        states, logits = self.decoder.prefill(list(prompts.values()), features)
         self.kept.update(zip(prompts, zip(states, logits, strict=True), strict=True))
         self.ids.update(prompts)
 

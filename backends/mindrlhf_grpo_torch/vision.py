@@ -1,0 +1,84 @@
+"""Models that read images: embeddings of images in the places of their tokens, and rotary positions beside an image.
+
+A prompt's images are encoded once for all its completions, in both layouts and in generation. Which tokens stand for
+images is known from prompts alone: a completion may hold the same token by chance, and then it is a token like others.
+Legend: P prompt tokens, A axes of a position (3 where height and width of an image count, else 1), I image tokens, E
+hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.types import IntArray
+
+from .layouts import PlacedImages, to_tensor
+
+
+def vision_of(whole: Any) -> Vision | None:
+    """What reads images in a Hugging Face model without adapters; None for one that reads text only."""
+    body = getattr(whole, whole.base_model_prefix)
+    token = getattr(whole.config, "image_token_id", None)
+    return Vision(body, int(token)) if token is not None and hasattr(body, "get_image_features") else None
+
+
+def language_part(whole: nn.Module) -> Any:
+    """The part of a model that computes tokens: all of it where it reads text only."""
+    return getattr(getattr(whole, str(whole.base_model_prefix)), "language_model", whole)
+
+
+class Vision:
+    """The image side of one model.
+
+    Args:
+        body: the Hugging Face model below its head.
+        token: id of an image's tokens.
+    """
+
+    def __init__(self, body: Any, token: int) -> None:
+        self.body, self.token = body, token
+
+    def positions(self, ids: IntArray, features: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Rotary positions ``[A, P]`` of a prompt; the token after it stands at the largest plus one.
+
+        M-RoPE (Qwen2-VL, https://arxiv.org/abs/2409.12191): an image's tokens differ by row and column, so that an image
+        takes fewer positions than tokens.
+        """
+        if not hasattr(self.body, "get_rope_index"):
+            return np.arange(len(ids))[None]
+        if not features:
+            return np.tile(np.arange(len(ids)), (3, 1))
+        row = torch.as_tensor(np.asarray(ids, np.int64))[None]
+        grids = {name: torch.from_numpy(np.asarray(grid)) for name, grid in features.items() if name.endswith("_thw")}
+        found, _ = self.body.get_rope_index(row, mm_token_type_ids=(row == self.token).long(), **grids)
+        return np.asarray(found[:, 0].numpy(), dtype=np.int64)
+
+    def embed(self, ids: Tensor, images: PlacedImages) -> Tensor:
+        """``[..., E]`` of ids ``[...]``, images in their places."""
+        embedded = self.body.get_input_embeddings()(ids)
+        found = self.embeddings(images.features)
+        if len(found) != images.embeddings:
+            raise BackendError(
+                f"the model makes {len(found)} embeddings of the images, the prompts have {images.embeddings} tokens for "
+                "them: the image processor's settings do not fit the model"
+            )
+        chosen = found.index_select(0, images.sources).to(embedded.dtype)
+        return torch.index_copy(embedded.flatten(0, -2), 0, images.places, chosen).view_as(embedded)
+
+    def embeddings(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
+        """``[I, E]`` of the images of several prompts, one after the other."""
+        device = next(self.body.parameters()).device
+        joined = {
+            name: to_tensor(np.concatenate([np.asarray(each[name]) for each in features]), device)
+            for name in features[0]
+        }
+        found = self.body.get_image_features(**joined, return_dict=True).pooler_output
+        parts = found if isinstance(found, tuple | list) else [found]
+        return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
