@@ -10,12 +10,12 @@ from typing import Any
 from .algorithms import resolve
 from .config import RunConfig
 from .config_file import AnyConfig, read_config
+from .device_layout import plans
 from .errors import ConfigError, UserError
 from .known_models import config_of, find_known
-from .layout import plans
 from .memory import peak
 from .model_shape import ModelShape, shape_of
-from .prediction import Prediction, layout_of, predict, remedies, smallest
+from .prediction import Prediction, layout_of, predict, refused, remedies, smallest
 from .weight_shapes import Config, text_part, weight_shapes
 
 GIB = 2**30
@@ -28,17 +28,21 @@ class Machine:
     Attributes:
         available: bytes of one device that a process can use, of those on its label.
         backend: which backend computes there.
+        sharding: whether it can share weights out (``parallel``).
+        images: whether it has models that read images.
     """
 
     name: str
     devices: int
     available: int
     backend: str
+    sharding: bool = True
+    images: bool = True
 
 
 MACHINES = (
     Machine(name="8 x 80 GB CUDA", devices=8, available=79 * GIB, backend="torch"),
-    Machine(name="8 x 64 GB Ascend", devices=8, available=60 * GIB, backend="mindspore"),
+    Machine(name="8 x 64 GB Ascend", devices=8, available=60 * GIB, backend="mindspore", sharding=False, images=False),
 )
 
 
@@ -67,7 +71,7 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
         findings["problems"].append(str(error))
         return {**findings, "ok": False}
     meant = [found for found in findings["machines"] if found["backend"] == config.backend] or findings["machines"]
-    findings["problems"] += [f"{draft.name}: {too_large(found)}" for found in meant if not found["fits"]]
+    findings["problems"] += [f"{draft.name}: {text}" for found in meant for text in problems_on(found)]
     return {**findings, "ok": not findings["problems"]}
 
 
@@ -79,33 +83,57 @@ def check_rules(config: AnyConfig) -> None:
     """
     if isinstance(config, RunConfig):
         resolve(config.algorithm).check(config.rollout.group_size)
+    if refused(config):
+        raise ConfigError(refused(config))
 
 
 def on_machine(config: AnyConfig, model: Config, shape: ModelShape, machine: Machine) -> dict[str, Any]:
-    """One machine's part of the findings: as configured; if that is too much, what to change and which layout would do."""
+    """One machine's part of the findings: as configured; if that is too much, what to change and which layout would do.
+
+    What its backend does not have is left out of the configuration first.
+    """
+    missing = lacks(config, model, machine)
+    if not machine.sharding:
+        config = config.model_copy(update={"parallel": None})
     layout = layout_of(config, machine.devices)
     prediction = predict(config, shape, layout, "accelerator")
     found = {
         "name": machine.name, "backend": machine.backend, "devices": machine.devices, "available": machine.available,
         "layout": str(layout), **as_values(prediction), "fits": prediction.peak <= machine.available,
-        "change": [], "plan": None,
+        "lacks": missing, "change": [], "plan": None,
     }  # fmt: skip
     if found["fits"]:
         return found
-    found["change"] = remedies(config, shape, machine.devices, machine.available)
+    found["change"] = remedies(config, shape, machine.devices, machine.available, sharding=machine.sharding)
     text = text_part(model)
     heads = text["num_attention_heads"] if text.get("kv_lora_rank") else text.get("num_key_value_heads")
     layouts = plans(heads or text["num_attention_heads"], shape.layers, text.get("n_routed_experts") or 0)
     plan = smallest(config, shape, layouts, machine.available)
     if plan is not None:
-        runs = plan[0].tensor * plan[0].pipeline * plan[0].expert == 1
+        runs = plan[0].runs and machine.sharding
         found["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": runs, **as_values(plan[1])}
     return found
+
+
+def lacks(config: AnyConfig, model: Config, machine: Machine) -> list[str]:
+    """What the backend of a machine does not have of a run, whatever the memory."""
+    missing = ["models that read images"] if model.get("vision_config") and not machine.images else []
+    if config.parallel is not None and config.parallel.strategy != "replicate" and not machine.sharding:
+        missing.append(f"parallel.strategy={config.parallel.strategy}")
+    return missing
 
 
 def as_values(prediction: Prediction) -> dict[str, Any]:
     """A prediction as plain values."""
     return {"phases": prediction.phases, "peak": prediction.peak, "peak_phase": prediction.phase}
+
+
+def problems_on(found: Mapping[str, Any]) -> Iterator[str]:
+    """Why a run cannot be made on a machine."""
+    if found["lacks"]:
+        yield f"the {found['backend']} backend does not have {', '.join(found['lacks'])} yet"
+    if not found["fits"]:
+        yield too_large(found)
 
 
 def too_large(found: Mapping[str, Any]) -> str:
@@ -121,7 +149,7 @@ def too_large(found: Mapping[str, Any]) -> str:
 
 def beyond(plan: Mapping[str, Any]) -> str:
     """Said of layouts that are a plan only."""
-    return "" if plan["runs"] else "; a plan: this project cannot run it yet"
+    return "" if plan["runs"] else "; a plan, not made yet"
 
 
 # ---- as text
@@ -141,6 +169,8 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
         mark = "fits" if machine["fits"] else "does not fit"
         yield f"{machine['name']}, {machine['available'] / GIB:.0f} GiB usable, {machine['layout']}: {mark}"
         yield from _phases(machine)
+        if machine["lacks"]:
+            yield f"  left out, as the {machine['backend']} backend does not have it yet: {', '.join(machine['lacks'])}"
         if not machine["fits"]:
             yield f"  change: {' '.join(machine['change']) or 'no setting makes it fit'}"
         if machine["plan"]:

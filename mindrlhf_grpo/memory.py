@@ -12,7 +12,7 @@ from typing import Literal
 from .config import ModelConfig, RunConfig
 from .config_file import AnyConfig
 from .config_offline import OfflineConfig
-from .layout import Layout
+from .device_layout import DeviceLayout
 from .model_shape import ModelShape
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -38,6 +38,7 @@ READ = {
     "generate": ("engine",),
     "score": ("weights", "reference", "critic"),
     "update": ("weights", "optimizer", "critic", "critic optimizer"),
+    "checkpoint": ("weights", "optimizer", "critic", "critic optimizer"),
 }
 ROLES = {
     "policy": "weights", "optimizer": "optimizer", "reference": "reference", "critic": "critic",
@@ -118,7 +119,7 @@ def micro_batch_tokens(config: AnyConfig, ranks: int) -> int:
 
 
 def phases(
-    config: AnyConfig, shape: ModelShape, *, reference: bool, critic: bool = False, layout: Layout | None = None
+    config: AnyConfig, shape: ModelShape, *, reference: bool, critic: bool = False, layout: DeviceLayout | None = None
 ) -> dict[str, Parts]:
     """Phase -> part -> bytes, for the second step on (from then the optimizer's state is there).
 
@@ -129,11 +130,11 @@ def phases(
         critic: whether a critic of the policy's size is trained beside it.
         layout: how the model lies on the devices; None: on one.
     """
-    layout, model = layout or Layout(), config.model
+    layout, model = layout or DeviceLayout(), config.model
     held = lasting(config, shape, layout, reference=reference, critic=critic)
     adapters = adapter_parameters(shape, model.lora_rank)
     kind = "float32" if adapters else model.dtype  # adapters are float32, whatever they adapt
-    copied = layout.held("weights", *((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
+    copied = layout.held(*((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
     found = {"load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]}}
     if isinstance(config, RunConfig):
         found["generate"] = {**held, **generation_parts(config, shape, layout)}
@@ -144,16 +145,16 @@ def phases(
     return {phase: without_swapped(config, phase, parts) for phase, parts in found.items()}
 
 
-def scoring_parts(config: AnyConfig, shape: ModelShape, layout: Layout) -> Parts:
+def scoring_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
     """A forward pass without gradient over a micro-batch."""
     model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
     vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=False) // layout.tensor
-    gathered = gathered_bytes(shape, model, layout, passing=GATHERED)
+    gathered = gathered_bytes(shape, model, layout, training=False)
     activations = forward_bytes(shape, tokens, model.dtype) // layout.tensor
     return {"activations": activations, **present({"gathered": gathered, "vision": vision})}
 
 
-def update_parts(config: AnyConfig, shape: ModelShape, layout: Layout) -> Parts:
+def update_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
     """Forward and backward pass over a micro-batch, and gradients."""
     model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
     adapters = adapter_parameters(shape, model.lora_rank)
@@ -161,9 +162,9 @@ def update_parts(config: AnyConfig, shape: ModelShape, layout: Layout) -> Parts:
     kept = activation_bytes(shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute)
     tower = not adapters and shape.vision_trained
     vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower) // layout.tensor
-    gathered = gathered_bytes(shape, model, layout, passing=GATHERED + (0 if adapters else 1))  # and one's gradients
+    gathered = gathered_bytes(shape, model, layout, training=not adapters)
     return {
-        "gradients": layout.held("gradients", *trained) * BYTES["float32" if adapters else model.dtype],
+        "gradients": layout.held(*trained) * BYTES["float32" if adapters else model.dtype],
         "activations": kept // layout.tensor,
         "head": head_bytes(shape, model.dtype, trained=not adapters) // layout.tensor,
         **present({"gathered": gathered, "vision": vision}),
@@ -175,41 +176,47 @@ def present(parts: Mapping[str, int]) -> Parts:
     return {part: size for part, size in parts.items() if size}
 
 
-def lasting(config: AnyConfig, shape: ModelShape, layout: Layout, *, reference: bool, critic: bool) -> Parts:
+def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, reference: bool, critic: bool) -> Parts:
     """What stays from phase to phase."""
     model, online = config.model, isinstance(config, RunConfig)
     size, offload = BYTES[model.dtype], config.parallel is not None and config.parallel.offload
     adapters = adapter_parameters(shape, model.lora_rank)
     trained, kind = ((adapters, 0), "float32") if adapters else (shape.trained, model.dtype)
-    weights = layout.held("weights", *shape.split) * size
+    weights = layout.held(*shape.split) * size
     found = {
-        "weights": weights + layout.held("weights", adapters) * 4,
+        "weights": weights + layout.held(adapters) * 4,
         "reference": weights if reference and not adapters else 0,
-        "optimizer": optimizer_bytes(layout.held("optimizer", *trained), kind),
+        "optimizer": optimizer_bytes(layout.held(*trained), kind),
         "engine": engine_weights(shape, layout, adapters=bool(adapters)) * size if online else 0,
     }
     if critic:
         found["critic"] = weights
-        found["critic optimizer"] = optimizer_bytes(layout.held("optimizer", *shape.split), model.dtype)
+        found["critic optimizer"] = optimizer_bytes(layout.held(*shape.split), model.dtype)
     if offload:
         found.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
     return found
 
 
-def engine_weights(shape: ModelShape, layout: Layout, *, adapters: bool) -> int:
+def engine_weights(shape: ModelShape, layout: DeviceLayout, *, adapters: bool) -> int:
     """Weights the engine has besides the policy's: all where those are sharded, else those that adapters are merged in."""
     if layout.sharded:
         return layout.used(*shape.split)
     return layout.used(min(shape.adapted, shape.split[0])) if adapters else 0
 
 
-def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: Layout, *, passing: int) -> int:
-    """Whole weights of the blocks that pass through a device, and of embeddings and head, where they are sharded."""
+def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: DeviceLayout, *, training: bool) -> int:
+    """Weights that are whole on a device for a while where it stores shards.
+
+    With ``fsdp`` a block that computes and one that arrives, then embeddings and head; else all of them. In training
+    whole gradients come on top, until they are summed: of a block, or with ``zero1`` of all.
+    """
     if not layout.sharded:
         return 0
-    dense, experts = shape.split
+    everything, (dense, experts) = layout.used(*shape.split), shape.split
     block = layout.used(dense - shape.embeddings, experts) * layout.pipeline // shape.layers
-    return (passing * block + shape.embeddings // layout.tensor) * BYTES[model.dtype]
+    weights = GATHERED * block + shape.embeddings // layout.tensor if layout.strategy == "fsdp" else everything
+    gradients = 0 if not training else everything if layout.strategy == "zero1" else block
+    return (weights + gradients) * BYTES[model.dtype]
 
 
 def image_tokens(config: AnyConfig) -> int:
@@ -230,7 +237,7 @@ def without_swapped(config: AnyConfig, phase: str, parts: Parts) -> Parts:
     return {part: 0 if part in moved else size for part, size in parts.items()}
 
 
-def generation_parts(config: RunConfig, shape: ModelShape, layout: Layout) -> Parts:
+def generation_parts(config: RunConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
     """The engine's cache and working memory."""
     rollout, dtype = config.rollout, config.model.dtype
     completions = -(-config.train.prompts_per_step // layout.ranks) * rollout.group_size

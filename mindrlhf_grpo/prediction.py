@@ -11,7 +11,7 @@ from .algorithms import resolve
 from .config import RunConfig
 from .config_file import AnyConfig
 from .config_memory import ParallelConfig, SwapConfig
-from .layout import Layout
+from .device_layout import DeviceLayout
 from .memory import Parts, allocator_bytes, peak, phases
 from .model_shape import ModelShape
 from .objectives import resolve_objective
@@ -38,7 +38,7 @@ class Prediction:
         return peak(self.phases[self.phase])
 
 
-def predict(config: AnyConfig, shape: ModelShape, layout: Layout, place: Place) -> Prediction:
+def predict(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, place: Place) -> Prediction:
     """The memory of a run on one of the devices of a layout.
 
     Raises:
@@ -62,19 +62,25 @@ def models_beside(config: AnyConfig) -> tuple[bool, bool]:
     return resolve_objective(config).needs_reference and config.objective.reference_logps == "on_the_fly", False
 
 
-def layout_of(config: AnyConfig, ranks: int) -> Layout:
+def layout_of(config: AnyConfig, ranks: int) -> DeviceLayout:
     """How this project lays a run on so many devices: whole models, or what `parallel` says."""
-    return Layout(ranks=ranks, strategy=config.parallel.strategy if config.parallel else "replicate")
+    return DeviceLayout(ranks=ranks, strategy=config.parallel.strategy if config.parallel else "replicate")
 
 
-def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int) -> list[str]:
-    """The fewest settings, ``key=value``, with which a run fits; empty if none of those known here do."""
-    known = list(candidates(config, ranks))
+def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, sharding: bool = True) -> list[str]:
+    """The fewest settings, ``key=value``, with which a run fits; empty if none of those known here do.
+
+    Args:
+        sharding: whether the backend can share weights out.
+    """
+    known = [setting for setting in candidates(config, ranks) if sharding or setting[0][0] != "parallel"]
     for count in range(1, len(known) + 1):
         for chosen in combinations(known, count):
             changed = config
             for setting in chosen:
                 changed = with_setting(changed, setting)
+            if refused(changed):
+                continue
             if predict(changed, shape, layout_of(changed, ranks), "accelerator").peak <= available:
                 return [shown(setting) for setting in chosen]
     return []
@@ -94,12 +100,19 @@ def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
             yield ("rollout", "slots"), 8
         if config.swap is None:
             yield ("swap", ""), SwapConfig()
-    if ranks > 1 and (config.parallel is None or config.parallel.strategy != "fsdp"):
+    if ranks > 1 and (config.parallel is None or config.parallel.strategy != "fsdp") and not config.model.lora_rank:
         yield ("parallel", "strategy"), "fsdp"
     if config.model.dtype == "float32":
         yield ("model", "dtype"), "bfloat16"
     if not config.model.lora_rank:
         yield ("model", "lora_rank"), ADAPTER_RANK
+
+
+def refused(config: AnyConfig) -> str:
+    """Why a backend would not take these settings together; empty if it would."""
+    if config.model.lora_rank and config.parallel is not None and config.parallel.strategy != "replicate":
+        return f"parallel.strategy={config.parallel.strategy} is not made for adapters (model.lora_rank); accepted: replicate"
+    return ""
 
 
 def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:
@@ -114,8 +127,8 @@ def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:
 
 
 def smallest(
-    config: AnyConfig, shape: ModelShape, layouts: Sequence[Layout] | Iterator[Layout], available: int
-) -> tuple[Layout, Prediction] | None:
+    config: AnyConfig, shape: ModelShape, layouts: Sequence[DeviceLayout] | Iterator[DeviceLayout], available: int
+) -> tuple[DeviceLayout, Prediction] | None:
     """The first of some layouts on which a run fits."""
     for layout in layouts:
         prediction = predict(config, shape, layout, "accelerator")

@@ -8,11 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from repository import ROOT, files
 
 from mindrlhf_grpo.config_file import load_config
-from mindrlhf_grpo.config_keys import catalogue
 from mindrlhf_grpo.data.sources import read_rows
 
 
@@ -32,19 +30,6 @@ def test_example_configurations_are_valid_and_their_rows_exist(path: Path, monke
     config = load_config(path, [])
     assert config.eval.source is not None
     assert len(read_rows(config.data.source)) > len(read_rows(config.eval.source)) >= 200
-
-
-def flattened(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys of nested mappings."""
-    found: list[str] = []
-    for name, value in tree.items():
-        found += flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
-    return found
-
-
-@pytest.mark.parametrize("path", [path for path in files() if path.parts[0] == "model_configs"], ids=str)
-def test_model_fragments_use_keys_that_exist(path: Path) -> None:
-    assert set(flattened(yaml.safe_load((ROOT / path).read_text()))) <= catalogue().records.keys()
 
 
 def operands(row: dict[str, str]) -> tuple[int, ...]:

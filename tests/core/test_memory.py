@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from tiny_run import architecture, write_model
 
 from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config_offline import OfflineConfig
+from mindrlhf_grpo.device_layout import DeviceLayout
 from mindrlhf_grpo.memory import (
     activation_bytes,
     adapter_parameters,
@@ -23,9 +26,11 @@ from mindrlhf_grpo.memory import (
     optimizer_bytes,
     peak,
     phases,
+    vision_bytes,
 )
 from mindrlhf_grpo.model_files import read_shapes
 from mindrlhf_grpo.model_shape import ModelShape, shape_of
+from mindrlhf_grpo.weight_shapes import weight_shapes
 
 SHAPE = ModelShape(
     parameters=1000, layers=2, hidden=8, intermediate=16, query=8, key=4, vocabulary=10, largest=128, linear=208, adapted=768
@@ -132,6 +137,101 @@ def test_allocator_keeps_a_share_of_what_passes() -> None:
     parts = {"weights": 1000, "optimizer": 500, "activations": 100, "gradients": 60}
     assert allocator_bytes(parts, "host") == 80
     assert allocator_bytes(parts, "accelerator") == 16
+
+
+def test_sharded_weights_are_held_in_parts_and_used_whole() -> None:
+    layout = DeviceLayout(ranks=4, strategy="fsdp")
+    shape = replace(SHAPE, embeddings=200)
+    parts = phases(run_config(parallel={"strategy": "fsdp"}), shape, reference=True, layout=layout)
+    update = parts["update"]
+    held = {"weights": 1000, "reference": 1000, "optimizer": 2000, "engine": 4000, "gradients": 1000}
+    assert update.items() >= held.items()
+    assert update["gathered"] == (3 * 400 + 200) * 4  # a block computes, one arrives, one's gradients; embeddings
+    assert parts["score"]["gathered"] == (2 * 400 + 200) * 4
+    assert parts["checkpoint"]["copy of the weights"] == 1000
+
+
+@pytest.mark.parametrize(("strategy", "gathered"), [("zero2", (1000 + 500) * 4), ("zero1", (1000 + 1000) * 4)])
+def test_earlier_stages_gather_all_weights_in_an_update(strategy: str, gathered: int) -> None:
+    layout = DeviceLayout(ranks=4, strategy=strategy)  # type: ignore[arg-type]
+    update = phases(run_config(parallel={"strategy": strategy}), SHAPE, reference=False, layout=layout)["update"]
+    assert (update["weights"], update["gathered"]) == (1000, gathered)
+
+
+def test_whole_copies_hold_everything_on_any_number_of_ranks() -> None:
+    alone = phases(run_config(train={"prompts_per_step": 1}), SHAPE, reference=True)
+    eight = phases(
+        run_config(train={"prompts_per_step": 8}), SHAPE, reference=True, layout=DeviceLayout(ranks=8)
+    )  # fmt: skip
+    assert alone == eight
+
+
+def test_swap_leaves_in_a_phase_what_it_reads() -> None:
+    parts = phases(run_config(swap={}), SHAPE, reference=True, critic=True)
+    lasting = ("weights", "reference", "optimizer", "critic", "critic optimizer")
+    assert {phase: [part for part in lasting if sizes.get(part)] for phase, sizes in parts.items()} == {
+        "load": ["weights"],
+        "generate": ["weights"],  # the engine has none of its own here
+        "score": ["weights", "reference", "critic"],
+        "update": ["weights", "optimizer", "critic", "critic optimizer"],
+        "checkpoint": ["weights", "optimizer", "critic", "critic optimizer"],
+    }
+    only = phases(run_config(swap={"roles": ["reference"]}), SHAPE, reference=True)
+    assert (only["update"]["reference"], only["score"]["reference"], only["score"]["optimizer"]) == (0, 4000, 8000)
+
+
+def test_tensor_pipeline_and_expert_parallelism_divide() -> None:
+    layout = DeviceLayout(ranks=4, strategy="fsdp", tensor=2, pipeline=2, expert=8)
+    assert layout.devices == 16
+    assert layout.held(1600, 3200) == 1600 // 16 + 3200 // 16
+    assert layout.used(1600, 3200) == 1600 // 4 + 3200 // 16  # experts stay where they are
+    assert str(layout) == "fsdp 4 x tensor 2 x pipeline 2 x expert 8"
+
+
+def test_experts_count_by_what_a_token_passes() -> None:
+    config = {
+        "model_type": "deepseek_v3", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20,
+        "vocab_size": 10, "q_lora_rank": 4, "kv_lora_rank": 3, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 5,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 8, "first_k_dense_replace": 1,
+    }  # fmt: skip
+    shape = shape_of(config, weight_shapes(config))
+    assert shape.experts == 4 * 3 * 8 * 8  # of the second layer
+    assert shape.intermediate == 24  # three experts of 8 are more than the first layer's 20
+    assert (shape.query, shape.key, shape.cached) == (12, 12, 12 + 10)
+    assert kv_cache_bytes(shape, 100, "bfloat16") == 2 * 22 * 100 * 2
+
+
+def test_a_tower_keeps_every_block_only_where_it_is_trained() -> None:
+    shape = replace(SHAPE, vision=300, vision_layers=3, vision_hidden=4, vision_inner=6)
+    # a patch in a block, bfloat16: 8 * 4 + 4 * 6 + 4 * 4 + 4 * 4 + 8 = 96; 4 patches a token; 3 blocks kept, one back
+    assert vision_bytes(shape, 10, "bfloat16", trained=True) == 4 * 40 * 96
+    assert vision_bytes(shape, 10, "bfloat16", trained=False) == 40 * 3 * 10 * 2
+    assert vision_bytes(SHAPE, 10, "bfloat16", trained=True) == 0
+    without = phases(run_config(), shape, reference=False)["update"]
+    images = phases(run_config(data={"images": {}}), shape, reference=False)["update"]
+    # 50 tokens hold one prompt of 10 with its 4 completions of 6; float32: 16 * 4 + 8 * 6 + 8 * 4 + 8 * 4 + 8 = 184
+    assert "vision" not in without
+    assert images["vision"] == 4 * (10 * 4) * 184
+
+
+def test_frozen_weights_have_neither_gradients_nor_moments() -> None:
+    shape = replace(SHAPE, frozen=400)
+    update = phases(run_config(), shape, reference=False)["update"]
+    assert (update["weights"], update["gradients"], update["optimizer"]) == (4000, 2400, 4800)
+    shapes = {"model.visual.a.weight": (2, 3), "model.visual_b": (5,), "model.layers.0.q.weight": (2, 2)}
+    assert shape_of(architecture(), shapes, ["visual."]).frozen == 6
+    assert shape_of(architecture(), shapes, ["model.visual"]).frozen == 11
+
+
+def test_rows_that_are_there_need_no_engine() -> None:
+    config = OfflineConfig.model_validate({
+        "model": {"path": "m"}, "data": {"source": "s", "max_tokens": 16}, "objective": {"name": "dpo"},
+        "train": {"prompts_per_step": 3, "tokens_per_micro_batch": 50},
+    })  # fmt: skip
+    parts = phases(config, SHAPE, reference=True)
+    assert list(parts) == ["load", "score", "update", "checkpoint"]
+    assert parts["update"].items() >= {"weights": 4000, "reference": 4000, "optimizer": 8000, "engine": 0}.items()
+    assert [micro_batch_tokens(config, ranks) for ranks in (1, 3)] == [50, 32]  # of 3 pairs of 16; of one pair
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.sampled_from(["float32", "bfloat16"]), st.booleans())

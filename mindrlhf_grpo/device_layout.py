@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from .config_memory import Strategy
 
-Kind = Literal["weights", "gradients", "optimizer"]
-# What each strategy shares out over the ranks that share a step's prompts (ZeRO's stages, arXiv:1910.02054).
-SHARED_OUT: dict[Strategy, tuple[Kind, ...]] = {
-    "replicate": (),
-    "zero1": ("optimizer",),
-    "zero2": ("optimizer", "gradients"),
-    "fsdp": ("optimizer", "gradients", "weights"),
-}
 NODE = 8  # devices with fast links between them: tensor parallelism stays inside
 DEPTHS = (1, 2, 4, 8, 16)
+MOST_EXPERT_PARALLEL = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class DeviceLayout:
     """``ranks * tensor * pipeline`` devices.
 
     Attributes:
         ranks: data-parallel copies, each with its share of the prompts.
-        strategy: what these copies share out among themselves.
+        strategy: whether these hold whole weights (``replicate``) or shards. Between steps every other strategy
+            holds shards alone; they differ in what is whole within one.
         tensor: devices that split every matrix; pipeline: groups that split the layers.
         expert: devices of a pipeline stage that split its routed experts.
     """
@@ -43,18 +36,22 @@ class Layout:
 
     @property
     def sharded(self) -> bool:
-        """Whether weights in use are gathered from the ranks."""
-        return self.strategy == "fsdp" and self.ranks > 1
+        """Whether a rank holds shards, and gathers the weights it computes with."""
+        return self.strategy != "replicate" and self.ranks > 1
 
-    def held(self, kind: Kind, dense: int, experts: int = 0) -> int:
+    @property
+    def runs(self) -> bool:
+        """Whether this project can run it; what it cannot is a plan."""
+        return self.tensor == self.pipeline == self.expert == 1
+
+    def held(self, dense: int, experts: int = 0) -> int:
         """Of so many numbers (those of routed experts apart), how many one device stores."""
-        ranks = self.ranks if kind in SHARED_OUT[self.strategy] else 1
-        whole, split = self.tensor * ranks, max(self.expert, self.tensor * ranks)
-        return -(-dense // (whole * self.pipeline)) - (-experts // (split * self.pipeline))
+        whole = self.tensor * (self.ranks if self.sharded else 1)
+        return -(-dense // (whole * self.pipeline)) - (-experts // (max(self.expert, whole) * self.pipeline))
 
     def used(self, dense: int, experts: int = 0) -> int:
         """Of so many weights, how many one device computes with."""
-        return Layout(tensor=self.tensor, pipeline=self.pipeline, expert=self.expert).held("weights", dense, experts)
+        return replace(self, strategy="replicate").held(dense, experts)
 
     def __str__(self) -> str:
         sizes = {
@@ -64,7 +61,7 @@ class Layout:
         return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "one device"
 
 
-def plans(heads: int, layers: int, experts: int, nodes: int = 128) -> Iterator[Layout]:
+def plans(heads: int, layers: int, experts: int, nodes: int = 128) -> Iterator[DeviceLayout]:
     """Layouts with tensor, pipeline and expert parallelism: fewest devices first, of these the least split ones.
 
     Args:
@@ -79,7 +76,7 @@ def plans(heads: int, layers: int, experts: int, nodes: int = 128) -> Iterator[L
             for tensor in (size for size in (1, 2, 4, 8) if heads % size == 0):
                 ranks = devices // (tensor * pipeline)
                 stage = ranks * tensor
-                yield Layout(
+                yield DeviceLayout(
                     ranks=ranks, strategy="fsdp", tensor=tensor, pipeline=pipeline,
-                    expert=min(stage, experts & -experts, 64) if experts else 1,
+                    expert=min(stage, experts & -experts, MOST_EXPERT_PARALLEL) if experts else 1,
                 )  # fmt: skip

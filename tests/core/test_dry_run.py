@@ -1,0 +1,165 @@
+"""The dry run: what it says of machines that are not here, and its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from repository import ROOT
+
+from mindrlhf_grpo.cli import main
+from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.dry_run import MACHINES, Machine, examine_config, on_machine, shown
+from mindrlhf_grpo.known_models import known_models
+from mindrlhf_grpo.model_shape import shape_of
+from mindrlhf_grpo.weight_shapes import weight_shapes
+
+CONFIGS = ROOT / "model_configs"
+SFT = """
+model: {path: Qwen/Qwen2.5-7B-Instruct, dtype: bfloat16, recompute: true}
+data: {source: rows.jsonl, max_tokens: 2048}
+objective: {name: sft}
+train: {prompts_per_step: 64, tokens_per_micro_batch: 8192}
+parallel: {strategy: fsdp}
+"""
+
+
+def found(name: str, *overrides: str) -> dict[str, Any]:
+    return examine_config(CONFIGS / f"{name}.yaml", list(overrides))
+
+
+def phase(findings: dict[str, Any], name: str, machine: int = 0) -> dict[str, int]:
+    return findings["machines"][machine]["phases"][name]
+
+
+def test_seven_billion_weights_shared_out_over_eight_devices() -> None:
+    findings = found("qwen2_5_7b")
+    update = phase(findings, "update")
+    weights = 7_615_616_512
+    # bfloat16: 2 bytes a weight, and of the reference; AdamW 12, gradients 2; an eighth of each on a device
+    assert update["weights"] == update["reference"] == update["gradients"] == weights // 8 * 2
+    assert update["optimizer"] == weights // 8 * 12
+    assert update["engine"] == weights * 2
+    # a token in a block, bfloat16: 8 * 3584 + 4 * 18944 + 4 * 3584 + 4 * 512 + 8 = 120_840; 28 inputs and two blocks
+    assert update["activations"] == 16384 * (28 * 3584 * 2 + 2 * 120_840)
+    # 3 blocks of 233_057_792 weights and a 28th of the last norm, embeddings and head of 152_064 * 3584 each
+    assert update["gathered"] == (3 * 233_057_920 + 2 * 152_064 * 3584) * 2
+    # 28 layers, 4 heads of 128 for keys and as many for values; 64 completions of 2048 tokens
+    assert phase(findings, "generate")["KV cache"] == 28 * 2 * 512 * 64 * 2048 * 2
+    assert findings["ok"] is True
+
+
+def test_adapters_of_seven_billion_weights_on_whole_devices() -> None:
+    update = phase(found("qwen2_5_7b_lora"), "update")
+    # in + out of a layer: q, o 7168 each; k, v 4096 each; gate, up, down 22528 each: 90_112; rank 32, 28 layers
+    adapters = 32 * 28 * 90_112
+    assert update["weights"] == 7_615_616_512 * 2 + adapters * 4
+    assert (update["reference"], update["gradients"], update["optimizer"]) == (0, adapters * 4, adapters * 8)
+
+
+def test_experts_are_split_over_the_devices_of_a_plan() -> None:
+    machine = found("deepseek_v3")["machines"][0]
+    assert machine["fits"] is False
+    assert machine["plan"]["devices"] == 256
+    # 58 layers of 256 experts of 3 * 7168 * 2048 weights, over 256 devices; all other weights over the same
+    experts = 58 * 256 * 3 * 7168 * 2048
+    held = -(-experts // 256) - (-(671_026_419_200 - experts) // 256)
+    assert machine["plan"]["phases"]["update"]["weights"] == held * 2
+
+
+def test_a_frozen_tower_has_no_gradients() -> None:
+    trained = phase(found("qwen2_5_vl_7b", "model.freeze=null"), "update")
+    frozen = phase(found("qwen2_5_vl_7b"), "update")
+    assert trained["gradients"] - frozen["gradients"] == pytest.approx(676_550_144 / 8 * 2, abs=2)
+    assert frozen["vision"] < trained["vision"]
+
+
+def test_swapped_parts_are_away_in_phases_that_do_not_read_them() -> None:
+    findings = found("qwen2_5_14b")
+    generate, update = phase(findings, "generate"), phase(findings, "update")
+    assert (generate["weights"], generate["optimizer"], generate["engine"]) == (0, 0, 14_770_033_664 * 2)
+    assert (update["engine"], update["reference"]) == (0, 0)
+    assert update["optimizer"] > 0
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_is_checked_and_what_does_not_fit_has_a_layout_that_would(path: Path) -> None:
+    findings = examine_config(path, [])
+    assert [machine["name"] for machine in findings["machines"]] == ["8 x 80 GB CUDA", "8 x 64 GB Ascend"]
+    for machine in findings["machines"]:
+        assert machine["fits"] or machine["plan"]["peak"] <= machine["available"]
+    assert findings["ok"] is not any(text in path.stem for text in ("70b", "72b", "78b", "deepseek_v3"))
+    assert "Nothing was loaded." in shown(findings)
+
+
+def test_what_to_change_makes_it_fit() -> None:
+    machine = found("qwen2_5_7b", "parallel=null", "model.recompute=false")["machines"][0]
+    assert machine["fits"] is False
+    assert machine["change"] == ["model.recompute=true", "parallel.strategy=fsdp"]
+    assert found("qwen2_5_7b", "parallel=null", "model.recompute=false", *machine["change"])["ok"] is True
+
+
+def test_a_setting_that_swaps_is_written_as_it_is_read() -> None:
+    change = found("llama3_2_3b")["machines"][1]["change"]
+    assert change == ["swap={}"]
+    assert found("llama3_2_3b", *change)["machines"][1]["fits"] is True
+
+
+def test_a_backend_that_lacks_something_is_a_problem_where_it_is_meant() -> None:
+    assert found("qwen2_5_7b")["problems"] == []
+    problems = found("qwen2_5_7b", "backend=mindspore")["problems"]
+    assert problems[0].endswith("the mindspore backend does not have parallel.strategy=fsdp yet")
+    assert "fits with model.lora_rank=32" in problems[1]
+
+
+def test_adapters_and_shards_are_refused_together() -> None:
+    findings = found("qwen2_5_7b", "model.lora_rank=8")
+    assert findings["ok"] is False
+    assert "not made for adapters" in findings["problems"][0]
+
+
+def test_training_on_rows_that_are_there_is_predicted_too(tmp_path: Path) -> None:
+    path = tmp_path / "sft.yaml"
+    path.write_text(SFT)
+    sft = examine_config(path, [])
+    assert list(sft["machines"][0]["phases"]) == ["load", "update", "checkpoint"]
+    assert "engine" not in {part for part, size in phase(sft, "update").items() if size}
+    dpo = examine_config(path, ["objective.name=dpo", "objective.beta=0.1"])
+    assert phase(dpo, "update")["reference"] == 7_615_616_512 // 8 * 2
+    assert "score" in dpo["machines"][0]["phases"]
+    stored = examine_config(path, ["objective.name=dpo", "objective.reference_logps=stored"])
+    assert phase(stored, "update")["reference"] == 0
+
+
+def test_a_model_in_a_folder_without_weights_is_read_from_its_config(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(known_models()["llama3_8b"].config, num_hidden_layers=2)))
+    assert found("llama3_8b", f"model.path={folder}")["model"] == {"path": str(folder), "parameters": 1_486_901_248}
+
+
+def test_a_machine_with_less_memory_needs_more_devices() -> None:
+    config = load_config(CONFIGS / "qwen2_5_7b.yaml", [])
+    model = known_models()["qwen2_5_7b"].config
+    small = Machine(name="8 x 24 GB", devices=8, available=22 * 2**30, backend="torch")
+    plan = on_machine(config, model, shape_of(model, weight_shapes(model)), small)["plan"]
+    assert (plan["devices"], plan["layout"], plan["runs"]) == (16, "fsdp 4 x tensor 4", False)
+
+
+@pytest.mark.parametrize(("overrides", "code"), [([], 0), (["parallel=null"], 1), (["model.path=no/such"], 1)])
+def test_exit_code_and_json(overrides: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", "--dry-run", "--json", str(CONFIGS / "qwen2_5_7b.yaml"), *overrides])
+    assert stopped.value.code == code
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["ok"] is (code == 0)
+    assert len(findings["machines"]) in (0, len(MACHINES))
+
+
+def test_a_dry_run_without_a_configuration_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", "--dry-run"])
+    assert stopped.value.code == 2
+    assert "needs a configuration" in capsys.readouterr().err
