@@ -81,9 +81,10 @@ def _merge_file(
 ) -> set[str]:
     """Add the adapter to the weights of one file, in place; returns the names merged."""
     header = read_header(path)
-    names = set(header) & set(pairs)
-    for name in names:
-        info = header[name]
+    of_adapter = {bare(name): name for name in pairs}
+    found = {name: of_adapter[bare(name)] for name in header if bare(name) in of_adapter}
+    for stored_name, name in found.items():
+        info = header[stored_name]
         a, b = pairs[name]
         delta = (b @ a) * np.float32(scale)
         delta = delta.T if transposed else delta
@@ -93,4 +94,13 @@ def _merge_file(
         stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r+", offset=info.start, shape=(info.size,))
         stored[:] = as_stored(merged, info.dtype).ravel()
         stored.flush()
-    return names
+    return set(found.values())
+
+
+def bare(name: str) -> str:
+    """A weight's name without what stands before it: models that read images are published with other names there
+    (``model.layers``, ``language_model.model.layers``) than transformers has in memory (``model.language_model.layers``).
+    """
+    while name.startswith(("model.", "language_model.")):
+        name = name.partition(".")[2]
+    return name

@@ -26,6 +26,10 @@ def check(config: RunConfig) -> None:
     check_device(config.model.device)
     check_dtype(config.model.dtype, config.model.device)
     check_family(config.model.path)
+    if config.model.freeze is not None:
+        raise ConfigError(
+            "model.freeze: backend 'mindspore' trains all weights, or adapters (model.lora_rank); accepted: null"
+        )
 
 
 def check_numpy(version: str) -> None:

@@ -109,7 +109,7 @@ class Collector:
             batch = replace(batch, advantages=batch.advantages + segments.extra)
         batch, corrections = credit.corrected(self.plan, self.comm, batch, uncertain)
         return Experience(
-            groups=drawn.groups,
+            groups=without_features(drawn.groups),
             table=own.rewards,
             batch=batch,
             chunk_of=chunk_of[mine],
@@ -236,6 +236,14 @@ class Collector:
         coef = self.kl_control.coef
         self.kl_control.update(mean(kl_sums), len(kl_sums))
         return {"kl/coef": coef, "kl/reward": mean(kl_sums)}
+
+
+def without_features(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    """The groups without images, which the batch has and nobody else needs: groups go from rank to rank."""
+    return [
+        replace(group, prompt=replace(group.prompt, features={})) if group.prompt.features else group
+        for group in groups
+    ]
 
 
 def step_metrics(whole: HostTable, drawn: Drawn) -> dict[str, float]:
