@@ -1,0 +1,125 @@
+"""Whole runs in a world of twelve films: violations go, what was asked for stays; ranks, LoRA and processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import movie_world
+import numpy as np
+import pytest
+import tiny
+import yaml
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    movie_world.write_world(folder)
+    movie_world.write_model(folder / "model")
+    return folder
+
+
+def run(world: Path, name: str, mode: str, *, processes: int = 1, **sections: Any) -> Path:
+    """The folder of a finished run."""
+    folder = world / name
+    config = world / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(movie_world.settings(world, folder, mode, **sections)))
+    tiny.train(config, processes=processes)
+    return folder
+
+
+def held_out(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Figures before and after."""
+    found = json.loads((folder / "summary.json").read_text())["held_out"]
+    return found["before"], found["after"]
+
+
+@pytest.mark.row("safe_rank", "End-to-end")
+@pytest.mark.parametrize("mode", ["grpo", "gdpo"])
+def test_violations_go_and_recall_stays(world: Path, mode: str) -> None:
+    folder = run(world, f"whole-{mode}", mode)
+    before, after = held_out(folder)
+    assert before["eval/sensitive_ratio@3"] > 0.30
+    assert after["eval/sensitive_ratio@3"] < 0.05
+    assert after["eval/recall@3"] >= 0.9 * before["eval/recall@3"] > 0
+    lines = tiny.metrics(folder)
+    rates = [line["safety/violation_rate"] for line in lines]
+    assert np.mean(rates[:1]) > 0.30  # of sampled lists, too
+    assert np.mean(rates[-3:]) < 0.05
+    last = lines[-1]
+    assert last["oracle/coverage"] > 0.9  # at times the model runs titles together
+    assert {
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "rewards/pos_3/mean",
+        "items/detected_max",
+        "kl",
+    } <= last.keys()
+    assert {"eval/ndcg@3", "eval/sensitive_count@3", "eval/sensitivity_dcg@3", "eval/sensitive_lists@3"} <= after.keys()
+
+
+@pytest.fixture(scope="module")
+def adapters(world: Path) -> Path:
+    sections: dict[str, Any] = {
+        "model": {"lora_rank": 4, "lora_alpha": 8.0}, "train": {"steps": 3}, "tracking": {"rollouts_every": 1},
+    }  # fmt: skip
+    return run(world, "lora", "gdpo", **sections)
+
+
+@pytest.mark.row("safe_rank", "LoRA")
+def test_adapters_start_at_the_reference_and_are_all_that_is_saved(adapters: Path) -> None:
+    """A fresh adapter is the identity, and the reference is the model with it switched off: there is no copy."""
+    divergence = [line["kl"] for line in tiny.metrics(adapters)]
+    assert divergence[0] == 0.0
+    assert divergence[-1] > 0.0
+    files = {path.name for path in (adapters / "checkpoints/step_3/policy").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= files
+    assert not [name for name in files if name.startswith("model") and name.endswith(".safetensors")]
+
+
+@pytest.mark.row("safe_rank", "LoRA")
+def test_the_reference_is_the_adapter_switched_off_and_a_merged_export_the_adapter_on(
+    adapters: Path, world: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from mindrlhf_grpo.export import export
+
+    export(adapters, adapters / "merged", merge=True)
+    model = AutoModelForCausalLM.from_pretrained(world / "model")
+    ids = torch.tensor([[2, 14, 26, 3, 15, 26]])
+    with torch.no_grad():
+        plain = model(ids).logits
+        adapted = PeftModel.from_pretrained(model, adapters / "checkpoints/step_3/policy").eval()
+        on = adapted(ids).logits
+        with adapted.disable_adapter():
+            off = adapted(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(adapters / "merged")(ids).logits
+    torch.testing.assert_close(off, plain, rtol=0, atol=0)
+    torch.testing.assert_close(merged, on, rtol=0, atol=1e-5)
+    assert (on - off).abs().max() > 1e-3
+
+
+def advantages(folder: Path) -> dict[tuple[int, int], list[float]]:
+    """By completion, those of its tokens in the first step."""
+    return {key: row["advantages"] for key, row in tiny.rollouts(folder, 1).items()}
+
+
+@pytest.mark.row("safe_rank", "Distributed")
+def test_two_processes_have_the_advantages_of_one(world: Path, adapters: Path) -> None:
+    """The batch normalisation of gdpo is over the ranks of all processes."""
+    two = run(
+        world, "two", "gdpo", processes=2,
+        model={"lora_rank": 4, "lora_alpha": 8.0}, train={"steps": 1}, tracking={"rollouts_every": 1},
+    )  # fmt: skip
+    expected, found = advantages(adapters), advantages(two)
+    assert found == expected
+    assert len(found) == 48
+    assert len({value for row in found.values() for value in row}) > 20
