@@ -1,0 +1,36 @@
+"""Safe-Rank-GRPO on MindSpore: violations go, what was asked for stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import movie_world
+import numpy as np
+import pytest
+import tiny
+import yaml
+
+pytest.importorskip("mindspore")
+pytest.importorskip("torch")
+
+
+@pytest.mark.row("safe_rank", "End-to-end")
+def test_violations_go_and_recall_stays(tmp_path: Path) -> None:
+    movie_world.write_world(tmp_path)
+    movie_world.write_model(tmp_path / "model")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            movie_world.settings(tmp_path, tmp_path / "run", "gdpo", backend="mindspore", rollout={"slots": 48})
+        )
+    )
+    tiny.train(config)
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]
+    before, after = found["before"], found["after"]
+    assert before["eval/sensitive_ratio@3"] > 0.30
+    assert after["eval/sensitive_ratio@3"] < 0.05
+    assert after["eval/recall@3"] >= 0.9 * before["eval/recall@3"] > 0
+    rates = [line["safety/violation_rate"] for line in tiny.metrics(tmp_path / "run")]
+    assert rates[0] > 0.30
+    assert np.mean(rates[-3:]) < 0.05
