@@ -133,7 +133,8 @@ class PackedModel(ABC):
 def unpack(values: Tensor, inputs: ModelInput) -> Tensor:
     """``[R]`` into ``[N, T]``, zeros elsewhere."""
     rows, columns = inputs.shape
-    return values.new_zeros(rows * columns).index_put((inputs.places,), values).view(rows, columns)
+    places = (inputs.places // columns, inputs.places % columns)
+    return values.new_zeros((rows, columns)).index_put(places, values)  # no view: FSDP hooks what is put out
 
 
 def probe_batch(vocabulary: int) -> Batch:

@@ -87,11 +87,6 @@ class Shards:
         if self.settings.strategy == "zero1":
             self.units[-1].set_requires_gradient_sync(False)
 
-    def keep_pace(self, passes: int, *, gradient: bool) -> None:
-        """Go on, after this many passes, until every rank has made as many."""
-        for _ in range(max(self.comm.gather_objects(passes)) - passes):
-            self.idle_pass(gradient=gradient)
-
     def reduce(self) -> None:
         """After the passes of an optimizer step: each rank has its shard of the summed gradient."""
         if self.settings.strategy == "zero1":
@@ -105,11 +100,6 @@ class Shards:
             nothing = self.packed.outputs_of(inputs).sum() * 0.0
             if gradient:
                 nothing.backward()
-
-    def give_back(self) -> None:
-        """After passes without gradient: free what they gathered, so that none meets old weights later."""
-        for unit in self.units:
-            unit.reshard()
 
     def norm(self, own: float) -> float:
         """The L2 norm over all ranks from that of each one's shards."""
@@ -167,15 +157,23 @@ def to_host(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tenso
 
 
 @contextmanager
-def reading(shards: Shards | None, passes: int) -> Iterator[None]:
-    """Passes without gradient, as many as given on this rank, over a model that may be sharded."""
+def passes(shards: Shards | None, count: int, *, gradient: bool) -> Iterator[None]:
+    """Around this many passes over a model that may be sharded: then come as many as other ranks have more.
+
+    Without gradient, what was gathered is given back afterwards, so that no pass meets old weights later.
+    """
+    if shards is None:
+        yield
+        return
+    idle = max(shards.comm.gather_objects(count)) - count  # before the first pass: collectives have an order
     try:
         yield
-        if shards is not None:
-            shards.keep_pace(passes, gradient=False)
+        for _ in range(idle):
+            shards.idle_pass(gradient=gradient)
     finally:
-        if shards is not None:
-            shards.give_back()
+        if not gradient:
+            for unit in shards.units:
+                unit.reshard()
 
 
 def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.device) -> list[Any]:

@@ -5,7 +5,7 @@ Dropout is always off, so the ratio of an on-policy update is 1.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from .comm import SingleProcess, TorchRanks
 from .layouts import ModelInput
 from .lean_layers import make_lean
 from .log_probs import LogProbModel
-from .parallel import reading
+from .parallel import passes
 from .reference import Reference
 from .trained_model import TrainedModel
 
@@ -53,7 +53,7 @@ class TorchPolicy(TrainedModel):
         entropies = np.zeros_like(logps)
         every = self.micro_batches(batch)
         holder = self.reference.of(self.scorer) if reference else nullcontext(self.scorer)
-        with holder as scorer, reading(self.reference.shards if reference else self.shards, len(every)):
+        with holder as scorer, self.passes(len(every), reference=reference):
             for rows in every:
                 inputs = scorer.input(micro := batch.take(rows))
                 values, spread = scorer.logps(
@@ -64,6 +64,10 @@ class TorchPolicy(TrainedModel):
                 if spread is not None:
                     entropies[rows, :width] = spread.cpu().numpy()
         return LogProbs(logps=logps, entropy=entropies if entropy else None)
+
+    def passes(self, count: int, *, reference: bool) -> AbstractContextManager[None]:
+        """Around so many passes without gradient."""
+        return passes(self.reference.shards if reference else self.shards, count, gradient=False)
 
     def outputs(
         self, inputs: ModelInput, batch: Batch, tensors: dict[str, Tensor], loss: Loss

@@ -32,7 +32,7 @@ from .fingerprint import fingerprint
 from .layout_choice import PackedModel
 from .layouts import ModelInput
 from .optim import AdamW, gradient_norm
-from .parallel import Gathered, Shards, gathered, share_out
+from .parallel import Gathered, Shards, gathered, passes, share_out
 
 
 class TrainedModel(ABC):
@@ -109,10 +109,9 @@ class TrainedModel(ABC):
     def backward_all(self, batch: Batch, loss: Loss) -> list[dict[str, float]]:
         """Add the gradient of a batch; returns the sums of each micro-batch."""
         trained = batch.take(trained_rows(batch))
-        sums = [self.backward(trained.take(rows), loss) for rows in self.micro_batches(trained)]
-        if self.shards is not None:
-            self.shards.keep_pace(len(sums), gradient=True)
-        return sums
+        every = self.micro_batches(trained)
+        with passes(self.shards, len(every), gradient=True):
+            return [self.backward(trained.take(rows), loss) for rows in every]
 
     def sum_gradients(self) -> float:
         """Bring the gradients of all ranks together; their global L2 norm."""

@@ -26,7 +26,7 @@ from .comm import SingleProcess, TorchRanks
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput
 from .lean_layers import make_lean
-from .parallel import reading
+from .parallel import passes
 from .trained_model import TrainedModel
 from .value_head import value_head
 
@@ -136,7 +136,7 @@ class TorchValueModel(TrainedModel):
         packed = self.packed
         values = np.zeros(batch.ids.shape, dtype=np.float32)
         every = self.micro_batches(batch)
-        with reading(self.shards, len(every)):
+        with passes(self.shards, len(every), gradient=False):
             for rows in every:
                 found = packed.values(packed.input(batch.take(rows)))
                 values[rows, : found.shape[1]] = found.cpu().numpy()

@@ -1,0 +1,142 @@
+"""Weights, gradients and optimizer state shared out over two processes: the same run as in one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sharded_steps
+import tiny
+from resumed import assert_same
+
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config_memory import ZERO_STAGES
+from mindrlhf_grpo.errors import BackendError
+
+SCRIPT = Path(sharded_steps.__file__)
+STEPS = 4
+OPTIONS: dict[str, Any] = {
+    "seed": 1,
+    "train": {"steps": STEPS, "prompts_per_step": 5, "learning_rate": 0.001, "tokens_per_micro_batch": 60},
+    "algorithm": {"name": "ppo", "kl_coef": 0.05, "kl_in": "reward", "kl_estimator": "k1"},
+    "critic": {"learning_rate": 0.003},
+    "checkpoint": {"every": 2, "keep_last": 0},
+}
+CURVES = ("loss", "reward/mean", "critic/loss", "kl/reward", "entropy")
+
+ROW = pytest.mark.row("safework", "ZeRO/FSDP flags")
+
+
+def sharded(models: Path, folder: Path, *, processes: int) -> dict[str, Any]:
+    """What ``sharded_steps.py`` prints."""
+    program = [str(SCRIPT), str(models), str(folder)]
+    if processes > 1:
+        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *program]
+    done = subprocess.run(
+        [sys.executable, *program], env=tiny.environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The same steps in one process and in two."""
+    from tiny_policy import write_model
+
+    folder = tmp_path_factory.mktemp("cases")
+    for family in {family for _, family, _ in sharded_steps.CASES}:
+        write_model(folder / family, family)
+    return {str(n): sharded(folder, folder / f"by {n}", processes=n) for n in (1, 2)}
+
+
+@ROW
+@pytest.mark.parametrize("case", [f"{strategy} {family}" for strategy, family, _ in sharded_steps.CASES])
+def test_every_way_to_share_out_makes_the_steps_of_one_process(cases: dict[str, Any], case: str) -> None:
+    alone, found = cases["1"][case], cases["2"][case]
+    np.testing.assert_allclose(found["results"], alone["results"], rtol=1e-5)
+    np.testing.assert_allclose(found["logps"], alone["logps"], rtol=1e-5)
+    assert (found["same after loading"], found["same step again"]) == (True, True)
+    assert found["held"] < 0.6 * alone["held"]
+    assert found["layout"].endswith(f"{case.split()[0]} over 2 ranks")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run in one process, and one in two that share everything."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = tiny.prepare(folder, **OPTIONS)
+    tiny.train(config)
+    tiny.train(config, f"run_dir={folder / 'fsdp'}", "parallel.strategy=fsdp", processes=2)
+    return folder
+
+
+@ROW
+def test_a_run_of_two_processes_samples_learns_and_saves_like_one(runs: Path) -> None:
+    for step in range(1, STEPS + 1):
+        expected, got = (tiny.rollouts(runs / name, step) for name in ("run", "fsdp"))
+        assert expected.keys() == got.keys()
+        for key, row in expected.items():
+            assert (got[key]["ids"], got[key]["components"]) == (row["ids"], row["components"])
+    for one, other in zip(tiny.metrics(runs / "run"), tiny.metrics(runs / "fsdp"), strict=True):
+        assert [other[name] for name in CURVES] == pytest.approx([one[name] for name in CURVES], abs=1e-5)
+    alone, shared = (runs / name / "checkpoints" / f"step_{STEPS}" for name in ("run", "fsdp"))
+    assert files(alone) == files(shared)
+    for part in ("policy", "critic"):
+        assert (alone / part / "config.json").read_bytes() == (shared / part / "config.json").read_bytes()
+    expected_weights, got_weights = tiny.weights(runs / "run", STEPS), tiny.weights(runs / "fsdp", STEPS)
+    assert expected_weights.keys() == got_weights.keys()
+    for name, tensor in expected_weights.items():
+        assert np.linalg.norm(got_weights[name] - tensor) <= 1e-5 * np.linalg.norm(tensor), name
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@ROW
+def test_a_sharded_run_resumes_bit_for_bit(runs: Path) -> None:
+    again = runs / "again"
+    shutil.copytree(runs / "fsdp", again)
+    shutil.rmtree(again / "checkpoints" / f"step_{STEPS}")
+    tiny.train(runs / "config.yaml", f"run_dir={again}", "parallel.strategy=fsdp", processes=2)
+    assert_same(again, runs / "fsdp", STEPS)
+
+
+@ROW
+def test_stages_of_zero_are_ways_to_share_out() -> None:
+    assert ZERO_STAGES == {0: "replicate", 1: "zero1", 2: "zero2", 3: "fsdp"}
+
+
+@ROW
+def test_one_process_holds_everything_and_has_no_ranks_to_offload_for(tmp_path: Path) -> None:
+    from mindrlhf_grpo_torch import build
+
+    tiny.prepare(tmp_path)
+    for offload, clear in ((False, None), (True, "parallel.offload needs ranks")):
+        parallel = {"strategy": "fsdp", "offload": offload}
+        backend = build(RunConfig.model_validate(tiny.settings(tmp_path, parallel=parallel)))
+        if clear is None:
+            assert backend.load_policy().shards is None
+        else:
+            with pytest.raises(BackendError, match=clear):
+                backend.load_policy()
+
+
+@ROW
+def test_without_fully_shard_and_with_lora_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mindrlhf_grpo_torch import parallel
+
+    from mindrlhf_grpo.config_memory import ParallelConfig
+
+    settings = ParallelConfig(strategy="zero2")
+    monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", None)
+    with pytest.raises(BackendError, match=r"zero2 needs torch.distributed.fsdp.fully_shard.*strategy=replicate"):
+        parallel.fully_sharded(None, settings, None)  # type: ignore[arg-type]
