@@ -167,4 +167,15 @@ def numbers(values: NDArray[Any]) -> list[float | None]:
 
 def columns_as_text(columns: Mapping[str, Any]) -> dict[str, str]:
     """The columns of a row for a reader: text, cut where it is long."""
-    return {str(name): str(value)[:MAX_COLUMN_CHARS] for name, value in columns.items()}
+    return {str(name): str(_named(value))[:MAX_COLUMN_CHARS] for name, value in columns.items()}
+
+
+def _named(value: Any) -> Any:
+    """A value with its images and bytes told by their size: the text is short, and the same in every run."""
+    if isinstance(value, bytes | bytearray):
+        return f"{len(value)} bytes"
+    if type(value).__module__.startswith("PIL."):
+        return f"image of {value.width}x{value.height}"
+    if isinstance(value, dict):
+        return {name: _named(item) for name, item in value.items()}
+    return [_named(item) for item in value] if isinstance(value, list) else value
