@@ -181,6 +181,15 @@ def generate(
         built.comm.close()
 
 
+def greedy_answers(
+    model: str, rows: Sequence[Mapping[str, Any]], *, max_tokens: int, backend: str = "torch", device: str = "auto"
+) -> list[str]:
+    """The text of a model's likeliest completion of each row, in order. Raises UserError as ``generate``."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+    groups = generate(model_settings(model, device=device), rows, sampling, backend=backend)
+    return [group.rollouts[0].text for group in groups]
+
+
 def as_json(group: RolloutGroup) -> dict[str, Any]:
     """A prompt with its completions, as plain values."""
     completions = [{"text": r.text, "finish": r.finish.value, "tokens": len(r.ids)} for r in group.rollouts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,6 +20,7 @@ from typing import Any
 from .errors import DataError
 from .json_lines import numbered_lines, parse_object
 
+LOG = logging.getLogger("mindrlhf_grpo.journal")
 START = b'{"settings"'
 
 
@@ -91,6 +93,10 @@ class Journal:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         if failure is not None:
+            left = len(jobs.keys() - self.done.keys())
+            LOG.warning(
+                "%s: %d of %d jobs are done and kept, %d are left", self.path, len(jobs) - left, len(jobs), left
+            )
             raise failure
 
     def _read(self, settings: dict[str, Any]) -> None:

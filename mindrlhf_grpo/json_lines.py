@@ -6,6 +6,7 @@ In a run's files numbers that are not finite are written and read as null, so th
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import math
 import os
@@ -88,3 +89,14 @@ def replace_file(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write one indented JSON value for people and programs: real characters, no escapes; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (json.dumps(finite(value), ensure_ascii=False, indent=2) + "\n").encode())
+
+
+def digest_of(value: Any) -> str:
+    """16 hexadecimal digits that stand for a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -32,7 +32,7 @@ def language(
         want: a language, or ``prompt`` for the one most of the prompt's letters are in.
     """
     wanted = [language_of(prompt) if want == "prompt" else want for prompt in prompts]
-    return [_share(completion, name) for completion, name in zip(completions, wanted, strict=True)]
+    return [share_of(completion, name) for completion, name in zip(completions, wanted, strict=True)]
 
 
 def language_of(text: str) -> Language | None:
@@ -49,9 +49,11 @@ def letters_by_language(text: str) -> tuple[int, dict[Language, int]]:
     return letters, {"ja": han + kana if kana else 0, "zh": han, "ko": hangul, "en": latin}
 
 
-def _share(text: str, wanted: Language | None) -> float | None:
+def share_of(text: str, wanted: str | None) -> float | None:
+    """Share of a text's letters that are in the wanted language; None without letters or without a language."""
     letters, counts = letters_by_language(text)
-    return min(counts[wanted] / letters, 1.0) if letters and wanted else None
+    shares = {str(name): min(count / letters, 1.0) for name, count in counts.items()} if letters else {}
+    return shares.get(wanted) if wanted else None
 
 
 def _count(kind: re.Pattern[str], text: str) -> int:

@@ -1,0 +1,155 @@
+"""``mindrlhf-grpo recipe raiden ...``: make samples, train, evaluate. Options are a table (``options.yaml``)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ...chat_server import ChatModel, ChatServer
+from ...data.typed_items import good_items
+from ...errors import ConfigError, DataError
+from ...inference import greedy_answers
+from ...journal import Journal
+from ...json_lines import digest_of, replace_json, to_json
+from ...option_tables import ANY_OPTIONS, with_options
+from ...user_functions import import_function
+from ...yaml_source import parse
+from .data import Sample, rows, write_dataset
+from .evaluation import evaluate_responses, server_judge
+from .generation import Job, Writer
+from .languages import LANGUAGES, detect_language, load_texts
+from .profiles import profile_text, read_profiles
+from .training import finish, read_training
+
+HELP = "RAIDEN-R1: role awareness; samples from character profiles, GRPO with a verifiable reward, SBK and CM"
+OPTIONS = parse(files(__package__).joinpath("options.yaml").read_text(encoding="utf-8")).value
+BEDROCK = {name: row for name, row in OPTIONS["generate_bedrock"].items() if row}
+DECISIVE = ("language", "auto_detect", "seed", "verify_n", "temperature", "enable_thinking")  # what samples depend on
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@with_options(app, "generate", OPTIONS["generate"])
+def generate(options: dict[str, Any]) -> None:
+    """Make samples with an OpenAI-compatible server. After an interruption the same command goes on."""
+    thinking = {"enable_thinking": options["enable_thinking"], "thinking": options["enable_thinking"]}
+    model = ChatServer(
+        options["base_url"], model=options["model_name"], timeout=options["timeout"], retries=options["retries"],
+        requests_per_second=options["requests_per_second"], body={"chat_template_kwargs": thinking},
+    )  # fmt: skip
+    typer.echo(to_json(make_samples(model, "sglang", options)))
+
+
+@with_options(app, "generate-bedrock", BEDROCK)
+def generate_bedrock(options: dict[str, Any]) -> None:
+    """Make samples with a model on AWS Bedrock; boto3 finds the credentials."""
+    from ...bedrock import Bedrock
+
+    model = Bedrock(
+        options["model_id"], region=options["region"], timeout=options["timeout"],
+        concurrency=options["concurrency"], retries=options["retries"],
+    )  # fmt: skip
+    typer.echo(to_json(make_samples(model, "bedrock", options)))
+
+
+def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Write the data set that the options ask for; returns how many samples were wanted, kept, discarded and why.
+
+    Raises:
+        UserError: a wrong option, no profile, a server that is gone (what was made is kept), or not one sample.
+    """
+    for name, accepted in (("language", LANGUAGES), ("split_by", ("sample", "character"))):
+        if options[name] not in accepted:
+            raise ConfigError(f"--{name} {options[name]} is unknown; there are {', '.join(accepted)}")
+    profiles = read_profiles(options["profiles_file"], options["max_profiles"])
+    writer = Writer(
+        model=model, texts=load_texts(options["texts"]), source=source, refused=[],
+        **{name: options[name] for name in ("attempts", "verify_n", "max_tokens", "temperature")},
+    )  # fmt: skip
+    distinct = {digest_of(profile): profile for profile in profiles.parsed}
+    kinds = {"sbk": options["num_samples_per_profile"], "cm": int(options["include_cm"])}
+    jobs: dict[str, Job] = {}
+    for digest, profile in distinct.items():
+        language = detect_language(profile_text(profile)) if options["auto_detect"] else options["language"]
+        for key in (f"{digest}/{kind}/{number}" for kind, count in kinds.items() for number in range(count)):
+            jobs[key] = Job(profile=profile, kind=key.split("/")[1], language=language, seed=f"{options['seed']}/{key}")
+    decisive: dict[str, Any] = {"source": source, "texts": digest_of(writer.texts.content), "model": model.model}
+    decisive |= {name: options.get(name) for name in DECISIVE}
+    folder: Path = options["output_dir"]
+    with Journal(folder / "journal.jsonl", decisive) as journal:
+        before = len(journal.done.keys() & jobs.keys())
+        journal.work_off(jobs, writer, threads=options["concurrency"])
+        results = [journal.done[key] for key in jobs if key in journal.done]
+    samples = [result["sample"] for result in results if result["sample"]]
+    counts = {
+        "profiles": len(distinct), "duplicates": len(profiles.parsed) - len(distinct), "skipped_lines": len(profiles.skipped), "wanted": len(jobs),
+        "done_before": before, "kept": len(samples), "given_up": len(results) - len(samples),
+        "refused": len(writer.refused), "discarded": Counter(why for result in results for why in result["discarded"]),
+    }  # fmt: skip
+    if not samples:
+        reasons = [*counts["discarded"], *writer.refused[:1]]  # type: ignore[misc]
+        raise DataError(f"not one of {len(jobs)} samples could be kept: {'; '.join(reasons) or 'none was asked for'}")
+    if options["output_file"]:
+        replace_json(options["output_file"], samples)
+    return {**counts, **write_dataset(folder, samples, options["train_ratio"], options["seed"], options["split_by"])}
+
+
+@app.command(context_settings=ANY_OPTIONS)
+def train(context: typer.Context) -> None:
+    """Train by a file of the seed's (config A or B), its keys as flags, and settings of our own as key=value.
+
+    \b
+    train examples/raiden/grpo_config.yaml
+    train --train_data_path data/training/train.json --model_name_or_path MODEL --num_train_epochs 1
+    train examples/raiden/openr1_config.yaml backend=mindspore train.steps=20
+    """
+    from ...cli import rank_of_process, show_summary
+    from ...preflight import check as preflight
+    from ...trainers import train as run
+
+    training = read_training(context.args)
+    preflight(training.config, training.draft)
+    summary = run(training.config)
+    if rank_of_process() == 0:
+        finish(training)
+        show_summary({**summary, "model": str(training.final)})
+
+
+@app.command(context_settings=ANY_OPTIONS)
+def check(context: typer.Context) -> None:
+    """Check what train would do with the same arguments: files, model, samples, steps. Nothing is trained."""
+    from ...preflight import check as preflight
+
+    training = read_training(context.args)
+    preflight(training.config, training.draft)
+    config = training.config
+    samples = good_items(Path(config.data.source["path"]), Sample)  # type: ignore[index]
+    right = evaluate_responses(samples, [sample.answer for sample in samples])
+    shown = {
+        "steps": config.train.steps, "prompts_per_step": config.train.prompts_per_step, "samples": len(samples),
+        "unscored": right["unscored"], "reference_answers": right["aggregate"], "model": str(training.final),
+    }  # fmt: skip
+    typer.echo(to_json(shown))
+
+
+@with_options(app, "evaluate", OPTIONS["evaluate"])
+def evaluate(options: dict[str, Any]) -> None:
+    """SBK, CM and overall of a model's greedy answers."""
+    samples = good_items(options["eval_data"], Sample, options["max_samples"])
+    judge = import_function(options["judge"]) if options["judge"] else None
+    if options["use_llm_judge"]:
+        server = ChatServer(options["base_url"], model=options["model_name"])
+        judge = server_judge(server, load_texts(options["texts"]))
+    asked = [row for row in rows(str(options["eval_data"]), options["texts"]) if isinstance(row, dict)][: len(samples)]
+    limits = {name: options[name] for name in ("backend", "device")}
+    responses = greedy_answers(options["model_path"], asked, max_tokens=options["max_new_tokens"], **limits)
+    weights = (options["sbk_weight"], options["cm_weight"])
+    result = evaluate_responses(samples, responses, judge=judge, weights=weights)
+    replace_json(options["output_file"], {"model": options["model_path"], **result})
+    typer.echo(to_json({name: value for name, value in result.items() if name != "detailed_results"}))

@@ -1,0 +1,64 @@
+"""Character profiles: the block ``<Character Setting>`` in the system prompts of a JSONL file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...data.labelled_block import read_block
+from ...errors import DataError
+from ...json_lines import numbered_lines, parse_object
+
+DEFAULTS = {"Name": "Unknown", "Gender": "unknown", "Introduction": "", "Detailed Description": ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiles:
+    """The parsed profiles of a file, and per line why it gave none."""
+
+    parsed: list[dict[str, str]]
+    skipped: dict[int, str]
+
+
+def parse_profile(prompt: str) -> dict[str, str] | None:
+    """Name, Gender, Introduction and Detailed Description of the first block; None without one.
+
+    Labels stand at the start of a line, in any order, with a colon of either width. Name and Gender are one line, the
+    others reach to the next label or the end of the block.
+    """
+    found = read_block(prompt, "Character Setting", DEFAULTS, one_line=("Name", "Gender"))
+    return None if found is None else {**DEFAULTS, **found}
+
+
+def read_profiles(path: Path, limit: int | None = None) -> Profiles:
+    """Profiles of a JSONL file whose objects have a key ``prompt``; ``limit`` counts parsed ones.
+
+    Raises:
+        DataError: no such file, or no profile in it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"profiles {path} cannot be read: {error.strerror}") from None
+    found = Profiles(parsed=[], skipped={})
+    for number, line in numbered_lines(content):
+        row = parse_object(line)
+        prompt = row if isinstance(row, str) else row.get("prompt")
+        profile = parse_profile(prompt) if isinstance(row, dict) and isinstance(prompt, str) else None
+        if len(found.parsed) == limit:
+            break
+        if profile is not None:
+            found.parsed.append(profile)
+        else:
+            text = "no <Character Setting> block" if isinstance(prompt, str) else "no text under 'prompt'"
+            found.skipped[number] = row if isinstance(row, str) else text
+    if not found.parsed:
+        first = next((f"; line {number}: {why}" for number, why in found.skipped.items()), "")
+        raise DataError(f"profiles {path}: no profile in {len(found.skipped)} lines{first}")
+    return found
+
+
+def profile_text(profile: Mapping[str, str]) -> str:
+    """What a profile says, without its labels."""
+    return "\n".join(value for name, value in profile.items() if value != DEFAULTS.get(name))
