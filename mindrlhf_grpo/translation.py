@@ -7,7 +7,7 @@ meaning here. ``"*"`` stands for every key that is not named beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,3 +154,31 @@ def _walk(
             _walk(value, entry, here, found, reasons, problems, place)
         elif value is not None and value != "None":
             problems.append(f"{place(here)}: {'.'.join(map(str, here))} is {value!r}, not a section")
+
+
+def options_of(words: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """``--name value`` and ``--name=value`` of a command line, and its other words; an option alone is ``true``.
+
+    Raises:
+        ConfigError: an option that is not known.
+    """
+    options: dict[str, str] = {}
+    others: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("--"):
+            others.append(word)
+            continue
+        name, given, value = word[2:].replace("-", "_").partition("=")
+        if name not in known:
+            raise ConfigError(f"option {word!r} is unknown{did_you_mean(name, known)}")
+        alone = not waiting or waiting[0].startswith("--")
+        options[name] = value if given else "true" if alone else waiting.pop(0)
+    return options, others
+
+
+def listed(value: Any) -> list[str]:
+    """A list, or a text with commas (brackets and quotes around it or not), as texts."""
+    items = value if isinstance(value, list) else str(value).strip("[]").split(",")
+    return [str(item).strip().strip("'\"") for item in items]

@@ -7,13 +7,14 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from .checks import check
+from .record_files import read_records, write_records
 
 if TYPE_CHECKING:
     from mindrlhf_grpo.config import RunConfig
 
     from .backend import MindSporeBackend
 
-__all__ = ["build", "check"]
+__all__ = ["build", "check", "read_records", "write_records"]
 
 os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore's warnings are meant for its developers
 # Where a compilation that fails leaves its graph; MindSpore would put it into the current folder.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...conversion import to_folder
-from ...data.byte_pairs import write_tokenizer
 from ...errors import ConfigError
-from ...model_files import TOKENIZER_FILES, copy_files
+from ...model_assembly import complete
 from ...nearest import did_you_mean
 from ...translation import plain_yaml
 from .tables import keys, names
@@ -29,30 +26,16 @@ def model_folder(source: str, into: Path, *, shape: Mapping[str, Any] | None, to
         CheckpointError: weights that do not fit the sizes.
     """
     place = Path(source)
-    own = place.is_dir() and (place / "config.json").is_file()
-    if not own and not place.exists():
+    if not place.exists():
         return source  # a hub id, or nothing: the backend's own message
-    if own and has_tokenizer(place):
-        return source
-    made = into / "model"
-    if made.is_dir():
-        return str(made)
-    partial = into / f".model-{os.getpid()}"
-    partial.mkdir(parents=True)
-    if own:
-        copy_files(place, partial, ("config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES))
-    elif shape is None:
-        raise ConfigError(
-            f"{source} has no config.json; the sizes of the model come from its YAML (model.model_config)"
-        )
-    else:
-        to_folder(place, partial, names(), architecture(shape))
-    add_tokenizer(partial, [Path(tokenizer)] if tokenizer else [place.parent if place.is_file() else place])
-    try:
-        partial.rename(made)
-    except OSError:  # another rank was first
-        shutil.rmtree(partial)
-    return str(made)
+    convert = None
+    if not (place / "config.json").is_file():
+        if shape is None:
+            raise ConfigError(f"{source} has no config.json; sizes come from the model's YAML (model.model_config)")
+        config = architecture(shape)
+        convert = lambda folder: to_folder(place, folder, names(), config)  # noqa: E731
+    tokenizers = [Path(tokenizer)] if tokenizer else [place.parent if place.is_file() else place]
+    return str(complete(place, into / "model", convert, tokenizers))
 
 
 def architecture(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,27 +76,3 @@ def shape_of(path: str | None) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ConfigError(f"{path} has no section model.model_config")
     return found
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder can tell how text becomes tokens."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")) or bool(
-        list(folder.glob("*.tiktoken"))
-    )
-
-
-def add_tokenizer(folder: Path, places: list[Path]) -> None:
-    """Bring tokenizer files into a model folder; vocab.json and merges.txt become tokenizer.json.
-
-    Raises:
-        ConfigError: none are found.
-    """
-    for place in places:
-        if not has_tokenizer(folder):
-            copy_files(place, folder, TOKENIZER_FILES)
-    if not has_tokenizer(folder) and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        write_tokenizer(folder / "vocab.json", folder / "merges.txt", folder)
-    if not has_tokenizer(folder):
-        raise ConfigError(
-            f"no tokenizer in {', '.join(map(str, places))}; name a folder with tokenizer.json, or vocab.json and merges.txt"
-        )

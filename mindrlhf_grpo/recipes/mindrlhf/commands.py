@@ -1,0 +1,116 @@
+"""``mindrlhf-grpo recipe mindrlhf ...``."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+HELP = "MindRLHF's configurations, scripts and checkpoints, on either backend"
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="In MindRLHF's words or in ours.")]  # fmt: skip
+Config = Annotated[Path, typer.Option(help="A YAML file of either generation.")]
+Backend = Annotated[str | None, typer.Option(help="torch or mindspore; default: MINDRLHF_BACKEND, else mindspore if installed.")]  # fmt: skip
+
+
+@app.command(context_settings=ANY)
+def train(context: typer.Context, config: Config, backend: Backend = None) -> None:
+    """Train from MindRLHF's YAML; an unfinished run in its folder goes on.
+
+    Takes main.py's options (--dataset_file, --verifier_function a,b, ...) and section.key=value, in its words or ours.
+    """
+    from ...cli import rank_of_process, show_summary
+    from ...preflight import check
+    from ...trainers import train as run
+    from ...translation import options_of
+    from .settings import read_settings
+    from .tables import keys
+
+    options, overrides = options_of(context.args, list(keys()["options"]))
+    settings = read_settings(config, overrides, options, backend=backend)
+    if rank_of_process() == 0:
+        typer.echo("\n".join(settings.notes), err=True)
+    check(settings.config)
+    summary = run(settings.config)
+    if rank_of_process() == 0:
+        show_summary(summary)
+
+
+@app.command()
+def translate(config: Config, overrides: Overrides = None, backend: Backend = None) -> None:
+    """Print our configuration of MindRLHF's YAML; what is otherwise goes to standard error."""
+    from ...config_file import dump
+    from .settings import read_settings
+
+    settings = read_settings(config, overrides or [], backend=backend)
+    typer.echo("\n".join(settings.notes), err=True)
+    typer.echo(dump(settings.config), nl=False)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, a folder of them, or a Hugging Face folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[Literal["hf", "ckpt", "safetensors"], typer.Option(help="hf: a Hugging Face folder; else MindSpore's.")] = "hf",
+    config: Annotated[Path | None, typer.Option(help="The model's YAML, for its sizes (to hf).")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer (to hf).")] = None,
+) -> None:  # fmt: skip
+    """Convert weights between MindFormers' names and Hugging Face's; needs no framework."""
+    from ...conversion import from_folder, to_folder
+    from ...errors import ConfigError
+    from ...model_assembly import add_tokenizer
+    from .models import architecture, shape_of
+    from .tables import names
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already; name a new folder")
+    if to == "hf":
+        shape = shape_of(str(config) if config else None)
+        if shape is None:
+            raise ConfigError(f"--config is {config}; sizes come from the YAML file of the model (model.model_config)")
+        done = to_folder(source, out, names(), architecture(shape))
+        if tokenizer is not None:
+            add_tokenizer(out, [tokenizer])
+    else:
+        done = from_folder(source, out, names(), to)
+    left = f"; {len(done.left_out)} that are no weights were left out" if done.left_out else ""
+    typer.echo(f"{done.tensors} tensors in {done.out}{left}")
+
+
+@app.command(context_settings={**ANY, "allow_interspersed_args": False})
+def run(context: typer.Context, script: Path) -> None:
+    """Run a script that imports mindrlhf and mindformers, with their names from here."""
+    from ...import_names import install
+    from .tables import keys
+
+    install(keys()["imports"], __package__, first=True)
+    sys.argv = [str(script), *context.args]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@app.command(context_settings={**ANY, "allow_interspersed_args": False})
+def launch(
+    context: typer.Context,
+    workers: Annotated[int, typer.Option(help="Processes over all machines.")] = 8,
+    local_workers: Annotated[int, typer.Option(help="Processes of this machine; 0: all.")] = 0,
+    master_addr: str = "127.0.0.1",
+    master_port: int = 9887,
+    log_dir: str = "runs/logs",
+    launcher: Annotated[Literal["msrun", "torchrun"], typer.Option(help="msrun for MindSpore.")] = "msrun",
+    dry_run: Annotated[bool, typer.Option(help="Print the command only.")] = False,
+) -> None:
+    """Run a command of this recipe in several processes: launch --workers 8 train --config grpo.yaml"""
+    from ...launching import command
+
+    words = command(
+        ["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args], launcher=launcher, workers=workers,
+        local_workers=local_workers or workers, address=master_addr, port=master_port, log_dir=log_dir,
+    )  # fmt: skip
+    typer.echo(" ".join(words), err=not dry_run)
+    if not dry_run:
+        raise typer.Exit(subprocess.run(words, check=False).returncode)

@@ -1,0 +1,147 @@
+"""The objects that MindRLHF's scripts make before a trainer: configurations, sizes of models, tokenizers.
+
+Each holds values of its own; none is shared by a class.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...attribute_mapping import AttributeMapping
+from ...errors import ConfigError
+from ...translation import plain_yaml, translate
+from .models import check_shape, shape_of
+from .tables import keys
+
+CONFIG = "MINDRLHF_CONFIG"
+SAMPLING = ("max_decode_length", "seq_length", "temperature", "top_k", "top_p", "repetition_penalty")
+
+
+class RunFields(AttributeMapping):
+    """The fields of a run: MindRLHF's defaults, then a YAML file's, then those given.
+
+    Args:
+        file_path: YAML of fields; default: the one that MINDRLHF_CONFIG names, if any.
+
+    Raises:
+        ConfigError: a field that is not known.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, file_path: str | None = None) -> None:
+        table = keys()[self.kind]
+        super().__init__(
+            {name: copy.deepcopy(entry.get("default")) for name, entry in table.items() if isinstance(entry, dict)}
+        )
+        file = file_path or os.environ.get(CONFIG)
+        if file:
+            values, place = plain_yaml(Path(file).read_text(encoding="utf-8"), file)
+            translate(values, table, place=place)
+            self.update(values)
+
+
+class GRPOConfig(RunFields):
+    """Of a GRPO run."""
+
+    kind = "grpo_fields"
+
+
+class PPOConfig(RunFields):
+    """Of a PPO run."""
+
+    kind = "ppo_fields"
+
+
+class MindFormerConfig(AttributeMapping):
+    """A model's YAML as nested fields."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(AttributeMapping.of(plain_yaml(Path(path).read_text(encoding="utf-8"), path)[0]))
+
+
+class LlamaConfig(AttributeMapping):
+    """Sizes of a model, and where its weights are (``checkpoint_name_or_path``); raises ConfigError for unknown ones."""
+
+    def __init__(self, **sizes: Any) -> None:
+        check_shape(sizes)
+        super().__init__({"type": type(self).__name__, **copy.deepcopy(sizes)})
+
+
+class DeepseekV3Config(LlamaConfig):
+    """Of DeepSeek-V3."""
+
+
+class ChatGLM2Config(LlamaConfig):
+    """Of GLM-4-9B."""
+
+
+class Qwen2Tokenizer:
+    """The tokenizer of a vocab.json with a merges.txt; a trainer reads it from their folder."""
+
+    def __init__(
+        self, vocab_file: str, merges_file: str, *, add_bos_token: bool = False, add_eos_token: bool = False
+    ) -> None:
+        for file in (vocab_file, merges_file):
+            if not Path(file).is_file():
+                raise ConfigError(f"there is no file {file}")
+        if add_bos_token or add_eos_token:
+            raise ConfigError(
+                "add_bos_token and add_eos_token: prompts get what their chat template writes; accepted: False"
+            )
+        if Path(vocab_file).parent != Path(merges_file).parent:
+            raise ConfigError(f"{vocab_file} and {merges_file} lie in two folders; accepted: one with both")
+        self.vocab_file, self.merges_file = vocab_file, merges_file
+
+
+Qwen2_5Tokenizer = Qwen2Tokenizer
+
+
+def init_configs(args: Any = None) -> tuple[PPOConfig, LlamaConfig, LlamaConfig, LlamaConfig, LlamaConfig]:
+    """Run, policy, reference, critic and reward model, from the YAMLs that the arguments name."""
+    run = PPOConfig()
+    given = {"mind_dataset_dir" if name == "dataset_dir" else name: value for name, value in vars(args or {}).items()}
+    run.update({name: value for name, value in given.items() if name in keys()["ppo_fields"] and value is not None})
+    models = []
+    for key in ("sft_model_path", "sft_model_path", "critic_model_path", "reward_model_path"):
+        shape = shape_of(run.get(key))
+        if shape is None:
+            raise ConfigError(f"{key} is {run.get(key)!r}; accepted: the YAML file of a model")
+        models.append(LlamaConfig(**shape))
+    return run, models[0], models[1], models[2], models[3]
+
+
+def combine_config(run: RunFields, model: Mapping[str, Any]) -> RunFields:
+    """The run with how the model samples, where the run leaves it open."""
+    table = keys()[run.kind]
+    for name in SAMPLING:
+        if model.get(name) is not None and run.get(name) == table[name].get("default"):
+            run[name] = model[name]
+    return run
+
+
+combine_grpo_config = combine_config
+
+
+def transfer_from_str_to_bool(text: Any) -> bool:
+    """Whether a text says true."""
+    return str(text).strip().lower() in ("true", "1", "yes")
+
+
+def build_context(config: Any) -> None:
+    """Nothing to do: the backend sets up its device."""
+
+
+def build_parallel_config(config: Any) -> None:
+    """Nothing to do: see ``parallel`` of our configuration."""
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The values of a configuration object, MindFormers' own included."""
+    if isinstance(config, Mapping):
+        return dict(config)
+    return dict(config.to_dict() if hasattr(config, "to_dict") else vars(config))

@@ -1,0 +1,1 @@
+"""Reward functions that a script hands over as objects; a configuration names them here."""

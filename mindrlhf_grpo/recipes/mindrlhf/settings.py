@@ -1,0 +1,275 @@
+"""MindRLHF's configurations as ours: files with sections (2025), dataclasses of fields and preference YAMLs (2024).
+
+What a key is here stands in ``keys.yaml``; this module computes what depends on several of them. Nothing is kept between
+two calls, so two configurations never share a value.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ...config_file import AnyConfig, Draft
+from ...data.sources import read_rows
+from ...data.token_files import SUFFIXES
+from ...errors import ConfigError
+from ...nearest import did_you_mean
+from ...translation import Translated, listed, nested, plain_yaml, set_by_path, translate
+from .models import check_shape, model_folder, shape_of
+from .tables import keys
+
+HERE = __package__
+BACKEND = "MINDRLHF_BACKEND"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration of ours, and a line for everything that is otherwise than it was written."""
+
+    config: AnyConfig
+    notes: tuple[str, ...]
+
+
+def read_settings(
+    path: Path, overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None, *, backend: str | None = None
+) -> Settings:
+    """Read a YAML file of either generation.
+
+    Args:
+        overrides: ``section.key=value`` in MindRLHF's words or in ours; ours win.
+        options: of its command line (``dataset_file``, ``verifier_function``, ...); they win over the file.
+
+    Raises:
+        ConfigError: unknown keys, with their places and the nearest known ones, or values that cannot be used.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    values, place = plain_yaml(path.read_text(encoding="utf-8"), str(path))
+    kind = kind_of(values)
+    theirs = keys()[kind]
+    for text in overrides:
+        if text.lstrip("+").split(".")[0].split("=")[0] in theirs:
+            set_by_path(values, text)
+    for name, value in (options or {}).items():
+        if value is not None:
+            section, _, key = keys()["options"][name].partition(".")
+            values.setdefault(section, {})[key] = value
+    own = [text for text in overrides if text.split(".")[0].split("=")[0] not in theirs]
+    return settings_of(kind, translate(values, theirs, reasons=keys()["reasons"], place=place), own, backend=backend)
+
+
+def kind_of(values: Mapping[str, Any]) -> str:
+    """Which of the tables of ``keys.yaml`` a configuration belongs to."""
+    if "model" in values or "runner_config" in values:
+        return "offline"
+    if any(key in keys()["grpo"] for key in values):
+        return "grpo"
+    return "grpo_fields" if any(key in values for key in ("beta", "num_generations", "grpo_epochs")) else "ppo_fields"
+
+
+def settings_of(kind: str, found: Translated, own: Sequence[str] = (), *, backend: str | None = None) -> Settings:
+    """Our configuration of what was read; ``own`` are overrides in our words."""
+    notes = [f"{key} has no meaning here: {why}" for key, why in found.unused.items()]
+    values = {**found.ours, "backend": backend or chosen_backend()}
+    named = found.named
+    if str(named.get("optimizer")) not in keys()["optimizers"]:
+        raise ConfigError(
+            f"optimizer {named['optimizer']!r}: there is AdamW; accepted: {', '.join(keys()['optimizers'])}"
+        )
+    values["train.betas"] = [named["beta1"], named["beta2"]]
+    values["run_dir"] = str(named.get("save_dir") or named.get("save") or "runs/mindrlhf")
+    if named["device"] == "CPU":
+        values["model.device"] = "cpu"
+    fill = {"offline": of_rows, "ppo_fields": of_ppo}.get(kind, of_grpo)
+    fill(values, named, notes)
+    learning_rate(values, named, notes)
+    draft = Draft(nested(values), "the translated configuration").with_overrides(own)
+    return Settings(draft.validated(), tuple(notes))
+
+
+def chosen_backend() -> str:
+    """MINDRLHF_BACKEND, else MindSpore where it is installed, else torch."""
+    return os.environ.get(BACKEND) or ("mindspore" if find_spec("mindspore") else "torch")
+
+
+def of_grpo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
+    """The rest of a GRPO run."""
+    prompts = named["num_rollouts"] * named["chunk_size"] * named.get("infer_dp", named.get("train_dp", 1))
+    online(values, named, notes, prompts)
+    values |= keys()["fixed"]["grpo"]
+    updates(values, named, notes, prompts * values["rollout.group_size"], prompts)
+    values["train.steps"] = named["epochs"] * max(1, len(read_rows(values["data.source"])) // prompts)
+    values["rewards"] = rewards_of(named.get("verifiers", ["accuracy_reward", "format_reward"]), named.get("weights"))
+    if named.get("sync") in (True, "True"):
+        values["algorithm.reference_sync"] = {"every": named["sync_steps"], "share": 1.0}
+    if named.get("save_prompts", True) is False:
+        values["tracking.rollouts_every"] = 0
+    else:
+        values["tracking.rollouts_every"] = named.get("prompts_every", 1)
+
+
+def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
+    """The rest of a PPO run: one completion a prompt, a reward model, a critic."""
+    prompts = named["num_rollouts"]
+    online(values, named, notes, prompts)
+    clip, share = named["cliprange"], named["pretrain_coef"]
+    values |= {**keys()["fixed"]["ppo"], "algorithm.clip_low": clip, "algorithm.clip_high": clip}
+    values |= {"critic.learning_rate": values["train.learning_rate"], "train.steps": named["epochs"]}
+    updates(values, named, notes, prompts, prompts)
+    if not named.get("reward"):
+        raise ConfigError("PPO needs a reward model: reward_model_path names its YAML, or rm_model_config its weights")
+    values["rewards"] = [{"function": f"model:{named['reward']}", "name": "reward_model", "arguments": {"keep": True}}]
+    if named["shared"] in (True, "True"):
+        values["critic.shared"], values["critic.coef"] = True, named["vf_coef"]
+    elif named.get("critic"):
+        values["critic.path"] = named["critic"]
+    if not 0 <= share < 1:
+        raise ConfigError(f"pretrain_coef is {share}; accepted: 0 (no pretraining loss) to below 1")
+    if share > 0:
+        source = {**values["data.source"], "name": f"{HERE}.data:answered"}
+        values["algorithm.pretraining"] = {"source": source, "coef": share / (1 - share), "rows": named["batch_size"]}
+        notes.append(
+            f"pretrain_coef {share}: the pretraining loss has {share / (1 - share):g} times the policy's weight"
+        )
+
+
+def of_rows(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
+    """The rest of a run on preference rows: DPO, a reward model, or fine-tuning."""
+    shape, arch = named.get("shape") or {}, str(named.get("arch", ""))
+    check_shape(shape)
+    source = named.get("model") or shape.get("checkpoint_name_or_path")
+    values["model.path"] = folder_of(source, values, shape=shape, tokenizer=None, key="load_checkpoint")
+    values["data.source"] = rows_source(named, values, "pairs")
+    if named.get("held_out"):
+        values["eval.source"] = rows_source({**named, "dataset": named["held_out"]}, values, "pairs")
+    values |= {"data.overlong": "truncate", "data.max_tokens": shape.get("seq_length", 4096)}
+    template_of(values)
+    values["train.prompts_per_step"] = named["batch_size"] * named["train_dp"] * named["accumulation"]
+    per_epoch = max(1, len(read_rows(values["data.source"])) // values["train.prompts_per_step"])
+    steps = named["total_steps"] if named["total_steps"] > 0 else named["epochs"] * per_epoch
+    values["train.steps"] = steps
+    values["train.warmup_steps"] = named.get("warmup_steps") or int(named["warmup_ratio"] * steps)
+    if arch.endswith("DPO"):
+        values |= {"objective.name": "dpo", "objective.preset": "mindrlhf"}
+        values |= {
+            f"objective.{ours}": shape[key] for key, ours in (("beta", "beta"), ("alpha", "sft_coef")) if key in shape
+        }
+        notes.append(
+            "DPO by length-normalised log-probs, as DPOLossV2; plain DPO: objective.preset=null objective.beta=0.1"
+        )
+    else:
+        values["objective.name"] = "reward_model" if "reward" in arch.lower() else "sft"
+    for callback in named.get("callbacks") or []:
+        values["checkpoint.every"] = callback.get("save_checkpoint_steps", values.get("checkpoint.every", 0))
+        values["checkpoint.keep_last"] = callback.get("keep_checkpoint_max", values.get("checkpoint.keep_last", 2))
+
+
+def online(values: dict[str, Any], named: dict[str, Any], notes: list[str], prompts: int) -> None:
+    """What GRPO and PPO have in common: model, reference, data, batch."""
+    shape = named.get("shape") or shape_of(named.get("model_yaml"))
+    source = named.get("model") or (shape or {}).get("checkpoint_name_or_path")
+    reference = named.get("reference")
+    if reference and source and Path(reference).absolute() != Path(source).absolute():
+        raise ConfigError(
+            f"the reference is {reference}, the actor {source}: here the reference is the untrained actor; give both the same "
+            "folder, or leave the reference out"
+        )
+    if named.get("generator") and named["generator"] != source:
+        notes.append(
+            f"generate_config.load {named['generator']}: completions come from the actor's own weights, {source}"
+        )
+    values["model.path"] = folder_of(
+        source, values, shape=shape, tokenizer=named.get("tokenizer"), key="actor_config.load"
+    )
+    values["data.source"] = rows_source(named, values, "rows")
+    template_of(values)
+    values["data.overlong"] = "drop"
+    values["train.prompts_per_step"] = prompts
+    values["train.tokens_per_micro_batch"] = named["seq_length"]
+    if str(named.get("tensorboard")).lower() == "true":
+        values["tracking.to"] = ["tensorboard"]
+    if named.get("scale_reward") not in (None, False, "False"):
+        raise ConfigError(
+            "scale_reward, ref_mean and ref_std are not there; algorithm.returns.whiten scales advantages"
+        )
+
+
+def folder_of(
+    source: Any, values: Mapping[str, Any], *, shape: Mapping[str, Any] | None, tokenizer: str | None, key: str
+) -> str:
+    """The model folder to train from, made under the run's folder where there is none."""
+    if not source:
+        raise ConfigError(f"{key} names no weights, nor does checkpoint_name_or_path of the model's YAML")
+    return model_folder(str(source), Path(values["run_dir"]), shape=shape, tokenizer=tokenizer)
+
+
+def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: str) -> Any:
+    """``data.source``: a file read by ``data.py``, or what is named itself where it is no file."""
+    dataset = named.get("dataset")
+    if not dataset:
+        raise ConfigError(
+            "no data: rl_config.dataset_file, mind_dataset_dir or train_dataset.data_loader.dataset_dir names them"
+        )
+    if not Path(dataset).is_file():
+        return dataset
+    source = {"name": f"{HERE}.data:{function}", "file": str(dataset), "tokenizer": values["model.path"]}
+    return source | ({"dataset_type": named["dataset_type"]} if named.get("dataset_type") else {})
+
+
+def template_of(values: dict[str, Any]) -> None:
+    """Rows that were tokenised have been through their template."""
+    source = values["data.source"]
+    if isinstance(source, dict) and str(source["file"]).endswith(SUFFIXES):
+        values["data.chat_template"] = "none"
+
+
+def updates(values: dict[str, Any], named: Mapping[str, Any], notes: list[str], samples: int, prompts: int) -> None:
+    """Optimizer steps of a pass: as many as there, as far as groups stay whole."""
+    rows = named["batch_size"] * named.get("pack_num", 1) * named.get("train_dp", 1) * named.get("micro_batch_num", 1)
+    wanted = max(1, samples // rows)
+    made = max(count for count in range(1, prompts + 1) if prompts % count == 0 and count <= wanted)
+    values["algorithm.updates_per_batch"] = made
+    if made != wanted:
+        notes.append(f"{made} optimizer steps for each {samples} completions, not {wanted}: a group stays in one step")
+
+
+def learning_rate(values: dict[str, Any], named: Mapping[str, Any], notes: list[str]) -> None:
+    """The schedule over the steps of the run; where theirs hardly falls in that time, constant."""
+    style = str(named.get("decay_style", "cosine"))
+    if style not in keys()["schedules"]:
+        raise ConfigError(
+            f"schedule {style!r} is unknown{did_you_mean(style, keys()['schedules'])}; {', '.join(keys()['schedules'])}"
+        )
+    steps, decay = values["train.steps"], named.get("decay_steps", 0)
+    falls = decay <= 2 * steps
+    values["train.schedule"] = keys()["schedules"][style] if falls else "constant"
+    if not falls:
+        notes.append(
+            f"learning rate constant after warm-up: decay_steps {decay} is far beyond the {steps} steps of the run"
+        )
+    elif named.get("min_lr"):
+        notes.append(f"learning rate falls to 0 at step {steps}, not to {named['min_lr']:g}")
+
+
+def rewards_of(verifiers: Any, weights: Any) -> list[dict[str, Any]]:
+    """Reward components of verifiers by name or as ``module:function``, lists or texts with commas.
+
+    Raises:
+        ConfigError: an unknown verifier, or another number of weights.
+    """
+    names = listed(verifiers)
+    factors = [float(weight) for weight in listed(weights)] if weights is not None else [1.0] * len(names)
+    if len(factors) != len(names):
+        raise ConfigError(f"{len(names)} verifiers ({', '.join(names)}) have {len(factors)} weights")
+    known = keys()["verifiers"]
+    for name in names:
+        if ":" not in name and name not in known:
+            raise ConfigError(
+                f"verifier {name!r} is unknown{did_you_mean(name, known)}; {', '.join(known)}, or module:function"
+            )
+    functions = [name if ":" in name else f"{HERE}.verifiers:{name}" for name in names]
+    return [{"function": function, "weight": factor} for function, factor in zip(functions, factors, strict=True)]
