@@ -309,6 +309,10 @@ def check_settings(config: AlgorithmConfig, settings: Settings, algorithm: Algor
             f"algorithm.kl_in: reward does not go with algorithm.name: {name}, which has no single reward to take the "
             "KL from; set algorithm.kl_in: loss, or algorithm.kl_coef: 0"
         )
+    if config.scaling is not None and algorithm.estimator is ESTIMATORS["gdpo"]:
+        raise ConfigError(
+            f"algorithm.scaling scales the sum of the rewards, and algorithm.name: {name} learns from each by itself"
+        )
     if config.kl_control is not None and not in_reward:
         raise ConfigError(
             "algorithm.kl_control adapts a KL in the reward: set algorithm.kl_in: reward and a kl_coef above 0"

@@ -110,6 +110,26 @@ class DeadGroupTestConfig(Section):
     tolerance: float = key(1e-6, "Rewards that differ by less are equal.", ge=0)
 
 
+class ScalingConfig(Section):
+    """Rewards and advantages brought to a common size, and their bounds."""
+
+    running_norm: bool = key(
+        False,
+        "Total rewards are divided by the standard deviation of all so far.",
+        peers="lightrft: --reward_running_norm",
+    )
+    minus_mean: bool = key(
+        False, "And the mean of all so far is taken off first.", peers="lightrft: --reward_running_norm_minus_mean"
+    )
+    reward_clip: float = key(0.0, "Largest size of a total reward; 0: none.", peers="lightrft: --reward_clip", ge=0)
+    whiten: bool = key(
+        False,
+        "Advantages of the batch's trained tokens are brought to mean 0 and variance 1.",
+        peers="lightrft: --advantages_norm",
+    )
+    advantage_clip: float = key(0.0, "Largest size of an advantage; 0: none.", peers="lightrft: --advantage_clip", ge=0)
+
+
 class ReferenceSyncConfig(Section):
     """A reference that follows the policy (TR-DPO)."""
 
@@ -220,6 +240,7 @@ class AlgorithmConfig(Section):
         peers="verl: filter_groups.max_num_gen_batches",
         ge=1,
     )
+    scaling: ScalingConfig | None = key(None, "Normalisation and bounds of rewards and advantages.")
     returns: ReturnsConfig | None = key(None, "How token rewards add up; only for ppo and reinforce_pp.")
     entropy: EntropyConfig | None = key(None, "Entropy bonus, and training on uncertain tokens only.")
     correction: CorrectionConfig | None = key(

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import DataError
 
 COLUMNS = ("answer", "solution")
+BOX = r"\boxed{"
 
 
 def reference_column(names: Collection[str], column: str | None) -> str:
@@ -43,3 +44,14 @@ def tagged(completion: str, tag: str | None) -> str | None:
 def after_marker(reference: str) -> str:
     """A reference as a bare answer: what follows the last ``####``, as GSM8K writes it."""
     return reference.rpartition("####")[2].strip()
+
+
+def last_box(text: str) -> str | None:
+    """What the last ``\\boxed{...}`` holds, braces matched; None without a whole one."""
+    start = text.rfind(BOX)
+    depth = 0
+    for place in range(start + len(BOX) - 1, len(text) if start >= 0 else 0):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[start + len(BOX) : place].strip()
+    return None

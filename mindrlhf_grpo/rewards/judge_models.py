@@ -5,8 +5,7 @@ Judges that name the same folder share one model. Legend: N messages, C choices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -151,24 +150,25 @@ class JudgeModels:
     def __init__(self, backend: Backend | None) -> None:
         self.backend = backend
         self.models: dict[tuple[str, str], JudgeModel] = {}
-        self.held: set[tuple[str, str]] = set()
+        self.held: dict[tuple[str, str], bool] = {}  # those in memory, and whether to keep them
         self.loads: dict[str, int] = {}
 
-    @contextmanager
-    def awake(self, place: Place) -> Iterator[JudgeModel]:
-        """The model of a place; its weights are freed at the end unless ``keep``."""
+    def use(self, place: Place) -> JudgeModel:
+        """The model of a place; all others are freed before it is loaded, except those to keep."""
         key = place.key
         model = self.models.get(key) or self.models.setdefault(key, self.build(place))
         if key not in self.held:
-            self.held.add(key)
+            self.release()
+            self.held[key] = place.keep
             name = place.server or key[1]
             self.loads[name] = self.loads.get(name, 0) + 1
-        try:
-            yield model
-        finally:
-            if not place.keep:
-                model.release()
-                self.held.discard(key)
+        return model
+
+    def release(self) -> None:
+        """Free every model, except those to keep."""
+        for key in [key for key, keep in self.held.items() if not keep]:
+            self.models[key].release()
+            del self.held[key]
 
     def build(self, place: Place) -> JudgeModel:
         """A model that has not been asked yet."""

@@ -183,8 +183,10 @@ class JudgeReward:
         exchanges = [
             exchange_of(group.prompt, rollout.text, self.reference) for group in groups for rollout in group.rollouts
         ]
-        with self.models.awake(self.place) as model:
-            scores, self.unread = self.judge.scores(model, exchanges)
+        try:
+            scores, self.unread = self.judge.scores(self.models.use(self.place), exchanges)
+        finally:
+            self.models.release()
         return {"": scores}
 
     def failures(self) -> dict[str, int]:

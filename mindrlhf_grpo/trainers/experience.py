@@ -20,6 +20,7 @@ from ..batching import build_batch, denominators, loss_weights
 from ..config import RunConfig
 from ..data.stream import PromptStream, shard
 from ..data.tokenizer import Tokenizer
+from ..reward_scaling import RewardScaling
 from ..rewards import Rewards, RewardTable
 from ..segments import ItemSpans, Segments
 from ..types import Batch, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
@@ -81,6 +82,7 @@ class Collector:
         self.sampling = training_sampling(config)
         self.kl_control = plan.kl_control
         self.spans = ItemSpans(config.items, tokenizer)
+        self.scaling = None if config.algorithm.scaling is None else RewardScaling(config.algorithm.scaling)
 
     def collect(self, policy: Policy, critic: Critic | None, clock: Clock) -> Experience:
         """Generate, score and weigh one rollout batch; dead groups are replaced where the configuration asks."""
@@ -104,16 +106,20 @@ class Collector:
         with clock.phase("values"):
             values = None if critic is None else critic.model.values(batch)
         kl_coef = self.kl_control.coef
-        batch, kl_sums = credit.assign(self.plan, self.comm, batch, whole, mine, values=values, kl_coef=kl_coef)
+        learned, scaled = self._scaled(whole)
+        batch, kl_sums = credit.assign(self.plan, self.comm, batch, learned, mine, values=values, kl_coef=kl_coef)
         if segments is not None and segments.extra is not None:
             batch = replace(batch, advantages=batch.advantages + segments.extra)
+        if self.scaling is not None:
+            advantages, bounded = self.scaling.advantages(batch, self.comm)
+            batch, scaled = replace(batch, advantages=advantages), {**scaled, **bounded}
         batch, corrections = credit.corrected(self.plan, self.comm, batch, uncertain)
         return Experience(
             groups=without_features(drawn.groups),
             table=own.rewards,
             batch=batch,
             chunk_of=chunk_of[mine],
-            metrics={**step_metrics(whole, drawn), **corrections, **self._control_kl(kl_sums)},
+            metrics={**step_metrics(whole, drawn), **scaled, **corrections, **self._control_kl(kl_sums)},
             trained_tokens=trained_tokens,
             kl=kl_sums,
         )
@@ -228,6 +234,14 @@ class Collector:
                 max_tokens=self.config.rollout.max_tokens,
             )
         return replace(batch, weights=weights), tuple(int(trained[chunk_of == chunk].sum()) for chunk in chunks)
+
+    def _scaled(self, whole: HostTable) -> tuple[HostTable, dict[str, float]]:
+        """The rewards that are learned from: one total, where the configuration brings it to a size."""
+        if self.scaling is None:
+            return whole, {}
+        total, figures = self.scaling.rewards(whole.rewards.total())
+        table = RewardTable(names=("total",), weights=np.ones(1), values=total[:, None, :])
+        return replace(whole, rewards=table), figures
 
     def _control_kl(self, kl_sums: FloatArray | None) -> dict[str, float]:
         """Move the coefficient of a KL in the reward towards its target; what both were, as metrics."""

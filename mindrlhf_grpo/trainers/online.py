@@ -170,6 +170,8 @@ class OnlineTrainer:
         progress = self.course.progress
         progress.step, progress.stream = step, self.stream.state()
         progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
+        if self.collector.scaling is not None:
+            progress.algorithm["scaling"] = self.collector.scaling.state()
         if self.mix is not None:
             progress.algorithm["pretraining"] = self.mix.state()
 
@@ -194,6 +196,8 @@ class OnlineTrainer:
             self.critic.load(folder)
         self.stream.load_state(progress.stream)
         self.collector.kl_control.restore(progress.algorithm["kl_coef"])
+        if self.collector.scaling is not None:
+            self.collector.scaling.restore(progress.algorithm["scaling"])
         if self.mix is not None:
             self.mix.load_state(progress.algorithm["pretraining"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -186,22 +187,21 @@ def test_an_answer_that_cannot_be_read_is_counted_and_has_its_configured_value(
         assert rewards.score([group(["9"], prompt="q")]).failures == {}
 
 
-def test_models_are_shared_by_folder_released_and_counted(folder: Path):
+def test_models_are_shared_by_folder_and_take_memory_one_after_another(folder: Path, tmp_path: Path):
     backend = Backend()
     models = JudgeModels(backend)  # type: ignore[arg-type]
-    place = Place(model=str(folder))
-    for _ in range(2):
-        with models.awake(place) as first, models.awake(place) as second:
-            assert first is second
-    assert models.loads == {str(folder): 2}
-    kept = Place(model=str(folder), keep=True)
-    for _ in range(3):
-        with models.awake(kept) as model:
-            model.answers(["9"], 2)
-    assert models.loads == {str(folder): 3}
-    assert backend.log == ["load judge"]
+    other = shutil.copytree(folder, tmp_path / "other")
+    for place in (Place(model=str(folder)), Place(model=f"{folder}/"), Place(model=str(other), keep=True)):
+        models.use(place).answers(["9"], 2)
+    assert backend.log == ["load judge", "release judge", "load other"]
+    models.release()
+    models.use(Place(model=str(folder))).answers(["9"], 2)
+    models.use(Place(model=str(other), keep=True)).answers(["9"], 2)
+    models.release()
+    assert backend.log[3:] == ["load judge", "release judge"]
+    assert models.loads == {str(folder): 2, str(other): 1}
     models.close()
-    assert backend.log == ["load judge", "release judge"]
+    assert backend.log[5:] == ["release other"]
 
 
 def test_choices_must_begin_with_different_tokens(folder: Path, template: str):

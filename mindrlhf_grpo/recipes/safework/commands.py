@@ -1,0 +1,63 @@
+"""``mindrlhf-grpo recipe safework ...``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...argument_table import read_arguments
+from ...config_file import dump
+from ...preflight import check
+from ...recipe_commands import ANY_ARGUMENTS
+from ...stages import run_stages
+from .launcher import draft_of
+from .registry import package_data
+
+HELP = "SafeWork-R1: reinforcement learning with judges for safety, value and knowledge, routed by label"
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
+
+
+@app.command(context_settings={**ANY_ARGUMENTS, "allow_interspersed_args": True})
+def train(context: typer.Context) -> None:
+    """Train with the launchers' arguments (`arguments` lists them), a launch recipe, or both.
+
+    \b
+    train --recipe svki_deepseek --pretrain MODEL --prompt_data rows.jsonl --rm_engine_url http://HOST:8000
+    train --pretrain MODEL --prompt_data rows.jsonl --n_samples_per_prompt 8 train.steps=20
+
+    key=value changes any key of the configuration; --dry_run prints that and trains nothing.
+    """
+    from ...cli import rank_of_process, show_summary
+    from ...trainers import train as run
+
+    first = rank_of_process() == 0
+    words = [word for word in context.args if word != "--dry_run"]
+    named = {name: values for name, values in package_data("launch.yaml").items() if name != "common"}
+    values, overrides = read_arguments(words, package_data("arguments.yaml"), named)
+    draft = draft_of(values, overrides, lambda text: typer.echo(text, err=True) if first else None)
+    config = draft.validated()
+    if "--dry_run" in context.args:
+        typer.echo(dump(config))
+        return
+    check(config, draft)
+    summary = run(config)
+    if first:
+        show_summary(summary)
+
+
+@app.command()
+def arguments() -> None:
+    """List the arguments of `train`: default, and the configuration key that each sets."""
+    for name, spec in package_data("arguments.yaml").items():
+        typer.echo(f"--{name:32} {spec.get('default', '')!s:20} {spec.get('key') or spec.get('note', '')}")
+
+
+@app.command()
+def ladder(
+    stages: Annotated[Path, typer.Argument(help="YAML with the stages, see examples/safework/ladder.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[STAGE.KEY=VALUE]...")] = None,
+) -> None:
+    """Train the stages of the SafeLadder one after another, each from the model of the one before; goes on where it stopped."""
+    run_stages(stages, overrides or [], lambda text: typer.echo(text, err=True))

@@ -1,0 +1,79 @@
+"""Rows of SafeWork's data: a prompt in any of its forms, images, a reference and the label that routes the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.row_forms import listed, located, prompt_text, unwrapped
+from ...data.sources import BadRow, read_rows
+from ...errors import ConfigError, DataError
+from ...rewards.constraints import read_constraints
+from .registry import Component, check_labels, read_registry, read_routing
+
+Row = dict[str, Any]
+
+
+def rows(
+    path: str,
+    *,
+    input_key: str = "prompt",
+    images_key: str = "images",
+    reference_key: str = "chosen",
+    label_key: str = "label",
+    text_only: bool = False,
+    models: Any = (),
+    routing: str | Mapping[str, Any] = "svki",
+    on_missing_rm: str = "error",
+) -> list[Row | BadRow]:
+    """Rows ``{prompt, reference, label, images}`` of a data source; images are left out where none has any.
+
+    Args:
+        path: a file, folder or other source, see ``data.source``.
+        text_only: rows with images are refused.
+        models, routing, on_missing_rm: as of the reward, to find labels without a judge before the run.
+
+    Raises:
+        DataError: a label that the routing does not know, or whose judge is missing.
+    """
+    source = read_rows(path)
+    folder = Path(path).parent
+    routes = read_routing(routing)
+    keys = {"prompt": input_key, "images": images_key, "reference": reference_key, "label": label_key}
+    found: list[Row | BadRow] = []
+    for index in range(len(source)):
+        row = source[index]
+        try:
+            found.append(row if isinstance(row, BadRow) else normal_row(row, keys, folder, routes, text_only))
+        except DataError as error:
+            found.append(BadRow(source.place(index), str(error)))
+    good = [row for row in found if not isinstance(row, BadRow)]
+    try:
+        check_labels(dict.fromkeys(row["label"] for row in good), routes, read_registry(models, url="-"), on_missing_rm)
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not any(row["images"] for row in good):
+        for row in good:
+            del row["images"]
+    return found
+
+
+def normal_row(
+    row: Row, keys: Mapping[str, str], folder: Path, routes: Mapping[str, Sequence[Component]], text_only: bool
+) -> Row:
+    """One row in its normal form. Raises DataError with what is wrong."""
+    images = [located(image, folder) for image in listed(row.get(keys["images"]))]
+    if images and text_only:
+        raise DataError(f"it has {len(images)} images, and the run is text_only")
+    extra = row.get("extra_info") if isinstance(row.get("extra_info"), Mapping) else {}
+    label = row.get(keys["label"]) or (extra or {}).get(keys["label"])
+    if not isinstance(label, str) or not label:
+        raise DataError(f"it has no {keys['label']!r}, neither at the top nor in extra_info")
+    reference = unwrapped(row.get(keys["reference"]))
+    kinds = {part.kind for part in routes.get(label, ())}
+    if "if_rule" in kinds:
+        read_constraints(reference)
+    elif kinds & {"rule", "gsm8k_rule", "geo3k_rule"} and reference in (None, ""):
+        raise DataError(f"label {label!r} is scored by a rule, and {keys['reference']!r} is empty")
+    return {"prompt": prompt_text(row.get(keys["prompt"])), "reference": reference, "label": label, "images": images}

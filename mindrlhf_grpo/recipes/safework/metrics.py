@@ -1,0 +1,63 @@
+"""Metrics under the names that SafeWork's users know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rewards import RULES
+
+FIGURES = {
+    "kl": "kl/mean", "policy_loss": "loss", "critic_loss": "critic/loss", "actor_lr": "lr", "grad_norm": "grad_norm",
+    "reward_clip_frac": "reward/clipped_frac", "advantage_clip_frac": "advantage/clipped_frac",
+    "dynamic_sampling/rounds": "generation_rounds",
+}  # fmt: skip
+ACCURACY = ("rule", "gsm8k_rule", "geo3k_rule")
+
+
+def metrics(
+    rewards: Mapping[str, NDArray[np.float64]],
+    total: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+    prompt_lengths: NDArray[np.int64],
+    label: Sequence[str],
+    figures: Mapping[str, float],
+    advantages: Any = None,
+    *,
+    component: str = "reward",
+) -> dict[str, float]:
+    """Figures of one step; means are over the rows that a part applies to, and parts are weighted.
+
+    Args:
+        component: name of the routed reward among the components.
+    """
+    parts = {name.removeprefix(f"{component}/"): of for name, of in rewards.items() if name.startswith(f"{component}/")}
+    judges = {name: of for name, of in parts.items() if name not in ("format", "missing", *RULES)}
+    found = {
+        "reward": mean(total),
+        "format_reward": mean(parts.get("format", ())),
+        "accuracy_reward": mean([parts[name] for name in ACCURACY if name in parts]),
+        "rule_reward": mean([parts[name] for name in RULES if name in parts]),
+        "model_reward": mean(list(judges.values())),
+        "response_length": mean(lengths),
+        "total_length": mean(lengths + prompt_lengths),
+        "return": mean(total),
+        **{f"reward/{name}/mean": mean(of) for name, of in judges.items()},
+        **{f"reward_by_label/{one}": mean(total[np.asarray(label) == one]) for one in sorted(set(label))},
+        **{ours: figures[core] for ours, core in FIGURES.items() if core in figures},
+    }
+    if "dead_group_frac" in figures:
+        found["dynamic_sampling/kept_ratio"] = 1.0 - figures["dead_group_frac"]
+    if advantages is not None:
+        found |= {"advantages_mean": mean(advantages), "advantages_std": float(np.nanstd(advantages))}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def mean(values: Any) -> float:
+    """Of what applies; NaN where nothing does."""
+    array = np.asarray(values, np.float64)
+    present = array[np.isfinite(array)]
+    return float(present.mean()) if present.size else float("nan")

@@ -1,0 +1,219 @@
+"""The reward of a row: its format, and what the routing table says for its label, by judges and rules.
+
+R = format + sum of registry weight x routing weight x score; gsm8k and geo3k rows: 0.9 accuracy + 0.1 format alone.
+Legend: N completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError
+from ...rewards.chat_text import replace_images, thought_and_answer, turns
+from ...rewards.judge_models import JudgeModels, Place, check_place
+from ...rewards.judges import Judge, judge_of
+from ...rewards.user_models import UserModel
+from ...types import Prompt, RolloutGroup
+from . import rules
+from .registry import JudgeEntry, check_labels, package_data, package_path, read_registry, read_routing
+
+if TYPE_CHECKING:
+    from ...backend import Backend
+
+Floats = NDArray[np.float64]
+Exchange = dict[str, Any]
+RULES: dict[str, Callable[[Exchange], float]] = {
+    "rule": lambda row: rules.rule_reward(row["completion"], row["reference"]),
+    "if_rule": lambda row: rules.constraint_rule(row["response"], row["reference"]),
+    "language_rule": lambda row: rules.language_rule(
+        row["question"], row["thought"], row["response"], row["completion"]
+    ),
+    "gsm8k_rule": lambda row: rules.combined_rule(row["completion"], row["reference"]),
+    "geo3k_rule": lambda row: rules.combined_rule(row["completion"], row["reference"]),
+}
+WHOLE = ("gsm8k_rule", "geo3k_rule")  # no format reward is added
+MISSING = {"zero": 0.0, "one": 1.0}
+
+
+class RoutedReward:
+    """All components of a row's reward, each under its own name and weighted, so that their sum is the reward.
+
+    Args:
+        models: the registry, in any form of ``--reward_pretrain``.
+        routing: a table of ``routing.yaml``, or label -> components.
+        on_missing_rm: ``error``, or the score that stands for a missing judge or route: ``zero``, ``one``.
+        engine, url: for judges that do not say where they are.
+        judges: further definitions by name, as in ``judges.yaml``; paths from the working folder.
+
+    Raises:
+        ConfigError: anything wrong with these, a folder or template that is not there.
+    """
+
+    uses_models: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backend: Backend | None,
+        policy_folder: Path | None,
+        *,
+        models: Any = (),
+        routing: str | Mapping[str, Any] = "svki",
+        on_missing_rm: str = "error",
+        engine: bool = False,
+        url: str = "",
+        judges: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.registry = read_registry(models, engine=engine, url=url)
+        self.routing, self.on_missing = read_routing(routing), on_missing_rm
+        check_labels((), self.routing, self.registry, on_missing_rm)
+        self.models = JudgeModels(backend)
+        self.judges: dict[str, Judge] = {}
+        self.custom: dict[str, UserModel] = {}
+        self.images: dict[str, str] = {}
+        for name, entry in self.registry.items():
+            if name in ("format", "missing", *RULES):
+                raise ConfigError(f"a judge cannot be called {name!r}, which is another part of the reward")
+            if entry.cls:
+                device = getattr(backend, "device", None)
+                self.custom[name] = UserModel(entry.cls, path=entry.path, policy_folder=policy_folder, device=device)
+            else:
+                check_place(place_of(entry))
+                self.judges[name], self.images[name] = defined(entry, judges or {})
+        self.unread: dict[str, int] = {}
+
+    @property
+    def label_map(self) -> dict[str, int]:
+        """Judge -> row of :meth:`matrix`."""
+        return {name: row for row, name in enumerate(self.registry)}
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raise ConfigError unless rows have a label."""
+        if "label" not in columns:
+            raise ConfigError(f"rows need a column 'label' that routes their reward; there are {', '.join(columns)}")
+
+    def score(self, groups: Sequence[RolloutGroup]) -> dict[str, Floats]:
+        """Each component, weighted ``[N]``; NaN where a row's label does not have it."""
+        rows = [exchange(group.prompt, rollout.text) for group in groups for rollout in group.rollouts]
+        check_labels({row["label"] for row in rows}, self.routing, self.registry, self.on_missing)
+        scores = self.matrix(rows)
+        parts = {name: np.full(len(rows), np.nan) for name in ("format", *RULES, *self.registry, "missing")}
+        for index, row in enumerate(rows):
+            routed = self.routing.get(row["label"])
+            if routed is None or not any(part.kind in WHOLE for part in routed):
+                parts["format"][index] = rules.format_reward(row["completion"])
+            for part in routed or ():
+                if part.kind != "model":
+                    name, value = part.kind, RULES[part.kind](row)
+                elif part.name in self.registry:
+                    name = part.name
+                    value = self.registry[name].weight * scores[self.label_map[name], index]
+                else:
+                    name, value = "missing", MISSING[self.on_missing]
+                parts[name][index] = np.nan_to_num(parts[name][index]) + part.weight * value
+            if routed is None:
+                parts["missing"][index] = MISSING[self.on_missing]
+        return {name: values for name, values in parts.items() if name in scored_names(self, parts)}
+
+    def matrix(self, rows: Sequence[Exchange]) -> Floats:
+        """The score of every judge for the rows routed to it ``[judges, N]``; judges with one model one after another."""
+        scores = np.full((len(self.registry), len(rows)), np.nan)
+        self.unread = {}
+        for name in sorted(self.registry, key=lambda name: place_key(self.registry[name])):
+            wanted = [
+                index
+                for index, row in enumerate(rows)
+                if any(part.name == name for part in self.routing.get(row["label"], ()))
+            ]
+            if wanted:
+                scores[self.label_map[name], wanted] = self.judged(name, [rows[index] for index in wanted])
+        self.models.release()
+        return scores
+
+    def judged(self, name: str, rows: Sequence[Exchange]) -> Floats:
+        """Scores of one judge ``[N]``."""
+        if name in self.custom:
+            self.models.release()
+            asked = ("question", "user"), ("response", "assistant")
+            talks = [[{"role": role, "content": row[key]} for key, role in asked] for row in rows]
+            found = self.custom[name].scores(talks)
+            self.custom[name].release()
+            return found
+        judge = self.judges[name]
+        pictured = [{**row, "question": replace_images(row["question"], self.images[name])} for row in rows]
+        model = self.models.use(place_of(self.registry[name]))
+        found, unread = judge.scores(model, pictured)
+        thinking = [index for index, row in enumerate(rows) if "thought" in judge.variants and row["thought"]]
+        if thinking:
+            thoughts = [{**pictured[i], "response": rows[i]["thought"], "variant": "thought"} for i in thinking]
+            factors, more = judge.scores(model, thoughts)
+            found[thinking] *= factors
+            unread += more
+        if unread:
+            self.unread[name] = unread
+        return found
+
+    def failures(self) -> dict[str, int]:
+        """Judges' answers of the last call that could not be read."""
+        return self.unread
+
+    def close(self) -> None:
+        """Free every judge."""
+        self.models.close()
+
+
+def defined(entry: JudgeEntry, further: Mapping[str, Any]) -> tuple[Judge, str]:
+    """A registry entry's judge, and what stands for an image in its questions."""
+    name = entry.judge or entry.name
+    known = package_data("judges.yaml")
+    if name not in known and name not in further:
+        raise ConfigError(
+            f"no judge is called {name!r}; there are {', '.join([*known, *further])}; give one under judges, or a class"
+        )
+    settings = dict(further[name]) if name in further else absolute(known[name])
+    image = settings.pop("image", "")
+    return judge_of(
+        {**settings, **({"template": entry.template} if entry.template else {})}, label=f"judge {name}"
+    ), image
+
+
+def absolute(value: Any) -> Any:
+    """A packaged definition with the place of its templates."""
+    if isinstance(value, Mapping):
+        return {key: absolute(inner) for key, inner in value.items()}
+    return str(package_path(value)) if isinstance(value, str) and value.startswith("judges/") else value
+
+
+def place_of(entry: JudgeEntry) -> Place:
+    """Where a judge computes."""
+    server = entry.url if entry.engine else ""
+    return Place(model=entry.path, server=server, options=entry.options or {}, slots=entry.slots, keep=entry.keep)
+
+
+def place_key(entry: JudgeEntry) -> tuple[str, ...]:
+    """By this order judges that share a model follow each other."""
+    return ("class", entry.name) if entry.cls else place_of(entry).key
+
+
+def exchange(prompt: Prompt, completion: str) -> Exchange:
+    """Question, thought and answer of one completion, and what routes it."""
+    users = [message["content"] for message in prompt.messages if message["role"] == "user"]
+    asked = users[-1] if users else turns(prompt.text).get("user", prompt.text)
+    completion = turns(completion).get("assistant", completion)
+    thought, answer = thought_and_answer(completion)
+    label, reference = prompt.columns.get("label"), prompt.columns.get("reference")
+    return {
+        "question": asked, "completion": completion, "thought": thought, "response": answer, "reference": reference,
+        "label": label, "variant": label,
+    }  # fmt: skip
+
+
+def scored_names(reward: RoutedReward, parts: Mapping[str, Any]) -> set[str]:
+    """Components that the routing can give: the same in every batch and on every rank."""
+    kinds = {part.kind for routed in reward.routing.values() for part in routed}
+    named = {"format", *reward.registry, *(kinds & set(RULES))}
+    return named if reward.on_missing == "error" else {*named, "missing"}
