@@ -41,7 +41,7 @@ class OwnCodeClassifier:
         if self.model is None:
             import transformers
 
-            with hf.refused_as_config_error(self.config.path):
+            with hf.quiet_loading(), hf.refused_as_config_error(self.config.path):
                 loaded = getattr(transformers, class_of(self.config.path)).from_pretrained(
                     self.config.path, dtype=hf.DTYPES[self.config.dtype], trust_remote_code=True, use_safetensors=True
                 )

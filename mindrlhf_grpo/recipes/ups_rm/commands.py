@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -128,6 +129,7 @@ def train_command(
         typer.echo(dump(config), nl=False)
         return
     check(config, draft)
+    os.environ.setdefault("WANDB_PROJECT", str(names.get("trainer.project_name")))  # where the tracker looks for it
     summary: dict[str, Any] = train(config)
     if rank_of_process() == 0:
         show_summary(summary)

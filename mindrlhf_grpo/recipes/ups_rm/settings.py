@@ -145,7 +145,7 @@ def put_reward(names: PeerSettings, draft: Draft) -> None:
 
 
 def put_run(names: PeerSettings, draft: Draft) -> None:
-    """Folder and trackers; the project of Weights & Biases goes where it reads it."""
+    """Folder, trackers, evaluation."""
     project, experiment = str(names.get("trainer.project_name")), str(names.get("trainer.experiment_name"))
     folder = names.get("trainer.default_local_dir") or f"checkpoints/{project}/{experiment}"
     draft.put(("run_dir",), str(folder), names.place("trainer.default_local_dir"))
@@ -159,7 +159,6 @@ def put_run(names: PeerSettings, draft: Draft) -> None:
             names.ignored[f"trainer.logger={name}"] = (
                 f"trackers here: {', '.join(TRACKERS)}; metrics.jsonl is always written"
             )
-    os.environ.setdefault("WANDB_PROJECT", project)
     every = names.number("trainer.test_freq")
     if names.get("data.val_files"):
         draft.put(("eval", "every"), int(max(0, every)), names.place("trainer.test_freq"))
