@@ -21,6 +21,8 @@ from mindrlhf_grpo.types import IntArray
 
 from .layouts import PlacedImages, to_tensor
 
+MISFIT = "the image processor's settings do not fit the model"
+
 
 def vision_of(whole: Any) -> Vision | None:
     """What reads images in a Hugging Face model without adapters; None for one that reads text only."""
@@ -57,7 +59,10 @@ class Vision:
             return np.tile(np.arange(len(ids)), (3, 1))
         row = torch.as_tensor(np.asarray(ids, np.int64))[None]
         grids = {name: torch.from_numpy(np.asarray(grid)) for name, grid in features.items() if name.endswith("_thw")}
-        found, _ = self.body.get_rope_index(row, mm_token_type_ids=(row == self.token).long(), **grids)
+        try:
+            found, _ = self.body.get_rope_index(row, mm_token_type_ids=(row == self.token).long(), **grids)
+        except (RuntimeError, StopIteration) as error:
+            raise BackendError(f"{MISFIT}: {' '.join(str(error).split())[:200]}") from None
         return np.asarray(found[:, 0].numpy(), dtype=np.int64)
 
     def embed(self, ids: Tensor, images: PlacedImages) -> Tensor:
@@ -66,8 +71,7 @@ class Vision:
         found = self.embeddings(images.features)
         if len(found) != images.embeddings:
             raise BackendError(
-                f"the model makes {len(found)} embeddings of the images, the prompts have {images.embeddings} tokens for "
-                "them: the image processor's settings do not fit the model"
+                f"{MISFIT}: {len(found)} embeddings of the images, {images.embeddings} tokens for them in the prompts"
             )
         chosen = found.index_select(0, images.sources).to(embedded.dtype)
         return torch.index_copy(embedded.flatten(0, -2), 0, images.places, chosen).view_as(embedded)
