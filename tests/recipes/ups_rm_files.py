@@ -68,7 +68,7 @@ def run(*arguments: object) -> None:
 
 def train(folder: Path, name: str, *further: str) -> list[dict[str, float]]:
     """Metrics of a training run in the folder that :func:`trained` filled."""
-    run("train", TINY, *places(folder), f"trainer.default_local_dir={folder / name}", *further)
+    run("train", TINY, "trainer.device=cpu", *places(folder), f"trainer.default_local_dir={folder / name}", *further)
     return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -85,6 +85,12 @@ def rise(metrics: list[dict[str, float]]) -> float:
     """``critic/score/mean`` of the last ten steps less that of the first ten."""
     scores = [line["critic/score/mean"] for line in metrics]
     return float(np.mean(scores[-10:]) - np.mean(scores[:10]))
+
+
+def share_with(run_dir: Path, word: str, step: int) -> float:
+    """Share of a step's completions that have a word."""
+    lines = (run_dir / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()
+    return float(np.mean([word in json.loads(line)["completion"].split() for line in lines]))
 
 
 def verl_command() -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...config import RunConfig
 from ...config_file import Draft
 from ...data.stream import PromptStream
 from ...errors import ConfigError
 from ...peer_settings import PeerSettings, PeerTable
+from ...rewards.scorer import CHOICES
 from ...trainers.course import tokenizer_of
+from ...yaml_source import parse
 
 PACKAGE = __name__.rpartition(".")[0]
 ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"
@@ -29,7 +29,7 @@ ACTOR, ROLLOUT, RM = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "re
 @cache
 def table() -> Mapping[str, Any]:
     """``verl_names.yaml``."""
-    loaded: Mapping[str, Any] = yaml.safe_load(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8"))
+    loaded: Mapping[str, Any] = parse(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8")).value
     return loaded
 
 
@@ -80,9 +80,8 @@ def put_data(names: PeerSettings, draft: Draft) -> None:
 
 def put_batches(names: PeerSettings, draft: Draft) -> None:
     """Optimizer steps in a batch, and the tokens computed at once."""
-    batch, mini = names.number("data.train_batch_size"), names.number(f"{ACTOR}.ppo_mini_batch_size")
-    if f"{ACTOR}.ppo_mini_batch_size" not in names.places:
-        mini = min(batch, mini)
+    batch = names.number("data.train_batch_size")
+    mini = names.number(f"{ACTOR}.ppo_mini_batch_size") if names.get(f"{ACTOR}.ppo_mini_batch_size") else batch
     if mini < 1 or batch % mini:
         raise ConfigError(
             f"{names.place(f'{ACTOR}.ppo_mini_batch_size')}: ppo_mini_batch_size {mini} must divide "
@@ -130,12 +129,13 @@ def put_reward(names: PeerSettings, draft: Draft) -> None:
     path, other = names.get(f"{RM}.model.path"), names.get(f"{RM}.model.input_tokenizer")
     same = f"{RM}.model.input_tokenizer" in names.places and other in (None, path)
     most = int(names.number(f"{RM}.max_length") if names.get(f"{RM}.max_length") else longest(names))
+    transforms = {str(name): name for name in CHOICES["squash"]}
     dtypes = table()["keys"][f"{ACTOR}.fsdp_config.model_dtype"]["choices"]
     given = [
         name for name in (f"{RM}.model.fsdp_config.model_dtype", f"{ACTOR}.fsdp_config.model_dtype") if names.get(name)
     ]
     arguments = {
-        "tokens": "same" if same else "own", "end": "template", "squash": names.get(f"{RM}.score_transform"),
+        "tokens": "same" if same else "own", "end": "template", "squash": names.choice(f"{RM}.score_transform", transforms),
         "max_tokens": most, "trust_remote_code": names.flag(f"{RM}.model.trust_remote_code"),
         "tokens_per_micro_batch": int(names.number(f"{RM}.micro_batch_size_per_gpu") * most),
         "dtype": names.choice(given[0], dtypes) if given else "float32",
