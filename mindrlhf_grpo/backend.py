@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from .compiling import CompileLog
 from .data.tokenizer import Tokenizer
 from .errors import BackendError
+from .residency import Role
 from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class TrainedModel(Protocol):
         """Hex digest of the trainable weights as the engine must see them."""
         ...
 
+    def roles(self) -> Mapping[str, Role]:
+        """Its memory by part, for phases that do without it: weights and optimizer, of a policy reference too."""
+        ...
+
     def gather(self) -> None:
         """Every rank calls it before rank 0 saves: bring together what is shared out over ranks, if anything is."""
         ...
@@ -164,6 +169,10 @@ class RolloutEngine(Protocol):
     def wake_up(self) -> None: ...
 
     def fingerprint(self) -> str: ...
+
+    def roles(self) -> Mapping[str, Role]:
+        """Its memory by part: kv_cache, and engine where it has weights that are not the policy's."""
+        ...
 
 
 class LanguageModel(Protocol):

@@ -7,7 +7,7 @@ from typing import Literal
 from .config_section import Section, key
 
 Strategy = Literal["replicate", "zero1", "zero2", "fsdp"]
-RoleName = Literal["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine"]
+RoleName = Literal["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"]
 
 # DeepSpeed's stages by number: each shards one thing more (arXiv:1910.02054, section 5).
 ZERO_STAGES: dict[int, Strategy] = {0: "replicate", 1: "zero1", 2: "zero2", 3: "fsdp"}
@@ -32,7 +32,7 @@ class SwapConfig(Section):
     """What leaves the device in phases of a step that do not need it."""
 
     roles: list[RoleName] = key(
-        ["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine"],
+        ["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"],
         "Parts that move to host memory between their phases; what a run does not have is ignored.",
         peers="mindrlhf: train, optimizer, infer, ref, old offload; verl: param_offload, optimizer_offload",
     )

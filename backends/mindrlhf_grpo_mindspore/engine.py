@@ -17,6 +17,7 @@ from mindrlhf_grpo.data.tokenizer import Tokenizer
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation import Generation, Progress, check_prompt
 from mindrlhf_grpo.model_files import find_folder
+from mindrlhf_grpo.residency import KeyValueCache, Role
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
 from . import hf
@@ -122,6 +123,12 @@ class MindSporeEngine:
 
     def wake_up(self) -> None:
         """Nothing to do: the next ``generate`` takes what it needs."""
+
+    def roles(self) -> dict[str, Role]:
+        """The cache; the weights are the policy's own."""
+        cache = getattr(self.runner, "cache", None)
+        size = (lambda: 0) if cache is None else (lambda: int(self.runner.cache.nbytes))
+        return {"kv_cache": KeyValueCache(self.sleep, self.wake_up, size)}
 
     def fingerprint(self) -> str:
         """Digest of the weights the engine computes with, adapters merged, by Hugging Face name."""

@@ -11,12 +11,14 @@ import numpy as np
 
 from mindrlhf_grpo.backend import LogProbs, Loss
 from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.residency import Role
 from mindrlhf_grpo.types import Batch
 
 from . import hf
 from .graph import Compiled
 from .log_probs import LogProbModel
 from .reference import Reference
+from .swap import DeviceMemory
 from .train_step import reads_entropy
 from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
 
@@ -62,6 +64,11 @@ class MindSporePolicy(TrainedModel):
             BackendError: the policy has adapters.
         """
         self.reference.sync(self.weights, share)
+
+    def roles(self) -> dict[str, Role]:
+        """Weights, optimizer, and the frozen copy."""
+        frozen = DeviceMemory(lambda: (self.reference.frozen or {}).values(), self.around.device)
+        return {**super().roles(), "reference": frozen}
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""

@@ -22,6 +22,7 @@ from mindrlhf_grpo.batching import micro_batches
 from mindrlhf_grpo.compiling import CompileLog
 from mindrlhf_grpo.config import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.residency import Role
 from mindrlhf_grpo.types import Batch
 from mindrlhf_grpo.update_sums import clip_scale, step_sums, trained_rows
 
@@ -34,6 +35,7 @@ from .graph import Compiled
 from .layouts import LAYOUTS, ModelInput, needed
 from .models import Architecture
 from .optim import AdamW, gradient_norm
+from .swap import DeviceMemory
 from .train_step import TrainStep, loss_arrays, named_sums, sum_names
 
 BUCKETS = "buckets.json"
@@ -149,8 +151,16 @@ class TrainedModel(ABC):
         """Digest of the weights by Hugging Face name, adapters merged."""
         return fingerprint(hf.hf_tensors(self.weights, self.lora_scale))
 
+    def roles(self) -> dict[str, Role]:
+        """Weights and optimizer."""
+        return {
+            "weights": DeviceMemory(lambda: self.weights.values(), self.around.device),
+            "optimizer": DeviceMemory(lambda: self.optimizer.named_state().values(), self.around.device),
+        }
+
     def gather(self) -> None:
         """Nothing: every rank holds all weights."""
+        return
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer, and the buckets known: how sums are rounded depends on them."""

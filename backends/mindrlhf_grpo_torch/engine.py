@@ -6,22 +6,26 @@ it, in which order, or in how many slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mindrlhf_grpo.backend import Policy
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.data.tokenizer import Tokenizer
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation import Generation, Progress, check_prompt
+from mindrlhf_grpo.residency import KeyValueCache, Role
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
 from . import hf
 from .decoder import choose_decoder, without_gradient
 from .fingerprint import fingerprint
+from .hf import local
 from .runner import TorchRunner
+from .swap import DeviceMemory
 from .vision import vision_of
 
 
@@ -33,9 +37,8 @@ def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer)
     """
     if policy is None or getattr(policy, "shards", None) is not None:  # shards are whole in an engine only
         model: Any = hf.load_causal_lm(config.model, getattr(policy, "device", None)).requires_grad_(False)
-    else:
-        model = model_of(policy)
-    return TorchEngine(model, tokenizer, slots=config.rollout.slots)
+        return TorchEngine(model, tokenizer, slots=config.rollout.slots, apart=True)
+    return TorchEngine(model_of(policy), tokenizer, slots=config.rollout.slots)
 
 
 def model_of(policy: Policy) -> Any:
@@ -57,14 +60,17 @@ class TorchEngine:
         model: Hugging Face causal LM, perhaps wrapped by peft. Its parameters may become views of larger tensors.
         slots: completions decoded at once.
         decoder: name of the decoder to use; None chooses the fastest that agrees with the model.
+        apart: the model is the engine's own, not a policy's.
 
     Attributes:
         decoder_name, decoder_reason: who computes, and why.
         progress: called with (finished, total) after every completion, if set.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None) -> None:
-        self.model, self.tokenizer, self.slots = model, tokenizer, slots
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None, apart: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.slots, self.apart = model, tokenizer, slots, apart
         self.weight_version = 0
         self.progress: Progress | None = None
         choice = choose_decoder(model, decoder)
@@ -104,6 +110,25 @@ class TorchEngine:
 
     def wake_up(self) -> None:
         """Nothing to do: the next ``generate`` allocates what it needs."""
+
+    def roles(self) -> dict[str, Role]:
+        """The weights that are not the policy's, and the cache."""
+        return {
+            "engine": DeviceMemory(self.own_weights, self.device),
+            "kv_cache": KeyValueCache(self.sleep, self.wake_up, self.cache_bytes),
+        }
+
+    def cache_bytes(self) -> int:
+        """Of the slots; a decoder without a cache has none."""
+        return int(getattr(getattr(self.decoder, "cache", None), "nbytes", 0))
+
+    def own_weights(self) -> Iterable[Tensor]:
+        """Merged adapters, and all weights of an engine that computes beside a sharded policy."""
+        computed = (self.decoder.weights() or {}).values()
+        if self.apart:
+            return [*self.model.parameters(), *computed]
+        shared = {local(parameter).untyped_storage()._cdata for parameter in self.model.parameters()}
+        return [tensor for tensor in computed if tensor.untyped_storage()._cdata not in shared]
 
     def fingerprint(self) -> str:
         """Digest of the weights the decoder computes with, by Hugging Face name."""

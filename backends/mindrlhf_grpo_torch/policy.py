@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mindrlhf_grpo.backend import LogProbs, Loss
 from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.residency import Role
 from mindrlhf_grpo.types import Batch
 
 from . import hf
@@ -23,6 +24,7 @@ from .lean_layers import make_lean
 from .log_probs import LogProbModel
 from .parallel import passes
 from .reference import Reference
+from .swap import DeviceMemory
 from .trained_model import TrainedModel
 
 
@@ -96,6 +98,10 @@ class TorchPolicy(TrainedModel):
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""
         hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
+
+    def roles(self) -> dict[str, Role]:
+        """Weights, optimizer, and the frozen copy."""
+        return {**super().roles(), "reference": DeviceMemory(self.reference.weights, self.device)}
 
     def gather(self) -> None:
         """See ``TrainedModel.gather``; of a reference only what was moved."""

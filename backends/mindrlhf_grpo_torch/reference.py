@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,11 @@ class Reference:
             self.frozen = LogProbModel(model, scorer.layout, recompute=False)
             self.shards = self.share_out(self.frozen)
         return self.frozen
+
+    def weights(self) -> Iterable[Tensor]:
+        """The frozen copy's, none before its first use."""
+        parameters: Iterable[Tensor] = () if self.frozen is None else self.frozen.model.parameters()
+        return parameters
 
     @torch.no_grad()
     def sync(self, scorer: LogProbModel, share: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mindrlhf_grpo.batching import micro_batches
 from mindrlhf_grpo.config import TrainConfig
 from mindrlhf_grpo.config_memory import ParallelConfig
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.residency import Role
 from mindrlhf_grpo.types import Batch
 from mindrlhf_grpo.update_sums import clip_scale, step_sums, trained_rows
 
@@ -33,6 +34,7 @@ from .layout_choice import PackedModel
 from .layouts import ModelInput
 from .optim import AdamW, gradient_norm
 from .parallel import Gathered, Shards, gathered, passes, share_out
+from .swap import DeviceMemory
 
 
 class TrainedModel(ABC):
@@ -139,6 +141,18 @@ class TrainedModel(ABC):
     def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, tensor) of every weight, adapters merged, shards brought together one by one."""
         return hf.hf_tensors(self.packed.model) if self.shards is None else self.shards.whole_tensors()
+
+    def roles(self) -> dict[str, Role]:
+        """Weights and optimizer."""
+        return {
+            "weights": DeviceMemory(self.held_weights, self.device),
+            "optimizer": DeviceMemory(lambda: self.optimizer.named_state().values(), self.device),
+        }
+
+    def held_weights(self) -> Iterable[Tensor]:
+        """All parameters, trained or not."""
+        parameters: Iterable[Tensor] = self.model.parameters()
+        return parameters
 
     def gather(self) -> None:
         """Every rank, before rank 0 saves: bring what is sharded together in the host memory of rank 0."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..compiling import CompileLog
@@ -12,10 +12,14 @@ PHASES = ("generate", "reward", "logps", "values", "update", "sync", "save", "ev
 
 
 class Clock:
-    """Adds up wall seconds by phase; phases may be entered many times. Compilation is counted apart from its phase."""
+    """Adds up wall seconds by phase; phases may be entered many times. Compilation is counted apart from its phase.
 
-    def __init__(self, compile_log: CompileLog) -> None:
-        self.compile_log = compile_log
+    Args:
+        enter: called with the name of each phase when it begins, within its time: memory moves there.
+    """
+
+    def __init__(self, compile_log: CompileLog, enter: Callable[[str], None] | None = None) -> None:
+        self.compile_log, self.enter = compile_log, enter
         self.started = time.perf_counter()
         self.seconds = dict.fromkeys(PHASES, 0.0)
 
@@ -24,6 +28,8 @@ class Clock:
         """Count the time of the block under ``time/<name>``, what was compiled in it under ``time/compile``."""
         start, compiled = time.perf_counter(), self.compile_log.seconds
         try:
+            if self.enter is not None:
+                self.enter(name)
             yield
         finally:
             compiled = self.compile_log.seconds - compiled

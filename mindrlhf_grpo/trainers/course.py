@@ -33,6 +33,7 @@ class Course:
         self.progress = Progress()
         self.tracker = silent()
         self.warnings: list[str] = []
+        self.enter: Callable[[str], None] | None = None  # what moves memory when a phase begins
         self.clock = Clock(backend.compile_log)
         self.resumed_seconds = 0.0
 
@@ -65,7 +66,7 @@ class Course:
 
     def steps(self, step: Callable[[int], None]) -> None:
         """Make step after step, to the last or until there is a reason to stop."""
-        self.clock = Clock(self.backend.compile_log)
+        self.clock = Clock(self.backend.compile_log, self.enter)
         while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
             step(self.progress.step + 1)
 
@@ -87,7 +88,9 @@ class Course:
         due = settings.every and step % settings.every == 0
         last = step == self.config.train.steps or progress.stopped_because is not None
         best = settings.keep_best and progress.best_step == step
-        self.clock = Clock(self.backend.compile_log)  # of the next step, which carries the time of this checkpoint
+        self.clock = Clock(
+            self.backend.compile_log, self.enter
+        )  # of the next step, which carries the time of this checkpoint
         if due or last or best:
             with self.clock.phase("save"):
                 gather()

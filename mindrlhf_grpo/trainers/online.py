@@ -25,6 +25,7 @@ from .critic import Critic, critic_metrics
 from .evaluation import HeldOut
 from .experience import Collector, Experience
 from .figures import check_on_policy, update_metrics
+from .memory_phases import residency_of
 from .pretraining_mix import mix_of
 from .schedule import learning_rate
 
@@ -64,6 +65,10 @@ class OnlineTrainer:
         self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.mix = mix_of(config, self.tokenizer, self.comm)
         self.course.resume(self._restore)
+        self.memory = residency_of(
+            config.swap, self.policy, self.critic, self.engine, models_score=self.rewards.uses_models
+        )
+        self.course.enter = self.memory.enter
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
@@ -77,7 +82,9 @@ class OnlineTrainer:
     def begin(self) -> None:
         """What comes before the first step."""
         self.course.announce(self._warnings())
+        self.memory.enter("sync")
         self.sync.push(self.course.progress.step)
+        self.memory.enter("eval")
         self._first_evaluation()
 
     def collect(self) -> Experience:
@@ -105,7 +112,7 @@ class OnlineTrainer:
             experience.groups, experience.table, metrics,
             split="train", step=step, advantages=experience.batch.advantages, kl=experience.kl,
         )  # fmt: skip
-        self.course.log(step, {**metrics, **own, **evaluated})
+        self.course.log(step, {**metrics, **own, **evaluated, **self.memory.figures()})
         self.course.keep(step, self.write, self._gather)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
@@ -122,9 +129,11 @@ class OnlineTrainer:
                 batch = experience.batch.take((experience.chunk_of == chunk).nonzero()[0])
                 try:
                     if self.critic is not None:
+                        self.memory.enter("update critic")
                         of_critic.append(self.critic.learn(batch))
                         if self.critic.warming_up(step):
                             continue
+                        self.memory.enter("update")
                     also = self.mix.take() if self.mix is not None else ()
                     results.append(self.policy.update(batch, self.plan.loss, learning_rate=rate, also=also))
                     if len(results) == 1:
@@ -134,6 +143,7 @@ class OnlineTrainer:
                     raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
         sync = self.config.algorithm.reference_sync
         if sync is not None and step % sync.every == 0:
+            self.memory.enter("move reference")
             self.policy.sync_reference(sync.share)
         return {"lr": rate, **update_metrics(results), **critic_metrics(of_critic)}
 
@@ -177,15 +187,19 @@ class OnlineTrainer:
 
     def _gather(self) -> None:
         """Bring together what is shared out over ranks, before a checkpoint."""
+        self.memory.enter("checkpoint")
         self.policy.gather()
         if self.critic is not None:
+            self.memory.enter("checkpoint critic")
             self.critic.model.gather()
 
     def write(self, folder: Path) -> None:
         """Fill the folder of a checkpoint."""
+        self.memory.enter("checkpoint")
         self.policy.save_model(folder / "policy")
         self.policy.save_state(folder / "optimizer")
         if self.critic is not None:
+            self.memory.enter("checkpoint critic")
             self.critic.save(folder)
 
     def _restore(self, folder: Path) -> None:
@@ -235,7 +249,7 @@ class OnlineTrainer:
         }
         held_out = {"before": progress.before, "after": progress.after}
         details = {"best_accuracy": progress.best_accuracy, "held_out": held_out, "data": self.stream.counts}
-        return self.course.finish(figures, details)
+        return self.course.finish(figures, details | self.memory.summary())
 
 
 def held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
