@@ -123,9 +123,7 @@ def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> N
     if not named.get("reward"):
         raise ConfigError("PPO needs a reward model: reward_model_path names its YAML, or rm_model_config its weights")
     values["rewards"] = [{"function": f"model:{named['reward']}", "name": "reward_model", "arguments": {"keep": True}}]
-    if named["shared"] in (True, "True"):
-        values["critic.shared"], values["critic.coef"] = True, named["vf_coef"]
-    elif named.get("critic"):
+    if named.get("critic"):
         values["critic.path"] = named["critic"]
     if not 0 <= share < 1:
         raise ConfigError(f"pretrain_coef is {share}; accepted: 0 (no pretraining loss) to below 1")
