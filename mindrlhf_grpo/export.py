@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ def find_policy(path: Path) -> Path:
     return newest / "policy"
 
 
-def export(source: Path, out: Path, *, merge: bool = False) -> dict[str, Any]:
+def export(source: Path, out: Path, *, merge: bool = False, base: str | None = None) -> dict[str, Any]:
     """Write the policy of a run or checkpoint to a new folder ``out``; returns what was written.
 
     With ``merge`` the adapter of a LoRA run is added into its base weights; a full model is the same either way.
+    ``base`` is the model it belongs to, where that is another than the adapter says.
 
     Raises:
         CheckpointError: nothing to export, a corrupt checkpoint, or ``out`` is not empty.
@@ -58,7 +60,7 @@ def export(source: Path, out: Path, *, merge: bool = False) -> dict[str, Any]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if adapter and merge:
-        merge_adapter(policy, base_folder(policy), partial)
+        merge_adapter(policy, base_folder(policy) if base is None else find_folder(base), partial)
         copy_files(policy, partial, TOKENIZER_FILES)
     else:
         copy_files(policy, partial, ("*",))
@@ -69,6 +71,20 @@ def export(source: Path, out: Path, *, merge: bool = False) -> dict[str, Any]:
     os.rename(partial, out)
     kind = "adapter" if adapter and not merge else "model"
     return {"from": str(policy), "to": str(out), "kind": kind, "merged": adapter and merge}
+
+
+def merged_model(folder: Path, out: Path, *, base: str | None = None, main: bool = True) -> Path:
+    """A folder to train from: itself, or for an adapter the model that it makes of its base, written to ``out`` once.
+
+    Without that, the reference of a further LoRA run would be the raw base. ``main`` writes, other processes wait.
+    """
+    if not (folder / ADAPTER).is_file():
+        return folder
+    if main and not out.exists():
+        export(folder, out, merge=True, base=base)
+    while not out.exists():
+        time.sleep(0.5)
+    return out
 
 
 def base_folder(policy: Path) -> Path:

@@ -24,3 +24,23 @@ def recall_at(hits: Sequence[int], relevant: int, cutoff: int) -> float:
 def ndcg_at(hits: Sequence[int], relevant: int, cutoff: int) -> float:
     """DCG of the first ``cutoff`` places, as a share of that of the best list."""
     return dcg(hits[:cutoff]) / dcg([1.0] * min(relevant, cutoff))
+
+
+def flags_at(flags: Sequence[Sequence[int]], cutoff: int) -> dict[str, float]:
+    """Items of lists that are flagged (1, else 0), among the first ``cutoff`` of each list.
+
+    ``ratio`` of all items, ``count`` a list, ``dcg`` their discounted sum a list, ``lists`` the share with any.
+    """
+    first = [items[:cutoff] for items in flags]
+    listed, counts = sum(len(items) for items in first), [sum(items) for items in first]
+    return {
+        "ratio": sum(counts) / max(1, listed),
+        "count": mean(counts),
+        "dcg": mean([dcg(items) for items in first]),
+        "lists": mean([count > 0 for count in counts]),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """0 for none."""
+    return float(sum(values) / len(values)) if values else 0.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...ranking import dcg, ndcg_at, recall_at
+from ...ranking import flags_at, mean, ndcg_at, recall_at
 from .oracle import THRESHOLD, SafetyOracle, active
 from .parsing import Item, parse
 from .rewards import catalog_of, hits_of, oracle_of
 from .titles import fold
 
+NAMES = {"ratio": "sensitive_ratio", "count": "sensitive_count", "dcg": "sensitivity_dcg", "lists": "sensitive_lists"}
 Lists = list[list[Item]]
 
 
@@ -35,13 +36,13 @@ def lists(
     if split == "train":
         counts = [len(items) for items in parsed] or [0]
         bounds = {"min": min(counts), "max": max(counts), "mean": mean(counts)}
-        safety = of_safety(broken, rec_num)
+        safety = flags_at(broken, rec_num)
         return {f"items/detected_{name}": float(value) for name, value in bounds.items()} | {
-            "safety/violation_rate": safety["sensitive_ratio"],
-            "safety/violations_per_list": safety["sensitive_count"],
+            "safety/violation_rate": safety["ratio"],
+            "safety/violations_per_list": safety["count"],
             "oracle/coverage": coverage,
         }
-    found = {f"{name}@{k}": value for k in cutoffs for name, value in of_safety(broken, k).items()}
+    found = {f"{NAMES[name]}@{k}": value for k in cutoffs for name, value in flags_at(broken, k).items()}
     catalog, sums = catalog_of(catalog_path), {f"{name}@{k}": [0.0] for name in ("recall", "ndcg") for k in cutoffs}
     for items, truth, seen in zip(parsed, groundtruth_with_release_year, seen_titles or nothing, strict=True):
         if not truth:
@@ -67,20 +68,3 @@ def violations(parsed: Lists, constraints: Sequence[Any], oracle: SafetyOracle) 
         if avoid:
             found.append([int(not oracle.check_safety(item.title, item.year, avoid).is_safe) for item in items])
     return found
-
-
-def of_safety(broken: Sequence[Sequence[int]], cutoff: int) -> dict[str, float]:
-    """Violations among the first ``cutoff`` items of each list."""
-    first = [items[:cutoff] for items in broken]
-    listed, counts = sum(len(items) for items in first), [sum(items) for items in first]
-    return {
-        "sensitive_ratio": sum(counts) / listed if listed else 0.0,
-        "sensitive_count": mean(counts),
-        "sensitivity_dcg": mean([dcg(items) for items in first]),
-        "sensitive_lists": mean([count > 0 for count in counts]),
-    }
-
-
-def mean(values: Sequence[float]) -> float:
-    """0 for none."""
-    return float(sum(values) / len(values)) if values else 0.0

@@ -97,12 +97,8 @@ class SafetyOracle:
         self.checked, self.matched = self.checked + 1, self.matched + (number is not None)
         limit = self.risk_threshold if threshold is None else threshold
         broken = [trait for trait in self.resolve(active(constraints)) if risks.get(trait, -1.0) >= limit]
-        return SafetyCheck(
-            is_safe=not broken,
-            violations=[f"{trait}: risk={risks[trait]:.2f}" for trait in broken],
-            movie_traits=risks,
-            matched_imdb_id=number,
-        )
+        violations = [f"{trait}: risk={risks[trait]:.2f}" for trait in broken]
+        return SafetyCheck(is_safe=not broken, violations=violations, movie_traits=risks, matched_imdb_id=number)
 
     def batch_check_safety(
         self, movies: Sequence[tuple[str, Any]], constraints: Any, threshold: float | None = None
@@ -117,9 +113,8 @@ class SafetyOracle:
             if name in self._traits:
                 found.append(name)
                 continue
-            starting = [
-                trait for trait in self._traits if self.prefixes and trait.casefold().startswith(name.casefold())
-            ]
+            begin = name.casefold()
+            starting = [trait for trait in self._traits if self.prefixes and trait.casefold().startswith(begin)]
             if len(starting) == 1:
                 found += starting
                 self._say(f"constraint {name!r} is read as {starting[0]!r}")
@@ -152,12 +147,8 @@ def active(constraints: Any) -> list[str]:
 
 
 def create_oracle(
-    base_path: str | Path = ".",
-    risk_threshold: float = THRESHOLD,
-    *,
-    allow_any_year: bool = True,
-    prefixes: bool = True,
-) -> SafetyOracle:
+    base_path: str | Path = ".", risk_threshold: float = THRESHOLD, *, allow_any_year: bool = True, prefixes: bool = True
+) -> SafetyOracle:  # fmt: skip
     """The oracle of a folder with ``movie_trait_sensitivity.json`` and ``title_to_imdb.json`` (or ``.pkl``).
 
     Without a title map the titles and years of the risk table are used. Raises DataError for what cannot be read.

@@ -29,7 +29,7 @@ def hits_of(
 ) -> list[int]:
     """1 for each item that is in the catalog, not seen, and a ground truth up to two years off; each of these once."""
     left = [(fold(title), year_of(year)) for title, year, *_ in truth or ()]
-    avoided, known = {fold(title) for title in seen or ()}, folded(catalog)
+    avoided, known = {fold(title) for title in seen or ()}, folded(frozenset(catalog))
     hits = []
     for item in items:
         title = fold(item.title)
@@ -141,13 +141,9 @@ def make_count_func(rec_num: int, target_count: int = 10, lambda_count: float = 
     return count_reward
 
 
-def folded(catalog: Catalog) -> frozenset[tuple[str, int]]:
-    """A catalog with folded titles, as a set."""
-    return _folded(frozenset(catalog))
-
-
 @lru_cache(maxsize=4)
-def _folded(catalog: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+def folded(catalog: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+    """A catalog with folded titles."""
     return frozenset((fold(title), int(year)) for title, year in catalog)
 
 

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from safetensors.numpy import load_file
+
+from mindrlhf_grpo.export import export
+from mindrlhf_grpo.recipe_commands import run_recipe
 
 pytest.importorskip("torch")
 
@@ -71,6 +75,12 @@ def adapters(world: Path) -> Path:
     return run(world, "lora", "gdpo", **sections)
 
 
+@pytest.fixture(scope="module")
+def merged(adapters: Path) -> Path:
+    export(adapters, adapters / "merged", merge=True)
+    return adapters / "merged"
+
+
 @pytest.mark.row("safe_rank", "LoRA")
 def test_adapters_start_at_the_reference_and_are_all_that_is_saved(adapters: Path) -> None:
     """A fresh adapter is the identity, and the reference is the model with it switched off: there is no copy."""
@@ -84,15 +94,12 @@ def test_adapters_start_at_the_reference_and_are_all_that_is_saved(adapters: Pat
 
 @pytest.mark.row("safe_rank", "LoRA")
 def test_the_reference_is_the_adapter_switched_off_and_a_merged_export_the_adapter_on(
-    adapters: Path, world: Path
+    adapters: Path, merged: Path, world: Path
 ) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from mindrlhf_grpo.export import export
-
-    export(adapters, adapters / "merged", merge=True)
     model = AutoModelForCausalLM.from_pretrained(world / "model")
     ids = torch.tensor([[2, 14, 26, 3, 15, 26]])
     with torch.no_grad():
@@ -101,10 +108,37 @@ def test_the_reference_is_the_adapter_switched_off_and_a_merged_export_the_adapt
         on = adapted(ids).logits
         with adapted.disable_adapter():
             off = adapted(ids).logits
-        merged = AutoModelForCausalLM.from_pretrained(adapters / "merged")(ids).logits
+        whole = AutoModelForCausalLM.from_pretrained(merged)(ids).logits
     torch.testing.assert_close(off, plain, rtol=0, atol=0)
-    torch.testing.assert_close(merged, on, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole, on, rtol=0, atol=1e-5)
     assert (on - off).abs().max() > 1e-3
+
+
+@pytest.mark.row("safe_rank", "LoRA")
+@pytest.mark.row("safe_rank", "CLI")
+def test_an_adapter_from_supervised_training_is_merged_before_new_ones_are_added(
+    adapters: Path, merged: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the reference would be the raw base model."""
+    where = ["--catalog_path", str(world / "catalog.json"), "--oracle_path", str(world)]
+    sizes = "--per_device_train_batch_size 8 --gradient_accumulation_steps 6 --max_prompt_length 40 --max_completion_length 12"
+    arguments = [
+        "train", "--train_path", str(world / "rows.jsonl"), "--sft_model_path", str(adapters / "checkpoints/step_3/policy"),
+        "--output_dir", str(world / "second"), "--rec_num", "3", "--max_steps", "1", "--use_lora", "--lora_r", "2",
+        "--advantage_mode", "gdpo", "--device", "cpu", *where, *sizes.split(),
+    ]  # fmt: skip
+    assert run_recipe("safe-rank", arguments, program="mindrlhf-grpo recipe") == 0
+    (line,) = tiny.metrics(world / "second")
+    assert line["kl"] == 0.0
+    assert line["prompts"] == 6
+    start, base, exported = (
+        load_file(folder / "model.safetensors") for folder in (world / "second/sft_merged", world / "model", merged)
+    )
+    name = "model.layers.0.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(start[name], exported[name])
+    assert np.abs(start[name] - base[name]).max() > 0
+    assert json.loads((world / "second/checkpoints/step_1/policy/adapter_config.json").read_text())["r"] == 2
+    assert "--lora_dropout 0.05 is not applied" in capsys.readouterr().err
 
 
 def advantages(folder: Path) -> dict[tuple[int, int], list[float]]:
