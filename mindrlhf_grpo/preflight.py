@@ -54,7 +54,9 @@ class Findings:
         except UserError as error:
             text = str(error)
             owner = _owner(text) or key
-            self.problems.append((owner, text if text.startswith(owner) else f"{owner}: {text}"))
+            problem = (owner, text if text.startswith(owner) else f"{owner}: {text}")
+            if problem not in self.problems:  # of training and held-out rows alike
+                self.problems.append(problem)
             return None
 
 
