@@ -120,11 +120,13 @@ def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> N
     values |= {**keys()["fixed"]["ppo"], "algorithm.clip_low": clip, "algorithm.clip_high": clip}
     values |= {"critic.learning_rate": values["train.learning_rate"], "train.steps": named["epochs"]}
     updates(values, named, notes, prompts, prompts)
-    if not named.get("reward"):
+    reward = other_model(named, values, "reward")
+    if not reward:
         raise ConfigError("PPO needs a reward model: reward_model_path names its YAML, or rm_model_config its weights")
-    values["rewards"] = [{"function": f"model:{named['reward']}", "name": "reward_model", "arguments": {"keep": True}}]
-    if named.get("critic"):
-        values["critic.path"] = named["critic"]
+    values["rewards"] = [{"function": f"model:{reward}", "name": "reward_model", "arguments": {"keep": True}}]
+    critic = other_model(named, values, "critic")
+    if critic:
+        values["critic.path"] = critic
     if not 0 <= share < 1:
         raise ConfigError(f"pretrain_coef is {share}; accepted: 0 (no pretraining loss) to below 1")
     if share > 0:
@@ -203,6 +205,14 @@ def folder_of(
     if not source:
         raise ConfigError(f"{key} names no weights, nor does checkpoint_name_or_path of the model's YAML")
     return model_folder(str(source), Path(values["run_dir"]), shape=shape, tokenizer=tokenizer)
+
+
+def other_model(named: Mapping[str, Any], values: Mapping[str, Any], name: str) -> str | None:
+    """Folder of the reward model or the critic; None where none is named."""
+    shape = named.get(f"{name}_shape") or shape_of(named.get(f"{name}_yaml"))
+    source = (shape or {}).get("checkpoint_name_or_path")
+    into, tokenizer = Path(values["run_dir"]) / name, named.get("tokenizer") or values["model.path"]
+    return model_folder(str(source), into, shape=shape, tokenizer=tokenizer) if source else None
 
 
 def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: str) -> Any:

@@ -14,7 +14,6 @@ from ...trainers import train
 from ...trainers.stepwise import Dataset, Network, Stepwise
 from ...translation import translate
 from .fields import RunFields, combine_config, plain
-from .models import model_folder
 from .settings import read_settings, settings_of
 from .tables import keys
 
@@ -79,12 +78,8 @@ class PPOTrainer(Stepwise):
         rm_model_config: Any = None,
     ) -> None:
         combine_config(ppo_config, plain(sft_model_config))
-        named = {"reference": plain(ref_model_config or {}).get("checkpoint_name_or_path")}
-        for name, config in (("reward", rm_model_config), ("critic", critic_model_config)):
-            shape = plain(config or {})
-            if source := shape.get("checkpoint_name_or_path"):
-                into = Path(ppo_config["save_ckpt_dir"] or "runs/mindrlhf") / name
-                named[name] = model_folder(source, into, shape=shape, tokenizer=None)
+        named: dict[str, Any] = {"reference": plain(ref_model_config or {}).get("checkpoint_name_or_path")}
+        named |= {"reward_shape": plain(rm_model_config or {}), "critic_shape": plain(critic_model_config or {})}
         super().__init__(of_fields(ppo_config, sft_model_config, named))
 
     def make_experience(self, num_rollouts: int | None = None, iter_count: int = 0, rank_id: int = 0) -> None:

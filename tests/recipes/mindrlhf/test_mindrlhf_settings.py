@@ -17,7 +17,6 @@ from mindrlhf_grpo.recipes.mindrlhf.tables import keys
 from mindrlhf_grpo.translation import options_of
 
 HERE = Path(__file__).parent
-row = pytest.mark.row("mindrlhf", "YAML", backend="none")
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def online(folder: Path, *overrides: str, **options: str) -> tuple[RunConfig, Se
     return read.config, read
 
 
-@row
+@pytest.mark.row("mindrlhf", "YAML", backend="none")
 def test_a_file_with_sections_is_read(folder: Path) -> None:
     config, read = online(folder)
     assert config.model.path == str(folder / "model")
@@ -66,7 +65,7 @@ def test_a_file_with_sections_is_read(folder: Path) -> None:
     assert "8 optimizer steps for each 64 completions, not 32: a group stays in one step" in read.notes
 
 
-@row
+@pytest.mark.row("mindrlhf", "YAML", backend="none")
 def test_a_preference_file_is_read(folder: Path) -> None:
     config = read_settings(folder / "dpo.yaml", backend="torch").config
     assert isinstance(config, OfflineConfig)
@@ -77,7 +76,7 @@ def test_a_preference_file_is_read(folder: Path) -> None:
     assert config.data.max_tokens == 4096
 
 
-@row
+@pytest.mark.row("mindrlhf", "YAML", backend="none")
 def test_an_unknown_key_is_an_error_that_names_the_nearest(folder: Path) -> None:
     path = folder / "grpo.yaml"
     path.write_text(
@@ -89,7 +88,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(folder: Path) -> None
     assert "context.mod is unknown (did you mean 'mode'?)" in str(raised.value)
 
 
-@row
+@pytest.mark.row("mindrlhf", "YAML", backend="none")
 def test_two_configurations_share_nothing(folder: Path) -> None:
     first, second = GRPOConfig(), GRPOConfig()
     first.beta = 0.5
@@ -104,7 +103,7 @@ def test_two_configurations_share_nothing(folder: Path) -> None:
     assert (changed.algorithm.kl_coef, plain.algorithm.kl_coef) == (0.5, 0.01)
 
 
-@row
+@pytest.mark.row("mindrlhf", "YAML", backend="none")
 def test_the_command_line_wins_over_the_file(folder: Path) -> None:
     words = ["--verifier_function", "qwen_accuracy_reward", "--verifier_weight=2", "rl_config.num_generations=4",
              "train.steps=3", "--tensorboard", "True", "--save_checkpoint_dir", str(folder / "other")]  # fmt: skip
