@@ -24,6 +24,7 @@ setup(
         "mindrlhf_grpo": [
             "py.typed",
             "known_models.yaml",
+            "refusal_phrases.yaml",
             "report/*.html",
             "report/*.js",
             "report/*.css",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
+from ..alarms import Alarms
 from ..backend import Backend
 from ..config_file import AnyConfig, dump
 from ..data.tokenizer import Tokenizer, load_tokenizer
@@ -34,6 +35,7 @@ class Course:
         self.tracker = silent()
         self.warnings: list[str] = []
         self.enter: Callable[[str], None] | None = None  # what moves memory when a phase begins
+        self.alarms: Alarms | None = None  # made with the first line of metrics
         self.clock = Clock(backend.compile_log)
         self.resumed_seconds = 0.0
 
@@ -76,7 +78,16 @@ class Course:
         Call it before :meth:`keep`: a run killed in between makes this step, and its line, again.
         """
         memory = {f"memory/{name}": value for name, value in self.backend.memory().items()}
-        self.tracker.log(step, {**metrics, **self.clock.metrics(), **memory})
+        sounding, notes = self._alarmed(step, metrics) if self.main else ({}, [])
+        self.tracker.log(step, {**metrics, **sounding, **self.clock.metrics(), **memory})
+        for text in notes:
+            self.tracker.note(text)
+
+    def _alarmed(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+        """Which alarms sound with this step's metrics, and a line for each that starts."""
+        if self.alarms is None:
+            self.alarms = Alarms.of_run(self.config, self.progress.before)
+        return self.alarms.observe(step, metrics)
 
     def keep(self, step: int, write: Callable[[Path], None], gather: Callable[[], None]) -> None:
         """Checkpoint when due: by interval, at the end, or because it is the best so far.
