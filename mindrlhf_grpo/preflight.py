@@ -98,6 +98,8 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
         _check_reward(found, f"rewards.{index}", component, columns)
     for index, metric in enumerate(config.metrics or []):
         found.attempt(f"metrics.{index}.function", partial(check_metric, metric, f"metrics.{index}", columns))
+    if config.data.images is not None:
+        found.attempt("data.images", lambda: check_readers_of_images(config))
     plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
     if plan is not None:
         found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
@@ -105,6 +107,20 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
         found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
+
+
+def check_readers_of_images(config: RunConfig) -> None:
+    """Raise ConfigError for a model beside the policy that would read the tokens of images without their images."""
+    if config.critic is not None:
+        raise ConfigError(
+            "critic reads text only, and data.images gives images; accepted: an algorithm without a critic"
+        )
+    for index, component in enumerate(config.rewards):
+        if component.function.startswith(MODEL) and component.arguments.get("tokens") == "same":
+            raise ConfigError(
+                f"rewards.{index}.arguments: tokens: same gives the reward model the tokens of images, which it cannot "
+                "read; accepted with data.images: own, where it reads <image> as text"
+            )
 
 
 def check_metric(config: MetricConfig, label: str, columns: tuple[str, ...] | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,7 @@ def internvl_tokens(config: Mapping[str, Any], tokenizer: Tokenizer, processor: 
     )
 
 
+PACKAGES = {"PIL": "pillow"}  # module -> its package, where they have different names
 FAMILIES = {"qwen2_vl": qwen_tokens, "qwen2_5_vl": qwen_tokens, "internvl": internvl_tokens}
 
 
@@ -113,6 +115,7 @@ class ImageProcessor:
         config = read_model_config(folder)
         family = str(config.get("model_type"))
         self._check(folder, family)
+        check_installed("transformers", "PIL")
         from transformers import AutoImageProcessor
 
         try:
@@ -152,6 +155,13 @@ class ImageProcessor:
             raise DataError(f"the image processor refuses the images: {error}") from error
         features = {name: np.asarray(arrays[name]) for name in self.tokens.features}
         return features, self.tokens.count({name: np.asarray(array) for name, array in arrays.items()})
+
+
+def check_installed(*modules: str) -> None:
+    """Raise ConfigError where a package that images need is missing."""
+    missing = [PACKAGES.get(module, module) for module in modules if find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"data.images needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _pair(size: Any) -> tuple[int, int]:

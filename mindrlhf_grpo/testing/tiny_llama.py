@@ -25,7 +25,7 @@ class NumberTokenizer:
 
     def __init__(self, vocab_size: int, eos_ids: Sequence[int]) -> None:
         self.vocab_size, self.eos_ids = vocab_size, tuple(eos_ids)
-        self.pad_id = 0
+        self.pad_id, self.folder = 0, Path()  # it has no files
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that :meth:`decode` could have written."""

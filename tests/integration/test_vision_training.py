@@ -85,7 +85,9 @@ def test_the_checkpoint_is_a_folder_that_transformers_loads(folder: Path, family
     assert model.config.model_type == family
     read, own = (AutoImageProcessor.from_pretrained(path, backend="pil") for path in (out, folder / family))
     assert read.to_dict() == own.to_dict()
-    assert AutoTokenizer.from_pretrained(out).chat_template == AutoTokenizer.from_pretrained(folder / family).chat_template
+    assert (
+        AutoTokenizer.from_pretrained(out).chat_template == AutoTokenizer.from_pretrained(folder / family).chat_template
+    )
 
 
 def test_a_resumed_run_ends_in_the_same_weights(folder: Path, family: str, free: Path) -> None:
@@ -122,6 +124,16 @@ def test_mindspore_refuses_the_family_before_weights_are_read(folder: Path, fami
 
 def test_images_with_a_model_that_reads_text_only_are_one_problem(folder: Path, family: str, tmp_path: Path) -> None:
     tiny.write_model(tmp_path / "text")
-    config = settings(folder, family, model={"path": str(tmp_path / "text")}, eval={"source": str(folder / "rows.jsonl")})
+    config = settings(
+        folder, family, model={"path": str(tmp_path / "text")}, eval={"source": str(folder / "rows.jsonl")}
+    )
     with pytest.raises(ConfigError, match=r"^data.images needs a model that reads images; [^\n]*$"):
         check(RunConfig.model_validate(config))
+
+
+def test_models_that_would_read_an_images_tokens_as_text_are_refused(folder: Path, family: str) -> None:
+    reads_ids = [{"function": f"model:{folder / family}", "arguments": {"tokens": "same"}}]
+    found = problems_of(RunConfig.model_validate(settings(folder, family, rewards=reads_ids)))
+    assert any("tokens: same gives the reward model the tokens of images" in text for _, text in found)
+    ppo = settings(folder, family, algorithm={"name": "ppo"}, critic={})
+    assert any("critic reads text only" in text for _, text in problems_of(RunConfig.model_validate(ppo)))

@@ -218,3 +218,11 @@ def test_an_unknown_setting_of_the_processor_is_an_error(folder: Path) -> None:
         DataError, match=r"data.images.processor: setting 'max_pixel' is unknown \(did you mean 'max_pixels'"
     ):
         stream(folder, "qwen2_5_vl", images={"processor": {"max_pixel": 4}})
+
+
+def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "mindrlhf_grpo.data.image_processor.find_spec", lambda module: None if module == "PIL" else True
+    )
+    with pytest.raises(ConfigError, match="data.images needs pillow: pip install pillow"):
+        stream(folder, "qwen2_5_vl")
