@@ -85,7 +85,7 @@ def rewards(given: Arguments) -> dict[str, Any]:
     server = {"engine": given["rm_use_engine"], "url": given["rm_engine_url"]}
     arguments = {**routed(given), **server}
     parts: list[dict[str, Any]] = [
-        {"function": f"{PACKAGE}.rewards:RoutedReward", "name": "reward", "arguments": arguments}
+        {"function": f"{PACKAGE}.rewards:RoutedReward", "name": "routed", "arguments": arguments}
     ]
     found: dict[str, Any] = {"metrics": [{"function": f"{PACKAGE}.metrics:metrics"}]}
     if given["overlong_buffer"]:

@@ -27,7 +27,7 @@ def metrics(
     figures: Mapping[str, float],
     advantages: Any = None,
     *,
-    component: str = "reward",
+    component: str = "routed",
 ) -> dict[str, float]:
     """Figures of one step; means are over the rows that a part applies to, and parts are weighted.
 

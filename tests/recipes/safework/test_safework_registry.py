@@ -96,7 +96,11 @@ def test_the_tables_have_every_label_and_their_weights():
 
 @pytest.mark.parametrize(
     ("routing", "problem"),
-    [("svk", "'svk' is unknown; there are svki, svkng"), ({"a": [["modl", "x"]]}, "modl"), ({"a": [["model"]]}, "has a name")],
+    [
+        ("svk", "'svk' is unknown; there are svki, svkng"),
+        ({"a": [["modl", "x"]]}, "modl"),
+        ({"a": [["model"]]}, "has a name"),
+    ],
 )
 def test_what_is_no_routing_is_said(routing: Any, problem: str):
     with pytest.raises(ConfigError, match=problem):

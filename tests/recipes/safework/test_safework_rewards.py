@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safework_judges import Judges, Say, group
+from safework_judges import Judges, group
 
 from mindrlhf_grpo.config import RewardConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
@@ -251,7 +251,10 @@ def test_judges_take_memory_one_after_another_and_a_shared_model_is_loaded_once(
         ({"models": {"strange": "{folder}"}}, "no judge is called 'strange'"),
         ({"models": {"rule": "{folder}"}}, "cannot be called 'rule'"),
         ({"models": {"mine": {"path": "{folder}", "class": "no_file.py:Mine"}}}, "there is no file no_file.py"),
-        ({"judges": {"safety": {"template": "none.txt", "verdicts": {"a": 1}}}}, "judge safety: judge template 'none.txt' cannot be read"),
+        (
+            {"judges": {"safety": {"template": "none.txt", "verdicts": {"a": 1}}}},
+            "judge safety: judge template 'none.txt' cannot be read",
+        ),
         ({"on_missing_rm": "half"}, "accepted: error, zero, one"),
     ],
 )
@@ -286,7 +289,7 @@ def test_a_class_of_ones_own_scores_conversations(folders: Path, tmp_path: Path,
 
 def test_metrics_have_the_names_that_users_know(folders: Path):
     config = RewardConfig(
-        function=FUNCTION, name="reward", arguments={"models": models(folders, "safety", "normal", "knowledge")}
+        function=FUNCTION, name="routed", arguments={"models": models(folders, "safety", "normal", "knowledge")}
     )
     overlong = RewardConfig(function="overlong", arguments={"max_tokens": 2, "buffer": 1})
     groups = [
@@ -297,7 +300,14 @@ def test_metrics_have_the_names_that_users_know(folders: Path):
     with Rewards([config, overlong], backend=Judges(say)) as rewards:  # type: ignore[arg-type]
         table: RewardTable = rewards.score(groups)
     parts = {name: table.values[:, index, 0] for index, name in enumerate(table.names)}
-    figures = {"kl/mean": 0.25, "loss": 0.5, "lr": 1e-6, "grad_norm": 2.0, "dead_group_frac": 0.25, "generation_rounds": 3.0}
+    figures = {
+        "kl/mean": 0.25,
+        "loss": 0.5,
+        "lr": 1e-6,
+        "grad_norm": 2.0,
+        "dead_group_frac": 0.25,
+        "generation_rounds": 3.0,
+    }
     labels = ["safety"] * 2 + ["gsm8k_rule"] * 2 + ["knowledge_rule"]
     found = metrics(
         parts, table.total()[:, 0], np.full(5, 2), np.full(5, 3), labels, figures, np.array([1.0, -1.0, 0.0, 0.0, 0.0])

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mindrlhf_grpo.errors import DataError
-from mindrlhf_grpo.recipes.safework.rules import combined_rule, constraint_rule, format_reward, language_rule, rule_reward
+from mindrlhf_grpo.recipes.safework.rules import (
+    combined_rule,
+    constraint_rule,
+    format_reward,
+    language_rule,
+    rule_reward,
+)
 from mindrlhf_grpo.rewards.answers import last_box
 
 
