@@ -8,6 +8,7 @@ import numpy as np
 
 from mindrlhf_grpo.errors import BackendError, ConfigError
 from mindrlhf_grpo.model_files import find_folder, read_model_config
+from mindrlhf_grpo.value_heads import body_config
 
 if TYPE_CHECKING:
     from mindrlhf_grpo.config import RunConfig
@@ -61,6 +62,6 @@ def check_family(path: str) -> None:
     from .models.architecture import read_architecture
 
     try:
-        read_architecture(read_model_config(find_folder(path)))
+        read_architecture(body_config(read_model_config(find_folder(path))))
     except ConfigError as error:
         raise ConfigError(f"model.path {path!r}: {error}") from None
