@@ -77,11 +77,17 @@ def read_stages(path: Path) -> list[Stage]:
     return stages
 
 
-def stage_config(stage: Stage, stages: Sequence[Stage], overrides: Sequence[str]) -> tuple[AnyConfig, Draft]:
+def stage_config(
+    stage: Stage, stages: Sequence[Stage], overrides: Sequence[str], *, model: bool
+) -> tuple[AnyConfig, Draft]:
     """The configuration of a stage: its file, its folder, the model of the stage before, overrides.
 
     Args:
         overrides: ``NAME.KEY=VALUE`` for one stage, ``KEY=VALUE`` for all.
+        model: whether the stage before is finished, so that its model is there.
+
+    Raises:
+        ConfigError: naming the stage.
     """
     names = {one.name for one in stages}
     own = [text for text in overrides if text.partition(".")[0] not in names]
@@ -89,10 +95,13 @@ def stage_config(stage: Stage, stages: Sequence[Stage], overrides: Sequence[str]
     draft = Draft.from_file(stage.config)
     draft.put(("run_dir",), str(stage.run_dir), "the chain")
     before = stages[[one.name for one in stages].index(stage.name) - 1]
-    if stage is not stages[0]:
+    if model and stage is not stages[0]:
         draft.put(("model", "path"), str(find_policy(before.run_dir)), f"the stage {before.name}")
-    draft.with_overrides(own)
-    return draft.validated(), draft
+    try:
+        draft.with_overrides(own)
+        return draft.validated(), draft
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage.name}: {error}") from None
 
 
 def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -105,6 +114,8 @@ def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]
     from .trainers import train
 
     stages = read_stages(path)
+    for stage in stages:
+        stage_config(stage, stages, overrides, model=False)  # what is wrong with the last is said before the first
     summaries: dict[str, dict[str, Any]] = {}
     for stage in stages:
         done = stage.summary()
@@ -112,7 +123,7 @@ def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]
             note(f"stage {stage.name} is finished: {stage.run_dir}")
             summaries[stage.name] = done
             continue
-        config, draft = stage_config(stage, stages, overrides)
+        config, draft = stage_config(stage, stages, overrides, model=True)
         check(config, draft)
         note(f"stage {stage.name}: {stage.run_dir}, from {config.model.path}")
         summaries[stage.name] = train(config)

@@ -31,8 +31,9 @@ def draft_of(given: Arguments, overrides: Sequence[str], note: Callable[[str], N
     for required in ("pretrain", "prompt_data"):
         if not given[required]:
             raise ConfigError(f"--{required} is missing")
-    for section in (data, sizes, rewards, algorithm, memory, tracking):
-        for key, value in section(given).items():
+    parts = [section(given) for section in (data, sizes, rewards, algorithm, memory)]
+    for part in [*parts, tracking(given, note)]:
+        for key, value in part.items():
             draft.put(tuple(key.split(".")), value, "arguments")
     resumable(Path(str(draft.values["run_dir"])), load=given["load_checkpoint"], note=note)
     return draft.with_overrides(overrides)
@@ -123,7 +124,7 @@ def memory(given: Arguments) -> dict[str, Any]:
     return {"parallel": {"strategy": strategy, "offload": given["adam_offload"]}} if shared else {}
 
 
-def tracking(given: Arguments) -> dict[str, Any]:
+def tracking(given: Arguments, note: Callable[[str], None]) -> dict[str, Any]:
     """Weights & Biases where it is asked for and installed; metrics.jsonl holds the same figures always."""
     modes = {"online": ["wandb"], "offline": ["wandb-offline"], "disabled": []}
     wanted = mapped("wandb_mode", given["wandb_mode"], modes)
@@ -132,7 +133,10 @@ def tracking(given: Arguments) -> dict[str, Any]:
     os.environ.setdefault("WANDB_PROJECT", given["wandb_project"])
     if given["wandb_run_name"]:
         os.environ.setdefault("WANDB_NAME", given["wandb_run_name"])
-    return {"tracking.to": wanted if find_spec("wandb") else []}
+    if wanted and not find_spec("wandb"):
+        note("wandb is not installed: the same figures are in metrics.jsonl")
+        return {}
+    return {"tracking.to": wanted}
 
 
 def resumable(run_dir: Path, *, load: bool, note: Callable[[str], None]) -> None:

@@ -101,7 +101,7 @@ def test_labels_that_nothing_scores_stop_the_run_at_its_start(tmp_path: Path):
     path = write(tmp_path, row(), row(label="safty"))
     with pytest.raises(DataError, match=r"rows.jsonl: label 'safty' is unknown \(did you mean 'safety'"):
         read_rows({"name": module, "path": path, "models": registry()})
-    with pytest.raises(DataError, match="judge 'safety', which is not among the models .none."):
+    with pytest.raises(DataError, match=r"judge 'safety', which is not among the models \(none\)"):
         read_rows({"name": module, "path": write(tmp_path, row())})
     path = write(tmp_path, row(), row(label="safty"))
     assert len(read_rows({"name": module, "path": path, "on_missing_rm": "one"})) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -259,9 +260,9 @@ def test_judges_take_memory_one_after_another_and_a_shared_model_is_loaded_once(
     ],
 )
 def test_wrong_settings_are_found_before_the_run(folders: Path, arguments: dict[str, Any], problem: str):
-    text = repr({"models": {"safety": "{folder}"}, **arguments}).replace("{folder}", str(folders / "safety"))
+    text = json.dumps({"models": {"safety": "{folder}"}, **arguments}).replace("{folder}", str(folders / "safety"))
     with pytest.raises(ConfigError, match=problem):
-        RoutedReward(None, None, **eval(text))
+        RoutedReward(None, None, **json.loads(text))
 
 
 CUSTOM = """

@@ -1,0 +1,181 @@
+"""The launchers' arguments, the three recipes by name, and what both become."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindrlhf_grpo.argument_table import read_arguments
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.recipes.safework.launcher import draft_of
+from mindrlhf_grpo.recipes.safework.registry import package_data
+
+SERVER = "http://judges.example:8000"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """1920 rows: fifteen rollouts of 128 prompts, forty of 48."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "chosen": "9", "label": "general_rule"}) + "\n")
+    path.write_text(path.read_text() * 1920)
+    return path
+
+
+def config(rows: Path, *words: str, notes: list[str] | None = None) -> RunConfig:
+    told = [] if notes is None else notes
+    named = {name: one for name, one in package_data("launch.yaml").items() if name != "common"}
+    given = ["--prompt_data", str(rows), "--pretrain", "model", "--save_path", str(rows.parent / "run"), *words]
+    values, overrides = read_arguments(given, package_data("arguments.yaml"), named)
+    made = draft_of(values, overrides, told.append).validated()
+    assert isinstance(made, RunConfig)
+    return made
+
+
+def test_defaults_are_those_of_the_trainer(rows: Path):
+    made = config(rows, "--train_batch_size", "512")
+    assert (made.algorithm.name, made.algorithm.kl_coef, made.algorithm.kl_in) == ("ppo", 0.01, "reward")
+    assert (made.algorithm.kl_estimator, made.algorithm.aggregation, made.algorithm.clip_low) == (
+        "k1",
+        "sequence_mean",
+        0.2,
+    )
+    assert made.algorithm.returns is not None
+    assert (made.algorithm.returns.gamma, made.algorithm.returns.lam) == (1.0, 0.95)
+    assert made.critic is not None
+    assert made.critic.value_clip == 0.2
+    assert (made.train.learning_rate, made.train.max_grad_norm, made.train.weight_decay) == (1e-6, 1.0, 0.0)
+    assert (made.rollout.group_size, made.rollout.max_tokens, made.data.max_prompt_tokens) == (1, 1024, 1024)
+    assert (made.data.chat_template, made.model.dtype, made.model.recompute) == ("none", "float32", False)
+    assert (made.train.steps, made.train.prompts_per_step) == (3, 512)  # 1920 // 512
+
+
+EXPECTED: dict[str, dict[str, Any]] = {
+    "kg_qwenvl": {
+        "prompts": 128, "updates": 16, "steps": 45, "tokens": (4096, 4096), "kl": 0.001, "micro": 8192, "slots": 16,
+        "keep": (20, 3), "loss": None, "images": 1, "routing": "svkng", "judges": {"knowledge", "normal", "general"},
+    },
+    "svkng_qwenvl": {
+        "prompts": 128, "updates": 8, "steps": 45, "tokens": (8192, 8192), "kl": 0.001, "micro": 65536, "slots": 32,
+        "keep": (20, 3), "loss": "cpgd", "images": 1, "routing": "svkng",
+        "judges": {"safety", "value", "knowledge", "normal", "general"},
+    },
+    "svki_deepseek": {
+        "prompts": 48, "updates": 16, "steps": 120, "tokens": (8192, 8192), "kl": 0.0, "micro": 16384, "slots": 8,
+        "keep": (10, 1), "loss": None, "images": None, "routing": "svki",
+        "judges": {"safety", "value", "knowledge", "normal", "general"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_three_recipes_by_name(rows: Path, name: str):
+    notes: list[str] = []
+    made, want = config(rows, "--recipe", name, "--rm_engine_url", SERVER, notes=notes), EXPECTED[name]
+    assert (made.train.prompts_per_step, made.algorithm.updates_per_batch) == (want["prompts"], want["updates"])
+    assert (made.train.steps, made.train.warmup_steps) == (want["steps"], round(0.03 * want["steps"]))
+    assert (made.data.max_prompt_tokens, made.rollout.max_tokens) == want["tokens"]
+    assert (made.train.tokens_per_micro_batch, made.rollout.slots) == (want["micro"], want["slots"])
+    assert (made.algorithm.kl_coef, made.algorithm.kl_in, made.algorithm.kl_estimator) == (want["kl"], "loss", "k3")
+    assert (made.algorithm.name, made.algorithm.loss, made.rollout.group_size) == ("grpo", want["loss"], 8)
+    assert (made.checkpoint.every, made.checkpoint.keep_last) == want["keep"]
+    assert (made.model.dtype, made.model.recompute, made.train.weight_decay) == ("bfloat16", True, 0.01)
+    assert (made.data.images.limit if made.data.images else None) == want["images"]
+    assert "<think>" in str(made.data.system_prompt)
+    routed = made.rewards[0].arguments
+    assert (routed["routing"], set(routed["models"]), routed["url"]) == (want["routing"], want["judges"], SERVER)
+    assert made.data.source["models"] == routed["models"]  # type: ignore[index]
+    assert any("--engine_mem_util changes nothing here" in note for note in notes)
+
+
+def test_an_argument_changes_a_recipe_and_a_key_changes_all(rows: Path):
+    made = config(
+        rows, "--recipe", "svki_deepseek", "--rm_engine_url", SERVER, "--init_kl_coef=0.5", "--bf16", "false",
+        "train.steps=7", "rollout.temperature=0.9",
+    )  # fmt: skip
+    assert (made.algorithm.kl_coef, made.model.dtype, made.train.steps, made.rollout.temperature) == (
+        0.5,
+        "float32",
+        7,
+        0.9,
+    )
+
+
+def test_dapo_arguments(rows: Path):
+    words = ("--n_samples_per_prompt", "8", "--advantage_estimator", "group_norm", "--eps_clip_high", "0.28",
+             "--overlong_buffer", "--overlong_buffer_len", "256", "--overlong_buffer_penalty_factor", "0.5",
+             "--dynamic_sampling")  # fmt: skip
+    made = config(rows, *words, "--loss_agg_mode", "token-mean")
+    assert made.rewards[1].function == "overlong"
+    assert made.rewards[1].arguments == {"max_tokens": 1024, "buffer": 256, "factor": 0.5}
+    assert (made.algorithm.dead_groups, made.algorithm.clip_high) == ("mask", 0.28)
+    assert made.algorithm.dead_group_test is not None
+    assert (made.algorithm.dead_group_test.without, made.algorithm.dead_group_test.tolerance) == (["overlong"], 1e-6)
+    again = config(rows, *words, "--dynamic_sampling_mode", "resample")
+    assert (again.algorithm.dead_groups, again.algorithm.resample_budget) == ("resample", 10)
+
+
+def test_bounds_of_rewards_and_advantages(rows: Path):
+    made = config(rows, "--reward_running_norm", "--reward_clip", "5", "--advantages_norm", "--advantage_clip", "2")
+    assert made.algorithm.scaling is not None
+    assert made.algorithm.scaling.model_dump() == {
+        "running_norm": True, "minus_mean": False, "reward_clip": 5.0, "whiten": True, "advantage_clip": 2.0,
+    }  # fmt: skip
+
+
+@pytest.mark.row("safework", "ZeRO/FSDP flags", backend="none")
+@pytest.mark.parametrize(
+    ("words", "strategy"),
+    [(["1"], "zero1"), (["2"], "zero2"), (["3"], "fsdp"), (["0"], None), (["1", "--fsdp"], "fsdp")],
+)
+def test_deepspeeds_stages_are_strategies_of_several_processes(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], strategy: str | None
+):
+    assert config(rows, "--zero_stage", *words).parallel is None  # one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = config(rows, "--zero_stage", *words, "--adam_offload")
+    assert (made.parallel.strategy if made.parallel else None) == strategy
+    assert made.parallel is None or made.parallel.offload
+
+
+@pytest.mark.row("safework", "Resume/W&B", backend="none")
+def test_weights_and_biases_is_asked_for_by_mode(rows: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setattr("mindrlhf_grpo.recipes.safework.launcher.find_spec", lambda name: object())
+    assert config(rows).tracking.to == []
+    assert config(rows, "--wandb_mode", "offline").tracking.to == ["wandb-offline"]
+    assert config(rows, "--use_wandb").tracking.to == ["wandb"]
+    monkeypatch.setattr("mindrlhf_grpo.recipes.safework.launcher.find_spec", lambda name: None)
+    notes: list[str] = []
+    assert config(rows, "--wandb_mode", "offline", notes=notes).tracking.to == []
+    assert notes == ["wandb is not installed: the same figures are in metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--train_batch_sise", "8"], r"unknown argument --train_batch_sise \(did you mean 'train_batch_size'"),
+        (["--train_batch_size", "many"], "invalid int value: 'many'"),
+        (["--train_batch_size", "100"], "--rollout_batch_size 512 times --n_samples_per_prompt 1 must be a multiple"),
+        (["--recipe", "kg"], "invalid choice: 'kg'"),
+        (["--zero_stage", "4"], "--zero_stage is 4; accepted: 0, 1, 2, 3"),
+        (["--advantage_estimator", "gea"], "--advantage_estimator is 'gea'; accepted: gae, group_norm"),
+        (["--recipe", "kg_qwenvl"], "so it needs url"),
+        (["--reward_pretrain", "safety:a,safety:b"], "names 'safety' twice"),
+        (["--load_checkpoint", "perhaps"], "neither true nor false"),
+        (["--pretrain", ""], "--pretrain is missing"),
+    ],
+)
+def test_what_cannot_be_run_is_said(rows: Path, words: list[str], problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        config(rows, *words)
+
+
+def test_loading_a_checkpoint_that_is_not_there_is_said(rows: Path):
+    notes: list[str] = []
+    config(rows, "--load_checkpoint", notes=notes)
+    assert "holds no checkpoint yet" in notes[0]
