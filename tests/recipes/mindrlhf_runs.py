@@ -85,8 +85,8 @@ def write_rows(path: Path, count: int = 8) -> Path:
     return path
 
 
-def prepare(folder: Path) -> dict[str, Any]:
-    """Everything the two scripts read; weights are MindSpore's files."""
+def prepare(folder: Path, *, steps: int, pretrain: float = 0.9) -> dict[str, Any]:
+    """Everything the two scripts read, for so many steps; weights are MindSpore's files."""
     write_vocabulary(folder / "tokenizer")
     for name, labels in (("policy", 0), ("reward", 1)):
         write_model(folder / f"{name}_hf", labels=labels)
@@ -97,13 +97,14 @@ def prepare(folder: Path) -> dict[str, Any]:
         "model_yaml": str(write_yaml(folder / "qwen.yaml", folder / "policy/model.ckpt")),
         "sft_model_path": str(folder / "qwen.yaml"), "critic_model_path": str(folder / "qwen.yaml"),
         "reward_model_path": str(write_yaml(folder / "reward.yaml", folder / "reward/model.ckpt")),
-        "dataset_dir": str(write_rows(folder / "rows.jsonl")), "save_data_file": "", "align_type": "rlhf_stages",
+        "dataset_dir": str(write_rows(folder / "rows.jsonl", 4 * steps)), "save_data_file": "", "align_type": "rlhf_stages",
     }  # fmt: skip
     (folder / "args.json").write_text(json.dumps(args))
     common = {"device_target": "CPU", "dataset_type": "gsm8k", "max_prompt_length": 32, "warmup_step": 0}
     grpo = {"mind_dataset_dir": args["dataset_dir"], "save_ckpt_dir": str(folder / "grpo"), "epochs": 1, "num_rollouts": 4,
             "num_generations": 2, "batch_size": 8, "sync_ref_model": True, "ref_model_sync_steps": 1, "max_num_seqs": 8}  # fmt: skip
-    ppo = {"save_ckpt_dir": str(folder / "ppo"), "epochs": 2, "num_rollouts": 4, "batch_size": 4, "max_num_seqs": 4}
+    ppo = {"save_ckpt_dir": str(folder / "ppo"), "epochs": steps, "num_rollouts": 4, "batch_size": 4, "max_num_seqs": 4,
+           "pretrain_coef": pretrain}  # fmt: skip
     (folder / "grpo.yaml").write_text(yaml.safe_dump({**common, **grpo}))
     (folder / "ppo.yaml").write_text(yaml.safe_dump({**common, **ppo}))
     return args

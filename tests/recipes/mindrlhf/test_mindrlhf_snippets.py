@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mindrlhf")
-    mindrlhf_runs.prepare(folder)
+    mindrlhf_runs.prepare(folder, steps=2)
     return folder
 
 
