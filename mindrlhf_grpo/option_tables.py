@@ -71,7 +71,9 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]
         ConfigError: more than one file.
     """
     flags, others = read_flags(arguments)
-    files = [text for text in others if "=" not in text] + [str(flags.pop("config"))] * ("config" in flags)
+    files = [text for text in others if "=" not in text]
+    if "config" in flags:
+        files.append(str(flags.pop("config")))
     if len(files) > 1:
         raise ConfigError(f"one configuration file at most; got {', '.join(files)}")
     return (files[0] if files else None), flags, [text for text in others if "=" in text]

@@ -8,6 +8,7 @@ is never found inside a longer one.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 import unicodedata
@@ -66,18 +67,31 @@ def read_keywords(reply: str, key: str = "keywords") -> list[str]:
     return []
 
 
-def shared_terms(text: str, source: str, language: str, *, most: int = 3) -> list[str]:
-    """The longest pieces that a text has in common with its source, in letters where words are not written apart.
+def shared_terms(text: str, source: str, language: str, *, without: str = "", most: int = 3) -> list[str]:
+    """The longest pieces that a text has in common with its source and not with ``without``.
 
-    Pieces of less than 4 letters (in English) or 2 are left out, longer ones cut after 12 letters or words.
+    Pieces are letters where words are not written apart, else words. Those of less than 4 letters (in English) or 2
+    are left out, longer ones cut after 12 letters or words.
     """
-    one, other = (list(side) if language in UNSPACED else WORD.findall(side) for side in (text, source))
-    blocks = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
+    one, other, taken = (list(side) if language in UNSPACED else WORD.findall(side) for side in (text, source, without))
+    least = 2 if language in UNSPACED else 1
+    free = [True] * len(one)
+    for start, size in _common(one, taken):
+        free[start : start + size] = [size < least] * size
     between = "" if language in UNSPACED else " "
-    terms = {between.join(one[block.a : block.a + min(block.size, LONGEST_TERM)]) for block in blocks if block.size}
-    least = 4 if language == "en" else 2
-    long_enough = [term for term in terms if len(normalised(term, language)) >= least]
+    terms: set[str] = set()
+    for start, size in _common(one, other):
+        for kept, run in itertools.groupby(range(start, start + size), key=free.__getitem__):
+            terms.add(between.join(one[at] for at in list(run)[:LONGEST_TERM]) if kept else "")
+    letters = 4 if language == "en" else 2
+    long_enough = [term for term in terms if len(normalised(term, language)) >= letters]
     return sorted(long_enough, key=lambda term: (-len(term), term))[:most]
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> list[tuple[int, int]]:
+    """Start and length in ``one`` of what both have, longest first found."""
+    blocks = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
+    return [(block.a, block.size) for block in blocks if block.size]
 
 
 def _is_mark(letter: str) -> bool:

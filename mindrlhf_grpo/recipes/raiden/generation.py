@@ -147,7 +147,7 @@ class Draft:
         """
         source = f"{self.script}\n{self.told()}"
         proposed = read_keywords(self.writer.ask(self.request("keywords", question=question, answer=answer)))
-        for words in (proposed, shared_terms(answer, source, self.language)):
+        for words in (proposed, shared_terms(answer, source, self.language, without=question)):
             sound = {normalised(word, self.language): word for word in words if not self.has(question, word)}
             kept = [word for word in sound.values() if self.has(answer, word) and self.has(source, word)]
             if kept:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindrlhf_grpo.rewards.keywords import contains, normalised, slots_filled
+from mindrlhf_grpo.rewards.keywords import contains, normalised, read_keywords, shared_terms, slots_filled
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,27 @@ def test_texts_are_compared_without_case_width_punctuation_and_where_it_means_no
 def test_a_slot_is_filled_by_any_of_its_equivalents() -> None:
     assert slots_filled("I bake bread", [["baker", "bake"], "cake"], "en") == [True, False]
     assert slots_filled("I bake bread", ["", ["…"]], "en") == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ('{"keywords": ["茶", " ", 3]}', ["茶"]),
+        ('```json\n{"keywords": ["a", "b"]}\n``` done', ["a", "b"]),
+        ('{"other": 1} then {"keywords": ["a"]}', ["a"]),
+        ('{"keywords": "a"}', []),
+        ("{broken", []),
+        ("", []),
+    ],
+)
+def test_keywords_are_read_out_of_a_reply(reply: str, words: list[str]) -> None:
+    assert read_keywords(reply) == words
+
+
+def test_shared_terms_are_the_longest_pieces_that_are_not_given_away() -> None:
+    assert shared_terms("我最喜欢桂花茶。", "银狐最喜欢桂花茶", "zh") == ["最喜欢桂花茶"]
+    assert shared_terms("我最喜欢桂花茶。", "银狐最喜欢桂花茶", "zh", without="你最喜欢什么？") == ["桂花茶"]
+    assert shared_terms("I collect lost buttons.", "He collects lost buttons", "en") == ["lost buttons"]
+    assert shared_terms("I am it", "I am it", "en", without="") == ["I am it"]
+    assert shared_terms("저는 메밀묵을 좋아해요", "메밀묵을 먹는다", "ko") == ["메밀묵을"]
+    assert shared_terms("a b", "c d", "en") == []

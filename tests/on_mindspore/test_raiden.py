@@ -1,0 +1,32 @@
+"""RAIDEN-R1 on MindSpore: the reward rises, SBK and CM are reported by language, the first step is torch's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from raiden_files import prepare
+from safetensors.numpy import load_file
+
+pytest.importorskip("mindspore")
+
+
+@pytest.mark.row("raiden", "Trainers A/B")
+def test_the_reward_rises_and_sbk_and_cm_are_reported_by_language(tmp_path: Path) -> None:
+    config = prepare(tmp_path, num_epochs=20, eval_steps=20)
+    command = [sys.executable, "-m", "mindrlhf_grpo", "recipe", "raiden", "train", str(config), "backend=mindspore"]
+    done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["model"] == str(tmp_path / "outputs" / "epoch_19")
+    lines = tiny.metrics(tmp_path / "outputs")
+    rewards = [line["reward/mean"] for line in lines]
+    assert np.mean(rewards[-3:]) - np.mean(rewards[:3]) >= 0.3
+    assert {f"{kind}/{name}" for kind in ("sbk", "cm") for name in ("zh", "ja", "en", "ko")} <= lines[-1].keys()
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    after = load_file(tmp_path / "outputs" / "epoch_19" / "model.safetensors")
+    assert all(np.abs(before[name] - after[name]).max() > 1e-4 for name in before)
