@@ -19,6 +19,7 @@ def close(got: np.ndarray, expected: object, tolerance: float = 1e-12) -> None:
     np.testing.assert_allclose(got, np.asarray(expected, np.float64), rtol=0, atol=tolerance)
 
 
+@pytest.mark.row("mindrlhf", "PPO", backend="none")
 def test_generalised_advantages_and_returns() -> None:
     # first row: delta = -.25, .5, .25 and A = delta + .95 A of the next
     advantages, returns = gae(REWARDS, VALUES, LENGTHS, 1.0, 0.95)
@@ -43,6 +44,7 @@ def test_returns_add_up_discounted_rewards_to_the_end_of_a_completion() -> None:
     close(reinforce_pp(REWARDS, LENGTHS, 0.5), [[0.25, 0.5, 1], [1, 2, 0]])
 
 
+@pytest.mark.row("mindrlhf", "PPO", backend="none")
 def test_score_stands_at_the_last_token_and_a_policy_above_its_reference_pays() -> None:
     kl = np.array([[0.1, -0.2, 0.3], [0.5, 0.1, NAN]])
     close(token_rewards(np.array([1.0, -1.0]), kl, 0.5, LENGTHS), [[-0.05, 0.1, 0.85], [-0.25, -1.05, 0]])

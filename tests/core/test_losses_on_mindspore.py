@@ -107,6 +107,7 @@ def test_value_loss(results: Results) -> None:
     assert results.double[-1] == pytest.approx(0.5 * np.maximum(errors**2, LN2**2).sum(), rel=1e-6)
 
 
+@pytest.mark.row("mindrlhf", "Backend parity", backend="mindspore")
 def test_gradient_of_all_losses_is_that_of_torch(results: Results) -> None:
     ns = torch_namespace("float64", 1e-12)
     leaf = ns.array(LOGPS).requires_grad_()

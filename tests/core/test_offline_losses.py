@@ -33,6 +33,7 @@ def on_numpy(name: str, outputs: np.ndarray | None = None) -> tuple[float, dict[
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.row("mindrlhf", "DPO/RM", backend="none")
 def test_golden_numbers(name: str) -> None:
     value, sums = on_numpy(name)
     assert value == pytest.approx(EXPECTED[name], abs=1e-11)
@@ -40,6 +41,7 @@ def test_golden_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.row("mindrlhf", "DPO/RM")
 def test_golden_numbers_on_torch(name: str) -> None:
     for dtype, tolerance in (("float64", 1e-11), ("float32", 1e-6)):
         value, sums, _ = on_torch(name, dtype)

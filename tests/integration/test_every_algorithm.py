@@ -39,6 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.row("mindrlhf", "GRPO")
+@pytest.mark.row("mindrlhf", "PPO")
 def test_reward_rises_by_a_third_of_the_way(folder: Path, name: str) -> None:
     metrics = tiny.metrics(folder / name)
     first, last = (np.mean([line["reward/mean"] for line in part]) for part in (metrics[:2], metrics[-2:]))

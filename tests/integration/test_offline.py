@@ -52,6 +52,7 @@ def test_supervised_fine_tuning_lowers_the_held_out_perplexity(folder: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "aot_unpaired", "simpo"])
+@pytest.mark.row("mindrlhf", "DPO/RM")
 def test_preferences_are_learned(name: str, folder: Path, tmp_path: Path) -> None:
     summary = trained(folder, tmp_path, "pairs", {"name": name})
     before, after = summary["before"], summary["after"]
@@ -76,6 +77,7 @@ def test_single_labelled_rows_teach_a_policy(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("rows", "name"), [("pairs", "bradley_terry"), ("labelled", "bce")])
+@pytest.mark.row("mindrlhf", "DPO/RM")
 def test_a_reward_model_ranks_separable_rows(rows: str, name: str, folder: Path, tmp_path: Path) -> None:
     sections = {"train": {"steps": 40, "learning_rate": 0.01}}
     summary = trained(folder, tmp_path, rows, {"name": name}, **sections)

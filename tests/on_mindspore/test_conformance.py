@@ -13,5 +13,6 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> BackendUnderTest:
 
 
 @pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.row("mindrlhf", "Backend parity")
 def test_mindspore_conforms(backend: BackendUnderTest, name: str) -> None:
     CHECKS[name](backend)

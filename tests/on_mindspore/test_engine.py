@@ -105,6 +105,7 @@ def test_sequences_outgrow_a_bucket(engine: MindSporeEngine, expected: Any) -> N
     assert engine.runner.cache.length == 512
 
 
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 def test_recomputation_gives_the_same_tokens(folder: Path, engine: MindSporeEngine) -> None:
     whole = make_engine(folder, model=engine.model, slots=8, decoder="recompute")
     rule = sampling(temperature=0.0, repetition_penalty=1.5, min_tokens=5)

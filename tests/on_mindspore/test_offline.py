@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("rows", "name"), [("chats", "sft"), ("pairs", "dpo"), ("pairs", "bradley_terry")])
+@pytest.mark.row("mindrlhf", "DPO/RM")
 def test_it_learns_and_its_curves_are_torchs(rows: str, name: str, folder: Path) -> None:
     summaries: dict[str, dict[str, Any]] = {}
     curves: dict[str, list[dict[str, float]]] = {}

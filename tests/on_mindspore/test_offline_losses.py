@@ -71,6 +71,7 @@ def found() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.row("mindrlhf", "DPO/RM")
 def test_golden_numbers(name: str, found: dict[str, Any]) -> None:
     loss, outputs, tensors = CASES[name]
     value, sums, _ = found[name]
@@ -79,6 +80,7 @@ def test_golden_numbers(name: str, found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.row("mindrlhf", "Backend parity")
 def test_gradients_equal_torch(name: str, found: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     torch_xp = pytest.importorskip("mindrlhf_grpo_torch.xp")

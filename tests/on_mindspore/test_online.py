@@ -25,6 +25,8 @@ CURVES = ("reward/mean", "loss", "entropy", "kl/mean", "length/mean", "critic/lo
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.row("mindrlhf", "GRPO")
+@pytest.mark.row("mindrlhf", "PPO")
 def test_it_learns_and_its_curves_are_torchs(tmp_path: Path, name: str) -> None:
     config = tiny.prepare(tmp_path, train=TRAIN, **RUNS[name])
     curves = {}

@@ -37,6 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.row("mindrlhf", "Backend parity")
 def test_mindspore_computes_what_torch_recorded(bundle: Path) -> None:
     code, last, errors = run("-m", "mindrlhf_grpo", "parity", "check", bundle, "--device", "cpu")
     assert (code, last["passed"], last["failed"]) == (0, True, []), errors
@@ -51,6 +52,8 @@ def test_a_perturbed_matrix_is_found_on_mindspore_and_its_layer_named(bundle: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.row("mindrlhf", "Backend parity")
+@pytest.mark.row("mindrlhf", "GRPO")
 def test_twenty_steps_of_grpo_are_the_same_on_both(tmp_path: Path) -> None:
     code, last, errors = run(ROOT / "benchmarks" / "parity.py", "--folder", tmp_path)
     assert (code, last["runs"], last["steps"]) == (0, ["torch", "mindspore"], 20), errors

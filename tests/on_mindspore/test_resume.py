@@ -23,6 +23,7 @@ OPTIONS = {
 PATIENCE = 280.0  # seconds until the second checkpoint, compilation included
 
 
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 def test_kill_9_between_two_checkpoints_changes_no_bit(tmp_path: Path) -> None:
     config = tiny.prepare(tmp_path, **OPTIONS)
     tiny.train(config)
