@@ -63,7 +63,7 @@ class Alarm:
 
     Attributes:
         sounds: says what is wrong; "" while nothing is, None while that cannot be told.
-        metrics: the curves it shows on.
+        metrics: the curves it shows on, as patterns.
         evaluated: whether only evaluations can change it.
     """
 
@@ -234,20 +234,27 @@ def spread(values: Sequence[float]) -> float:
 
 
 def improved(history: History) -> bool:
-    """Whether a held-out figure is better than at first, by more than counting so many problems explains."""
+    """Whether a held-out figure is better than at first, by more than counting so many problems explains, and none worse."""
+    changes = []
     for name, sign in history.watched.items():
         values = history.values(name)
-        last = fmean(values[-2:] if len(values) > 2 else values[-1:]) if len(values) > 1 else math.nan
-        if len(values) > 1 and sign * (last - values[0]) > counting_error(history, name, values[0]):
-            return True
-    return False
+        if len(values) > 1:
+            last = fmean(values[-2:] if len(values) > 2 else values[-1:])
+            error = counting_error(history, name, values[0])
+            changes.append((sign * (last - values[0]) > error) - (sign * (last - values[0]) < -error))
+    return any(change > 0 for change in changes) and all(change >= 0 for change in changes)
 
 
 def counting_error(history: History, name: str, share: float) -> float:
-    """Standard error of the difference of two shares counted on the held-out prompts; 0 where that is not known."""
-    counts = history.values(f"{name}/prompts") or history.values(PROBLEMS)
-    inside = min(1.0, max(0.0, share))
-    return math.sqrt(2 * inside * (1 - inside) / counts[-1]) if counts and counts[-1] else 0.0
+    """Standard error of the difference of two shares counted on the held-out prompts, by Laplace's rule of succession.
+
+    0 where the prompts' number is not known or the figure is no share.
+    """
+    counts, values = history.values(f"{name}/prompts") or history.values(PROBLEMS), history.values(name)
+    if not counts or not counts[-1] or min(values) < 0 or max(values) > 1:
+        return 0.0
+    likely = (share * counts[-1] + 1) / (counts[-1] + 2)
+    return math.sqrt(2 * likely * (1 - likely) / counts[-1])
 
 
 def unproven(history: History) -> str:
@@ -257,7 +264,7 @@ def unproven(history: History) -> str:
 
 
 ALARMS = (
-    Alarm("held_out_falls", held_out_falls, (REWARD, ACCURACY, *RATES), evaluated=True),
+    Alarm("held_out_falls", held_out_falls, (REWARD, ACCURACY, "eval/*/mean", *RATES), evaluated=True),
     Alarm("length_runs_off", length_runs_off, (REWARD, "length/mean")),
     Alarm("repetition_runs_off", repetition_runs_off, (REWARD, "repetition")),
     Alarm("kl_explodes", kl_explodes, ("kl/mean",)),

@@ -66,9 +66,10 @@ const Charts = (() => {
     const shown = spec.series.map((name, index) => ({ values: series[name], index })).filter(({ index }) => !chart.hidden.has(index));
     const bars = spec.stacked ? Axes.bars(shown.map(({ values }) => values), view.from, view.to) : null;
     const range = bars ? Axes.range([bars.map((bar) => bar.total)], 0, bars.length - 1, true, false)
-      : Axes.range(shown.map(({ values }) => values), view.from, view.to, spec.zero, spec.percent);
+      : Axes.range(shown.flatMap(withBand(spec)), view.from, view.to, spec.zero, spec.percent);
     scales(chart, range.low, range.high);
     grid(chart, range);
+    for (const [first, last, text] of spec.alarms) drawAlarm(chart, first, last, text);
     if (bars) drawBars(chart, shown, bars);
     else for (const one of shown) drawLine(chart, one.values, one.index);
     chart.cross = draw("line", { class: "cross", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
@@ -100,6 +101,8 @@ const Charts = (() => {
     const color = `n${index % 8}`;
     const measured = [];
     for (let at = view.from; at <= view.to; at += 1) if (values[at] !== null) measured.push(at);
+    const ends = chart.spec.bands[chart.spec.series[index]];
+    if (ends) drawBand(chart, series[ends[0]], series[ends[1]], color);
     const noisy = byId("smooth").checked && measured.length > FEW && chart.spec.title !== "Learning rate";
     const path = (list, kind) => draw("path", { class: `${color} ${kind}`, d: Axes.line(steps, list, view.from, view.to, chart.x, chart.y) });
     chart.svg.append(path(values, noisy ? "raw" : ""));
@@ -108,6 +111,31 @@ const Charts = (() => {
     for (const at of measured) {
       chart.svg.append(draw("circle", { class: color, r: 2.4, cx: chart.x(steps[at]), cy: chart.y(values[at]) }));
     }
+  }
+
+  function withBand(spec) {
+    return ({ values, index }) => [values, ...(spec.bands[spec.series[index]] || []).map((name) => series[name])];
+  }
+
+  // Steps at which an alarm sounded; one step is drawn wide enough to be seen.
+  function drawAlarm(chart, first, last, text) {
+    if (last < steps[view.from] || first > steps[view.to]) return;
+    const from = Math.max(EDGE.left, chart.x(first));
+    const to = Math.min(chart.width - EDGE.right, chart.x(last));
+    const box = { y: EDGE.top, height: HEIGHT - EDGE.top - EDGE.bottom };
+    const title = draw("title", {}, `alarm ${text}`);
+    chart.svg.append(draw("rect", { class: "alarm", x: from, width: Math.max(3, to - from), ...box }, title));
+    chart.svg.append(draw("line", { class: "alarm-start", x1: from, x2: from, y1: EDGE.top, y2: HEIGHT - EDGE.bottom }));
+  }
+
+  // Between two curves, where both were measured.
+  function drawBand(chart, low, high, color) {
+    const at = [];
+    for (let index = view.from; index <= view.to; index += 1) if (low[index] !== null && high[index] !== null) at.push(index);
+    if (at.length < 2) return;
+    const place = (values) => (index) => `${chart.x(steps[index]).toFixed(1)},${chart.y(values[index]).toFixed(1)}`;
+    const outline = [...at.map(place(high)), ...at.reverse().map(place(low))];
+    chart.svg.append(draw("path", { class: `${color} band`, d: `M${outline.join("L")}Z` }));
   }
 
   function drawBars(chart, shown, bars) {

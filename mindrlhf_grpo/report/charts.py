@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 from .reading import Run
+from .safety import marked
 
 PHASES = ("generate", "reward", "logps", "update", "sync", "eval", "save", "compile")
 
@@ -53,6 +55,10 @@ CHARTS = (
           metrics=("logp/*", "eval/logp/*")),
     Chart(section="Learning", title="Calibration error", says="|confidence − share right|; 0: differences mean what they say.",
           metrics=("eval/ece",), percent=True),
+    Chart(section="Safety", title="Safety, held-out", says="Harmful prompts complied with, benign ones refused; with 95% intervals.",
+          metrics=("eval/safety/harmful_compliance", "eval/safety/over_refusal"), percent=True, wide=True),
+    Chart(section="Safety", title="Safety, training prompts", says="The same of sampled completions.",
+          metrics=("safety/harmful_compliance", "safety/over_refusal"), percent=True, wide=True),
     Chart(section="Optimisation", title="Loss", says="Online it hovers near 0: watch for jumps. On given rows it falls.",
           metrics=("loss", "eval/loss"), zero=False),
     Chart(section="Optimisation", title="KL", says="Distance from the reference, per token.", metrics=("kl/*",)),
@@ -65,6 +71,7 @@ CHARTS = (
     Chart(section="Optimisation", title="Learning rate", says="As scheduled.", metrics=("lr",)),
     Chart(section="Rollouts", title="Dead groups", says="All rewards equal: nothing to learn.", metrics=("dead_group_frac",), percent=True),
     Chart(section="Rollouts", title="Completion length", says="Tokens.", metrics=("length/*", "eval/length")),
+    Chart(section="Rollouts", title="Repetition", says="Share of a completion that came before.", metrics=("repetition", "eval/repetition"), percent=True),
     Chart(section="Rollouts", title="Truncated", says="Cut at the token limit.", metrics=("truncated_frac",), percent=True),
     Chart(section="Rollouts", title="Tokens per step", says="Generated or read, and trained on.",
           metrics=("tokens/generated", "tokens/read", "tokens/trained")),
@@ -89,7 +96,14 @@ LABELS = {
     "memory/peak_device_mb": "device",
     "eval/length": "held-out mean",
     "baseline": "KL of mismatched completions",
+    **{
+        f"{split}safety/{rate}": rate.replace("_", " ")
+        for split in ("", "eval/")
+        for rate in ("harmful_compliance", "over_refusal")
+    },
 }
+# Said in words or shaded, not drawn.
+BESIDE = ("alarm/*", "*safety/by_phrases", "*safety/*/low", "*safety/*/high", "*safety/*/prompts", "*safety/*/unjudged")
 HIDDEN_WHILE_ZERO = ("time/", "reward/failures/", "reward/unscored_frac")
 
 
@@ -97,17 +111,19 @@ def chart_data(run: Run) -> dict[str, Any]:
     """Steps, series and charts as the page's script reads them. Empty series and empty charts are left out."""
     series = {name: values for name, values in run.series.items() if any(value is not None for value in values)}
     series.update(derived(run))
-    left = dict.fromkeys(name for name in series if name not in UNPLOTTED)
+    left = dict.fromkeys(
+        name for name in series if name not in UNPLOTTED and not any(fnmatchcase(name, one) for one in BESIDE)
+    )
     charts: list[dict[str, Any]] = []
     for chart in CHARTS:
         names = [name for name in matching(chart.metrics, left) if worth_drawing(name, series)]
         for name in matching(chart.metrics, left):
             left.pop(name)
         if names:
-            charts.append(described(chart, names))
+            charts.append(described(chart, names, run))
     for name in left:
-        charts.append(described(Chart(section="Other", title=name, says="", metrics=(name,), zero=False), [name]))
-    used = {name for chart in charts for name in chart["series"]}
+        charts.append(described(Chart(section="Other", title=name, says="", metrics=(name,), zero=False), [name], run))
+    used = {name for chart in charts for name in (*chart["series"], *chain(*chart["bands"].values()))}
     return {
         "steps": run.steps,
         "series": {name: [shortened(value) for value in values] for name, values in series.items() if name in used},
@@ -127,7 +143,7 @@ def worth_drawing(name: str, series: dict[str, list[float | None]]) -> bool:
     return any(series[name]) or not name.startswith(HIDDEN_WHILE_ZERO)
 
 
-def described(chart: Chart, names: list[str]) -> dict[str, Any]:
+def described(chart: Chart, names: list[str], run: Run) -> dict[str, Any]:
     """A chart for the page's script."""
     return {
         "section": chart.section,
@@ -139,6 +155,8 @@ def described(chart: Chart, names: list[str]) -> dict[str, Any]:
         "percent": chart.percent,
         "zero": chart.zero,
         "wide": chart.wide,
+        "bands": {name: [f"{name}/low", f"{name}/high"] for name in names if f"{name}/low" in run.series},
+        "alarms": marked(run, names),
     }
 
 

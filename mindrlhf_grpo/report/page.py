@@ -19,6 +19,7 @@ from ..json_lines import replace_file, to_json
 from .charts import chart_data
 from .completions import pack
 from .reading import Run, read_run
+from .safety import note, rates, spans
 from .words import facts, headline, legend, remarks, sentences, when_kept
 
 FOLDER = Path(__file__).parent
@@ -50,6 +51,9 @@ def html_of(run: Run) -> str:
         sentences=sentences(run),
         facts=facts(run),
         remarks=remarks(run),
+        rates=rates(run),
+        alarms=[span.text for span in spans(run)],
+        safety_note=note(run),
         versions=run.versions,
         config_text=run.config_text,
         has_steps=bool(run.steps),

@@ -173,6 +173,11 @@ def _add_first_evaluation(run: Run) -> None:
     measured = {
         f"eval/{name}": as_number(value) for name, value in (before if isinstance(before, dict) else {}).items()
     }
+    held_out = run.summary.get("held_out")
+    untrained = held_out.get("before") if isinstance(held_out, dict) else None
+    measured |= {
+        str(name): as_number(value) for name, value in (untrained if isinstance(untrained, dict) else {}).items()
+    }
     measured["eval/accuracy"] = measured.get("eval/accuracy", as_number(run.summary.get("accuracy_before")))
     found = {name: value for name, value in measured.items() if value is not None and name != "eval/problems"}
     if not found or not run.steps or run.steps[0] <= 0:

@@ -177,7 +177,9 @@ def remarks(run: Run) -> list[Remark]:
             Remark("warning", f"{unfinished(run)} There is no summary.json: the run is going on or was interrupted.")
         )
     told = run.summary.get("warnings")
-    found += [Remark("note", str(text)) for text in told] if isinstance(told, list) else []
+    notes = [str(text) for text in told] if isinstance(told, list) else []
+    found += [Remark("warning", text) for text in notes if text.startswith("alarm ")]
+    found += [Remark("note", text) for text in notes if not text.startswith("alarm ")]
     if run.skipped:
         found.append(Remark("note", f"Left out of this page: {'; '.join(run.skipped)}."))
     return [Remark(remark.level, printable(remark.text)) for remark in found]

@@ -81,6 +81,7 @@ class Course:
         sounding, notes = self._alarmed(step, metrics) if self.main else ({}, [])
         self.tracker.log(step, {**metrics, **sounding, **self.clock.metrics(), **memory})
         for text in notes:
+            self.warnings.append(text)
             self.tracker.note(text)
 
     def _alarmed(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:

@@ -90,8 +90,8 @@ def test_a_rate_that_should_be_low_sounds_when_it_grows() -> None:
         return found
 
     sounded, notes = told(metrics, 120)
-    assert sounded["held_out_falls"][0] == 70  # 4 standard errors, 0.196, at step 60, and once more
-    assert "held-out harmful compliance grows (0.140 to 0.380) since step 10" in notes[0]
+    assert sounded["held_out_falls"][0] == 80  # 4 standard errors are 0.2003: at step 70, and once more
+    assert "held-out harmful compliance grows (0.140 to 0.420) since step 10" in notes[0]
 
 
 def test_a_judge_that_is_not_trained_on_is_watched_and_a_part_of_the_reward_is_not() -> None:

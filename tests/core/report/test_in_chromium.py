@@ -10,6 +10,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from test_report_safety import with_safety
 
 from mindrlhf_grpo.report import render
 
@@ -50,6 +51,16 @@ def test_curves_and_rollouts_are_drawn(make_run: MakeRun, tmp_path: Path) -> Non
     assert len(re.findall(r"<li><button", page)) == 3
     assert "step 12" in page
     assert "held-out accuracy" in page
+
+
+def test_alarms_and_intervals_are_drawn(make_run: MakeRun, tmp_path: Path) -> None:
+    page = dom(with_safety(make_run(steps=20), range(9, 14)), tmp_path / "profile")
+    reward = page[page.index('data-chart="Reward"') : page.index('data-chart="Held-out accuracy"')]
+    assert reward.count('<rect class="alarm"') == 1
+    assert "<title>alarm held_out_falls, steps 9 to 13: training reward rose" in reward
+    safety = page[page.index('data-chart="Safety, held-out"') : page.index('data-chart="Loss"')]
+    assert re.search(r'<path class="n0 band" d="M[^"]+Z"', safety)
+    assert "NaN" not in safety
 
 
 def test_the_address_chooses_step_group_sorting_and_shading(make_run: MakeRun, tmp_path: Path) -> None:
