@@ -12,8 +12,11 @@ from .checkpoint import PREFIX
 from .config import DataConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from .config_file import Draft
 from .config_offline import OfflineConfig
+from .config_vision import ImagesConfig
+from .data.image_prompts import ImagePrompts
 from .data.prompts import encode_row
-from .data.sources import BadRow, read_rows
+from .data.row_forms import listed, located
+from .data.sources import BadRow, read_rows, source_folder
 from .data.tokenizer import Tokenizer, load_tokenizer
 from .errors import ConfigError, DataError
 from .export import find_policy
@@ -22,6 +25,7 @@ from .preflight import check, check_device
 from .types import FinishReason, Prompt, RolloutGroup, Sampling
 
 UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
+IMAGES = ImagesConfig()  # where rows to generate from have their images
 LONGEST = 1 << 20  # tokens of a prompt; the model's own limit comes first
 
 
@@ -124,6 +128,11 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]
             row = source[index]
             if isinstance(row, BadRow):
                 raise DataError(str(row))
+            if row.get(IMAGES.column):
+                row = {
+                    **row,
+                    IMAGES.column: [located(image, source_folder(file)) for image in listed(row[IMAGES.column])],
+                }
             rows.append(row)
     if not rows:
         raise DataError(
@@ -133,14 +142,22 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]
 
 
 def encode_prompts(rows: Sequence[Mapping[str, Any]], data: DataConfig, tokenizer: Tokenizer) -> list[Prompt]:
-    """Rows as prompts, numbered in order."""
+    """Rows as prompts, numbered in order; where a row has images, with their images."""
+    with_images = None
+    if any(row.get(IMAGES.column) for row in rows):
+        with_images = ImagePrompts(data, IMAGES, tokenizer, Path())
     prompts = []
     for number, row in enumerate(rows):
         try:
-            encoded = encode_row(row, data, tokenizer)
+            encoded = encode_row(row, data, tokenizer) if with_images is None else with_images.encode(row)
         except DataError as error:
             raise DataError(f"prompt {number + 1}: {error}") from None
-        prompts.append(Prompt(uid=number, row=number, ids=encoded.ids, text=encoded.text, columns=encoded.columns))
+        prompts.append(
+            Prompt(
+                uid=number, row=number, ids=encoded.ids, text=encoded.text, columns=encoded.columns,
+                features=encoded.features,
+            )
+        )  # fmt: skip
     return prompts
 
 

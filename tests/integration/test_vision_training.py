@@ -17,6 +17,7 @@ from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.export import export
 from mindrlhf_grpo.preflight import check, problems_of
 from mindrlhf_grpo.trainers.online import train
+from mindrlhf_grpo.types import Sampling
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -88,6 +89,17 @@ def test_the_checkpoint_is_a_folder_that_transformers_loads(folder: Path, family
     assert (
         AutoTokenizer.from_pretrained(out).chat_template == AutoTokenizer.from_pretrained(folder / family).chat_template
     )
+
+
+def test_a_trained_model_is_asked_about_images_from_a_file(folder: Path, family: str, free: Path) -> None:
+    from mindrlhf_grpo.inference import generate, model_settings, read_prompts
+
+    rows = read_prompts([], str(folder / "rows.jsonl"))
+    groups = generate(model_settings(str(free), device="cpu"), rows, Sampling(max_tokens=2, temperature=0.0))
+    assert [group.prompt.text for group in groups][:3] == ["<image>which?", "blue?", "<image>which?"]
+    blind = [{**row, "images": []} for row in rows[:1]]
+    (without,) = generate(model_settings(str(free), device="cpu"), blind, Sampling(max_tokens=2, temperature=0.0))
+    assert not np.allclose(without.rollouts[0].logps[:1], groups[0].rollouts[0].logps[:1])
 
 
 def test_a_resumed_run_ends_in_the_same_weights(folder: Path, family: str, free: Path) -> None:
