@@ -12,6 +12,7 @@ from mindrlhf_grpo.value_heads import body_config
 
 if TYPE_CHECKING:
     from mindrlhf_grpo.config import RunConfig
+    from mindrlhf_grpo.config_memory import ParallelConfig
 
 DEVICES = ("auto", "cpu", "npu")
 
@@ -27,6 +28,7 @@ def check(config: RunConfig) -> None:
     check_device(config.model.device)
     check_dtype(config.model.dtype, config.model.device)
     check_family(config.model.path)
+    check_parallel(config.parallel)
     if config.model.freeze is not None:
         raise ConfigError(
             "model.freeze: backend 'mindspore' trains all weights, or adapters (model.lora_rank); accepted: null"
@@ -54,6 +56,15 @@ def check_dtype(dtype: str, device: str) -> None:
         raise BackendError(
             f"model.dtype: backend 'mindspore' computes in float32 only on the processor, not in {dtype!r}; "
             "set model.dtype=float32, or model.device=npu on an Ascend machine"
+        )
+
+
+def check_parallel(settings: ParallelConfig | None) -> None:
+    """Raise BackendError for weights that would be shared out over ranks."""
+    if settings is not None and settings.strategy != "replicate":
+        raise BackendError(
+            f"parallel.strategy: backend 'mindspore' does not share weights out over ranks ({settings.strategy!r}): "
+            "every rank holds all; accepted: replicate, or backend=torch"
         )
 
 

@@ -25,6 +25,7 @@ from mindrlhf_grpo.resharding import Copy, Layout, Parameter, chunk, plan, slice
 from . import hf
 from .attention import attending
 from .comm import SingleProcess, TorchRanks
+from .vision import vision_of
 
 if TYPE_CHECKING:
     from .layout_choice import PackedModel
@@ -48,7 +49,7 @@ def share_out(
     """Shard a model in place; None where every rank holds everything, as a single process does.
 
     Raises:
-        BackendError: a torch without ``fully_shard``, or adapters.
+        BackendError: a torch without ``fully_shard``, adapters, or a model that reads images.
     """
     if settings is None or settings.strategy == "replicate":
         return None
@@ -60,6 +61,11 @@ def share_out(
         raise BackendError(
             f"parallel.strategy={settings.strategy} is not made for LoRA, whose trained weights are small; accepted: "
             "parallel.strategy=replicate, or model.lora_rank=0"
+        )
+    if vision_of(packed.whole) is not None:
+        raise BackendError(
+            f"parallel.strategy={settings.strategy} is not made for models that read images: ranks with and without "
+            "images would make unequal passes; accepted: parallel.strategy=replicate"
         )
     return Shards(packed, settings, device, comm)
 

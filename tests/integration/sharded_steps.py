@@ -16,16 +16,14 @@ from mindrlhf_grpo.config_memory import ParallelConfig
 from mindrlhf_grpo.types import Batch
 
 sys.path += [str(Path(__file__).parents[1] / "backends"), str(Path(__file__).parents[1] / "core")]
-from tiny_policy import make_batch, run_config, weighted_loss  # noqa: E402
+from tiny_policy import make_batch, run_config, weighted_loss
 
 TRAIN = {"tokens_per_micro_batch": 12, "max_grad_norm": 0.5, "weight_decay": 0.1}
 # strategy, model family, recompute: the last row of ranks' shares is uneven, and so are their micro-batches
 CASES = [
     ("zero1", "qwen2", False),
-    ("zero2", "qwen2", False),
-    ("fsdp", "qwen2", True),
-    ("fsdp", "deepseek_v3", False),
-    ("fsdp", "gpt2", False),
+    ("zero2", "gpt2", False),
+    ("fsdp", "deepseek_v3", True),
 ]
 
 

@@ -7,20 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import sharded_steps
 import tiny
+import torch
 from resumed import assert_same
 
 from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_memory import ZERO_STAGES
+from mindrlhf_grpo.config_memory import ZERO_STAGES, ParallelConfig
 from mindrlhf_grpo.errors import BackendError
 
 SCRIPT = Path(sharded_steps.__file__)
-STEPS = 4
+STEPS = 3
 OPTIONS: dict[str, Any] = {
     "seed": 1,
     "train": {"steps": STEPS, "prompts_per_step": 5, "learning_rate": 0.001, "tokens_per_micro_batch": 60},
@@ -102,11 +104,11 @@ def files(folder: Path) -> list[str]:
 
 
 @ROW
-def test_a_sharded_run_resumes_bit_for_bit(runs: Path) -> None:
+def test_a_sharded_run_resumes_bit_for_bit_also_with_turns_on_the_device(runs: Path) -> None:
     again = runs / "again"
     shutil.copytree(runs / "fsdp", again)
     shutil.rmtree(again / "checkpoints" / f"step_{STEPS}")
-    tiny.train(runs / "config.yaml", f"run_dir={again}", "parallel.strategy=fsdp", processes=2)
+    tiny.train(runs / "config.yaml", f"run_dir={again}", "parallel.strategy=fsdp", "swap={}", processes=2)
     assert_same(again, runs / "fsdp", STEPS)
 
 
@@ -131,12 +133,18 @@ def test_one_process_holds_everything_and_has_no_ranks_to_offload_for(tmp_path: 
 
 
 @ROW
-def test_without_fully_shard_and_with_lora_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_shared_out_is_refused_with_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     from mindrlhf_grpo_torch import parallel
+    from mindrlhf_grpo_torch.comm import TorchRanks
 
-    from mindrlhf_grpo.config_memory import ParallelConfig
-
-    settings = ParallelConfig(strategy="zero2")
+    settings, device, ranks = ParallelConfig(strategy="zero2"), torch.device("cpu"), TorchRanks.__new__(TorchRanks)
+    adapted = SimpleNamespace(model=SimpleNamespace(peft_config={}))
+    with pytest.raises(BackendError, match=r"zero2 is not made for LoRA.*replicate, or model.lora_rank=0"):
+        parallel.share_out(adapted, settings, device, ranks)  # type: ignore[arg-type]
+    sees = SimpleNamespace(model=None, whole=None)
+    monkeypatch.setattr(parallel, "vision_of", lambda _: "a tower")
+    with pytest.raises(BackendError, match=r"zero2 is not made for models that read images.*accepted: .*replicate"):
+        parallel.share_out(sees, settings, device, ranks)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", None)
     with pytest.raises(BackendError, match=r"zero2 needs torch.distributed.fsdp.fully_shard.*strategy=replicate"):
-        parallel.fully_sharded(None, settings, None)  # type: ignore[arg-type]
+        parallel.fully_sharded(sees, settings, device)  # type: ignore[arg-type]

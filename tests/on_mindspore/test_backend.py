@@ -18,6 +18,7 @@ from mindrlhf_grpo_mindspore.devices import select
 from mindrlhf_grpo import machine
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_file import read_config
+from mindrlhf_grpo.config_memory import ParallelConfig
 from mindrlhf_grpo.errors import BackendError, ConfigError
 from mindrlhf_grpo.preflight import problems_of
 
@@ -67,6 +68,12 @@ def test_bfloat16_on_the_processor_is_refused(folder: Path, device: str) -> None
     config = config_of(folder, device=device, dtype="bfloat16")
     with pytest.raises(BackendError, match=r"^model.dtype: .*float32 only.*set model.dtype=float32"):
         mindrlhf_grpo_mindspore.build(config)
+
+
+def test_weights_shared_out_over_ranks_are_refused(folder: Path) -> None:
+    config = config_of(folder).model_copy(update={"parallel": ParallelConfig(strategy="zero2")})
+    with pytest.raises(BackendError, match=r"does not share weights out over ranks \('zero2'\).*accepted: replicate"):
+        mindrlhf_grpo_mindspore.check(config)
 
 
 def test_ascend_without_cann_is_refused_with_the_remedy(folder: Path) -> None:
