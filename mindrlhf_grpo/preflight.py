@@ -35,6 +35,7 @@ from .rewards.resolve import Reward, model_reward
 from .rewards.resolve import resolve as resolve_reward
 from .rewards.rewards import MODEL, build_own
 from .rewards.scorer import settings_of
+from .segments import item_function
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "npu", "xpu", "mps")
@@ -98,6 +99,8 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
         _check_reward(found, f"rewards.{index}", component, columns)
     for index, metric in enumerate(config.metrics or []):
         found.attempt(f"metrics.{index}.function", partial(check_metric, metric, f"metrics.{index}", columns))
+    if config.items is not None:
+        found.attempt("items.function", partial(item_function, config.items))
     if config.data.images is not None:
         found.attempt("data.images", lambda: check_readers_of_images(config))
     plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))

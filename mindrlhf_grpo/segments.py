@@ -7,6 +7,7 @@ item and a newline belongs to the line it ends. Legend: N completions, T longest
 
 from __future__ import annotations
 
+import inspect
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,13 +106,16 @@ class ItemSpans:
 
 
 def item_function(config: ItemsConfig) -> ItemFunction:
-    """The function of a configuration. Raises ConfigError where there is none."""
-    if config.function == "line":
-        return line
+    """The function of a configuration. Raises ConfigError where there is none, or one that takes other arguments."""
     try:
-        return import_function(config.function)
+        function: ItemFunction = line if config.function == "line" else import_function(config.function)
     except UserError as error:
         raise ConfigError(f"items.function: {error}; accepted: line, pkg.module:function, file.py:function") from error
+    try:
+        inspect.signature(function).bind("", [], False, 1, **config.arguments)
+    except TypeError as error:
+        raise ConfigError(f"items.arguments: {config.function}: {error}") from error
+    return function
 
 
 def character_ends(rollout: Rollout, tokenizer: Tokenizer) -> list[int]:

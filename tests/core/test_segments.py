@@ -102,3 +102,8 @@ def test_a_function_of_the_users_gives_items_and_what_advantages_get_besides(tmp
         ConfigError, match=r"items.function: .*has no function 'word'.*accepted: line, pkg.module:function"
     ):
         of_config(f"{tmp_path / 'mine.py'}:word", ["a"], 2)
+
+
+def test_arguments_that_the_function_does_not_take_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"items.arguments: line: got an unexpected keyword argument 'mode'"):
+        of_config("line", ["a"], 2, mode="newline")

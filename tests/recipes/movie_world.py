@@ -62,7 +62,7 @@ def write_world(folder: Path) -> None:
     (folder / "movie_trait_sensitivity.json").write_text(json.dumps(risks))
 
 
-def write_model(folder: Path, *, steps: int = 150) -> None:
+def write_model(folder: Path, *, steps: int = 110) -> None:
     """A Llama of two small layers that has learned the demonstrations; a token is a title, a year or a newline."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -86,7 +86,7 @@ def write_model(folder: Path, *, steps: int = 150) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(steps):
         texts = []
-        for _ in range(64):
+        for _ in range(32):
             (kind, _), prompt = draw.choice(list(PROMPTS.items()))
             texts.append((fast.encode(prompt), [*fast.encode(demonstration(draw, kind)), 1]))
         width = max(len(prompt) + len(answer) for prompt, answer in texts)
@@ -122,7 +122,7 @@ def settings(world: Path, run: Path, mode: str, **sections: Any) -> dict[str, An
         ],
         "rollout": {"group_size": 8, "max_tokens": 12, "slots": 64},
         "algorithm": {"name": mode, "kl_coef": 1e-3, "loss": {"name": "item", "items": REC_NUM}},
-        "train": {"steps": 20, "prompts_per_step": 6, "learning_rate": 0.003},
+        "train": {"steps": 14, "prompts_per_step": 6, "learning_rate": 0.003},
         "eval": {"source": str(world / "rows.jsonl")},
         "tracking": {"rollouts_every": 0},
     }

@@ -27,6 +27,7 @@ def train(context: typer.Context) -> None:
     from ...cli import rank_of_process
     from ...export import merged_model
     from ...script_arguments import run_draft
+    from .rewards import catalog_of, oracle_of
     from .settings import draft_of, notes, output_of, read
 
     given, main = read(context.args), rank_of_process() == 0
@@ -34,6 +35,8 @@ def train(context: typer.Context) -> None:
         print(text, file=sys.stderr)
     start = Path(given["sft_model_path"] or f"./results/{given['model_name']}/checkpoint-{given['sft_checkpoint']}")
     draft = draft_of(given, str(start))
+    if not given["print_config"]:  # what is missing is told before a model is loaded
+        catalog_of(given["catalog_path"]), oracle_of(given["oracle_path"], given["risk_threshold"])
     policy = merged_model(start, output_of(given) / "sft_merged", base=given["base_model_path"], main=main)
     draft.put(("model", "path"), str(policy), "--sft_model_path")
     run_draft(draft, print_config=given["print_config"])
