@@ -24,7 +24,7 @@ class ParallelConfig(Section):
     offload: bool = key(
         False,
         "Keep shards of weights and optimizer in host memory between uses.",
-        peers="verl: fsdp_config.param_offload; lightrft: --fsdp_cpu_offload",
+        peers="deepspeed: offload_param; lightrft: --fsdp_cpu_offload",
     )
 
 
@@ -34,5 +34,5 @@ class SwapConfig(Section):
     roles: list[RoleName] = key(
         ["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"],
         "Parts that move to host memory between their phases; what a run does not have is ignored.",
-        peers="mindrlhf: train, optimizer, infer, ref, old offload; verl: param_offload, optimizer_offload",
+        peers="verl: fsdp_config.param_offload, fsdp_config.optimizer_offload",
     )
