@@ -57,11 +57,11 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
     findings: dict[str, Any] = {"machines": [], "problems": []}
     try:
         config, draft = read_config(path, overrides)
-        check_rules(config)
         model = config_of(config.model.path)
         shape = shape_of(
             model, weight_shapes(model), config.model.freeze.prefixes if config.model.freeze is not None else ()
         )
+        check_rules(config, shape)
         findings["model"] = {"path": config.model.path, "parameters": shape.parameters}
         known = find_known(config.model.path)
         if known is not None:
@@ -75,16 +75,16 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
     return {**findings, "ok": not findings["problems"]}
 
 
-def check_rules(config: AnyConfig) -> None:
-    """What can be wrong without looking at any file.
+def check_rules(config: AnyConfig, shape: ModelShape) -> None:
+    """What can be wrong without looking at weights or data.
 
     Raises:
-        ConfigError: an unknown algorithm, or settings that it refuses.
+        ConfigError: an unknown algorithm or objective, or settings that are refused together.
     """
     if isinstance(config, RunConfig):
         resolve(config.algorithm).check(config.rollout.group_size)
-    if refused(config):
-        raise ConfigError(refused(config))
+    if refused(config, shape):
+        raise ConfigError(refused(config, shape))
 
 
 def on_machine(config: AnyConfig, model: Config, shape: ModelShape, machine: Machine) -> dict[str, Any]:

@@ -33,16 +33,17 @@ PATCHES = 4  # of an image, merged into one token
 # What an allocator keeps of the memory that came and went, as a share of it: measured 0.4 to 0.8 with glibc's.
 ALLOCATOR_SHARE = {"host": 0.5, "accelerator": 0.1}
 LASTING = ("process", "weights", "reference", "optimizer", "critic", "critic optimizer", "engine")
-# Which lasting parts a phase of an online step reads; `swap` may move the others to the host meanwhile.
+# Which lasting parts a phase of an online step keeps on the device; `swap` moves the others to the host meanwhile. A
+# critic has phases of its own, without the policy: they take what the policy's take.
 READ = {
-    "generate": ("engine",),
-    "score": ("weights", "reference", "critic"),
-    "update": ("weights", "optimizer", "critic", "critic optimizer"),
-    "checkpoint": ("weights", "optimizer", "critic", "critic optimizer"),
+    "generate": ("weights", "engine", "KV cache"),
+    "score": ("weights", "reference"),
+    "update": ("weights", "optimizer"),
+    "checkpoint": ("weights", "optimizer", "reference"),
 }
 ROLES = {
     "policy": "weights", "optimizer": "optimizer", "reference": "reference", "critic": "critic",
-    "critic_optimizer": "critic optimizer", "engine": "engine",
+    "critic_optimizer": "critic optimizer", "engine": "engine", "kv_cache": "KV cache",
 }  # fmt: skip
 Parts = dict[str, int]
 
@@ -232,8 +233,6 @@ def without_swapped(config: AnyConfig, phase: str, parts: Parts) -> Parts:
     if not isinstance(config, RunConfig) or config.swap is None or phase not in READ:
         return parts
     moved = {ROLES[role] for role in config.swap.roles} - set(READ[phase])
-    if phase == "generate" and parts.get("engine", 0) < parts["weights"]:
-        moved -= {"weights"}  # the engine computes with them
     return {part: 0 if part in moved else size for part, size in parts.items()}
 
 

@@ -126,10 +126,11 @@ def inner_width(text: Config) -> int:
     dense: int = text.get("intermediate_size") or 4 * text["hidden_size"]
     if not text.get("n_routed_experts"):
         return dense
-    chosen = text["num_experts_per_tok"] + text.get("n_shared_experts", 0)
-    return max(dense, chosen * text["moe_intermediate_size"])
+    chosen: int = text["num_experts_per_tok"] + text.get("n_shared_experts", 0)
+    inner: int = text["moe_intermediate_size"]
+    return max(dense, chosen * inner)
 
 
 def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether all-linear LoRA adapts this weight: every matrix but embeddings and the output projection."""
-    return len(shape) == 2 and not any(part in name for part in ("embed", "wte", "wpe", "lm_head", "norm"))
+    """Whether all-linear LoRA adapts this weight: every matrix but embeddings, the output projection and the vision tower."""
+    return len(shape) == 2 and not any(part in name for part in ("embed", "wte", "wpe", "lm_head", "norm", *VISION))

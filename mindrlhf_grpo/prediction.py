@@ -79,7 +79,7 @@ def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int, *
             changed = config
             for setting in chosen:
                 changed = with_setting(changed, setting)
-            if refused(changed):
+            if refused(changed, shape):
                 continue
             if predict(changed, shape, layout_of(changed, ranks), "accelerator").peak <= available:
                 return [shown(setting) for setting in chosen]
@@ -108,11 +108,14 @@ def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
         yield ("model", "lora_rank"), ADAPTER_RANK
 
 
-def refused(config: AnyConfig) -> str:
+def refused(config: AnyConfig, shape: ModelShape) -> str:
     """Why a backend would not take these settings together; empty if it would."""
-    if config.model.lora_rank and config.parallel is not None and config.parallel.strategy != "replicate":
-        return f"parallel.strategy={config.parallel.strategy} is not made for adapters (model.lora_rank); accepted: replicate"
-    return ""
+    if config.parallel is None or config.parallel.strategy == "replicate":
+        return ""
+    whose = (
+        "adapters (model.lora_rank)" if config.model.lora_rank else "models that read images" if shape.vision else ""
+    )
+    return f"parallel.strategy={config.parallel.strategy} is not made for {whose}; accepted: replicate" if whose else ""
 
 
 def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:

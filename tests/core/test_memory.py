@@ -171,10 +171,10 @@ def test_swap_leaves_in_a_phase_what_it_reads() -> None:
     lasting = ("weights", "reference", "optimizer", "critic", "critic optimizer")
     assert {phase: [part for part in lasting if sizes.get(part)] for phase, sizes in parts.items()} == {
         "load": ["weights"],
-        "generate": ["weights"],  # the engine has none of its own here
-        "score": ["weights", "reference", "critic"],
-        "update": ["weights", "optimizer", "critic", "critic optimizer"],
-        "checkpoint": ["weights", "optimizer", "critic", "critic optimizer"],
+        "generate": ["weights"],
+        "score": ["weights", "reference"],
+        "update": ["weights", "optimizer"],
+        "checkpoint": ["weights", "reference", "optimizer"],
     }
     only = phases(run_config(swap={"roles": ["reference"]}), SHAPE, reference=True)
     assert (only["update"]["reference"], only["score"]["reference"], only["score"]["optimizer"]) == (0, 4000, 8000)
