@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .backend import load_backend
 from .checkpoint import PREFIX
 from .config import DataConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
@@ -22,7 +24,7 @@ from .errors import ConfigError, DataError
 from .export import find_policy
 from .model_files import find_folder, read_model_config
 from .preflight import check, check_device
-from .types import FinishReason, Prompt, RolloutGroup, Sampling
+from .types import FinishReason, Prompt, Rollout, RolloutGroup, Sampling
 
 UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
 IMAGES = ImagesConfig()  # where rows to generate from have their images
@@ -205,6 +207,23 @@ def greedy_answers(
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
     groups = generate(model_settings(model, device=device), rows, sampling, backend=backend)
     return [group.rollouts[0].text for group in groups]
+
+
+def bare_config(model: ModelConfig, backend: str) -> RunConfig:
+    """A configuration for a backend whose models are used one by one: it names neither data nor rewards."""
+    return RunConfig(
+        backend=backend, model=model, data=DataConfig(source=UNUSED), rewards=[RewardConfig(function=UNUSED)]
+    )
+
+
+def written_group(uid: int, question: str, answers: Sequence[str]) -> RolloutGroup:
+    """A question with answers that nobody sampled: for what reads their text, not their ids."""
+    no_ids, no_logps = np.zeros(1, np.int64), np.zeros(1, np.float32)
+    rollouts = tuple(
+        Rollout(sample=number, ids=no_ids, logps=no_logps, finish=FinishReason.STOP, text=answer)
+        for number, answer in enumerate(answers)
+    )
+    return RolloutGroup(prompt=Prompt(uid=uid, ids=no_ids, text=question, row=uid), rollouts=rollouts)
 
 
 def as_json(group: RolloutGroup) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, conversation, settings_of
+from mindrlhf_grpo.inference import written_group
+from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, settings_of
 from mindrlhf_grpo.rewards.scorer import Scorer
 
 ANSWERS = ("bad help", "good kind moon river stone", "train", "moon bad")
@@ -36,7 +37,7 @@ def scorer(module: Any, model: Path, **settings: Any) -> Scorer:
 @pytest.mark.row("ups_rm", "Backends")
 @pytest.mark.row("ups_rm", "RM shapes")
 def test_scores_and_embeddings_are_torchs(folder: Path) -> None:
-    groups = [conversation(0, "how do you make a cake", ANSWERS), conversation(1, "how do you make", ANSWERS[:1])]
+    groups = [written_group(0, "how do you make a cake", ANSWERS), written_group(1, "how do you make", ANSWERS[:1])]
     ours, theirs = (
         scorer(module, folder / "rm", keep=True) for module in (mindrlhf_grpo_mindspore, mindrlhf_grpo_torch)
     )
@@ -60,7 +61,6 @@ def test_a_reward_model_is_checked_and_a_body_is_none(folder: Path) -> None:
 def test_the_policy_loses_the_word_and_its_score_rises(folder: Path) -> None:
     metrics = ups_rm_files.train(
         folder, "run", "--backend", "mindspore", "trainer.total_training_steps=20", "data.val_files=null",
-        "+rewards.0.arguments.keep=true",
     )  # fmt: skip
     assert ups_rm_files.rise(metrics) > 0.2
     assert ups_rm_files.share_with(folder / "run", "bad", 20) < ups_rm_files.share_with(folder / "run", "bad", 1) - 0.2

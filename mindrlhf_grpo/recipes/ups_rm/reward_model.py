@@ -16,9 +16,9 @@ from ...data.rows import BadRow
 from ...errors import ConfigError, DataError
 from ...head_files import merge_head, named_head, read_head, write_head
 from ...head_training import HeadTraining, train_head
+from ...inference import bare_config, written_group
 from ...model_files import find_folder, read_model_config
 from ...rewards.scorer import Scorer, ScorerSettings
-from ...types import FinishReason, Prompt, Rollout, RolloutGroup
 from .data import rows
 
 MODEL_TYPE = "myrm"
@@ -58,7 +58,7 @@ def learn_head(
         DataError: rows that cannot be used, or labels of one kind only.
     """
     examples = list(labelled(files))
-    groups = [conversation(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
+    groups = [written_group(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
     settings = settings_of(body, model)
     backend = load_backend(config_of(body, model))
     try:
@@ -90,7 +90,7 @@ def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any
     if kind != MODEL_TYPE:
         raise ConfigError(f"{folder!r} is a model of type {kind!r}; a reward model of this recipe has {MODEL_TYPE!r}")
     question, answers = texts
-    group = conversation(0, question, answers)
+    group = written_group(0, question, answers)
     backend = load_backend(config_of(folder, model))
     report: dict[str, Any] = {
         "model_type": kind,
@@ -112,18 +112,6 @@ def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any
     return {**report, "scores": scored}
 
 
-def conversation(uid: int, question: str, answers: Sequence[str]) -> RolloutGroup:
-    """A question with answers that nobody sampled: their text is what a reward model reads."""
-    rollouts = tuple(
-        Rollout(
-            sample=i, ids=np.zeros(1, np.int64), logps=np.zeros(1, np.float32), finish=FinishReason.STOP, text=answer
-        )
-        for i, answer in enumerate(answers)
-    )
-    prompt = Prompt(uid=uid, ids=np.zeros(1, np.int64), text=question, row=uid)
-    return RolloutGroup(prompt=prompt, rollouts=rollouts)
-
-
 def settings_of(folder: str, model: Mapping[str, Any]) -> ScorerSettings:
     """How the recipe's reward models are read: own template, at its last token, the logit as it is."""
     kept = {key: value for key, value in model.items() if key != "backend"}
@@ -132,7 +120,4 @@ def settings_of(folder: str, model: Mapping[str, Any]) -> ScorerSettings:
 
 def config_of(folder: str, model: Mapping[str, Any]) -> RunConfig:
     """A configuration that names a backend and a device; it trains nothing."""
-    section = ModelConfig(path=folder, device=model["device"], dtype=model["dtype"])
-    return RunConfig.model_validate(
-        {"backend": model["backend"], "model": section, "data": {"source": "none"}, "rewards": [{"function": "none"}]}
-    )
+    return bare_config(ModelConfig(path=folder, device=model["device"], dtype=model["dtype"]), model["backend"])

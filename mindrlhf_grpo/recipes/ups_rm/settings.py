@@ -23,7 +23,8 @@ PACKAGE = __name__.rpartition(".")[0]
 ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"
 TRACKERS = ("wandb", "tensorboard")
 KL_CLAMP = 10.0  # of verl, on the low-variance estimate
-ACTOR, ROLLOUT, RM = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "reward_model"
+ACTOR, RM = "actor_rollout_ref.actor", "reward_model"
+RM_OFFLOAD = f"{RM}.model.fsdp_config.param_offload"
 
 
 @cache
@@ -48,7 +49,7 @@ def configuration(names: PeerSettings, backend: str) -> tuple[RunConfig, Draft]:
     names.require(["actor_rollout_ref.model.path", f"{RM}.model.path", "data.train_files"])
     draft = Draft({"backend": backend, "algorithm": {"preset": "verl"}, "train": {"steps": 1}}, "verl's names")
     names.put_keys(draft)
-    for rule in (put_data, put_batches, put_kl, put_reward, put_run, put_metrics):
+    for rule in (put_data, put_batches, put_kl, put_reward, put_memory, put_run, put_metrics):
         rule(names, draft)
     draft.with_overrides(names.own)
     config = draft.validated()
@@ -142,6 +143,18 @@ def put_reward(names: PeerSettings, draft: Draft) -> None:
     }  # fmt: skip
     reward = {"function": f"model:{path}", "name": "score", "arguments": arguments}
     draft.put(("rewards",), [reward], names.place(f"{RM}.model.path"))
+
+
+def put_memory(names: PeerSettings, draft: Draft) -> None:
+    """Weights shared out over ranks where there are several, as verl always does; the reward model kept or not."""
+    ranks, torch = int(os.environ.get("WORLD_SIZE", "1")), draft.values["backend"] == "torch"
+    offload = names.flag(f"{ACTOR}.fsdp_config.param_offload")
+    if ranks > 1 and torch and not names.get("actor_rollout_ref.model.lora_rank"):
+        draft.put(("parallel",), {"strategy": "fsdp", "offload": offload}, names.place(f"{ACTOR}.strategy"))
+    elif offload:
+        names.ignored[f"{ACTOR}.fsdp_config.param_offload"] = "it belongs to torch on several ranks, without LoRA"
+    keep = RM_OFFLOAD in names.values and not names.flag(RM_OFFLOAD)
+    draft.put(("rewards", 0, "arguments", "keep"), keep, names.place(RM_OFFLOAD))
 
 
 def put_run(names: PeerSettings, draft: Draft) -> None:

@@ -15,7 +15,8 @@ import ups_rm_files
 from mindrlhf_grpo.config import ModelConfig, TrainConfig
 from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, conversation, settings_of
+from mindrlhf_grpo.inference import written_group
+from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, settings_of
 from mindrlhf_grpo.rewards.score_shapes import last_valid, sequence_scores
 from mindrlhf_grpo.rewards.scorer import Scorer, ScorerSettings
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
@@ -36,7 +37,7 @@ def backend(folder: Path) -> Any:
 
 def scores(folder: Path, **settings: Any) -> np.ndarray:
     found = Scorer(settings_of(str(folder), {**MODEL, **settings}), backend(folder)).score(
-        [conversation(0, QUESTION, ANSWERS)]
+        [written_group(0, QUESTION, ANSWERS)]
     )
     return np.asarray(found)
 
@@ -116,7 +117,7 @@ def test_the_score_does_not_depend_on_padding_or_on_its_side(raw: Path, native: 
         assert np.abs(logits[:, 0].numpy() - native).max() < 1e-5
     for row, answer in enumerate(ANSWERS):
         one = Scorer(settings_of(str(raw / "rm"), MODEL), backend(raw / "rm")).score(
-            [conversation(0, QUESTION, [answer])]
+            [written_group(0, QUESTION, [answer])]
         )
         assert one[0] == pytest.approx(native[row], abs=1e-5)
 
@@ -148,7 +149,7 @@ def test_with_the_policys_own_tokenizer_nothing_is_switched(raw: Path, tmp_path:
         shutil.copy(path, tmp_path / "rm" / path.name)
     settings = ScorerSettings(model=str(tmp_path / "rm"), tokens="same")
     scorer = Scorer(settings, backend(tmp_path / "rm"), policy_tokenizer=raw / "policy")
-    group = conversation(0, "x", ["whatever"])
+    group = written_group(0, "x", ["whatever"])
     assert scorer.sequence(group.prompt, group.rollouts[0]) == ([0, 0], 1)
     with pytest.raises(ConfigError, match=r"tokens: same needs the policy's tokenizer, but tokenizer\.json differs"):
         Scorer(
@@ -161,7 +162,7 @@ def test_a_response_without_tokens_has_no_score(raw: Path) -> None:
     empty = Rollout(
         sample=1, ids=np.zeros(0, np.int64), logps=np.zeros(0, np.float32), finish=FinishReason.STOP, text=""
     )
-    group = conversation(0, QUESTION, ANSWERS[:1])
+    group = written_group(0, QUESTION, ANSWERS[:1])
     groups = [RolloutGroup(prompt=group.prompt, rollouts=(*group.rollouts, empty))]
     settings = settings_of(str(raw / "rm"), {**MODEL, "squash": "sigmoid_neg"})
     found = Scorer(settings, backend(raw / "rm")).score(groups)
@@ -171,7 +172,7 @@ def test_a_response_without_tokens_has_no_score(raw: Path) -> None:
 
 def test_the_head_reads_what_numpy_says_it_does(raw: Path, native: np.ndarray) -> None:
     scorer = Scorer(settings_of(str(raw / "rm"), MODEL), backend(raw / "rm"))
-    embeddings = scorer.embeddings([conversation(0, QUESTION, ANSWERS)])
+    embeddings = scorer.embeddings([written_group(0, QUESTION, ANSWERS)])
     assert embeddings.shape == (4, 48)
     assert np.abs(ups_rm_files.random_head().apply(embeddings) - native).max() < 1e-5
     assert np.ptp(native) > 0.1

@@ -49,7 +49,7 @@ def test_the_launch_scripts_names_become_this_configuration(folder: Path) -> Non
     assert (reward.function, reward.name) == (f"model:{folder}/rm", "score")
     assert reward.arguments == {
         "tokens": "own", "end": "template", "squash": "sigmoid_neg", "max_tokens": 3072, "trust_remote_code": True,
-        "tokens_per_micro_batch": 16 * 3072, "dtype": "float32",
+        "tokens_per_micro_batch": 16 * 3072, "dtype": "float32", "keep": True,
     }  # fmt: skip
     settings = resolve(config.algorithm).settings
     assert (settings.adv_eps, settings.std_ddof, settings.aggregation) == (1e-6, 1, "token_mean")
@@ -85,6 +85,20 @@ def test_the_kl_goes_into_the_reward_the_loss_both_or_neither(
         assert (of_loss.kl_estimator, of_loss.kl_clamp) == ("k3", 10.0)
     assert config.metrics is not None
     assert config.metrics[0].arguments["kl_loss_coef"] == coefs[1]
+
+
+def test_several_ranks_share_the_weights_as_in_verl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    config, _ = read(folder, f"{DOTTED}.fsdp_config.param_offload=True")
+    assert config.parallel is not None
+    assert (config.parallel.strategy, config.parallel.offload) == ("fsdp", True)
+    assert config.rewards[0].arguments["keep"] is False
+    assert configuration(read_names(None, ups_rm_files.places(folder)), "mindspore")[0].parallel is None
+    assert read(folder, "actor_rollout_ref.model.lora_rank=4")[0].parallel is None
+    monkeypatch.delenv("WORLD_SIZE")
+    config, names = read(folder, f"{DOTTED}.fsdp_config.param_offload=True")
+    assert config.parallel is None
+    assert f"{DOTTED}.fsdp_config.param_offload" in names.ignored
 
 
 def test_further_names(folder: Path) -> None:

@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def metrics(folder: Path) -> list[dict[str, float]]:
-    return ups_rm_files.train(folder, "run", "+rewards.0.arguments.keep=true")
+    return ups_rm_files.train(folder, "run")
 
 
 @pytest.mark.row("ups_rm", "Training")
@@ -49,7 +49,7 @@ def test_with_the_kl_in_the_reward_rewards_fall_behind_scores(folder: Path) -> N
     metrics = ups_rm_files.train(
         folder, "in_reward", "algorithm.use_kl_in_reward=True", "actor_rollout_ref.actor.use_kl_loss=False",
         "algorithm.kl_ctrl.kl_coef=0.1", "trainer.total_training_steps=3", "actor_rollout_ref.actor.optim.lr=0.01",
-        "+rewards.0.arguments.keep=true", "trainer.group_log_dir=null", "data.val_files=null",
+        "trainer.group_log_dir=null", "data.val_files=null",
     )  # fmt: skip
     first, last = metrics[0], metrics[-1]
     assert first["critic/rewards/mean"] == pytest.approx(first["critic/score/mean"], abs=1e-6)  # still the reference
