@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 from repository import ROOT
+from tiny_run import write_model
 
 from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config_file import load_config, read_config
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.known_models import config_of, find_known, known_models
+from mindrlhf_grpo.model_files import read_model_config, read_shapes
+from mindrlhf_grpo.model_shape import shape_of
 from mindrlhf_grpo.model_table import BEGIN, DOCUMENT, END, in_document
+from mindrlhf_grpo.preflight import check
 from mindrlhf_grpo.weight_shapes import weight_shapes
 
 FILES = sorted((ROOT / "model_configs").glob("*.yaml"))
@@ -155,6 +159,24 @@ def test_a_file_is_a_whole_run_of_a_known_model(path: Path, monkeypatch: pytest.
     assert config.run_dir == Path("runs") / path.stem
     assert config.eval.source is not None
     assert len(read_rows(config.data.source)) > len(read_rows(config.eval.source)) == 200
+
+
+TEXT = [path for path in FILES if "vl" not in path.stem]
+
+
+@pytest.mark.parametrize("path", TEXT, ids=lambda path: path.stem)
+def test_training_takes_a_file_with_another_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    model = write_model(tmp_path / "model")
+    here = [f"model.path={model}", "model.device=cpu", "model.dtype=float32", "backend=torch", f"run_dir={tmp_path}"]
+    settings, draft = read_config(path, here)
+    check(settings, draft)
+
+
+def test_shapes_told_from_a_config_are_those_of_the_files(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    config = read_model_config(model)
+    assert shape_of(config, weight_shapes(config)) == shape_of(config, read_shapes(model))
 
 
 def test_every_known_model_has_a_file() -> None:
