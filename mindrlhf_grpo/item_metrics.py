@@ -45,8 +45,8 @@ def by_item(
         "reward_std": float(np.mean(deviations)) if deviations else 0.0,
         "frac_reward_zero_std": float((spreads <= 0).mean()),
         "completions/mean_length": float(np.mean(lengths)),
-        "completions/min_length": float(np.min(lengths)),
-        "completions/max_length": float(np.max(lengths)),
+        "completions/min_length": float(np.asarray(lengths).min()),
+        "completions/max_length": float(np.asarray(lengths).max()),
         "completions/clipped_ratio": float(np.mean(truncated)),
     }
     for place, column in enumerate(table.T, 1):
