@@ -43,7 +43,7 @@ def prepare(folder: Path, **keys: Any) -> Path:
     config |= {
         "model_name": str(folder / "model"), "train_data": str(folder / "train.json"),
         "eval_data": str(folder / "validation.json"), "output_dir": str(folder / "outputs"),
-        "batch_size": 8, "gradient_accumulation_steps": 1, "max_new_tokens": 6,
+        "batch_size": 8, "gradient_accumulation_steps": 1, "max_new_tokens": 6, "num_samples_per_prompt": 16,
     }  # fmt: skip
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config | keys, allow_unicode=True), encoding="utf-8")
