@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +163,16 @@ def put_run(names: PeerSettings, draft: Draft) -> None:
     project, experiment = str(names.get("trainer.project_name")), str(names.get("trainer.experiment_name"))
     folder = names.get("trainer.default_local_dir") or f"checkpoints/{project}/{experiment}"
     draft.put(("run_dir",), str(folder), names.place("trainer.default_local_dir"))
-    given = names.get("trainer.logger")
-    loggers = [given] if isinstance(given, str) else list(given or [])
-    offline = os.environ.get("WANDB_MODE") == "offline"
-    chosen = [f"{name}-offline" if offline and name == "wandb" else name for name in loggers if name in TRACKERS]
+    given, mode = names.get("trainer.logger"), os.environ.get("WANDB_MODE")
+    chosen = []
+    for name in [given] if isinstance(given, str) else list(given or []):
+        if name not in TRACKERS and name != "console":
+            names.ignored[f"trainer.logger={name}"] = f"trackers here: {', '.join(TRACKERS)}"
+        elif name != "console" and (find_spec(name) is None or (name == "wandb" and mode == "disabled")):
+            names.ignored[f"trainer.logger={name}"] = "not installed, or turned off; metrics.jsonl has the same figures"
+        elif name != "console":
+            chosen.append("wandb-offline" if name == "wandb" and mode == "offline" else name)
     draft.put(("tracking", "to"), chosen, names.place("trainer.logger"))
-    for name in loggers:
-        if name not in (*TRACKERS, "console"):
-            names.ignored[f"trainer.logger={name}"] = (
-                f"trackers here: {', '.join(TRACKERS)}; metrics.jsonl is always written"
-            )
     every = names.number("trainer.test_freq")
     if names.get("data.val_files"):
         draft.put(("eval", "every"), int(max(0, every)), names.place("trainer.test_freq"))

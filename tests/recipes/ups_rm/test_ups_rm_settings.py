@@ -14,6 +14,7 @@ from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_keys import catalogue
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.peer_settings import PeerSettings
+from mindrlhf_grpo.recipes.ups_rm import settings
 from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, table
 
 DOTTED = "actor_rollout_ref.actor"
@@ -31,7 +32,8 @@ def read(folder: Path, *further: str, file: Path | None = None) -> tuple[RunConf
     return configuration(names, "torch")[0], names
 
 
-def test_the_launch_scripts_names_become_this_configuration(folder: Path) -> None:
+def test_the_launch_scripts_names_become_this_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda name: name)  # every tracker is installed
     config, names = read(folder, *ups_rm_files.verl_command(), f"reward_model.model.input_tokenizer={folder}/policy")
     assert config.model.path == f"{folder}/policy"
     assert (config.model.recompute, config.model.trust_remote_code) == (True, True)
@@ -51,9 +53,9 @@ def test_the_launch_scripts_names_become_this_configuration(folder: Path) -> Non
         "tokens": "own", "end": "template", "squash": "sigmoid_neg", "max_tokens": 3072, "trust_remote_code": True,
         "tokens_per_micro_batch": 16 * 3072, "dtype": "float32", "keep": True,
     }  # fmt: skip
-    settings = resolve(config.algorithm).settings
-    assert (settings.adv_eps, settings.std_ddof, settings.aggregation) == (1e-6, 1, "token_mean")
-    assert (settings.kl_coef, settings.kl_in, settings.kl_estimator, settings.kl_clamp) == (0.001, "loss", "k3", 10.0)
+    filled = resolve(config.algorithm).settings
+    assert (filled.adv_eps, filled.std_ddof, filled.aggregation) == (1e-6, 1, "token_mean")
+    assert (filled.kl_coef, filled.kl_in, filled.kl_estimator, filled.kl_clamp) == (0.001, "loss", "k3", 10.0)
     assert set(names.ignored) >= {
         "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.gpu_memory_utilization", "trainer.n_gpus_per_node",
         "actor_rollout_ref.ref.fsdp_config.param_offload", "reward_model.strategy", "trainer.critic_warmup",
@@ -99,6 +101,19 @@ def test_several_ranks_share_the_weights_as_in_verl(folder: Path, monkeypatch: p
     config, names = read(folder, f"{DOTTED}.fsdp_config.param_offload=True")
     assert config.parallel is None
     assert f"{DOTTED}.fsdp_config.param_offload" in names.ignored
+
+
+def test_a_tracker_that_is_not_there_is_said_and_its_figures_are_in_the_runs_own_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for mode, installed in (("offline", True), ("disabled", True), ("online", False)):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        monkeypatch.setattr(settings, "find_spec", lambda name, there=installed: there or None)
+        config, names = read(folder, "trainer.logger=[console,wandb]")
+        found[mode] = (config.tracking.to, names.ignored.get("trainer.logger=wandb"))
+    said = "not installed, or turned off; metrics.jsonl has the same figures"
+    assert found == {"offline": (["wandb-offline"], None), "disabled": ([], said), "online": ([], said)}
 
 
 def test_further_names(folder: Path) -> None:
