@@ -14,7 +14,7 @@ from .machine import BackendState, backend_states, host_memory, processors, vers
 from .memory import peak
 from .model_files import find_folder, read_model_config, read_shapes
 from .model_shape import shape_of
-from .prediction import layout_of, predict
+from .prediction import largest_scorer, layout_of, predict
 from .preflight import check
 
 GIB = 2**30
@@ -104,7 +104,8 @@ def predicted(config: AnyConfig, device: Mapping[str, Any], host_available: int)
     shape = shape_of(read_model_config(folder), shapes, config.model.freeze.prefixes if config.model.freeze else ())
     on_host = device["device"] == "cpu"
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    found = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator")
+    scorer, _ = largest_scorer(config, weights_of)
+    found = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator", scorer=scorer)
     return {
         "device": device["device"],
         "available": host_available if on_host else int(device["free"]),
@@ -113,6 +114,12 @@ def predicted(config: AnyConfig, device: Mapping[str, Any], host_available: int)
         "peak": found.peak,
         "peak_phase": found.phase,
     }
+
+
+def weights_of(path: str) -> int:
+    """Number of weights of a model folder, by the headers of its files."""
+    folder = find_folder(path)
+    return shape_of(read_model_config(folder), read_shapes(folder)).parameters
 
 
 def _too_large(prediction: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from .errors import ConfigError, UserError
 from .known_models import config_of, find_known
 from .memory import peak
 from .model_shape import ModelShape, shape_of
-from .prediction import Prediction, layout_of, predict, refused, remedies, smallest
+from .prediction import Prediction, largest_scorer, layout_of, predict, refused, remedies, smallest
 from .weight_shapes import Config, text_part, weight_shapes
 
 GIB = 2**30
@@ -66,7 +66,8 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
         known = find_known(config.model.path)
         if known is not None:
             findings["model"]["known_as"] = known.name
-        findings["machines"] = [on_machine(config, model, shape, machine) for machine in MACHINES]
+        scorer, findings["not_counted"] = largest_scorer(config, weights_of)
+        findings["machines"] = [on_machine(config, model, shape, machine, scorer) for machine in MACHINES]
     except UserError as error:
         findings["problems"].append(str(error))
         return {**findings, "ok": False}
@@ -87,7 +88,15 @@ def check_rules(config: AnyConfig, shape: ModelShape) -> None:
         raise ConfigError(refused(config, shape))
 
 
-def on_machine(config: AnyConfig, model: Config, shape: ModelShape, machine: Machine) -> dict[str, Any]:
+def weights_of(path: str) -> int:
+    """Number of weights of a model that is known, or whose config.json is here."""
+    model = config_of(path)
+    return shape_of(model, weight_shapes(model)).parameters
+
+
+def on_machine(
+    config: AnyConfig, model: Config, shape: ModelShape, machine: Machine, scorer: int = 0
+) -> dict[str, Any]:
     """One machine's part of the findings: as configured; if that is too much, what to change and which layout would do.
 
     What its backend does not have is left out of the configuration first.
@@ -96,7 +105,7 @@ def on_machine(config: AnyConfig, model: Config, shape: ModelShape, machine: Mac
     if not machine.sharding:
         config = config.model_copy(update={"parallel": None})
     layout = layout_of(config, machine.devices)
-    prediction = predict(config, shape, layout, "accelerator")
+    prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
     found = {
         "name": machine.name, "backend": machine.backend, "devices": machine.devices, "available": machine.available,
         "layout": str(layout), **as_values(prediction), "fits": prediction.peak <= machine.available,
@@ -104,11 +113,13 @@ def on_machine(config: AnyConfig, model: Config, shape: ModelShape, machine: Mac
     }  # fmt: skip
     if found["fits"]:
         return found
-    found["change"] = remedies(config, shape, machine.devices, machine.available, sharding=machine.sharding)
+    found["change"] = remedies(
+        config, shape, machine.devices, machine.available, scorer=scorer, sharding=machine.sharding
+    )
     text = text_part(model)
     heads = text["num_attention_heads"] if text.get("kv_lora_rank") else text.get("num_key_value_heads")
     layouts = plans(heads or text["num_attention_heads"], shape.layers, text.get("n_routed_experts") or 0)
-    plan = smallest(config, shape, layouts, machine.available)
+    plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
         runs = plan[0].runs and machine.sharding
         found["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": runs, **as_values(plan[1])}
@@ -165,6 +176,8 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
         model = findings["model"]
         known = f" (sizes of {model['known_as']})" if "known_as" in model else ""
         yield f"{model['path']}: {model['parameters']:,} parameters{known}. Nothing was loaded."
+        for path in findings.get("not_counted", ()):
+            yield f"  not counted: {path}, which scores and whose size is not known"
     for machine in findings["machines"]:
         mark = "fits" if machine["fits"] else "does not fit"
         yield f"{machine['name']}, {machine['available'] / GIB:.0f} GiB usable, {machine['layout']}: {mark}"

@@ -37,6 +37,7 @@ LASTING = ("process", "weights", "reference", "optimizer", "critic", "critic opt
 # critic has phases of its own, without the policy: they take what the policy's take.
 READ = {
     "generate": ("weights", "engine", "KV cache"),
+    "reward": (),
     "score": ("weights", "reference"),
     "update": ("weights", "optimizer"),
     "checkpoint": ("weights", "optimizer", "reference"),
@@ -120,7 +121,13 @@ def micro_batch_tokens(config: AnyConfig, ranks: int) -> int:
 
 
 def phases(
-    config: AnyConfig, shape: ModelShape, *, reference: bool, critic: bool = False, layout: DeviceLayout | None = None
+    config: AnyConfig,
+    shape: ModelShape,
+    *,
+    reference: bool,
+    critic: bool = False,
+    scorer: int = 0,
+    layout: DeviceLayout | None = None,
 ) -> dict[str, Parts]:
     """Phase -> part -> bytes, for the second step on (from then the optimizer's state is there).
 
@@ -129,6 +136,7 @@ def phases(
         shape: its model.
         reference: whether the loss or reward needs a reference.
         critic: whether a critic of the policy's size is trained beside it.
+        scorer: bytes of the largest model that rewards compute with; one at a time is loaded.
         layout: how the model lies on the devices; None: on one.
     """
     layout, model = layout or DeviceLayout(), config.model
@@ -139,6 +147,7 @@ def phases(
     found = {"load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]}}
     if isinstance(config, RunConfig):
         found["generate"] = {**held, **generation_parts(config, shape, layout)}
+        found |= {"reward": {**held, "scoring model": scorer}} if scorer else {}
     if isinstance(config, RunConfig) or reference:
         found["score"] = {**held, **scoring_parts(config, shape, layout)}
     found["update"] = {**held, **update_parts(config, shape, layout)}

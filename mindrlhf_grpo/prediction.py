@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -12,9 +12,11 @@ from .config import RunConfig
 from .config_file import AnyConfig
 from .config_memory import ParallelConfig, SwapConfig
 from .device_layout import DeviceLayout
-from .memory import Parts, allocator_bytes, peak, phases
+from .errors import UserError
+from .memory import BYTES, Parts, allocator_bytes, peak, phases
 from .model_shape import ModelShape
 from .objectives import resolve_objective
+from .rewards.rewards import MODEL
 
 Place = Literal["host", "accelerator"]
 PROCESS_BYTES = {"host": 500 * 2**20, "accelerator": 500 * 2**20}  # libraries and their buffers; a CUDA context
@@ -38,14 +40,17 @@ class Prediction:
         return peak(self.phases[self.phase])
 
 
-def predict(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, place: Place) -> Prediction:
+def predict(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, place: Place, *, scorer: int = 0) -> Prediction:
     """The memory of a run on one of the devices of a layout.
+
+    Args:
+        scorer: bytes of the largest model that rewards compute with.
 
     Raises:
         ConfigError: an algorithm or objective that does not exist.
     """
     reference, critic = models_beside(config)
-    found = phases(config, shape, reference=reference, critic=critic, layout=layout)
+    found = phases(config, shape, reference=reference, critic=critic, scorer=scorer, layout=layout)
     return Prediction(
         phases={
             phase: {"process": PROCESS_BYTES[place], **parts, "allocator": allocator_bytes(parts, place)}
@@ -62,12 +67,35 @@ def models_beside(config: AnyConfig) -> tuple[bool, bool]:
     return resolve_objective(config).needs_reference and config.objective.reference_logps == "on_the_fly", False
 
 
+def largest_scorer(config: AnyConfig, weights_of: Callable[[str], int]) -> tuple[int, list[str]]:
+    """Bytes of the largest model that rewards compute with in this process, and those whose size is not known.
+
+    Args:
+        weights_of: number of weights of a model's folder or hub id; raises UserError or OSError where it is not known.
+    """
+    sizes, unknown = [0], []
+    for component in config.rewards if isinstance(config, RunConfig) else []:
+        inside = component.arguments
+        path = component.function.removeprefix(MODEL) if component.function.startswith(MODEL) else inside.get("model")
+        if not path or not isinstance(path, str):
+            continue
+        options = inside.get("options") if isinstance(inside.get("options"), dict) else {}
+        dtype = inside.get("dtype") or (options or {}).get("dtype") or "float32"
+        try:
+            sizes.append(weights_of(path) * BYTES.get(str(dtype), 4))
+        except (UserError, OSError, KeyError):
+            unknown.append(path)
+    return max(sizes), unknown
+
+
 def layout_of(config: AnyConfig, ranks: int) -> DeviceLayout:
     """How this project lays a run on so many devices: whole models, or what `parallel` says."""
     return DeviceLayout(ranks=ranks, strategy=config.parallel.strategy if config.parallel else "replicate")
 
 
-def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, sharding: bool = True) -> list[str]:
+def remedies(
+    config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, scorer: int = 0, sharding: bool = True
+) -> list[str]:
     """The fewest settings, ``key=value``, with which a run fits; empty if none of those known here do.
 
     Args:
@@ -81,7 +109,7 @@ def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int, *
                 changed = with_setting(changed, setting)
             if refused(changed, shape):
                 continue
-            if predict(changed, shape, layout_of(changed, ranks), "accelerator").peak <= available:
+            if predict(changed, shape, layout_of(changed, ranks), "accelerator", scorer=scorer).peak <= available:
                 return [shown(setting) for setting in chosen]
     return []
 
@@ -130,11 +158,11 @@ def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:
 
 
 def smallest(
-    config: AnyConfig, shape: ModelShape, layouts: Sequence[DeviceLayout] | Iterator[DeviceLayout], available: int
+    config: AnyConfig, shape: ModelShape, layouts: Iterable[DeviceLayout], available: int, *, scorer: int = 0
 ) -> tuple[DeviceLayout, Prediction] | None:
     """The first of some layouts on which a run fits."""
     for layout in layouts:
-        prediction = predict(config, shape, layout, "accelerator")
+        prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
         if prediction.peak <= available:
             return layout, prediction
     return None

@@ -167,3 +167,18 @@ def test_torch_lists_its_devices() -> None:
     found = json.loads(done.stdout)
     assert found["framework"].startswith("torch ")
     assert found["devices"][-1]["device"] == "cpu"
+
+
+def test_a_run_on_given_rows_is_predicted_too(config: Path) -> None:
+    rows = config.parent / "pairs.jsonl"
+    rows.write_text(json.dumps({"prompt": "1+1=", "chosen": "2", "rejected": "3"}) + "\n")
+    text = f"{{run_dir: {config.parent}/dpo, model: {{path: {config.parent}/model, device: cpu}}, data: {{source: {rows}}}, objective: {{name: dpo}}}}"
+    path = config.parent / "dpo.yaml"
+    path.write_text(text)
+    found = doctor.examine(path, [])
+    assert found["problems"] == []
+    assert list(found["memory"]["phases"]) == ["load", "score", "update", "checkpoint"]
+    assert found["memory"]["phases"]["update"]["reference"] == 1536 * 4
+    assert "engine" not in {part for part, size in found["memory"]["phases"]["update"].items() if size}
+    stored = doctor.examine(path, ["objective.reference_logps=stored"])
+    assert list(stored["memory"]["phases"]) == ["load", "update", "checkpoint"]

@@ -135,6 +135,17 @@ def test_training_on_rows_that_are_there_is_predicted_too(tmp_path: Path) -> Non
     assert phase(stored, "update")["reference"] == 0
 
 
+def test_a_model_that_scores_has_a_phase_of_its_own(tmp_path: Path) -> None:
+    judge = "rewards=[{function: 'model:Qwen/Qwen2.5-72B-Instruct', arguments: {dtype: bfloat16}}]"
+    findings = found("qwen2_5_7b", judge)
+    assert phase(findings, "reward")["scoring model"] == 72_706_203_648 * 2
+    assert findings["ok"] is False
+    assert "phase reward needs about" in findings["problems"][0]
+    unknown = found("qwen2_5_7b", "rewards=[{function: 'a.b:C', arguments: {model: no/such}}]")
+    assert unknown["not_counted"] == ["no/such"]
+    assert "not counted: no/such" in shown(unknown)
+
+
 def test_a_model_in_a_folder_without_weights_is_read_from_its_config(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
