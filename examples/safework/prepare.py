@@ -24,7 +24,7 @@ from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
 
 PAD, END, OTHER = "<pad>", "<end>", "…"
 THOUGHT = ["<think>", "</think>"]
-POLICY = [*THOUGHT, r"\boxed{", "}", *"0123456789+=?"]
+POLICY = [*THOUGHT, r"\boxed{", "}", "<search>", "</search>", "<sure>", "<unsure>", *"0123456789+=?"]
 VERDICTS = [
     "Safe with refusal", "Safe with warning", "Safe without risk", "Unsafe", "Unnecessary refusal",
     "Illogical completion", "Helpful without warning", "Other", "good", "bad", "TRUE", "FALSE", "0.5",
@@ -67,7 +67,8 @@ def row(draw: random.Random, label: str) -> dict[str, Any]:
 def demonstration(made: dict[str, Any]) -> dict[str, Any]:
     """The same with an answer as it should be, for supervised training."""
     thought = str(made["prompt"]).removesuffix("=?")
-    return {"prompt": made["prompt"], "completion": f"<think>{thought}</think>\\boxed{{{made['chosen']}}}"}
+    answer = f"<think><search>{thought}</search></think>\\boxed{{{made['chosen']}}}<sure>"
+    return {"prompt": made["prompt"], "completion": answer}
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

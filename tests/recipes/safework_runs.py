@@ -14,7 +14,7 @@ from repository import ROOT
 FLAGS = {
     "input_key": "prompt", "reference_key": "chosen", "n_samples_per_prompt": 8, "rollout_batch_size": 8,
     "train_batch_size": 64, "micro_rollout_batch_size": 8, "prompt_max_len": 16, "generate_max_len": 12,
-    "actor_learning_rate": 0.005, "advantage_estimator": "group_norm", "init_kl_coef": 0, "lr_warmup_ratio": 0,
+    "actor_learning_rate": 0.01, "advantage_estimator": "group_norm", "init_kl_coef": 0, "lr_warmup_ratio": 0,
     "device": "cpu",
 }  # fmt: skip
 

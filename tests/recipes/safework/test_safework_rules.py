@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.recipes.safework.later_stages import efficiency, search_verification
 from mindrlhf_grpo.recipes.safework.rules import (
     combined_rule,
     constraint_rule,
@@ -97,3 +98,16 @@ def test_constraints_are_the_reference():
 def test_a_rule_without_a_reference_is_an_error(reference: str | None):
     with pytest.raises(DataError, match="needs a reference"):
         rule_reward(r"\boxed{9}", reference)
+
+
+def test_only_right_answers_gain_by_being_short():
+    texts = [r"\boxed{9}", r"<think>a</think>\boxed{9}", r"\boxed{8}", r"\boxed{9}"]
+    found = efficiency(texts, [[0] * n for n in (2, 5, 1, 30)], ["9"] * 4, max_tokens=10)
+    assert found == pytest.approx([0.8, 0.5, 0.0, 0.0], abs=1e-12)
+
+
+def test_a_search_and_a_confidence_that_fits_are_rewarded():
+    think = "<think><search>q</search></think>"
+    texts = [rf"{think}\boxed{{9}}<sure>", rf"{think}\boxed{{8}}<unsure>", rf"{think}\boxed{{9}}<unsure>",
+             rf"{think}\boxed{{8}}<sure>", r"<think>a</think>\boxed{9}<sure>"]  # fmt: skip
+    assert search_verification(texts, ["9"] * 5) == [1.0, 0.5, 0.0, 0.0, 0.0]

@@ -13,7 +13,7 @@ from safework_runs import killed_after, prepared, run, words
 
 pytest.importorskip("torch")
 
-STEPS = 24
+STEPS = 14
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +25,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(made: Path) -> Path:
     """A run that was killed after its first checkpoint and went on."""
     folder = made.parent / "run"
-    command = words(made, folder, "--save_steps", "8", "--wandb_mode", "offline", f"train.steps={STEPS}")
-    killed_after(command, folder / "metrics.jsonl", 9)
+    command = words(made, folder, "--save_steps", "6", "--wandb_mode", "offline", f"train.steps={STEPS}")
+    killed_after(command, folder / "metrics.jsonl", 7)
     refused = run(command, expect=2)
-    assert "holds a run with 8 steps; give --load_checkpoint to go on" in refused
+    assert "holds a run with 6 steps; give --load_checkpoint to go on" in refused
     run([*command, "--load_checkpoint"])
     return folder
 
@@ -46,7 +46,7 @@ def test_thinking_in_tags_is_learned(finished: Path):
 def test_a_killed_run_goes_on_where_it_stopped(finished: Path):
     assert [line["step"] for line in tiny.metrics(finished)] == list(range(1, STEPS + 1))
     summary = json.loads((finished / "summary.json").read_text())
-    assert "resumed after step 8" in summary["warnings"]
+    assert "resumed after step 6" in summary["warnings"]
 
 
 @pytest.mark.row("safework", "Resume/W&B")
