@@ -323,7 +323,7 @@ def doctor(
     \b
     mindrlhf-grpo doctor
     mindrlhf-grpo doctor config.yaml rollout.slots=128
-    mindrlhf-grpo doctor --dry-run model_configs/qwen2_5_32b.yaml model.lora_rank=32
+    mindrlhf-grpo doctor --dry-run model_configs/qwen2_5_7b.yaml rollout.slots=256
 
     With a configuration: its problems, and the predicted peak memory of each phase, from the headers of the
     weight files; nothing is loaded. The exit code is 0 if it can run, 1 if not. With --dry-run neither weights nor
