@@ -173,8 +173,9 @@ def update_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> 
     tower = not adapters and shape.vision_trained
     vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower) // layout.tensor
     gathered = gathered_bytes(shape, model, layout, training=not adapters)
+    gradients = 0 if offloaded(config) else layout.held(*trained) * BYTES["float32" if adapters else model.dtype]
     return {
-        "gradients": layout.held(*trained) * BYTES["float32" if adapters else model.dtype],
+        "gradients": gradients,
         "activations": kept // layout.tensor,
         "head": head_bytes(shape, model.dtype, trained=not adapters) // layout.tensor,
         **present({"gathered": gathered, "vision": vision}),
@@ -188,8 +189,7 @@ def present(parts: Mapping[str, int]) -> Parts:
 
 def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, reference: bool, critic: bool) -> Parts:
     """What stays from phase to phase."""
-    model, online = config.model, isinstance(config, RunConfig)
-    size, offload = BYTES[model.dtype], config.parallel is not None and config.parallel.offload
+    model, online, size = config.model, isinstance(config, RunConfig), BYTES[config.model.dtype]
     adapters = adapter_parameters(shape, model.lora_rank)
     trained, kind = ((adapters, 0), "float32") if adapters else (shape.trained, model.dtype)
     weights = layout.held(*shape.split) * size
@@ -202,9 +202,14 @@ def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, refer
     if critic:
         found["critic"] = weights
         found["critic optimizer"] = optimizer_bytes(layout.held(*shape.split), model.dtype)
-    if offload:
+    if offloaded(config):
         found.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
     return found
+
+
+def offloaded(config: AnyConfig) -> bool:
+    """Whether shards stay in host memory: what the device has of them passes through."""
+    return config.parallel is not None and config.parallel.offload
 
 
 def engine_weights(shape: ModelShape, layout: DeviceLayout, *, adapters: bool) -> int:

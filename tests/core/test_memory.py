@@ -158,6 +158,14 @@ def test_earlier_stages_gather_all_weights_in_an_update(strategy: str, gathered:
     assert (update["weights"], update["gathered"]) == (1000, gathered)
 
 
+def test_offloaded_shards_pass_through_the_device() -> None:
+    layout = DeviceLayout(ranks=4, strategy="fsdp")
+    update = phases(run_config(parallel={"offload": True}), SHAPE, reference=True, layout=layout)["update"]
+    away = ("weights", "reference", "optimizer", "gradients")
+    assert [update[part] for part in away] == [0, 0, 0, 0]
+    assert (update["engine"], update["gathered"]) == (4000, 3 * 500 * 4)
+
+
 def test_whole_copies_hold_everything_on_any_number_of_ranks() -> None:
     alone = phases(run_config(train={"prompts_per_step": 1}), SHAPE, reference=True)
     eight = phases(
