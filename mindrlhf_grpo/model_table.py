@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ def table() -> str:
     return "\n\n".join(
         "\n".join([
             f"### {machine.name}", "",
-            f"{machine.available // GIB} GiB of a device can be used; GiB by phase.", "",
-            f"| file | parameters | layout | {' | '.join(PHASES)} | fits |", "|---" * (4 + len(PHASES)) + "|",
+            f"{machine.available // GIB} GiB of a device can be used. GiB of a device by phase, on the layout named.", "",
+            f"| file | parameters | fits | layout | {' | '.join(PHASES)} |", "|---" * (4 + len(PHASES)) + "|",
             *(row(name, findings, index) for name, findings in found.items()),
         ])
         for index, machine in enumerate(MACHINES)
@@ -36,30 +36,25 @@ def table() -> str:
 
 
 def row(name: str, findings: Mapping[str, Any], index: int) -> str:
-    """One configuration on one machine."""
+    """One configuration on one machine; where it does not fit, the smallest layout on which it would."""
     machine = findings["machines"][index]
-    sizes = [f"{peak(machine['phases'][phase]) / GIB:,.1f}" for phase in PHASES]
-    cells = [
-        f"`{name}`",
-        f"{findings['model']['parameters']:,}",
-        machine["layout"],
-        *sizes,
-        ". ".join(verdict(machine)),
-    ]
+    plan = machine["plan"] or {}
+    shown = plan or machine
+    layout = f"{plan['devices']} devices: {plan['layout']}{beyond(plan)}" if plan else machine["layout"]
+    sizes = [f"{peak(shown['phases'][phase]) / GIB:,.1f}" for phase in PHASES]
+    cells = [f"`{name}`", f"{findings['model']['parameters']:,}", verdict(machine), layout, *sizes]
     return f"| {' | '.join(cells)} |"
 
 
-def verdict(machine: Mapping[str, Any]) -> Iterator[str]:
-    """Whether it fits; if not, what would."""
-    if machine["fits"]:
-        yield "yes"
-    else:
-        yield f"no; with `{' '.join(machine['change'])}`" if machine["change"] else "no"
-        plan = machine["plan"]
-        yield f"{plan['devices']} devices: {plan['layout']}{beyond(plan)}" if plan else "No layout found"
+def verdict(machine: Mapping[str, Any]) -> str:
+    """Whether it fits on these devices as it would run there; if not, with which settings."""
     images = [text for text in machine["lacks"] if "images" in text]
     if images:
-        yield f"The {machine['backend']} backend has no {images[0]}"
+        return f"no, the {machine['backend']} backend has no {images[0]}"
+    if machine["fits"]:
+        return "yes"
+    changed = f"; with `{' '.join(machine['change'])}`" if machine["change"] else ""
+    return f"no, {machine['peak'] / GIB:,.0f} GiB on {machine['layout']}{changed}"
 
 
 def in_document(text: str) -> str:

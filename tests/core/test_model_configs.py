@@ -22,7 +22,7 @@ from mindrlhf_grpo.preflight import check
 from mindrlhf_grpo.weight_shapes import weight_shapes
 
 FILES = sorted((ROOT / "model_configs").glob("*.yaml"))
-# As transformers builds them (on the meta device), and as the hub counts their files.
+# As transformers builds them on the meta device, checked at full size; with the buffers of DeepSeek-V3's gates.
 PARAMETERS = {
     "qwen2_5_0_5b": 494_032_768,
     "qwen2_5_1_5b": 1_543_714_304,
