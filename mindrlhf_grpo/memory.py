@@ -144,7 +144,7 @@ def phases(
     adapters = adapter_parameters(shape, model.lora_rank)
     kind = "float32" if adapters else model.dtype  # adapters are float32, whatever they adapt
     copied = layout.held(*((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
-    found = {"load": {"weights": held["weights"], "largest tensor": shape.largest * BYTES[model.dtype]}}
+    found = {"load": loading_parts(config, shape, layout, held)}
     if isinstance(config, RunConfig):
         found["generate"] = {**held, **generation_parts(config, shape, layout)}
         found |= {"reward": {**held, "scoring model": scorer}} if scorer else {}
@@ -153,6 +153,20 @@ def phases(
     found["update"] = {**held, **update_parts(config, shape, layout)}
     found["checkpoint"] = {**held, "copy of the weights": copied}
     return {phase: without_swapped(config, phase, parts) for phase, parts in found.items()}
+
+
+def loading_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, held: Parts) -> Parts:
+    """What comes together while models are loaded: with shards, one whole model at a time, before it is cut.
+
+    The last one is the reference, at its first use: beside the engine, unless that is swapped out by then.
+    """
+    size = BYTES[config.model.dtype]
+    found = {"weights": held["weights"], "largest tensor": shape.largest * size // layout.tensor}
+    if not layout.sharded:
+        return found
+    swapped = isinstance(config, RunConfig) and config.swap is not None and "engine" in config.swap.roles
+    engine = held["engine"] if held["reference"] and not swapped else 0
+    return {**found, **present({"engine": engine}), "whole model": layout.used(*shape.split) * size}
 
 
 def scoring_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:

@@ -149,6 +149,10 @@ def test_sharded_weights_are_held_in_parts_and_used_whole() -> None:
     assert update["gathered"] == (3 * 400 + 200) * 4  # a block computes, one arrives, one's gradients; embeddings
     assert parts["score"]["gathered"] == (2 * 400 + 200) * 4
     assert parts["checkpoint"]["copy of the weights"] == 1000
+    # the reference is read whole and cut, beside the engine
+    assert parts["load"] == {"weights": 1000, "largest tensor": 512, "engine": 4000, "whole model": 4000}
+    swapped = phases(run_config(parallel={}, swap={}), shape, reference=True, layout=layout)
+    assert swapped["load"] == {"weights": 1000, "largest tensor": 512, "whole model": 4000}
 
 
 @pytest.mark.parametrize(("strategy", "gathered"), [("zero2", (1000 + 500) * 4), ("zero1", (1000 + 1000) * 4)])
