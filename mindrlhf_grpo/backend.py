@@ -122,7 +122,15 @@ class TrainedModel(Protocol):
 
 
 class Policy(TrainedModel, Protocol):
-    """The trained language model, and the reference it is held to."""
+    """The trained language model, and the reference it is held to.
+
+    With a shared critic (``critic.shared``) its body carries a value head besides: ``update`` gives the head's numbers to
+    a loss whose ``reads_values`` is true, and ``save_state`` keeps the head.
+    """
+
+    def values(self, batch: Batch) -> FloatArray:
+        """Of the value head before each token ``[N, T]``, without gradient; only with a shared critic."""
+        ...
 
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
         """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""

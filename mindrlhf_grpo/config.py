@@ -279,6 +279,14 @@ class RunConfig(Section):
             wrong = [at for at, rate in self.train.schedule.items() if at < 1 or rate <= 0]
             if wrong:
                 yield f"train.schedule takes steps of at least 1 and rates above 0, not {wrong[0]}: {self.train.schedule[wrong[0]]}"
+        if self.critic is not None and self.critic.shared:
+            apart = {"critic.path": self.critic.path, "critic.warmup_steps": self.critic.warmup_steps}
+            apart |= {"parallel": self.parallel, "swap": self.swap}
+            yield from (
+                f"{name} does not go with critic.shared: that critic is part of the policy"
+                for name, value in apart.items()
+                if value
+            )
         for name in ("stop_at", "every"):
             if self.eval.source is None and getattr(self.eval, name):
                 yield f"eval.{name} needs eval.source, the held-out prompts"

@@ -30,6 +30,17 @@ class CriticConfig(Section):
         peers="verl: trainer.critic_warmup; openrlhf: --freezing_actor_steps",
         ge=0,
     )
+    shared: bool = key(
+        False,
+        "The critic is a head on the policy's body: one model, one optimizer step for both losses.",
+        peers="mindrlhf: is_shared_backbone",
+    )
+    coef: float = key(
+        1.0,
+        "Weight of the value loss beside the policy's, where they share a body.",
+        peers="trl, mindrlhf: vf_coef",
+        gt=0,
+    )
 
 
 class ReturnsConfig(Section):

@@ -81,6 +81,11 @@ def reads_entropy(loss: Loss) -> bool:
     return bool(getattr(loss, "reads_entropy", False))
 
 
+def reads_values(loss: Loss) -> bool:
+    """Whether a loss of a policy is given the numbers of its value head."""
+    return bool(getattr(loss, "reads_values", False))
+
+
 def loss_arrays(batch: Batch, rows: int, width: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
     """Names and ``[K, N, T]`` of the float arrays that a loss reads, the mask first, and the segments if there are any.
 

@@ -36,7 +36,7 @@ from .layouts import LAYOUTS, ModelInput, needed
 from .models import Architecture
 from .optim import AdamW, gradient_norm
 from .swap import DeviceMemory
-from .train_step import TrainStep, loss_arrays, named_sums, sum_names
+from .train_step import TrainStep, loss_arrays, named_sums, reads_values, sum_names
 
 BUCKETS = "buckets.json"
 
@@ -139,12 +139,13 @@ class TrainedModel(ABC):
         """The compiled train step of a loss, and the names of its sums."""
         key = (loss, names, segments)
         if key not in self.steps:
+            entropies = self.gives_entropies and not reads_values(loss)
             cell = TrainStep(
                 self.cells(loss), loss, ParameterTuple(self.trainable.values()), names, segments=segments,
-                entropies=self.gives_entropies,
+                entropies=entropies,
             )  # fmt: skip
             step = Compiled("train step", cell.construct, self.log, bucket=lambda *tensors: bucket_of(tensors[3:]))
-            self.steps[key] = (step, sum_names(loss, names, segments=segments, entropies=self.gives_entropies))
+            self.steps[key] = (step, sum_names(loss, names, segments=segments, entropies=entropies))
         return self.steps[key]
 
     def fingerprint(self) -> str:

@@ -44,6 +44,10 @@ class LogProbModel(PackedModel):
         found: tuple[Tensor, Tensor | None] = self.entered(self._logps, inputs, temperature, entropy)
         return found
 
+    def values(self, inputs: ModelInput, head: nn.Module) -> Tensor:
+        """What a value head reads before each token ``[N, T]`` float32, 0 past each length."""
+        return unpack(head(self.hidden(inputs))[:, 0], inputs)
+
     def outputs_of(self, inputs: ModelInput) -> Tensor:
         """Log-probs."""
         return self.logps(inputs, temperature=1.0, entropy="none")[0]

@@ -7,25 +7,34 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from mindrlhf_grpo.backend import LogProbs, Loss
 from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.model_files import find_folder, read_header
 from mindrlhf_grpo.residency import Role
+from mindrlhf_grpo.tensor_files import read_tensor, write_tensors
 from mindrlhf_grpo.types import Batch
+from mindrlhf_grpo.value_heads import NAME, load_value_head
 
 from . import hf
 from .comm import SingleProcess, TorchRanks
 from .layouts import ModelInput
 from .lean_layers import make_lean
 from .log_probs import LogProbModel
+from .optim import AdamW
 from .parallel import passes
 from .reference import Reference
 from .swap import DeviceMemory
 from .trained_model import TrainedModel
+from .value_head import value_head
+
+HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
 
 
 class TorchPolicy(TrainedModel):
@@ -35,6 +44,10 @@ class TorchPolicy(TrainedModel):
         super().__init__(config.train, device, comm, config.parallel)
         self.config = config
         model = hf.load_causal_lm(config.model, device)
+        self.head: nn.Module | None = None
+        if config.critic is not None and config.critic.shared:
+            folder, hidden = find_folder(config.model.path), model.config.get_text_config().hidden_size
+            self.head = value_head(load_value_head(folder, hidden, seed=config.seed)).to(device)
         if config.model.freeze is not None:
             hf.freeze(model, config.model.freeze.prefixes)
         self.take_weights(hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model)
@@ -44,9 +57,26 @@ class TorchPolicy(TrainedModel):
         self.share_out(self.scorer)
         self.reference = Reference(config.model, device, self.sharded)
 
+    def take_weights(self, model: Any) -> None:
+        """The model's, and those of the value head of a shared critic."""
+        super().take_weights(model)
+        if self.head is not None:
+            self.trainable |= {f"{NAME}.{name}": weight for name, weight in self.head.named_parameters()}
+            self.optimizer = AdamW(self.trainable.items(), betas=self.train.betas, weight_decay=self.train.weight_decay)
+
     @property
     def packed(self) -> LogProbModel:
         return self.scorer
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        """Of a shared critic, before each token ``[N, T]``, without gradient."""
+        assert self.head is not None
+        values = np.zeros(batch.ids.shape, dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            found = self.scorer.values(self.scorer.input(batch.take(rows)), self.head)
+            values[rows, : found.shape[1]] = found.cpu().numpy()
+        return values
 
     @torch.no_grad()
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
@@ -74,7 +104,13 @@ class TorchPolicy(TrainedModel):
     def outputs(
         self, inputs: ModelInput, batch: Batch, tensors: dict[str, Tensor], loss: Loss
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Log-probs, and the sum of entropies; a loss that reads entropies is given them with gradient."""
+        """Log-probs, and the sum of entropies; a loss that reads entropies is given them with gradient.
+
+        A loss that reads values is given those of the shared critic.
+        """
+        if getattr(loss, "reads_values", False):
+            assert self.head is not None
+            return self.scorer.values(inputs, self.head), {}
         read = bool(getattr(loss, "reads_entropy", False))
         logps, entropies = self.scorer.logps(
             inputs, temperature=batch.temperature, entropy="loss" if read else "metric"
@@ -112,9 +148,16 @@ class TorchPolicy(TrainedModel):
         """Write the optimizer, and the reference if it was moved."""
         super().save_state(folder)
         self.reference.save(folder)
+        if self.head is not None:
+            tensors = {name: weight.detach().cpu().numpy() for name, weight in self.head.named_parameters()}
+            write_tensors(folder / HEAD, tensors)
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, whose storage stays."""
         hf.load_weights(self.model, self.config.model, model, own=self.own)
         self.load_optimizer(state)
         self.reference.load(state, self.scorer)
+        if self.head is not None:
+            saved = read_header(state / HEAD)
+            for name, weight in self.head.named_parameters():
+                weight.data.copy_(torch.from_numpy(read_tensor(state / HEAD, saved[name])))

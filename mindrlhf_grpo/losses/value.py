@@ -15,9 +15,13 @@ class ValueLoss:
 
     Attributes:
         clip: c, how far a value moves from the old one Vo; 0: no bound, and ``old_values`` are not read.
+        coef: factor of the loss.
+        reads_values: a policy is to give its value head's numbers to this loss, not log-probs.
     """
 
     clip: float = 0.2
+    coef: float = 1.0
+    reads_values: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.clip < float("inf"):
@@ -50,4 +54,4 @@ class ValueLoss:
             "value_clip": xp.sum(xp.where(xp.stop_gradient(losses) > held, xp.ones_like(held), 0.0)),
             "value_error": xp.sum(held),
         }
-        return xp.sum(0.5 * xp.where(trained, tensors["weights"], 0.0) * losses), sums
+        return self.coef * xp.sum(0.5 * xp.where(trained, tensors["weights"], 0.0) * losses), sums

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from ..backend import Backend, UpdateResult
+from ..backend import Backend, Loss, Policy, UpdateResult, ValueModel
 from ..config import RunConfig
 from ..config_algorithm import CriticConfig
 from ..losses import ValueLoss
@@ -12,10 +13,20 @@ from ..types import Batch
 
 
 class Critic:
-    """A value model with the settings it learns by."""
+    """A value model with the settings it learns by: one of its own, or a head on the policy's body.
 
-    def __init__(self, config: RunConfig, backend: Backend) -> None:
+    Attributes:
+        shared: it is a head on the policy's body, learned in the policy's own steps.
+    """
+
+    def __init__(self, config: RunConfig, backend: Backend, policy: Policy) -> None:
         self.settings = config.critic or CriticConfig()
+        self.shared = self.settings.shared
+        self.model: ValueModel
+        if self.shared:
+            self.model = cast(ValueModel, policy)
+            self.loss = ValueLoss(clip=self.settings.value_clip, coef=self.settings.coef, reads_values=True)
+            return
         path = self.settings.path or config.model.path
         model = config.model.model_copy(update={"path": path, "lora_rank": 0})
         self.model = backend.load_value_model(model, config.train, read_at="before")
@@ -25,18 +36,34 @@ class Critic:
         """Whether only the critic learns in this step."""
         return step <= self.settings.warmup_steps
 
+    def joined(self, batch: Batch) -> list[tuple[Batch, Loss]]:
+        """What joins the policy's step: the batch with the value loss, where the body is shared."""
+        return [(batch, self.loss)] if self.shared else []
+
+    def found_in(self, result: UpdateResult) -> list[UpdateResult]:
+        """The shared critic's part of a policy's step; its loss is without the bound on values."""
+        if not self.shared:
+            return []
+        sums = result.also[-1]
+        loss = 0.5 * self.loss.coef * sums.get("value_error", 0.0) / max(1.0, sums.get("tokens", 0.0))
+        return [UpdateResult(loss=loss, grad_norm=result.grad_norm, sums=sums)]
+
     def learn(self, batch: Batch) -> UpdateResult:
         """One optimizer step towards ``returns``."""
         return self.model.update(batch, self.loss, learning_rate=self.settings.learning_rate)
 
     def save(self, checkpoint: Path) -> None:
-        """Write ``critic/`` and ``critic_optimizer/`` into a checkpoint's folder."""
+        """Write ``critic/`` and ``critic_optimizer/`` into a checkpoint's folder; a shared one lies in the policy's state."""
+        if self.shared:
+            return
         self.model.save_model(checkpoint / "critic")
         (checkpoint / "critic_optimizer").mkdir(exist_ok=True)
         self.model.save_state(checkpoint / "critic_optimizer")
 
     def load(self, checkpoint: Path) -> None:
         """Restore what :meth:`save` wrote."""
+        if self.shared:
+            return
         self.model.load_state(checkpoint / "critic", checkpoint / "critic_optimizer")
 
 

@@ -54,7 +54,7 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     metrics["clip_frac/low"], metrics["clip_frac/high"] = mean("clip_low"), mean("clip_high")
     metrics["ratio/mean"] = mean("ratio")
     metrics["ratio/max_update_dev"] = max(result.sums.get("max/ratio_dev", 0.0) for result in results)
-    mixed = [sums for result in results for sums in result.also]
+    mixed = [sums for result in results for sums in result.also if "nll" in sums]
     if mixed:
         rows = combine(mixed)
         metrics["pretraining/nll"] = rows.get("nll", 0.0) / max(1.0, rows["tokens"])

@@ -59,7 +59,7 @@ class OnlineTrainer:
         self.course.open()
 
         self.policy = backend.load_policy()
-        self.critic = Critic(config, backend) if "critic" in self.plan.needs else None
+        self.critic = Critic(config, backend, self.policy) if "critic" in self.plan.needs else None
         self.engine = backend.load_engine(self.policy, self.tokenizer)
         self.sync = backend.weight_sync(self.policy, self.engine)
         self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
@@ -128,14 +128,15 @@ class OnlineTrainer:
             for chunk in np.flatnonzero(experience.trained_tokens):
                 batch = experience.batch.take((experience.chunk_of == chunk).nonzero()[0])
                 try:
-                    if self.critic is not None:
+                    if self.critic is not None and not self.critic.shared:
                         self.memory.enter("update critic")
                         of_critic.append(self.critic.learn(batch))
                         if self.critic.warming_up(step):
                             continue
                         self.memory.enter("update")
-                    also = self.mix.take() if self.mix is not None else ()
+                    also = [*(self.mix.take() if self.mix else ()), *(self.critic.joined(batch) if self.critic else ())]
                     results.append(self.policy.update(batch, self.plan.loss, learning_rate=rate, also=also))
+                    of_critic += self.critic.found_in(results[-1]) if self.critic else []
                     if len(results) == 1:
                         check_on_policy(results[0], self.config.model.dtype)
                 except RunFailed as error:
@@ -189,7 +190,7 @@ class OnlineTrainer:
         """Bring together what is shared out over ranks, before a checkpoint."""
         self.memory.enter("checkpoint")
         self.policy.gather()
-        if self.critic is not None:
+        if self.critic is not None and not self.critic.shared:
             self.memory.enter("checkpoint critic")
             self.critic.model.gather()
 

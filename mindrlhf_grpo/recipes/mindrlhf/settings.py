@@ -124,8 +124,9 @@ def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> N
     if not reward:
         raise ConfigError("PPO needs a reward model: reward_model_path names its YAML, or rm_model_config its weights")
     values["rewards"] = [{"function": f"model:{reward}", "name": "reward_model", "arguments": {"keep": True}}]
-    critic = other_model(named, values, "critic")
-    if critic:
+    if named["shared"] in (True, "True"):
+        values |= {"critic.shared": True, "critic.coef": named["vf_coef"]}
+    elif critic := other_model(named, values, "critic"):
         values["critic.path"] = critic
     if not 0 <= share < 1:
         raise ConfigError(f"pretrain_coef is {share}; accepted: 0 (no pretraining loss) to below 1")

@@ -56,7 +56,7 @@ def test_a_stage_takes_a_step_on_a_family(
 ) -> None:
     monkeypatch.chdir(folder)
     words = [word.format(model=f"{MODELS}/{family}", run=f"runs/{stage}_{family}") for word in WORDS[stage]]
-    settings = read_settings(EXAMPLES / f"{FILES[stage]}.yaml", words, backend="torch")
+    settings = read_settings(EXAMPLES / f"{FILES[stage]}.yml", words, backend="torch")
     train(settings.config)
     (line,) = metrics(folder / f"runs/{stage}_{family}")
     assert line["grad_norm"] > 0
@@ -67,8 +67,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
+@pytest.mark.parametrize("file", sorted(path.name for path in EXAMPLES.glob("*.yml")))
 def test_every_example_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     monkeypatch.chdir(folder)
     config = read_settings(EXAMPLES / file, backend="torch").config
-    assert str(config.run_dir) == f"runs/mindrlhf/{file.removesuffix('.yaml')}"
+    assert str(config.run_dir) == f"runs/mindrlhf/{file.removesuffix('.yml')}"
