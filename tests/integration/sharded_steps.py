@@ -72,7 +72,8 @@ def logps(policy: TorchPolicy, batch: Batch) -> list[float]:
     return np.sum(policy.comm.gather_objects(own), axis=0).tolist()
 
 
-def main(models: Path, folder: Path) -> None:
+def main(models: Path, folder: Path) -> dict[str, Any]:
+    """What came of each case."""
     comm = connect("cpu")
     found = {}
     for strategy, family, recompute in CASES:
@@ -83,6 +84,7 @@ def main(models: Path, folder: Path) -> None:
     if comm.rank == 0:
         print(json.dumps(found))
     comm.close()
+    return found
 
 
 if __name__ == "__main__":

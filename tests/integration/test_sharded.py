@@ -18,8 +18,10 @@ import torch
 from resumed import assert_same
 
 from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config_file import load_config
 from mindrlhf_grpo.config_memory import ZERO_STAGES, ParallelConfig
 from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.trainers.online import train
 
 SCRIPT = Path(sharded_steps.__file__)
 STEPS = 3
@@ -35,13 +37,11 @@ CURVES = ("loss", "reward/mean", "critic/loss", "kl/reward", "entropy")
 ROW = pytest.mark.row("safework", "ZeRO/FSDP flags")
 
 
-def sharded(models: Path, folder: Path, *, processes: int) -> dict[str, Any]:
-    """What ``sharded_steps.py`` prints."""
-    program = [str(SCRIPT), str(models), str(folder)]
-    if processes > 1:
-        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *program]
+def sharded(models: Path, folder: Path) -> dict[str, Any]:
+    """What ``sharded_steps.py`` prints in two processes."""
+    program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(models)]
     done = subprocess.run(
-        [sys.executable, *program], env=tiny.environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, *program, str(folder)], env=tiny.environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -56,7 +56,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     folder = tmp_path_factory.mktemp("cases")
     for family in {family for _, family, _ in sharded_steps.CASES}:
         write_model(folder / family, family)
-    return {str(n): sharded(folder, folder / f"by {n}", processes=n) for n in (1, 2)}
+    alone = json.loads(json.dumps(sharded_steps.main(folder, folder / "alone")))
+    return {"1": alone, "2": sharded(folder, folder / "two")}
 
 
 @ROW
@@ -75,7 +76,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run in one process, and one in two that share everything."""
     folder = tmp_path_factory.mktemp("runs")
     config = tiny.prepare(folder, **OPTIONS)
-    tiny.train(config)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes
+    train(load_config(config, []))  # type: ignore[arg-type]
+    torch.set_num_threads(threads)
     tiny.train(config, f"run_dir={folder / 'fsdp'}", "parallel.strategy=fsdp", processes=2)
     return folder
 
