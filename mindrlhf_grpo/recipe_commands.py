@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Annotated, cast
 
-import click
 import typer
 
-from .errors import ConfigError
+from .errors import ConfigError, UserError
 from .nearest import did_you_mean
 
 PACKAGE = f"{__package__}.recipes"
@@ -71,9 +70,12 @@ def run_recipe(name: str, arguments: Sequence[str], *, program: str) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=list(arguments), prog_name=f"{program} {name}", standalone_mode=False)
-    except click.ClickException as error:  # a mistake in what was typed: shown as for every other command
-        error.show()
-        return error.exit_code
+    except Exception as error:
+        show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or not isinstance(code, int) or isinstance(error, UserError):
+            raise
+        show()  # a mistake in what was typed: click's error, which newer versions of typer carry under another name
+        return code
     return result if isinstance(result, int) else 0
 
 

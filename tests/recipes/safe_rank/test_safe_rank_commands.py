@@ -250,3 +250,11 @@ def write_tokenizer(folder: Path) -> Path:
     import tiny_run
 
     return tiny_run.write_model(folder / "tokens")
+
+
+def test_what_was_typed_wrong_is_shown_and_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_recipe("safe-rank", ["evaluate", "--nope"], program="mindrlhf-grpo recipe") == 2
+    assert "No such option: --nope" in capsys.readouterr().err
+    assert run_recipe("safe-rank", [], program="mindrlhf-grpo recipe") == 2
+    shown = capsys.readouterr()
+    assert "Recall, NDCG and violations" in shown.out + shown.err
