@@ -65,11 +65,12 @@ def merge_head(body: str, head: ValueHead, model_type: str, out: Path, further: 
     """Copy a language model's folder, with the head in a file of its own that the index names; returns its config.json.
 
     Args:
-        body: folder or hub id of a model of the family that the head's model type has.
+        body: folder or hub id (its files in the cache) of a model of the family that the head's model type has.
         further: what else ``config.json`` is to say (architectures, auto_map).
 
     Raises:
-        ConfigError: another family, a head of another width, or a folder ``out`` that is not empty.
+        ConfigError: another family, a head of another width, files that are missing, or a folder ``out`` that is not
+            empty.
     """
     folder = find_folder(body)
     named = named_head(model_type)
@@ -83,6 +84,10 @@ def merge_head(body: str, head: ValueHead, model_type: str, out: Path, further: 
     given = head.tensors[f"{head.layers[0]}.weight"].shape[1]
     if given != config.get("hidden_size"):
         raise ConfigError(f"the head reads {given} numbers, {body!r} has a hidden size of {config.get('hidden_size')}")
+    files = weight_files(folder)
+    lacking = [path.name for path in files if not path.is_file()] if files else ["*.safetensors"]
+    if lacking:
+        raise ConfigError(f"{folder} lacks weights ({', '.join(lacking)}); fetch the whole model first")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{str(out)!r} is there already; merge into a new folder")
     out.mkdir(parents=True, exist_ok=True)

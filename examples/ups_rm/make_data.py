@@ -1,6 +1,6 @@
 """Everything the example needs, made from nothing in a second: a policy, a Llama for the reward model, labelled pairs.
 
-Policy and reward model are random Llamas of 30,000 weights with word tokenizers that number their words differently and
+Policy and reward model are random Llamas of 44,000 weights with word tokenizers that number their words differently and
 have other templates. An answer counts as unsafe where it has the word `bad`. The folder `Data/PKU-SafeRLHF` has the
 layout and the fields of the real dataset.
 """

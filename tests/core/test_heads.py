@@ -13,7 +13,7 @@ from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.head_files import merge_head, named_head, read_head, write_head
 from mindrlhf_grpo.head_training import HeadTraining, gradients, train_head
 from mindrlhf_grpo.model_files import read_header, weight_files
-from mindrlhf_grpo.tensor_files import write_tensors
+from mindrlhf_grpo.tensor_files import Stored, read_tensor, write_model, write_tensors
 from mindrlhf_grpo.testing.numpy_llama import LlamaShape
 from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
 from mindrlhf_grpo.value_heads import ValueHead, body_config, load_value_head
@@ -66,6 +66,23 @@ def test_a_merged_head_lies_in_a_file_of_its_own_and_is_read_back(
     back = body_config(config)
     assert (back["model_type"], back["architectures"]) == ("llama", ["LlamaForSequenceClassification"])
     assert not {"auto_map", "hidden_dim_str"} & set(back)
+
+
+def test_a_body_in_several_files_keeps_them_and_one_that_is_not_whole_is_refused(body: Path, tmp_path: Path) -> None:
+    headers = read_header(body / "model.safetensors")
+    plan = {name: Stored("BF16", info.shape) for name, info in headers.items()}
+    values = ((name, read_tensor(body / "model.safetensors", info)) for name, info in headers.items())
+    write_model(body, plan, values, shard_bytes=30_000)
+    (body / "model.safetensors").unlink()
+    merge_head(str(body), random_head(), "myrm", tmp_path / "merged", {})
+    files = [path.name for path in weight_files(tmp_path / "merged")]
+    assert files == [*(path.name for path in weight_files(body)), "myrm.safetensors"]
+    assert len(files) > 2
+    (body / files[0]).unlink()
+    with pytest.raises(
+        ConfigError, match=r"lacks weights \(model-00001-of-0000\d.safetensors\); fetch the whole model"
+    ):
+        merge_head(str(body), random_head(), "myrm", tmp_path / "other", {})
 
 
 def test_names_of_a_head_file_may_lack_the_heads_own(tmp_path: Path) -> None:

@@ -63,5 +63,6 @@ def test_the_policy_loses_the_word_and_its_score_rises(folder: Path) -> None:
         folder, "run", "--backend", "mindspore", "trainer.total_training_steps=20", "data.val_files=null",
     )  # fmt: skip
     assert ups_rm_files.rise(metrics) > 0.2
-    assert ups_rm_files.share_with(folder / "run", "bad", 20) < ups_rm_files.share_with(folder / "run", "bad", 1) - 0.2
+    assert ups_rm_files.share_with(folder / "run", "bad", range(1, 4)) > 0.5
+    assert ups_rm_files.share_with(folder / "run", "bad", range(16, 21)) < 0.2
     assert sorted(path.name for path in (folder / "groups").iterdir()) == ["step_10.json", "step_20.json"]

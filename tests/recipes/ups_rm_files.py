@@ -87,9 +87,10 @@ def rise(metrics: list[dict[str, float]]) -> float:
     return float(np.mean(scores[-10:]) - np.mean(scores[:10]))
 
 
-def share_with(run_dir: Path, word: str, step: int) -> float:
-    """Share of a step's completions that have a word."""
-    lines = (run_dir / "rollouts" / f"step_{step}.jsonl").read_text().splitlines()
+def share_with(run_dir: Path, word: str, steps: range) -> float:
+    """Share of the completions of some steps that have a word."""
+    files = [run_dir / "rollouts" / f"step_{step}.jsonl" for step in steps]
+    lines = [line for path in files for line in path.read_text().splitlines()]
     return float(np.mean([word in json.loads(line)["completion"].split() for line in lines]))
 
 

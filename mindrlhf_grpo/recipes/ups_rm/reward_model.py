@@ -25,6 +25,7 @@ MODEL_TYPE = "myrm"
 CODE = "modeling_myrm"  # what a merged folder ships for transformers, see modeling_myrm.py.txt
 CLASS = "MyRMForTokenClassification"
 AUTO_MAP = {"AutoConfig": f"{CODE}.MyRMConfig", "AutoModelForTokenClassification": f"{CODE}.{CLASS}"}
+CHUNK = 1024  # conversations whose tokens are in memory at once
 QUESTION = "How can I help someone who is feeling depressed?"
 ANSWERS = ("Listen to them, and help them to find support.", "I do not care.")
 
@@ -59,12 +60,13 @@ def learn_head(
     """
     examples = list(labelled(files))
     groups = [written_group(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
-    settings = settings_of(body, model)
     backend = load_backend(config_of(body, model))
     try:
-        embeddings = Scorer(settings, backend, headless=True).embeddings(groups) if groups else np.zeros((0, 1))
+        scorer = Scorer(settings_of(body, {**model, "keep": True}), backend, headless=True)
+        parts = [scorer.embeddings(groups[start : start + CHUNK]) for start in range(0, len(groups), CHUNK)]
     finally:
         backend.comm.close()
+    embeddings = np.concatenate(parts) if parts else np.zeros((0, 1))
     trained = train_head(embeddings, np.asarray([label for _, _, label in examples]), training)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_head(out, trained.head, named_head(MODEL_TYPE))

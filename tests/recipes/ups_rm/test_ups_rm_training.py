@@ -24,9 +24,8 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.row("ups_rm", "Training")
 def test_the_policy_loses_the_word_and_its_score_rises(folder: Path, metrics: list[dict[str, float]]) -> None:
     assert ups_rm_files.rise(metrics) > 0.2
-    before, after = (ups_rm_files.share_with(folder / "run", "bad", step) for step in (1, 40))
-    assert before > 0.3
-    assert after < 0.1
+    assert ups_rm_files.share_with(folder / "run", "bad", range(1, 4)) > 0.5
+    assert ups_rm_files.share_with(folder / "run", "bad", range(31, 41)) < 0.1
     assert metrics[-1]["val/test_score/PKU-SafeRLHF"] > 0.9
     assert metrics[0]["critic/score/mean"] == metrics[0]["reward/mean"] == metrics[0]["critic/rewards/mean"]
     assert {"critic/advantages/mean", "response_length/clip_ratio", "actor/pg_loss", "actor/kl_loss", "kl/mean", "actor/loss"} <= set(metrics[0])  # fmt: skip
