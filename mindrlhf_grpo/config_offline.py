@@ -118,6 +118,11 @@ class OfflineConfig(Section):
         """What a backend asks of sampling to size itself by: at most two completions a row, none longer than a row."""
         return RolloutConfig(group_size=2, max_tokens=self.data.max_tokens)
 
+    @property
+    def critic(self) -> None:
+        """Nothing here has values."""
+        return
+
     @model_validator(mode="after")
     def _consistent(self) -> OfflineConfig:
         broken = list(self._broken_rules())
