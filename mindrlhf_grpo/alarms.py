@@ -101,8 +101,7 @@ class Alarms:
         Args:
             before: figures of the evaluation before training.
         """
-        components = config.rewards if isinstance(config, RunConfig) else []
-        alarms = Alarms({name_of(component): component.weight for component in components})
+        alarms = Alarms(judging_weights(config) if isinstance(config, RunConfig) else {})
         rows = read_json_lines(config.run_dir / METRICS).rows
         steps = ((row["step"], row) for row in rows if isinstance(row.get("step"), int))
         alarms.resume([(0, before), *steps])
@@ -125,6 +124,13 @@ class Alarms:
         return found, notes
 
 
+def judging_weights(config: RunConfig) -> dict[str, float]:
+    """Reward component -> weight, without those that say what a refusal is: neither more of it nor less is better."""
+    refusals = {metric.arguments.get("refusal_judge") for metric in config.metrics or ()}
+    names = {name_of(component): component.weight for component in config.rewards}
+    return {name: weight for name, weight in names.items() if name not in refusals}
+
+
 def held_out_falls(history: History) -> str | None:
     """Training reward rises while a held-out figure gets worse, as of the last evaluation and the one before it."""
     told = None
@@ -136,7 +142,7 @@ def held_out_falls(history: History) -> str | None:
         worse = since_best if counting_error(history, name, points[-1][1]) else steadily
         reasons = [worse(history, name, sign, points[: len(points) - back]) for back in (1, 0)]
         if all(reasons):
-            told = reasons[-1]
+            return reasons[-1]
     return told
 
 

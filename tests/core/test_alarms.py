@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.alarms import Alarms
+from mindrlhf_grpo.alarms import Alarms, judging_weights
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.trends import drift, mann_kendall, neighbours
 
@@ -101,6 +101,18 @@ def test_a_judge_that_is_not_trained_on_is_watched_and_a_part_of_the_reward_is_n
 
     assert "held_out_falls" in told(metrics, judge=0.0)[0]
     assert told(metrics, judge=0.3)[0] == {}
+
+
+def test_what_says_that_an_answer_is_a_refusal_is_no_judge_of_it() -> None:
+    config = RunConfig.model_validate({
+        "model": {"path": "m"}, "data": {"source": "s"},
+        "rewards": [{"function": "a.py:f"}, {"function": "model:x/guard", "weight": 0}, {"function": "no", "weight": 0}],
+        "metrics": [{"function": "mindrlhf_grpo.safety_metrics:safety", "arguments": {"refusal_judge": "no"}}],
+    })  # fmt: skip
+    assert judging_weights(config) == {"f": 1.0, "guard": 0.0}
+    assert [name for name in Alarms(judging_weights(config)).history.watched if name.endswith("/mean")] == [
+        "eval/guard/mean"
+    ]
 
 
 @pytest.mark.parametrize("name", ["length", "repetition"])
