@@ -63,7 +63,8 @@ def models_beside(config: AnyConfig) -> tuple[bool, bool]:
     """Whether a reference is held beside the model that learns, and whether a critic is."""
     if isinstance(config, RunConfig):
         needs = resolve(config.algorithm).needs
-        return "reference" in needs, "critic" in needs
+        shared = config.critic is not None and config.critic.shared  # a head on the policy's body
+        return "reference" in needs, "critic" in needs and not shared
     return resolve_objective(config).needs_reference and config.objective.reference_logps == "on_the_fly", False
 
 

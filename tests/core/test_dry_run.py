@@ -135,6 +135,13 @@ def test_training_on_rows_that_are_there_is_predicted_too(tmp_path: Path) -> Non
     assert phase(stored, "update")["reference"] == 0
 
 
+def test_a_critic_is_a_model_of_its_own_unless_it_shares_the_policys_body() -> None:
+    ppo = ("algorithm.name=ppo", "algorithm.kl_coef=0", "critic={}")
+    own = phase(found("qwen2_5_1_5b", *ppo), "update")
+    assert (own["critic"], own["critic optimizer"]) == (1_543_714_304 * 2, 1_543_714_304 * 12)
+    assert "critic" not in phase(found("qwen2_5_1_5b", *ppo[:2], "critic={shared: true}"), "update")
+
+
 def test_a_model_that_scores_has_a_phase_of_its_own(tmp_path: Path) -> None:
     judge = "rewards=[{function: 'model:Qwen/Qwen2.5-72B-Instruct', arguments: {dtype: bfloat16}}]"
     findings = found("qwen2_5_7b", judge)
