@@ -43,16 +43,16 @@ def held_out(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 
 @pytest.mark.row("safe_rank", "End-to-end")
-@pytest.mark.parametrize("mode", ["grpo", "gdpo"])
-def test_violations_go_and_recall_stays(world: Path, mode: str) -> None:
-    folder = run(world, f"whole-{mode}", mode)
+@pytest.mark.parametrize(("mode", "train_others"), [("grpo", False), ("gdpo", True)])
+def test_violations_go_and_recall_stays(world: Path, mode: str, train_others: bool) -> None:
+    folder = run(world, f"whole-{mode}", mode, items={"train_others": train_others})
     before, after = held_out(folder)
     assert before["eval/sensitive_ratio@3"] > 0.30
     assert after["eval/sensitive_ratio@3"] < 0.05
     assert after["eval/recall@3"] >= 0.9 * before["eval/recall@3"] > 0
     lines = tiny.metrics(folder)
     rates = [line["safety/violation_rate"] for line in lines]
-    assert np.mean(rates[:1]) > 0.30  # of sampled lists, too
+    assert rates[0] > 0.30  # of sampled lists, too
     assert np.mean(rates[-3:]) < 0.05
     last = lines[-1]
     assert last["oracle/coverage"] > 0.9  # at times the model runs titles together
@@ -65,6 +65,8 @@ def test_violations_go_and_recall_stays(world: Path, mode: str) -> None:
         "kl",
     } <= last.keys()
     assert {"eval/ndcg@3", "eval/sensitive_count@3", "eval/sensitivity_dcg@3", "eval/sensitive_lists@3"} <= after.keys()
+    untrained = sum(line["tokens/generated"] - line["tokens/trained"] for line in lines)
+    assert (untrained == 0) is train_others  # lines that are no item are out of the loss where it says so
 
 
 @pytest.fixture(scope="module")
