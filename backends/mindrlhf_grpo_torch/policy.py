@@ -149,7 +149,7 @@ class TorchPolicy(TrainedModel):
         super().save_state(folder)
         self.reference.save(folder)
         if self.head is not None:
-            tensors = {name: weight.detach().cpu().numpy() for name, weight in self.head.named_parameters()}
+            tensors = {f"{NAME}.{name}": weight.detach().cpu().numpy() for name, weight in self.head.named_parameters()}
             write_tensors(folder / HEAD, tensors)
 
     def load_state(self, model: Path, state: Path) -> None:
@@ -160,4 +160,4 @@ class TorchPolicy(TrainedModel):
         if self.head is not None:
             saved = read_header(state / HEAD)
             for name, weight in self.head.named_parameters():
-                weight.data.copy_(torch.from_numpy(read_tensor(state / HEAD, saved[name])))
+                weight.data.copy_(torch.from_numpy(read_tensor(state / HEAD, saved[f"{NAME}.{name}"])))
