@@ -7,12 +7,14 @@ A YAML file names the folder of the chain and its stages in order, each a config
       - {name: sft, config: sft.yaml}        # from the folder of this file
       - {name: rl, config: rl.yaml}
 
-A stage's run lies in ``run_dir/NAME``; what is finished is not run again, what was interrupted goes on.
+A stage's run lies in ``run_dir/NAME``; what is finished is not run again, what was interrupted goes on. Under a launcher
+of several processes each call makes one stage: processes that have parted do not meet again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +106,13 @@ def stage_config(
         raise ConfigError(f"stage {stage.name}: {error}") from None
 
 
+def launched_processes() -> int:
+    """Processes that torchrun or msrun started beside each other."""
+    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "MS_WORKER_NUM"))
+
+
 def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Run a chain to its end; returns the summary of each stage.
+    """Run a chain to its end, or with several processes its next stage; returns the summary of each finished stage.
 
     Raises:
         ConfigError: the file or the configuration of a stage is wrong.
@@ -127,4 +134,7 @@ def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]
         check(config, draft)
         note(f"stage {stage.name}: {stage.run_dir}, from {config.model.path}")
         summaries[stage.name] = train(config)
+        if launched_processes() > 1 and stage is not stages[-1]:
+            note(f"stage {stage.name} is finished; the same command makes the next one")
+            break
     return summaries

@@ -42,7 +42,7 @@ def prepare(folder: Path) -> Path:
 
 def test_stages_follow_each_other_and_go_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, told, chain = prepare(tmp_path), list[str](), tmp_path / "chain"
-    with pytest.raises(ConfigError, match="stage rl_two: .*learning_rate"):
+    with pytest.raises(ConfigError, match=r"stage rl_two: .*learning_rate"):
         run_stages(path, ["rl_two.train.learning_rate=-1"], told.append)
     assert not chain.exists()
 
@@ -69,6 +69,20 @@ def test_stages_follow_each_other_and_go_on_after_a_stop(tmp_path: Path, monkeyp
     saved = yaml.safe_load((chain / "rl_two" / "config.yaml").read_text())
     assert saved["model"]["path"] == str(chain / "rl_one" / "checkpoints" / "step_2" / "policy")
     assert (saved["train"]["steps"], len(tiny.metrics(chain / "rl_two"))) == (1, 1)
+
+
+def test_several_processes_make_one_stage_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, told, made = prepare(tmp_path), list[str](), list[str]()
+
+    def trained(config: AnyConfig) -> dict[str, Any]:
+        made.append(config.run_dir.name)
+        return {}
+
+    monkeypatch.setattr(trainers, "train", trained)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run_stages(path, [], told.append)
+    assert made == ["sft"]
+    assert told[-1] == "stage sft is finished; the same command makes the next one"
 
 
 @pytest.mark.parametrize(

@@ -60,4 +60,7 @@ def ladder(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[STAGE.KEY=VALUE]...")] = None,
 ) -> None:
     """Train the stages of the SafeLadder one after another, each from the model of the one before; goes on where it stopped."""
-    run_stages(stages, overrides or [], lambda text: typer.echo(text, err=True))
+    from ...cli import rank_of_process
+
+    first = rank_of_process() == 0
+    run_stages(stages, overrides or [], lambda text: typer.echo(text, err=True) if first else None)
