@@ -42,19 +42,19 @@ class ImagePrompts:
         self.processor = ImageProcessor(tokenizer.folder, settings.processor, tokenizer)
 
     def check_column(self, rows: Rows) -> None:
-        """Raise DataError if no row has the column: it may be left out where a prompt has no image, not everywhere."""
-        seen: dict[str, None] = {}
+        """Raise DataError if no row has the column, and another one looks like it: rows may be text, not by mistake."""
+        wanted, others = self.settings.column, dict[str, None]()
         for index in range(min(len(rows), SEARCHED)):
             row = rows[index]
             if isinstance(row, BadRow):
                 continue
-            if self.settings.column in row:
+            if wanted in row:
                 return
-            seen.update(dict.fromkeys(map(str, row)))
-        raise DataError(
-            f"data.images.column: no row has a column {self.settings.column!r}{did_you_mean(self.settings.column, seen)}; "
-            f"columns: {', '.join(seen) or 'none'}"
-        )
+            others |= {
+                str(name): None for name, value in row.items() if similar(name, wanted) or looks_like_image(value)
+            }
+        if others:
+            raise DataError(f"data.images.column: no row has a column {wanted!r}; perhaps {' or '.join(others)}")
 
     def encode(self, row: Mapping[str, Any]) -> EncodedPrompt:
         """The prompt of a row, its images counted in its tokens.
@@ -103,6 +103,23 @@ class ImagePrompts:
             raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
         text = asked if self.config.system_prompt is None else f"{self.config.system_prompt}\n\n{asked}"
         return [], self.tokenizer.encode(text.replace(MARKER, self.processor.tokens.placeholder))
+
+
+def similar(name: str, wanted: str) -> bool:
+    """Whether a column's name may have been meant."""
+    return bool(did_you_mean(wanted, [name], cutoff=0.8)) or any(word in name.lower() for word in ("image", "img"))
+
+
+def looks_like_image(value: Any) -> bool:
+    """Whether a column's value can only be an image, or a list of images."""
+    if isinstance(value, list | tuple):
+        return any(looks_like_image(item) for item in value)
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes)
+    written = isinstance(value, str) and (
+        value.startswith("data:image/") or value.lower().endswith((".png", ".jpg", ".jpeg", ".webp"))
+    )
+    return written or isinstance(value, bytes) or type(value).__module__.startswith("PIL.")
 
 
 def without_segments(value: Any) -> tuple[Any, bool]:

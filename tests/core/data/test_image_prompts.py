@@ -184,9 +184,23 @@ def test_a_prompt_with_images_is_never_cut(folder: Path) -> None:
     assert cutting.counts["dropped"] == 1
 
 
-def test_a_column_that_no_row_has_is_an_error(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"no row has a column 'imges' \(did you mean 'images'\?\); columns: prompt, "):
-        stream(folder, "qwen2_5_vl", images={"column": "imges"})
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"imges": []},
+        {"image_path": None},
+        {"photo": "pictures/first.JPG"},
+        {"photo": ["data:image/png;base64,"]},
+    ],
+)
+def test_another_column_that_looks_like_images_is_an_error(folder: Path, row: dict[str, Any]) -> None:
+    (name,) = row
+    with pytest.raises(DataError, match=f"no row has a column 'images'; perhaps {name}"):
+        stream(folder, "qwen2_5_vl", [{"prompt": "a", **row}])
+
+
+def test_rows_of_text_alone_need_no_column(folder: Path) -> None:
+    assert stream(folder, "qwen2_5_vl", [{"prompt": "red?", "answer": "r"}]).take(1)[0].text == "red?"
 
 
 def test_rows_of_parquet_hold_bytes(folder: Path) -> None:
@@ -224,5 +238,5 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         "mindrlhf_grpo.data.image_processor.find_spec", lambda module: None if module == "PIL" else True
     )
-    with pytest.raises(ConfigError, match="data.images needs pillow: pip install pillow"):
+    with pytest.raises(ConfigError, match=r"data\.images needs pillow: pip install pillow"):
         stream(folder, "qwen2_5_vl")
