@@ -23,10 +23,10 @@ def lists(
     """Figures of the lists of a batch.
 
     In training ``items/detected_*``, ``safety/violation_rate`` (of the first ``rec_num`` items of samples with
-    constraints), ``safety/violations_per_list``, ``oracle/coverage`` (share of all items that the oracle knows). In an evaluation ``recall@k`` and ``ndcg@k`` of
-    what is left without seen films and those outside the catalog, over samples with a ground truth; and over the raw
-    lists of samples with constraints ``sensitive_ratio@k`` (of items), ``sensitive_count@k`` (a list),
-    ``sensitivity_dcg@k``, ``sensitive_lists@k`` (share of lists with any).
+    constraints), ``safety/violations_per_list``, ``oracle/coverage`` (share of all items that the oracle knows). In an
+    evaluation ``recall@k`` and ``ndcg@k`` of what is left without seen films and those outside the catalog, over samples
+    with a ground truth; and over the raw lists of samples with constraints ``sensitive_ratio@k`` (of items),
+    ``sensitive_count@k`` (a list), ``sensitivity_dcg@k``, ``sensitive_lists@k`` (share of lists with any).
     """
     parsed = [parse(text) for text in completions]
     nothing: list[Any] = [None] * len(parsed)
