@@ -113,7 +113,7 @@ class OnlineTrainer:
             split="train", step=step, advantages=experience.batch.advantages, kl=experience.kl,
         )  # fmt: skip
         self.course.log(step, {**metrics, **own, **evaluated, **self.memory.figures()})
-        self.course.keep(step, self.write, self._gather)
+        self.course.keep(step, self.write, self.gather)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
@@ -186,7 +186,7 @@ class OnlineTrainer:
         if self.mix is not None:
             progress.algorithm["pretraining"] = self.mix.state()
 
-    def _gather(self) -> None:
+    def gather(self) -> None:
         """Bring together what is shared out over ranks, before a checkpoint."""
         self.memory.enter("checkpoint")
         self.policy.gather()

@@ -72,6 +72,7 @@ class Stepwise:
         """Write a checkpoint of the step that was made last, if there is none yet; its folder."""
         course = self.online.course
         if self.done not in checkpoint.steps(course.folder.checkpoints):
+            self.online.gather()
             course.write_checkpoint(self.done, self.online.write)
         return course.folder.checkpoints / f"step_{self.done}"
 
