@@ -280,8 +280,10 @@ class RunConfig(Section):
             if wrong:
                 yield f"train.schedule takes steps of at least 1 and rates above 0, not {wrong[0]}: {self.train.schedule[wrong[0]]}"
         if self.critic is not None and self.critic.shared:
-            apart = {"critic.path": self.critic.path, "critic.warmup_steps": self.critic.warmup_steps}
-            apart |= {"parallel": self.parallel, "swap": self.swap}
+            apart = {
+                "critic.path": self.critic.path, "critic.warmup_steps": self.critic.warmup_steps,
+                "parallel": self.parallel, "swap": self.swap,
+            }  # fmt: skip
             yield from (
                 f"{name} does not go with critic.shared: that critic is part of the policy"
                 for name, value in apart.items()

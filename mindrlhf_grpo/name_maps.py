@@ -214,7 +214,8 @@ def _joined(rule: Rule, parts: Sequence[Array], sizes: Mapping[str, int]) -> Arr
     heads = sizes[rule.heads]
     by_head = [part.reshape(heads, len(part) // heads, *part.shape[1:]) for part in parts]
     by_head = [_paired(p) if n in rule.halves else p for n, p in zip(rule.there, by_head, strict=True)]
-    return np.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
+    whole: Array = np.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
+    return whole
 
 
 def _unpaired(rows: Array) -> Array:
@@ -224,7 +225,8 @@ def _unpaired(rows: Array) -> Array:
 
 def _paired(rows: Array) -> Array:
     half = rows.shape[1] // 2
-    return np.stack([rows[:, :half], rows[:, half:]], axis=2).reshape(rows.shape)
+    paired: Array = np.stack([rows[:, :half], rows[:, half:]], axis=2).reshape(rows.shape)
+    return paired
 
 
 def _experts_matrix(stacked: Array, sizes: Mapping[str, int], name: str) -> Array:
