@@ -115,7 +115,8 @@ class CachedRunner:
                 empty(part)
         for step in self.decode_steps.values():
             step.forget()
-        self.prompt_steps, self.decode_steps = {}, {}
+        self.prompt_steps.clear()
+        self.decode_steps.clear()
 
     def _allocate(self, slots: int) -> None:
         architecture = self.model.architecture
@@ -225,7 +226,7 @@ class RecomputeRunner:
         self.drawing.forget()
         for step in self.steps.values():
             step.forget()
-        self.steps = {}
+        self.steps.clear()
 
     def _draw(self, slots: Sequence[int], draws: Draws) -> Drawn:
         sequences = [self.sequences[slot] for slot in slots]

@@ -68,5 +68,5 @@ def listed(value: Any) -> list[Any]:
 def located(image: Any, folder: Path) -> Any:
     """An image's path from the folder of the data file; other forms as they are."""
     if isinstance(image, str) and len(image) < 4096 and not image.startswith("data:") and (folder / image).is_file():
-        return str(folder / image)
+        return str((folder / image).resolve())
     return image

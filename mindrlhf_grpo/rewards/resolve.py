@@ -169,7 +169,8 @@ def model_reward(reference: str, arguments: Mapping[str, Any], *, label: str) ->
     for name, parameter in settable.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise ConfigError(f"{label} needs the argument {name!r}: set it under arguments")
-    return found
+    own: type[ModelReward] = found  # type: ignore[assignment]  # anything with ``uses_models`` says that it is one
+    return own
 
 
 def prepare(reference: str) -> None:

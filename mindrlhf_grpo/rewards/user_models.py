@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.tokenizer import load_tokenizer
+from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import ConfigError, DataError, UserError
 from ..user_functions import import_function
 
@@ -45,7 +45,8 @@ class UserModel:
             raise ConfigError(f"custom reward model {reference!r}: {error}") from error
         if not inspect.isclass(found) or not any({"forward", "__call__"} & set(vars(base)) for base in found.__mro__):
             raise ConfigError(f"custom reward model {reference!r} must be a class whose objects can be called")
-        self.reference, self.made, self.path, self.device, self.batch = reference, found, path, device, batch
+        self.reference, self.path, self.device, self.batch = reference, path, device, batch
+        self.made: Any = found
         self.policy_folder = policy_folder
         self.model: Any = None
 
@@ -77,7 +78,7 @@ class UserModel:
         return tokenizer.encode("\n\n".join(message["content"] for message in conversation))
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """Of the model's folder, else of the policy's."""
         try:
             return load_tokenizer(self.path)

@@ -73,5 +73,5 @@ def test_advantages_of_trained_tokens_have_mean_0_and_variance_1_and_a_bound():
 
 
 def test_components_that_are_learned_from_one_by_one_are_not_summed():
-    with pytest.raises(ConfigError, match="algorithm.scaling scales the sum"):
+    with pytest.raises(ConfigError, match=r"algorithm\.scaling scales the sum"):
         resolve(AlgorithmConfig(name="gdpo", scaling=ScalingConfig(reward_clip=1.0)))

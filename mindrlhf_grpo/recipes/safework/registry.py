@@ -19,6 +19,7 @@ from ...yaml_source import parse
 
 TYPES = {"safety": ("safety",), "value": ("value", "vauai"), "knowledge": ("knowledge",), "normal": ("normal",)}
 KINDS = ("model", "rule", "if_rule", "language_rule", "gsm8k_rule", "geo3k_rule")
+SPELLINGS = {"type": "name", "use_engine": "engine", "class": "cls"}
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 Routing: TypeAlias = Mapping[str, tuple["Component", ...]]
 
@@ -97,7 +98,7 @@ def read_entry(one: Any, engine: bool, url: str) -> JudgeEntry:
         one = {"type": named[1], "path": named[2]} if named else {"path": one}
     if not isinstance(one, Mapping) or not isinstance(one.get("path"), str) or not one["path"]:
         raise ConfigError(f"reward_pretrain: {one!r} has no path")
-    settings = {{"type": "name", "use_engine": "engine", "class": "cls"}.get(key, key): one[key] for key in one}
+    settings = {SPELLINGS.get(str(key), str(key)): value for key, value in one.items()}
     path, _, query = settings["path"].partition("?")
     asked = parse_qs(query).get("engine", [str(settings.get("engine", engine))])[0].lower()
     if asked not in (*TRUE, *FALSE) or (query and not query.startswith("engine=")):

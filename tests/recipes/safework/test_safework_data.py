@@ -76,7 +76,11 @@ def test_rows_come_in_one_form_without_images_where_there_are_none(tmp_path: Pat
 def test_images_keep_their_place_and_text_rows_have_none(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"x")
     made = rows(write(tmp_path, row(images=["a.png"]), row(images=[]), row(images="b.png")), models=registry())
-    assert [one["images"] for one in made if not isinstance(one, BadRow)] == [[str(tmp_path / "a.png")], [], ["b.png"]]
+    assert [one["images"] for one in made if not isinstance(one, BadRow)] == [
+        [str((tmp_path / "a.png").resolve())],
+        [],
+        ["b.png"],
+    ]
 
 
 def test_bad_rows_are_kept_with_their_line_and_reason(tmp_path: Path):
