@@ -15,6 +15,7 @@ from .tensor_files import read_tensor, write_tensors
 from .value_heads import NAMED_HEADS, NamedHead, ValueHead
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+NAMED = 8  # weights that an error lists
 BODY = "body.safetensors"  # a single file's new name: loaders take model.safetensors for the whole model
 
 
@@ -38,14 +39,14 @@ def read_head(path: Path, named: NamedHead) -> ValueHead:
         weight, bias = found.get(f"{layer}.weight"), found.get(f"{layer}.bias")
         fits = weight is not None and bias is not None and len(weight.shape) == 2 and bias.shape == weight.shape[:1]
         if not fits or weight is None or bias is None or width not in (None, weight.shape[1]):
-            listed = ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(found.items()))
+            listed = ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(found.items())[:NAMED])
             raise ConfigError(
                 f"{path} is no head {named.name}: {stored} does not fit; the file has {listed or 'nothing'}"
             )
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = read_tensor(path, weight), read_tensor(path, bias)
         width = weight.shape[0]
     if width != 1 or len(found) != len(tensors):
-        raise ConfigError(f"{path} is no head {named.name} of one number: it has {', '.join(sorted(found))}")
+        raise ConfigError(f"{path} is no head {named.name} of one number: it has {', '.join(sorted(found)[:NAMED])}")
     return ValueHead(tensors=tensors, activation=named.activation)
 
 
