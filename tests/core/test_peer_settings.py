@@ -71,7 +71,7 @@ def test_what_cannot_be_taken_is_listed(arguments: list[str], message: str) -> N
 @pytest.mark.parametrize(("name", "how"), [("b.name", "number"), ("b.name", "flag")])
 def test_values_of_another_type_are_refused(name: str, how: str) -> None:
     settings: Any = read()
-    with pytest.raises(ConfigError, match="argument b.name=x: b.name is 'x'; accepted: "):
+    with pytest.raises(ConfigError, match=r"argument b.name=x: b.name is 'x'; accepted: "):
         getattr(settings, how)(name)
 
 
