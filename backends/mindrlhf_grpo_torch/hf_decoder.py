@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import IntArray
@@ -110,6 +111,7 @@ class CachedDecoder:
         self.slots, self.cache, self.layers = 0, None, Cache(layers=[])
         self.turns = torch.zeros(0, dtype=torch.long)  # [S]: see PromptCache
         self.step = Step()
+        self.recomputed = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     cache: SlotCache | None
 
@@ -134,7 +136,7 @@ class CachedDecoder:
             ids = np.stack([prompts[index] for index in batch])
             read, turns = self._read(ids, [features[index] for index in batch] if any(features) else ())
             cache = DynamicCache()
-            rows = last_logits(self.model, **read, past_key_values=cache, use_cache=True)
+            rows = self._logits(**read, past_key_values=cache)
             for row, index in enumerate(batch):
                 states[index], logits[index] = prompt_cache(cache, row, ids.shape[1], turns[row]), rows[row]
         order = range(len(prompts))
@@ -174,11 +176,21 @@ class CachedDecoder:
         self.cache.reserve(max(positions) + 1)
         ids, places = torch.tensor([tokens, positions], device=self.device)
         self.step.begin(places, min(round_up(max(positions) + 1), self.cache.length))
-        return last_logits(
-            self.model, ids[:, None], attention_mask=self._masks(),
+        return self._logits(
+            input_ids=ids[:, None], attention_mask=self._masks(), past_key_values=self.layers,
             position_ids=(places + self.turns[: len(places)])[:, None],
-            past_key_values=self.layers, use_cache=True,
         )  # fmt: skip
+
+    def _logits(self, **read: Any) -> Tensor:
+        """As ``last_logits``, with a cache: layers whose activations are recomputed in training would not keep one."""
+        training = [layer for layer in self.recomputed if layer.training]
+        for layer in training:
+            layer.training = False
+        try:
+            return last_logits(self.model, **read, use_cache=True)
+        finally:
+            for layer in training:
+                layer.training = True
 
     def _masks(self) -> Tensor | dict[str, Tensor]:
         """One mask, or one for each kind of layer where the kinds differ."""

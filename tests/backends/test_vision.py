@@ -137,6 +137,20 @@ def test_samples_have_the_log_probs_they_are_trained_with_whatever_the_slots(fol
     np.testing.assert_allclose(policy.logps(batch).logps, batch.rollout_logps, atol=1e-5)
 
 
+def test_recomputed_activations_leave_generation_its_cache(folder: Path, family: str) -> None:
+    from mindrlhf_grpo_torch.engine import TorchEngine
+
+    prompts, found = prompts_of(folder, family), []
+    for recompute in (False, True):
+        policy = policy_of(folder, family, recompute=recompute)
+        engine = TorchEngine(policy.model, load_tokenizer(str(folder / family)), slots=4)
+        assert engine.decoder_name == "cached"
+        groups = engine.generate(prompts, Sampling(max_tokens=4, seed=2), group_size=2)
+        found.append([rollout.ids.tolist() for group in groups for rollout in group.rollouts])
+    assert found[0] == found[1]
+    assert any(layer.training for layer in policy.model.modules())
+
+
 def test_text_alone_has_the_same_samples_beside_images(folder: Path, family: str) -> None:
     from mindrlhf_grpo_torch.engine import TorchEngine
 
