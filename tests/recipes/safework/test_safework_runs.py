@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from repository import ROOT
 from safework_runs import killed_after, prepared, run, words
+
+from mindrlhf_grpo.preflight import check
+from mindrlhf_grpo.stages import read_stages, stage_config
 
 pytest.importorskip("torch")
 
@@ -152,3 +156,13 @@ def test_a_class_of_ones_own_in_a_run_of_two_steps(made: Path, tmp_path: Path):
     )  # fmt: skip
     run(command)
     assert all(0 < line["reward/custom/mean"] < 1 for line in tiny.metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stage", ["cot_sft", "m3_rl", "efficient_rl", "search_rl"])
+def test_the_stages_of_the_example_can_run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny-safework").symlink_to(made)
+    monkeypatch.chdir(tmp_path)
+    stages = read_stages(ROOT / "examples" / "safework" / "ladder.yaml")
+    (wanted,) = [one for one in stages if one.name == stage]
+    check(*stage_config(wanted, stages, ["model.device=cpu"], model=False))
