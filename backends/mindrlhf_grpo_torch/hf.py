@@ -248,18 +248,28 @@ def causal_lm_of(model: Any) -> Any:
     return model.get_base_model() if is_lora(model) else model
 
 
-def hf_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+Whole = Callable[[str, Tensor], Tensor]
+"""A parameter by its name in the model, brought together from the shards of all ranks."""
+
+
+def hf_tensors(model: nn.Module, whole: Whole | None = None) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, tensor) of every weight and saved buffer, tied ones once; adapters merged one at a time.
 
     Tensors without an adapter are the live ones; merged ones are fresh.
+
+    Args:
+        whole: what makes parameters whole that are shared out over ranks; then every rank must take all tensors.
     """
     causal_lm = causal_lm_of(model)
     for name, parameter in causal_lm.named_parameters():
         if ".lora_" in name:
             continue
-        owner = causal_lm.get_submodule(name.rpartition(".")[0].removesuffix(".base_layer"))
-        merged = name.endswith(".base_layer.weight") and hasattr(owner, "lora_A")
-        yield name.replace(".base_layer.", "."), merged_weight(owner, parameter) if merged else parameter.detach()
+        place = name.rpartition(".")[0].removesuffix(".base_layer")
+        owner = causal_lm.get_submodule(place)
+        value = parameter.detach() if whole is None else whole(name, parameter)
+        if name.endswith(".base_layer.weight") and hasattr(owner, "lora_A"):
+            value = merged_weight(owner, value) if whole is None else merged_whole(owner, value, place, whole)
+        yield name.replace(".base_layer.", "."), value
     for prefix, module in causal_lm.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
@@ -273,15 +283,34 @@ def merged_weight(layer: Any, weight: Tensor) -> Tensor:
     return (weight.float() + delta).to(weight.dtype)
 
 
+@torch.no_grad()
+def merged_whole(layer: Any, weight: Tensor, name: str, whole: Whole) -> Tensor:
+    """The same of a sharded layer of this name, from whole factors."""
+    total = weight.float()
+    for adapter in layer.active_adapters:
+        down, up = (
+            whole(f"{name}.{part}.{adapter}.weight", getattr(layer, part)[adapter].weight)
+            for part in ("lora_A", "lora_B")
+        )
+        product = up @ down
+        total = total + ((product.T if layer.fan_in_fan_out else product) * layer.scaling[adapter]).float()
+    return total.to(weight.dtype)
+
+
 def save_model(model: Any, folder: Path, *, merge: bool = False, tensors: dict[str, Tensor] | None = None) -> None:
     """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``.
 
     Args:
-        tensors: whole weights by Hugging Face name, where the model holds shards.
+        tensors: where the model holds shards: whole weights by Hugging Face name, or whole adapters by the model's.
+
+    Raises:
+        BackendError: sharded weights are to be merged.
     """
+    if tensors is not None and merge and is_lora(model):
+        raise BackendError("adapters are not merged where weights are sharded: merge a checkpoint of the run")
     folder.mkdir(parents=True, exist_ok=True)
     if is_lora(model) and not merge:
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=tensors)
     else:
         causal_lm_of(model).save_pretrained(folder, state_dict=dict(hf_tensors(model)) if tensors is None else tensors)
 
@@ -311,7 +340,7 @@ def load_weights(
     """
     try:
         if is_lora(model):
-            load_adapter(model, folder)
+            load_adapter(model, folder, own)
         else:
             saved = load_causal_lm(config.model_copy(update={"path": str(folder)}), torch.device("cpu"))
             copy_tensors(dict(hf_tensors(model)), own(dict(hf_tensors(saved))))
@@ -319,14 +348,13 @@ def load_weights(
         raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
 
 
-def load_adapter(model: Any, folder: Path) -> None:
-    """Copy a saved adapter into the live one."""
+def load_adapter(model: Any, folder: Path, own: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Copy a saved adapter into the live one; ``own`` as in ``load_weights``."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    copy_tensors(
-        get_peft_model_state_dict(model, save_embedding_layers=False), load_file(folder / "adapter_model.safetensors")
-    )
+    saved = load_file(folder / "adapter_model.safetensors")
+    copy_tensors(get_peft_model_state_dict(model, save_embedding_layers=False), own(saved))
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def share_out(
     """Shard a model in place; None where every rank holds everything, as a single process does.
 
     Raises:
-        BackendError: a torch without ``fully_shard``, adapters, or a model that reads images.
+        BackendError: a torch without ``fully_shard``, or a model that reads images.
     """
     if settings is None or settings.strategy == "replicate":
         return None
@@ -57,11 +57,6 @@ def share_out(
         if settings.offload:
             raise BackendError("parallel.offload needs ranks: start the run with torchrun (one process is enough)")
         return None
-    if hf.is_lora(packed.model):
-        raise BackendError(
-            f"parallel.strategy={settings.strategy} is not made for LoRA, whose trained weights are small; accepted: "
-            "parallel.strategy=replicate, or model.lora_rank=0"
-        )
     if vision_of(packed.whole) is not None:
         raise BackendError(
             f"parallel.strategy={settings.strategy} is not made for models that read images: ranks with and without "
@@ -112,9 +107,12 @@ class Shards:
         return math.sqrt(math.fsum(part * part for part in self.comm.gather_objects(own)))
 
     def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole tensor), one after another; every rank must take all of them."""
-        for name, tensor in hf.hf_tensors(self.packed.whole):
-            yield name, self.whole(name, hf.local(tensor), tuple(tensor.shape)) if hf.is_shard(tensor) else tensor
+        """(Hugging Face name, whole tensor), adapters merged, one after another; every rank must take all of them."""
+        return hf.hf_tensors(self.packed.model, self.brought_together)
+
+    def brought_together(self, name: str, tensor: Tensor) -> Tensor:
+        """A parameter by its name in the model, whole."""
+        return self.whole(name, hf.local(tensor), tuple(tensor.shape)) if hf.is_shard(tensor) else tensor
 
     @torch.no_grad()
     def whole(self, name: str, own: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -130,8 +128,8 @@ class Shards:
         return found
 
     def own_of(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's shard of a weight by name; a buffer is no weight."""
-        return self.own(whole) if name in self.copies else whole
+        """This rank's shard of a weight or adapter by name; a buffer is neither."""
+        return self.own(whole) if name in self.copies or ".lora_" in name else whole
 
     def own(self, whole: Tensor) -> Tensor:
         """This rank's shard of a whole tensor."""
@@ -149,12 +147,21 @@ class Gathered:
 
 def gathered(shards: Shards, optimizer: AdamW) -> Gathered:
     """Weights and optimizer state from the shards of all ranks; each rank calls it."""
-    weights, state = to_host(shards.whole_tensors(), shards.comm.rank), {}
+    adapted, state = hf.is_lora(shards.packed.model), {}
+    tensors = shards.whole_tensors()
+    if adapted:  # of them the adapters alone are saved
+        tensors = ((name, shards.brought_together(bare(name), one)) for name, one in optimizer.parameters.items())
+    weights = to_host(tensors, shards.comm.rank)
     for name, own in optimizer.named_state().items():
         weight = name.partition("/")[2]
-        whole = shards.whole(weight, own, tuple(optimizer.parameters[weight].shape))
+        whole = shards.whole(bare(weight), own, tuple(optimizer.parameters[weight].shape))
         state.update(to_host([(name, whole)], shards.comm.rank))
     return Gathered(weights=weights, optimizer=state)
+
+
+def bare(name: str) -> str:
+    """A parameter's name without what peft puts before it."""
+    return name.removeprefix("base_model.model.")
 
 
 def to_host(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tensor]:

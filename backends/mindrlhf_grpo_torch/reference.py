@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mindrlhf_grpo.config import ModelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError
@@ -43,7 +43,8 @@ class Reference:
         """The reference of the policy that ``scorer`` computes: adapters disabled, or the frozen copy."""
         if hf.is_lora(scorer.model):
             model: Any = scorer.model
-            disabled: AbstractContextManager[None] = model.disable_adapter()
+            sharded = scorer.entry is not None
+            disabled: AbstractContextManager[None] = without_adapters(model) if sharded else model.disable_adapter()
             with disabled:
                 yield scorer
             return
@@ -122,3 +123,16 @@ class Reference:
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None
         self.moved = True
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Adapters off for a while. peft's own way also takes their ``requires_grad`` away, which gathered weights keep."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False

@@ -118,6 +118,11 @@ class TorchValueModel(TrainedModel):
         """LoRA on the body where it is asked for; the head is trained always."""
         if not self.config.lora_rank:
             return whole
+        if self.parallel is not None and self.parallel.strategy != "replicate":
+            raise BackendError(
+                f"parallel.strategy={self.parallel.strategy} is not made for a reward model with LoRA; accepted: "
+                "parallel.strategy=replicate, or model.lora_rank=0"
+            )
         model = hf.add_lora(whole, self.config, seed=self.seed, task=None)
         whole.score.requires_grad_(True)
         return model

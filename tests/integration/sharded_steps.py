@@ -19,11 +19,11 @@ sys.path += [str(Path(__file__).parents[1] / "backends"), str(Path(__file__).par
 from tiny_policy import make_batch, run_config, weighted_loss
 
 TRAIN = {"tokens_per_micro_batch": 12, "max_grad_norm": 0.5, "weight_decay": 0.1}
-# strategy, model family, recompute: the last row of ranks' shares is uneven, and so are their micro-batches
+# strategy, model family, settings of the model: the last row of ranks' shares is uneven, and so are their micro-batches
 CASES = [
-    ("zero1", "qwen2", False),
-    ("zero2", "gpt2", False),
-    ("fsdp", "deepseek_v3", True),
+    ("zero1", "qwen2", {}),
+    ("zero2", "gpt2", {"lora_rank": 3, "lora_targets": ["c_attn", "c_proj"]}),
+    ("fsdp", "deepseek_v3", {"recompute": True}),
 ]
 
 
@@ -40,7 +40,8 @@ def steps(policy: TorchPolicy, rank: int, ranks: int, folder: Path) -> dict[str,
     also = [(share(make_batch(seed=7), rank, ranks), weighted_loss)]
     found: dict[str, Any] = {"layout": policy.layout_reason, "held": held(policy)}
     found["results"] = [policy.update(batches[0], weighted_loss, learning_rate=1e-2)]
-    policy.sync_reference(0.5)
+    if not policy.config.model.lora_rank:
+        policy.sync_reference(0.5)
     found["results"].append(policy.update(batches[1], weighted_loss, learning_rate=1e-2, also=also))
     policy.gather()
     if rank == 0:
@@ -54,7 +55,8 @@ def steps(policy: TorchPolicy, rank: int, ranks: int, folder: Path) -> dict[str,
     again = policy.update(batches[2], weighted_loss, learning_rate=1e-2)
     found["same step again"] = (third.loss, third.grad_norm) == (again.loss, again.grad_norm)
     found["results"] = [(one.loss, one.grad_norm) for one in (*found["results"], third)]
-    return {**found, "logps": before, "fingerprint": policy.fingerprint()}
+    norms = {name: float(whole.norm()) for name, whole in policy.whole_tensors()}  # adapters merged
+    return {**found, "logps": before, "norms": norms}
 
 
 def held(policy: TorchPolicy) -> int:
@@ -76,8 +78,8 @@ def main(models: Path, folder: Path) -> dict[str, Any]:
     """What came of each case."""
     comm = connect("cpu")
     found = {}
-    for strategy, family, recompute in CASES:
-        config = run_config(models / family, train=TRAIN, device="cpu", recompute=recompute)
+    for strategy, family, settings in CASES:
+        config = run_config(models / family, train=TRAIN, device="cpu", **settings)
         config = config.model_copy(update={"parallel": ParallelConfig(strategy=strategy)})
         policy = TorchPolicy(config, torch.device("cpu"), comm)
         found[f"{strategy} {family}"] = steps(policy, comm.rank, comm.world_size, folder / f"{strategy}_{family}")
