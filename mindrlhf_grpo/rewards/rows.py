@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -34,11 +34,13 @@ class WrongResult(Exception):
 def read_result(result: object, count: int) -> Rows:
     """What a reward function returned for ``count`` samples, as rows.
 
+    Of a pair (rewards, what was read in the answers) the first counts.
+
     Raises:
         WrongResult: not a list, array or dict of them, or not one entry for each sample.
     """
     if not isinstance(result, Mapping):
-        return {"": _entries(result, count, "it")}
+        return {"": _entries(result[0] if _is_pair(result, count) else result, count, "it")}
     if not result:
         raise WrongResult("it returned an empty dict")
     return {str(name): _entries(values, count, f"component {str(name)!r}") for name, values in result.items()}
@@ -57,6 +59,14 @@ def concat_rows(parts: Sequence[tuple[int, Rows | Failure]]) -> Rows:
             missing: Row = rows if isinstance(rows, Failure) else math.nan
             joined[name] += [missing] * count if isinstance(rows, Failure) else rows.get(name, [missing] * count)
     return {name: _same_width(of_sub) for name, of_sub in joined.items()}
+
+
+def _is_pair(result: object, count: int) -> TypeGuard[tuple[object, list[object]]]:
+    """Whether a result is (rewards, parsed answers), not a tuple of the rows of two samples."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], list):
+        return False
+    answers = result[1]
+    return len(answers) == count and (count != 2 or any(isinstance(answer, str) for answer in answers))
 
 
 def _entries(values: object, count: int, what: str) -> list[Row]:

@@ -88,3 +88,9 @@ def test_calls_are_joined_with_failures_in_every_component():
 def test_joined_calls_with_different_segments_fail_where_they_differ():
     joined = concat_rows([(1, {"": [(1.0, 2.0)]}), (1, {"": [(1.0, 2.0, 3.0)]})])[""]
     assert joined == [(1.0, 2.0), Failure("3 segment values where another sample has 2 segment values")]
+
+
+def test_of_rewards_with_parsed_answers_the_rewards_count() -> None:
+    assert read_result(([1.0, 0.0, 1.0], ["a", None, "b"]), 3) == {"": [1.0, 0.0, 1.0]}
+    assert read_result(([1.0, 0.0], ["a", None]), 2) == {"": [1.0, 0.0]}
+    assert read_result(([1.0, 0.0], [2.0, 3.0]), 2) == {"": [(1.0, 0.0), (2.0, 3.0)]}, "rows of two samples"

@@ -1,0 +1,166 @@
+"""The recipe's commands, the form of MindRLHF's newer scripts, and PPO's fields."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import mindrlhf_runs
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.conversion import sources
+from mindrlhf_grpo.errors import ConfigError, RunFailed
+from mindrlhf_grpo.recipes.mindrlhf.commands import app
+from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
+
+pytest.importorskip("torch")
+
+from mindrlhf_grpo.recipes.mindrlhf.trainers import GRPOTrainer, init_grpo_dataset, init_grpo_network_and_optimizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mindrlhf")
+    mindrlhf_runs.prepare(folder, steps=1)
+    sections = {
+        "rl_config": {"dataset_file": str(folder / "rows.jsonl"), "dataset_type": "gsm8k", "epochs": 1,
+                      "num_rollouts": 4, "num_generations": 2, "batch_size": 8, "tokenizer_dir": str(folder / "tokenizer")},
+        "actor_config": {"load": str(folder / "policy_hf"), "save": str(folder / "newer")},
+        "generate_config": {"max_prompt_length": 32, "sampling_config": {"max_tokens": 4, "min_tokens": 0}},
+        "context": {"device_target": "CPU"},
+    }  # fmt: skip
+    (folder / "newer.yaml").write_text(yaml.safe_dump(sections))
+    return folder
+
+
+def invoke(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words), catch_exceptions=False)
+
+
+@pytest.mark.row("mindrlhf", "Facade", backend="torch")
+def test_the_newer_form_runs_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINDRLHF_BACKEND", "torch")
+    args = argparse.Namespace(
+        config=str(folder / "newer.yaml"), verifier_function="accuracy_reward", verifier_weight="2"
+    )
+    summary = GRPOTrainer(args).run_grpo_train()
+    assert Path(summary["report"]).is_file()
+    (line,) = [json.loads(line) for line in (folder / "newer/metrics.jsonl").read_text().splitlines()]
+    assert "reward/accuracy_reward/mean" in line
+    assert (folder / "newer/model/tokenizer.json").is_file(), "the model's folder had no tokenizer"
+
+
+def test_calls_out_of_order_are_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, Qwen2Tokenizer
+
+    monkeypatch.setenv("MINDRLHF_BACKEND", "torch")
+    run = GRPOConfig(str(folder / "grpo.yaml"))
+    run.save_ckpt_dir = str(folder / "calls")
+    sizes = LlamaConfig(**{**mindrlhf_runs.SHAPE, "checkpoint_name_or_path": str(folder / "policy/model.ckpt")})
+    tokenizer = Qwen2Tokenizer(str(folder / "tokenizer/vocab.json"), str(folder / "tokenizer/merges.txt"))
+    trainer = GRPOTrainer(grpo_config=run, sft_model_config_train=sizes, reward_funcs=[of_length], tokenizer=tokenizer)
+    network = init_grpo_network_and_optimizer(trainer)
+    with pytest.raises(ConfigError, match="make_experience comes first"):
+        init_grpo_dataset(trainer)
+    with pytest.raises(ConfigError, match="num_generations is 3: the trainer was built with 2"):
+        trainer.make_experience(num_generations=3)
+    trainer.make_experience(num_generations=2)
+    dataset = init_grpo_dataset(trainer)
+    record = next(dataset.create_dict_iterator())
+    assert record["sample_is_real"].tolist() == [1]
+    assert dataset.get_dataset_size() == 8
+    trainer.train(network, dataset)
+    with pytest.raises(ConfigError, match="once"):
+        trainer.train(network, dataset)
+    with pytest.raises(RunFailed, match=r"all 1 steps .* are done"):
+        trainer.make_experience()
+    (line,) = [json.loads(line) for line in (folder / "calls/metrics.jsonl").read_text().splitlines()]
+    assert line["reward/of_length/mean"] > 0
+
+
+def of_length(completions: list[str]) -> tuple[list[float], list[str]]:
+    """A user's function that returns parsed answers besides."""
+    return [float(len(text)) for text in completions], completions
+
+
+def test_checkpoints_are_converted_both_ways(folder: Path, tmp_path: Path) -> None:
+    done = invoke("convert", str(folder / "policy/model.ckpt"), str(tmp_path / "hf"), "--config", str(folder / "qwen.yaml"),
+                  "--tokenizer", str(folder / "tokenizer"))  # fmt: skip
+    assert done.exit_code == 0
+    assert done.output.startswith("27 tensors in")
+    assert json.loads((tmp_path / "hf/config.json").read_text())["model_type"] == "qwen2"
+    expected = {name: source.read() for name, source in sources(folder / "policy_hf").items()}
+    found = {name: source.read() for name, source in sources(tmp_path / "hf").items()}
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    invoke("convert", str(tmp_path / "hf"), str(tmp_path / "back"), "--to", "ckpt")
+    assert "model.layers.0.attention.wq.bias" in sources(tmp_path / "back/model.ckpt")
+    with pytest.raises(ConfigError, match="is there already"):
+        invoke("convert", str(tmp_path / "hf"), str(tmp_path / "back"), "--to", "ckpt")
+    with pytest.raises(ConfigError, match="sizes come from the YAML"):
+        invoke("convert", str(folder / "policy/model.ckpt"), str(tmp_path / "other"))
+
+
+def test_a_translation_is_a_configuration_of_ours(folder: Path, tmp_path: Path) -> None:
+    from mindrlhf_grpo.config_file import load_config
+
+    done = invoke("translate", "--config", str(folder / "newer.yaml"), "--backend", "torch")
+    (tmp_path / "ours.yaml").write_text(done.stdout)
+    config = load_config(tmp_path / "ours.yaml", [])
+    assert isinstance(config, RunConfig)
+    assert config.train.steps == 1
+
+
+def test_launch_says_what_it_runs() -> None:
+    done = invoke("launch", "--workers", "16", "--local-workers", "8", "--dry-run", "train", "--config", "x.yaml")
+    words = done.output.split()
+    assert words[1:6] == ["-m", "mindspore.parallel.cluster.run", "--worker_num=16", "--local_worker_num=8",
+                          "--master_addr=127.0.0.1"]  # fmt: skip
+    assert words[-6:] == ["mindrlhf_grpo", "recipe", "mindrlhf", "train", "--config", "x.yaml"]
+    torch = invoke("launch", "--workers", "16", "--local-workers", "8", "--launcher", "torchrun", "--dry-run", "train")
+    assert {"--nnodes=2", "--nproc-per-node=8"} <= set(torch.output.split())
+
+
+@pytest.mark.parametrize(("shared", "pretrain"), [(True, 0.9), (False, 0.0)])
+@pytest.mark.row("mindrlhf", "YAML", backend="none")
+def test_the_fields_of_ppo(folder: Path, shared: bool, pretrain: float) -> None:
+    names = ("sft_model_path", "critic_model_path", "reward_model_path")
+    paths = {name: json.loads((folder / "args.json").read_text())[name] for name in names}
+    values = {**yaml.safe_load((folder / "ppo.yaml").read_text()), **paths, "mind_dataset_dir": str(folder / "rows.jsonl"),
+              "is_shared_backbone": shared, "pretrain_coef": pretrain, "save_ckpt_dir": str(folder / "fields"),
+              "vf_coef": 0.5, "kl_coef": 0.03}  # fmt: skip
+    (folder / "fields.yaml").write_text(yaml.safe_dump(values))
+    config = read_settings(folder / "fields.yaml", backend="torch").config
+    assert isinstance(config, RunConfig)
+    assert (config.algorithm.name, config.algorithm.kl_in, config.algorithm.kl_coef) == ("ppo", "reward", 0.03)
+    assert config.rollout.group_size == 1
+    assert config.critic is not None
+    assert config.critic.shared is shared
+    assert (config.critic.path is None) is shared
+    assert config.critic.coef == (0.5 if shared else 1.0)
+    mix = config.algorithm.pretraining
+    assert (mix.coef if mix else None) == (pytest.approx(9.0) if pretrain else None)
+    with pytest.raises(ConfigError, match="scale_reward"):
+        read_settings(folder / "fields.yaml", ["scale_reward=True"], backend="torch")
+
+
+def test_weights_that_say_too_little_are_named(folder: Path, tmp_path: Path) -> None:
+    ckpt = folder / "policy/model.ckpt"
+    with pytest.raises(ConfigError, match=r"model\.ckpt has no config\.json; sizes come from the model's YAML"):
+        read_settings(folder / "newer.yaml", [f"actor_config.load={ckpt}"], backend="torch")
+    (tmp_path / "odd.yaml").write_text("model: {model_config: {type: LlamaConfi, hidden_size: 8}}\n")
+    words = [
+        f"actor_config.load={ckpt}",
+        f"actor_config.model_config={tmp_path / 'odd.yaml'}",
+        f"actor_config.save={tmp_path}",
+    ]
+    with pytest.raises(ConfigError, match=r"'LlamaConfi' is unknown .did you mean 'LlamaConfig'"):
+        read_settings(folder / "newer.yaml", words, backend="torch")
+    words = [f"rl_config.tokenizer_dir={tmp_path}", f"actor_config.save={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match="no tokenizer in"):
+        read_settings(folder / "newer.yaml", words, backend="torch")
