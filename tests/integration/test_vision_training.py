@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def test_merged_adapters_give_the_log_probs_of_the_adapted_model(folder: Path, f
 
 
 def test_mindspore_refuses_the_family_before_weights_are_read(folder: Path, family: str) -> None:
-    pytest.importorskip("mindspore")
+    if find_spec("mindspore") is None:  # it is not imported for this
+        pytest.skip("MindSpore is not installed")
     (problem,) = problems_of(RunConfig.model_validate(settings(folder, family, backend="mindspore")))
     assert f"the mindspore backend has no model family '{family}'" in problem[1]
 
