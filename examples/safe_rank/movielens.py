@@ -27,7 +27,7 @@ PACKAGE = "recbole==1.2.1"
 SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 INSIDE = "recbole/dataset_example/ml-100k/ml-100k"
 LIKED = 4.0  # stars
-POPULAR = 60  # ratings a film needs to be in the catalog
+POPULAR = 150  # ratings a film needs to be in the catalog
 SHOWN, WANTED, LISTED = 6, 8, 5  # films in a prompt, in its ground truth at most, in an answer
 HELD_OUT = 0.2  # share of users
 MEASURED = 300  # rows of theirs

