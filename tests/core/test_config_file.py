@@ -287,6 +287,8 @@ def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
 
 def test_dump_round_trips_every_example() -> None:
     for path in sorted((REPOSITORY / "examples").rglob("*.yaml")):
+        if not isinstance(yaml_source.parse(path.read_text()).value.get("model"), dict):
+            continue  # a chain of runs, or another system's settings that a recipe reads
         config = load_config(path, [])
         document = yaml_source.parse(dump(config))
         assert not document.problems
