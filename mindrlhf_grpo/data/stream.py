@@ -227,8 +227,9 @@ class PromptStream(RowStream[Prompt]):
         else:
             encoded = self._images.encode(content)
         limit = self._settings.max_prompt_tokens
+        images = " with its images (data.images.processor can make them smaller)" if encoded.features else ""
         if encoded.tokens > limit and not self.accept_overlong(
-            row, f"the prompt has {encoded.tokens} tokens, data.max_prompt_tokens is {limit}",
+            row, f"the prompt has {encoded.tokens} tokens{images}, data.max_prompt_tokens is {limit}",
             can_be_cut=not encoded.features,
         ):  # fmt: skip
             return None

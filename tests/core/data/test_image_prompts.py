@@ -182,6 +182,10 @@ def test_a_prompt_with_images_is_never_cut(folder: Path) -> None:
     cutting = stream(folder, "qwen2_5_vl", rows, max_prompt_tokens=8, overlong="truncate")
     assert [prompt.text for prompt in cutting.take(1)] == ["red?"]
     assert cutting.counts["dropped"] == 1
+    with pytest.raises(
+        DataError, match=r"has 14 tokens with its images \(data.images.processor can make them smaller\)"
+    ):
+        stream(folder, "qwen2_5_vl", rows, max_prompt_tokens=8).take(1)
 
 
 @pytest.mark.parametrize(
