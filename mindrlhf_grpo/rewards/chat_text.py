@@ -20,6 +20,7 @@ IMAGE = re.compile(
     r"<\|vision_start\|>(?:<\|(?:image|video)_pad\|>)*<\|vision_end\|>|<img>(?:<IMG_CONTEXT>)*</img>"
     r"|(?:<\|image_pad\|>)+|(?:<IMG_CONTEXT>)+|<image>"
 )
+SPECIAL = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>")
 THINK_END = "</think>"
 
 
@@ -47,3 +48,8 @@ def thought_and_answer(text: str) -> tuple[str, str]:
 def replace_images(text: str, by: str) -> str:
     """The text with every mark of an image replaced, runs of padding tokens being one."""
     return IMAGE.sub(by, text)
+
+
+def without_special(text: str) -> str:
+    """The text without what a tokenizer would read as special tokens, so that no answer can speak for its judge."""
+    return SPECIAL.sub("", text)

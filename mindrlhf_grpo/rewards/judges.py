@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..thoughts import without_thoughts
 from ..types import Prompt, RolloutGroup
+from .chat_text import without_special
 from .judge_answers import Match, Reader, judged_choice, number_reader, verdict_reader
 from .judge_models import JudgeModel, JudgeModels, Place, check_place
 from .judge_templates import JudgeTemplate, Source, load_template
@@ -204,7 +205,7 @@ def exchange_of(prompt: Prompt, completion: str, reference: str | None) -> dict[
     return {
         **prompt.columns,
         "question": asked[-1] if asked else prompt.text,
-        "response": without_thoughts(completion),
-        "completion": completion,
+        "response": without_special(without_thoughts(completion)),
+        "completion": without_special(completion),
         "reference": "" if reference is None else prompt.columns.get(reference),
     }

@@ -137,7 +137,7 @@ class Rewards:
                 parts.append((name, component.weight, values))
                 if failed:
                     failures[name] = failed
-            if isinstance(component.source, Own):
+            if isinstance(component.source, Own) and columns["completions"]:
                 failures |= {f"{component.name}/{name}": n for name, n in component.source.failures().items()}
         return RewardTable.stack(parts, failures=failures)
 

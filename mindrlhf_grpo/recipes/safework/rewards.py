@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...rewards.chat_text import replace_images, thought_and_answer, turns
+from ...rewards.chat_text import replace_images, thought_and_answer, turns, without_special
 from ...rewards.judge_models import JudgeModels, Place, check_place
 from ...rewards.judges import Judge, judge_of
 from ...rewards.user_models import UserModel
@@ -204,7 +204,7 @@ def exchange(prompt: Prompt, completion: str) -> Exchange:
     users = [message["content"] for message in prompt.messages if message["role"] == "user"]
     asked = users[-1] if users else turns(prompt.text).get("user", prompt.text)
     completion = turns(completion).get("assistant", completion)
-    thought, answer = thought_and_answer(completion)
+    thought, answer = map(without_special, thought_and_answer(completion))
     label, reference = prompt.columns.get("label"), prompt.columns.get("reference")
     return {
         "question": asked, "completion": completion, "thought": thought, "response": answer, "reference": reference,
