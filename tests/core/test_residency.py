@@ -17,8 +17,6 @@ NEEDS = {
 }
 SIZES = {"policy": 4 * MB, "cache": 3 * MB, "reference": 4 * MB, "optimizer": 8 * MB}
 
-ROW = pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
-
 
 @dataclass
 class Arena:
@@ -41,7 +39,7 @@ def residency(swapped: tuple[str, ...] = tuple(SIZES)) -> Residency:
     return Residency({name: Arena(size) for name, size in SIZES.items()}, NEEDS, swapped)
 
 
-@ROW
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
 def test_only_what_a_phase_names_is_on_the_device_and_the_peak_is_below_the_sum() -> None:
     found = residency()
     for phase in ("generate", "reward", "logps", "update", "generate"):
@@ -55,7 +53,7 @@ def test_only_what_a_phase_names_is_on_the_device_and_the_peak_is_below_the_sum(
     assert found.roles["cache"].moves == ["offload", "load"]  # type: ignore[attr-defined]
 
 
-@ROW
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
 def test_loading_or_offloading_twice_and_a_wrong_set_stop_the_run() -> None:
     found = residency()
     found.offload("cache")
@@ -93,7 +91,7 @@ def test_figures_are_the_peak_since_they_were_asked_for() -> None:
     assert found.summary()["residency"]["phases"]["logps"] == ["policy", "reference"]  # type: ignore[index]
 
 
-@ROW
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
 def test_the_cache_is_put_to_sleep_and_woken_in_order() -> None:
     calls: list[str] = []
     cache = KeyValueCache(lambda: calls.append("sleep"), lambda: calls.append("wake_up"), lambda: 5)

@@ -34,8 +34,6 @@ OPTIONS: dict[str, Any] = {
 }
 CURVES = ("loss", "reward/mean", "critic/loss", "kl/reward", "entropy")
 
-ROW = pytest.mark.row("safework", "ZeRO/FSDP flags")
-
 
 def sharded(models: Path, folder: Path) -> dict[str, Any]:
     """What ``sharded_steps.py`` prints in two processes."""
@@ -60,7 +58,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {"1": alone, "2": sharded(folder, folder / "two")}
 
 
-@ROW
+@pytest.mark.row("safework", "ZeRO/FSDP flags")
 @pytest.mark.parametrize("case", [f"{strategy} {family}" for strategy, family, _ in sharded_steps.CASES])
 def test_every_way_to_share_out_makes_the_steps_of_one_process(cases: dict[str, Any], case: str) -> None:
     alone, found = cases["1"][case], cases["2"][case]
@@ -85,7 +83,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@ROW
+@pytest.mark.row("safework", "ZeRO/FSDP flags")
 def test_a_run_of_two_processes_samples_learns_and_saves_like_one(runs: Path) -> None:
     for step in range(1, STEPS + 1):
         expected, got = (tiny.rollouts(runs / name, step) for name in ("run", "fsdp"))
@@ -108,7 +106,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@ROW
+@pytest.mark.row("safework", "ZeRO/FSDP flags")
 def test_a_sharded_run_resumes_bit_for_bit_also_with_turns_on_the_device(runs: Path) -> None:
     again = runs / "again"
     shutil.copytree(runs / "fsdp", again)
@@ -117,12 +115,12 @@ def test_a_sharded_run_resumes_bit_for_bit_also_with_turns_on_the_device(runs: P
     assert_same(again, runs / "fsdp", STEPS)
 
 
-@ROW
+@pytest.mark.row("safework", "ZeRO/FSDP flags", backend="none")
 def test_stages_of_zero_are_ways_to_share_out() -> None:
     assert ZERO_STAGES == {0: "replicate", 1: "zero1", 2: "zero2", 3: "fsdp"}
 
 
-@ROW
+@pytest.mark.row("safework", "ZeRO/FSDP flags")
 def test_one_process_holds_everything_and_has_no_ranks_to_offload_for(tmp_path: Path) -> None:
     from mindrlhf_grpo_torch import build
 
@@ -137,7 +135,7 @@ def test_one_process_holds_everything_and_has_no_ranks_to_offload_for(tmp_path: 
                 backend.load_policy()
 
 
-@ROW
+@pytest.mark.row("safework", "ZeRO/FSDP flags")
 def test_what_cannot_be_shared_out_is_refused_with_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     from mindrlhf_grpo_torch import parallel
     from mindrlhf_grpo_torch.comm import TorchRanks

@@ -26,8 +26,6 @@ OPTIONS: dict[str, Any] = {
     "checkpoint": {"every": 2},
 }  # fmt: skip
 
-ROW = pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@ROW
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 @pytest.mark.parametrize("name", ["swapped", "partly"])
 def test_results_are_the_same_bit_for_bit(runs: Path, name: str) -> None:
     assert_same(runs / name, runs / "run", STEPS)
@@ -48,7 +46,7 @@ def test_results_are_the_same_bit_for_bit(runs: Path, name: str) -> None:
         assert found.read_bytes() == expected.read_bytes(), part
 
 
-@ROW
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 def test_every_phase_has_on_the_device_what_it_names_and_the_peak_is_below_the_sum(runs: Path) -> None:
     found = json.loads((runs / "swapped" / "summary.json").read_text())["residency"]
     assert found["phases"]["generate"] == ["engine", "kv_cache", "policy"]
