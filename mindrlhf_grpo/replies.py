@@ -18,23 +18,20 @@ REASONING = re.compile(
 )
 
 
-def usable_line(
-    reply: str, language: str, *, fits: Callable[[str], bool], single: bool = False, begins: int | None = None
-) -> str | None:
+def usable_line(reply: str, language: str, *, fits: Callable[[str], bool], single: bool = False) -> str | None:
     """The reply as one line, without thoughts, quotes and English reasoning; None where nothing is left.
 
     A reply that begins with reasoning (or, with ``single``, has several lines) gives its first line that fits.
 
     Args:
         language: a reply in another language (zh, ja, en, ko) whose first line is English has begun with reasoning.
-        begins: ``fits`` sees only so many characters of a line.
     """
     lines = [line.strip(QUOTES) for line in without_thoughts(reply).splitlines() if line.strip(QUOTES)]
     if not lines:
         return None
     foreign = language != "en" and (share_of(lines[0], "en") or 0.0) > 0.5
     if foreign or REASONING.match(lines[0]) or (single and len(lines) > 1):
-        lines = [line for line in lines if fits(line[:begins])][:1]
+        lines = [line for line in lines if fits(line)][:1]
     return " ".join(lines) or None
 
 

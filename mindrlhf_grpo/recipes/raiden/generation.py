@@ -133,7 +133,7 @@ class Draft:
         """The line of a reply that can be used: of a question one that asks, else one that speaks of itself."""
         asks = what == "question"
         fits = partial(self.cue, "question" if asks else "first_person")
-        line = usable_line(reply, self.language, fits=fits, single=asks, begins=None if asks else 4)
+        line = usable_line(reply, self.language, fits=fits, single=asks)
         if line is None:
             raise Discarded(f"no {what}")
         if (share_of(line, self.language) or 0) < 0.5:
