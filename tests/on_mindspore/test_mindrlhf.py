@@ -23,7 +23,7 @@ from mindrlhf_grpo.data.token_files import read_token_file, write_token_file  # 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mindrlhf")
-    mindrlhf_runs.prepare(folder, steps=1, pretrain=0.0)
+    mindrlhf_runs.prepare(folder, steps=1, pretrain=0.0, layers=1)
     return folder
 
 

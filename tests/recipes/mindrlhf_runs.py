@@ -54,14 +54,14 @@ def write_vocabulary(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n")
 
 
-def write_model(folder: Path, *, labels: int = 0, seed: int = 0) -> Path:
+def write_model(folder: Path, *, labels: int = 0, layers: int = 2) -> Path:
     """A random Qwen2 as a Hugging Face folder without tokenizer; with labels a scorer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=259, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=259, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=48, max_position_embeddings=128, initializer_range=0.2, bos_token_id=None, eos_token_id=256,
         pad_token_id=256, **({"num_labels": labels} if labels else {}),
     )  # fmt: skip
@@ -85,18 +85,18 @@ def write_rows(path: Path, count: int = 8) -> Path:
     return path
 
 
-def prepare(folder: Path, *, steps: int, pretrain: float = 0.9) -> dict[str, Any]:
+def prepare(folder: Path, *, steps: int, pretrain: float = 0.9, layers: int = 2) -> dict[str, Any]:
     """Everything the two scripts read, for so many steps; weights are MindSpore's files."""
     write_vocabulary(folder / "tokenizer")
     for name, labels in (("policy", 0), ("reward", 1)):
-        write_model(folder / f"{name}_hf", labels=labels)
+        write_model(folder / f"{name}_hf", labels=labels, layers=layers)
         from_folder(folder / f"{name}_hf", folder / name, names(), "ckpt")
         write_vocabulary(folder / name)
     args = {
         "vocab_path": str(folder / "tokenizer/vocab.json"), "merges_file_path": str(folder / "tokenizer/merges.txt"),
-        "model_yaml": str(write_yaml(folder / "qwen.yaml", folder / "policy/model.ckpt")),
+        "model_yaml": str(write_yaml(folder / "qwen.yaml", folder / "policy/model.ckpt", num_layers=layers)),
         "sft_model_path": str(folder / "qwen.yaml"), "critic_model_path": str(folder / "qwen.yaml"),
-        "reward_model_path": str(write_yaml(folder / "reward.yaml", folder / "reward/model.ckpt")),
+        "reward_model_path": str(write_yaml(folder / "reward.yaml", folder / "reward/model.ckpt", num_layers=layers)),
         "dataset_dir": str(write_rows(folder / "rows.jsonl", 4 * steps)), "save_data_file": "", "align_type": "rlhf_stages",
     }  # fmt: skip
     (folder / "args.json").write_text(json.dumps(args))
