@@ -54,7 +54,7 @@ def write_token_file(path: Path, records: Iterable[Record]) -> int:
         raise DataError(f"{path}: {'no rows to write' if not rows else 'accepted: ' + ', '.join(SUFFIXES)}")
     if path.suffix == ".npz":
         with path.open("wb") as file:
-            np.savez_compressed(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})  
+            np.savez_compressed(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
     else:
         from ..backend import backend_module
 
