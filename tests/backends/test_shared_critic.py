@@ -12,6 +12,7 @@ from tiny_policy import make_batch, run_config, write_model
 
 from mindrlhf_grpo.losses import PolicyLoss, ValueLoss
 from mindrlhf_grpo.types import Batch
+from mindrlhf_grpo.xp import NUMPY
 
 torch = pytest.importorskip("torch")
 
@@ -85,6 +86,12 @@ def test_a_step_moves_values_towards_returns_and_resumes_bit_for_bit(folder: Pat
     for one in (policy, other):
         one.update(batch, PolicyLoss(), learning_rate=0.01, also=[(batch, VALUE)])
     assert np.array_equal(other.values(batch), policy.values(batch))
+
+
+def test_the_coefficient_is_a_factor_of_the_loss() -> None:
+    tensors = {"mask": np.ones((1, 2)), "weights": np.full((1, 2), 0.5), "returns": np.array([[1.0, 3.0]])}
+    losses = [ValueLoss(clip=0, coef=coef)(NUMPY, np.zeros((1, 2)), tensors)[0] for coef in (1.0, 0.5)]
+    assert losses == [2.5, 1.25]
 
 
 def test_a_shared_critic_has_nothing_of_its_own(folder: Path) -> None:
