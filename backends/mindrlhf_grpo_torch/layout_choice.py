@@ -82,10 +82,12 @@ class PackedModel(ABC):
 
         With recomputed activations, ``attending(inputs.attention)`` must be held until backward is done.
         """
-        if self.vision is None or inputs.images is None:
-            tokens = {"input_ids": inputs.ids}
-        else:
+        if self.vision is not None and inputs.images is not None:
             tokens = {"inputs_embeds": self.vision.embed(inputs.ids, inputs.images)}
+        elif self.vision is not None and self.entry is not None:
+            tokens = {"inputs_embeds": self.vision.embed_text(inputs.ids)}
+        else:
+            tokens = {"input_ids": inputs.ids}
         with attending(inputs.attention):
             output = self.body(**tokens, position_ids=inputs.positions, use_cache=False)
         return output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors)

@@ -25,7 +25,6 @@ from mindrlhf_grpo.resharding import Copy, Layout, Parameter, chunk, plan, slice
 from . import hf
 from .attention import attending
 from .comm import SingleProcess, TorchRanks
-from .vision import vision_of
 
 if TYPE_CHECKING:
     from .layout_choice import PackedModel
@@ -49,7 +48,7 @@ def share_out(
     """Shard a model in place; None where every rank holds everything, as a single process does.
 
     Raises:
-        BackendError: a torch without ``fully_shard``, or a model that reads images.
+        BackendError: a torch without ``fully_shard``.
     """
     if settings is None or settings.strategy == "replicate":
         return None
@@ -57,11 +56,6 @@ def share_out(
         if settings.offload:
             raise BackendError("parallel.offload needs ranks: start the run with torchrun (one process is enough)")
         return None
-    if vision_of(packed.whole) is not None:
-        raise BackendError(
-            f"parallel.strategy={settings.strategy} is not made for models that read images: ranks with and without "
-            "images would make unequal passes; accepted: parallel.strategy=replicate"
-        )
     return Shards(packed, settings, device, comm)
 
 

@@ -86,3 +86,26 @@ class Vision:
         found = self.body.get_image_features(**joined, return_dict=True).pooler_output
         parts = found if isinstance(found, tuple | list) else [found]
         return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """``[..., E]`` of ids without images, by a pass that also goes through the vision tower and adds nothing of it.
+
+        Where weights are shared out over ranks, those without images must gather the tower's weights, and give a gradient
+        to it, as those with images do.
+        """
+        embedded: Tensor = self.body.get_input_embeddings()(ids)
+        return embedded + (self.embeddings([self.blank()]).sum() * 0.0).to(embedded.dtype)
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """The arrays of the smallest image there is, all zeros."""
+        config = self.body.config.vision_config
+        if not hasattr(self.body, "get_rope_index"):
+            size = config.image_size
+            sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+            return {"pixel_values": np.zeros((1, config.num_channels, *sides), np.float32)}
+        merge, channels = config.spatial_merge_size, getattr(config, "in_channels", 3)
+        values = channels * config.temporal_patch_size * config.patch_size**2
+        return {
+            "pixel_values": np.zeros((merge**2, values), np.float32),
+            "image_grid_thw": np.array([[1, merge, merge]], np.int64),
+        }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import yaml
 from safetensors.numpy import load_file
 from tiny_vision import FAMILIES, TOWER, prepare, settings
 
@@ -151,3 +152,20 @@ def test_models_that_would_read_an_images_tokens_as_text_are_refused(folder: Pat
     assert any("tokens: same gives the reward model the tokens of images" in text for _, text in found)
     ppo = settings(folder, family, algorithm={"name": "ppo"}, critic={})
     assert any("critic reads text only" in text for _, text in problems_of(RunConfig.model_validate(ppo)))
+
+
+def test_shards_of_ranks_with_and_without_images_end_in_one_processs_weights(folder: Path, family: str) -> None:
+    if family == "internvl":
+        pytest.skip("the same code")
+    train_section = {"steps": 2, "prompts_per_step": 2, "learning_rate": 1e-3}
+    ends = []
+    for name, processes, sections in (("alone", 1, {}), ("shared", 2, {"parallel": {"strategy": "fsdp"}})):
+        config = settings(folder, family, run_dir=str(folder / name), train=train_section, **sections)
+        config |= {"backend": "torch"}
+        config["data"]["shuffle"] = False  # a prompt with an image on the first rank, text on the second
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        tiny.train(path, processes=processes)
+        ends.append(tiny.weights(folder / name, 2))
+    for name, weight in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], weight, atol=1e-5, err_msg=name)
