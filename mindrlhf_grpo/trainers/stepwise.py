@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from .online import OnlineTrainer
 class Stepwise:
     """The two halves of an online trainer's step.
 
+    Args:
+        notes: what a reader has to know of the configuration; said once, by rank 0.
+
     Attributes:
         prompt_dataset: how many prompts there are, and how many of them a step takes.
         experience: completions that wait to be learned from.
@@ -27,11 +30,13 @@ class Stepwise:
         ConfigError: what would stop the run, before weights are loaded.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, notes: Sequence[str] = ()) -> None:
         check(config)
         self.config = config
         self.online = OnlineTrainer(config, load_backend(config))
         self.online.begin()
+        for note in notes:
+            self.online.course.tracker.note(note)
         self.prompt_dataset = Sizes(len(self.online.stream), config.train.prompts_per_step)
         self.experience: Experience | None = None
 

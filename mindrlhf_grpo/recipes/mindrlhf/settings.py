@@ -7,7 +7,7 @@ two calls, so two configurations never share a value.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from ...data.sources import read_rows
 from ...data.token_files import SUFFIXES
 from ...errors import ConfigError
 from ...nearest import did_you_mean
-from ...translation import Translated, listed, nested, plain_yaml, set_by_path, translate
+from ...translation import Place, Translated, listed, nested, plain_yaml, set_by_path, translate
 from .models import check_shape, model_folder, shape_of
 from .tables import keys
 
@@ -49,6 +49,14 @@ def read_settings(
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     values, place = plain_yaml(path.read_text(encoding="utf-8"), str(path))
+    return from_values(values, overrides, options, backend=backend, place=place)
+
+
+def from_values(
+    values: dict[str, Any], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None,
+    *, backend: str | None = None, place: Callable[[Place], str] = lambda path: "configuration",
+) -> Settings:  # fmt: skip
+    """The same from the values of a file."""
     kind = kind_of(values)
     theirs = keys()[kind]
     for text in overrides:
@@ -106,10 +114,8 @@ def of_grpo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> 
     values["rewards"] = rewards_of(named.get("verifiers", ["accuracy_reward", "format_reward"]), named.get("weights"))
     if named.get("sync") in (True, "True"):
         values["algorithm.reference_sync"] = {"every": named["sync_steps"], "share": 1.0}
-    if named.get("save_prompts", True) is False:
-        values["tracking.rollouts_every"] = 0
-    else:
-        values["tracking.rollouts_every"] = named.get("prompts_every", 1)
+    keep = named.get("save_prompts", True) not in (False, "False")
+    values["tracking.rollouts_every"] = named.get("prompts_every", 1) if keep else 0
 
 
 def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +12,10 @@ from ...preflight import check
 from ...trainers import train
 from ...trainers.stepwise import Dataset, Network, Stepwise
 from ...translation import translate
+from . import given
 from .fields import RunFields, combine_config, plain
-from .settings import read_settings, settings_of
+from .settings import from_values, read_settings, settings_of
 from .tables import keys
-
-LOG = logging.getLogger(__name__)
-GIVEN = importlib.import_module(
-    f"{__package__}.given"
-)  # functions of the caller's, so that a configuration can name them
 
 
 class GRPOTrainer(Stepwise):
@@ -44,19 +39,20 @@ class GRPOTrainer(Stepwise):
         no_patch_tensor_shape: Any = None,
     ) -> None:
         if grpo_config is None:
-            given = args if args is not None else config_from_yaml
-            options = {name: getattr(given, name, None) for name in keys()["options"]}
-            self.settings = read_settings(Path(given.config), options=options)
+            options = {name: getattr(args, name, None) for name in keys()["options"]}
+            file = getattr(args, "config", None)
+            self.settings = read_settings(Path(file), options=options) if file else from_values(plain(config_from_yaml))
             return
         combine_config(grpo_config, plain(sft_model_config_infer or sft_model_config_train))
         named = {"reference": plain(ref_model_config or {}).get("checkpoint_name_or_path")}
         named |= {"verifiers": [reference_of(function) for function in reward_funcs]} if reward_funcs else {}
         if tokenizer is not None:
             named["tokenizer"] = str(Path(tokenizer.vocab_file).parent)
-        super().__init__(of_fields(grpo_config, sft_model_config_train, named))
+        super().__init__(*of_fields(grpo_config, sft_model_config_train, named))
 
     def run_grpo_train(self) -> dict[str, Any]:
         """The whole run; returns its summary."""
+        print("\n".join(self.settings.notes), file=sys.stderr)
         check(self.settings.config)
         return train(self.settings.config)
 
@@ -80,7 +76,7 @@ class PPOTrainer(Stepwise):
         combine_config(ppo_config, plain(sft_model_config))
         named: dict[str, Any] = {"reference": plain(ref_model_config or {}).get("checkpoint_name_or_path")}
         named |= {"reward_shape": plain(rm_model_config or {}), "critic_shape": plain(critic_model_config or {})}
-        super().__init__(of_fields(ppo_config, sft_model_config, named))
+        super().__init__(*of_fields(ppo_config, sft_model_config, named))
 
     def make_experience(self, num_rollouts: int | None = None, iter_count: int = 0, rank_id: int = 0) -> None:
         """Generate and score ``num_rollouts`` completions."""
@@ -100,19 +96,18 @@ def init_ppo_dataset(trainer: Stepwise) -> Dataset:
 init_grpo_network_and_optimizer, init_grpo_dataset = init_network_and_optimizer, init_ppo_dataset
 
 
-def of_fields(run: RunFields, model: Any, named: Mapping[str, Any]) -> RunConfig:
-    """Our configuration of a run's fields and a model's sizes."""
+def of_fields(run: RunFields, model: Any, named: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
+    """Our configuration of a run's fields and a model's sizes, and what is otherwise than it was written."""
     found = translate(run, keys()[run.kind], reasons=keys()["reasons"])
     shape = plain(model)
     found.named |= {"model": shape.get("checkpoint_name_or_path"), "shape": shape, **named}
     settings = settings_of(run.kind, found)
-    LOG.info("\n".join(settings.notes))
-    return cast(RunConfig, settings.config)
+    return cast(RunConfig, settings.config), settings.notes
 
 
 def reference_of(function: Callable[..., Any]) -> str:
     """How a configuration names a function: ours by its module, a caller's through the module ``given``."""
     if function.__module__.startswith(f"{__package__}."):
         return f"{function.__module__}:{function.__name__}"
-    setattr(GIVEN, function.__name__, function)
-    return f"{GIVEN.__name__}:{function.__name__}"
+    setattr(given, function.__name__, function)
+    return f"{given.__name__}:{function.__name__}"

@@ -56,6 +56,14 @@ def test_the_newer_form_runs_a_file(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert (folder / "newer/model/tokenizer.json").is_file(), "the model's folder had no tokenizer"
 
 
+def test_a_configuration_that_hydra_has_read_will_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINDRLHF_BACKEND", "torch")
+    trainer = GRPOTrainer(
+        config_from_yaml=yaml.safe_load((folder / "newer.yaml").read_text()), no_patch_tensor_shape=None
+    )
+    assert trainer.settings.config.rollout.group_size == 2
+
+
 def test_calls_out_of_order_are_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, Qwen2Tokenizer
 
