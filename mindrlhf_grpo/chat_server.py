@@ -30,6 +30,7 @@ LOG = logging.getLogger("mindrlhf_grpo.chat_server")
 Conversation: TypeAlias = Sequence[Mapping[str, str]]
 TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 LONGEST_WAIT = 300.0  # seconds, whatever a server asks for
+LONGEST_PAUSE = 30.0  # seconds between two tries where it asks for nothing
 KEY_VARIABLE = "CHAT_SERVER_API_KEY"
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
@@ -84,7 +85,7 @@ class ChatServer:
             concurrency: requests under way at once in one ``complete``.
             requests_per_second: limit over all threads, tries included; 0: none.
             retries: tries after the first.
-            backoff: seconds before the second try; doubles with each further one, up to 20 % less by chance.
+            backoff: seconds before the second try; doubles with each further one up to 30, each up to 20 % less by chance.
             body: further fields of every request, such as ``chat_template_kwargs`` or ``top_p``.
             key_variable: environment variable with the key, sent if it is set.
 
@@ -181,7 +182,7 @@ class ChatServer:
                     raise self._gave_up(str(trouble), attempt + 1, time.monotonic() - began) from None
                 pause = trouble.wait
                 if pause is None:
-                    pause = self._backoff * 2**attempt * random.uniform(0.8, 1.0)
+                    pause = min(self._backoff * 2**attempt, LONGEST_PAUSE) * random.uniform(0.8, 1.0)
                 pause = min(pause, LONGEST_WAIT)
                 LOG.warning("chat server %s: %s; trying again in %.1f s", self.url, trouble, pause)
                 self.retried += 1
