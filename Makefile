@@ -17,6 +17,7 @@ OVERRIDES = $(if $(STEPS),train.steps=$(STEPS)) $(if $(RUN),run_dir=$(RUN))
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+SERVE := .venv-serve
 RUN_FILES := requirements/run.txt setup.py pyproject.toml
 MINDSPORE_FILES := $(RUN_FILES) requirements/mindspore.txt
 DEV_FILES := $(MINDSPORE_FILES) requirements/dev.txt requirements/tasks.txt
@@ -25,6 +26,7 @@ RUN_STAMP := $(VENV)/run-$(call digest,$(RUN_FILES))
 MINDSPORE_STAMP := $(VENV)/mindspore-$(call digest,$(MINDSPORE_FILES))
 BACKEND_STAMP := $(if $(filter mindspore,$(BACKEND)),$(MINDSPORE_STAMP),$(RUN_STAMP))
 DEV_STAMP := $(VENV)/dev-$(call digest,$(DEV_FILES))
+SERVE_STAMP := $(SERVE)/serve-$(call digest,requirements/serve.txt)
 PEERS_STAMP := $(PEERS)/peers-$(call digest,requirements/peers.txt)
 
 # Wide progress bars and version notes are of no use in a log.
@@ -35,7 +37,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo parity test lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +63,32 @@ ladder-dpo: $(BACKEND_STAMP) ## SFT, then DPO on SmolLM2; courtesy of its answer
 ladder-ppo: $(BACKEND_STAMP) ## SFT, a reward model, then PPO with a critic on SmolLM2; the same figures
 	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
 	@$(BIN)/python examples/ladder/climb.py sft reward_model ppo --backend $(BACKEND)
+
+safework: $(BACKEND_STAMP) ## recipe SafeWork-R1 with tiny models: judges routed by label, four stages
+	@$(BIN)/python examples/safework/prepare.py
+	@$(BIN)/mindrlhf-grpo recipe safework ladder examples/safework/ladder.yaml backend=$(BACKEND)
+
+raiden: $(BACKEND_STAMP) ## recipe RAIDEN-R1 with a tiny model: role awareness in four languages
+	@$(BIN)/python examples/raiden/tiny_model.py
+	@$(BIN)/mindrlhf-grpo recipe raiden train examples/raiden/tiny.yaml backend=$(BACKEND) $(OVERRIDES)
+
+ups-rm: $(BACKEND_STAMP) ## recipe UPS-RM with tiny models: a reward model of safety, configured by verl's names
+	@$(BIN)/python examples/ups_rm/run.py --backend $(BACKEND)
+
+mindrlhf: $(BACKEND_STAMP) ## recipe MindRLHF with tiny models: GRPO from MindRLHF's own file
+	@$(BIN)/python examples/mindrlhf/prepare.py
+	@$(BIN)/mindrlhf-grpo recipe mindrlhf train --config examples/mindrlhf/grpo_qwen2_5.yml --backend $(BACKEND)
+
+safe-rank: $(BACKEND_STAMP) ## recipe Safe-Rank-GRPO on MovieLens with a tiny model: lists without what a user avoids
+	@$(BIN)/python examples/safe_rank/movielens.py
+	@$(BIN)/python examples/safe_rank/model.py
+	@$(BIN)/mindrlhf-grpo train examples/safe_rank/sft.yaml backend=$(BACKEND)
+	@$(BIN)/mindrlhf-grpo export runs/safe_rank/sft runs/safe_rank/tiny
+	@$(BIN)/mindrlhf-grpo train examples/safe_rank/grpo.yaml backend=$(BACKEND)
+
+serve-check: $(RUN_STAMP) $(SERVE_STAMP) ## recipes against a real vLLM server on this machine, killed half way
+	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
+	@$(BIN)/python benchmarks/serve_check.py --server-python $(SERVE)/bin/python --model models/SmolLM2-135M-Instruct
 
 parity: $(MINDSPORE_STAMP) ## the same GRPO run on torch and on MindSpore, in processes of their own, compared step by step
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
@@ -99,7 +127,7 @@ report: $(RUN_STAMP) ## report.html of a run (RUN=runs/arithmetic)
 	@$(BIN)/mindrlhf-grpo report $(or $(RUN),runs/arithmetic)
 
 clean: ## remove environments, caches and build output; runs/ and models/ stay
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(SERVE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
@@ -130,4 +158,11 @@ $(DEV_STAMP): $(RUN_STAMP)
 $(PEERS_STAMP):
 	@$(PYTHON) -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python -m pip install $(PIP_FLAGS) -r requirements/peers.txt
+	@touch $@
+
+# What of torchvision, torchaudio and torchcodec comes along fits another torch, and vLLM dies importing it.
+$(SERVE_STAMP):
+	@$(PYTHON) -m venv --clear $(SERVE)
+	@$(SERVE)/bin/python -m pip install $(PIP_FLAGS) -r requirements/serve.txt
+	@$(SERVE)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
