@@ -126,8 +126,12 @@ def test_make_targets_exist(command: str) -> None:
 
 
 def first_comment(path: Path) -> str:
-    """The first sentence of a file's docstring, without its full stop."""
-    text = ast.get_docstring(tree(path)) if path.suffix == ".py" else None
+    """The first sentence of a file's docstring, opening comment or heading, without its full stop."""
+    if path.suffix == ".py":
+        text = ast.get_docstring(tree(path))
+    else:
+        first = (ROOT / path).read_text(encoding="utf-8").partition("\n")[0]
+        text = first.lstrip("#").strip() if first.startswith("# ") else None
     return text.splitlines()[0].split(". ")[0].rstrip(".").replace("``", "") if text else "?"
 
 
