@@ -48,7 +48,12 @@ def write_model(out: Path, samples: list[Path], *, seed: int = 0) -> Path:
     shape = LlamaShape(vocabulary=len(vocabulary), hidden=64, intermediate=128, layers=2, head_size=16, context=512)
     write_tiny_llama(partial, shape, seed=seed, end_tokens=[vocabulary[END]])
     tokenizer_of(vocabulary).save(str(partial / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END, "chat_template": TEMPLATE}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "eos_token": END,
+        "chat_template": TEMPLATE,
+    }
     (partial / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
     os.replace(partial, out)
     return out
