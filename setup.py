@@ -23,8 +23,8 @@ setup(
     package_data={
         "mindrlhf_grpo": [
             "py.typed",
-            "known_models.yaml",
-            "refusal_phrases.yaml",
+            "capacity/*.yaml",
+            "metrics/*.yaml",
             "report/*.html",
             "report/*.js",
             "report/*.css",

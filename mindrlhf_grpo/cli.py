@@ -333,7 +333,7 @@ def doctor(
     from .json_lines import to_json
 
     if dry_run:
-        from .dry_run import examine_config, shown
+        from .capacity.dry_run import examine_config, shown
 
         findings = examine_config(config, overrides or [])
     else:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .capacity.machine import BackendState, backend_states, host_memory, processors, versions
+from .capacity.memory import peak
+from .capacity.model_shape import shape_of
+from .capacity.prediction import largest_scorer, layout_of, predict
 from .config_file import AnyConfig, read_config
 from .errors import UserError
-from .machine import BackendState, backend_states, host_memory, processors, versions
-from .memory import peak
 from .model_files import find_folder, read_model_config, read_shapes
-from .model_shape import shape_of
-from .prediction import largest_scorer, layout_of, predict
 from .preflight import check
 
 GIB = 2**30

@@ -27,7 +27,7 @@ from .data.sources import read_rows
 from .data.stream import PromptStream
 from .data.tokenizer import Tokenizer, load_tokenizer
 from .errors import BackendError, ConfigError, DataError, UserError
-from .metric_functions import MetricFunction
+from .metrics.metric_functions import MetricFunction
 from .model_files import find_folder, read_model_config
 from .objectives import Task, resolve_objective
 from .rewards.protocol import ModelReward

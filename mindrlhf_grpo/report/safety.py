@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
 
-from ..alarms import ALARMS, PREFIX
+from ..metrics.alarms import ALARMS, PREFIX
 from .reading import Run
 
 RATES = {

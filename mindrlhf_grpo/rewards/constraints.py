@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from ..chat.thoughts import without_thoughts
 from ..errors import DataError
 from ..nearest import did_you_mean
-from ..thoughts import without_thoughts
 from .language import language_of
 
 SENTENCE = re.compile(r"[^.!?。！？]*[\w][^.!?。！？]*[.!?。！？]?")

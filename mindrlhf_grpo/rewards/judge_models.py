@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..chat_server import ChatServer
+from ..chat.chat_server import ChatServer
 from ..config import ModelConfig
 from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import ConfigError

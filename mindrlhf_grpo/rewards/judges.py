@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chat.thoughts import without_thoughts
 from ..errors import ConfigError
-from ..thoughts import without_thoughts
 from ..types import Prompt, RolloutGroup
 from .chat_text import without_special
 from .judge_answers import Match, Reader, judged_choice, number_reader, verdict_reader

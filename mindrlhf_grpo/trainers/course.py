@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
-from ..alarms import Alarms
 from ..backend import Backend
 from ..config_file import AnyConfig, dump
 from ..data.tokenizer import Tokenizer, load_tokenizer
+from ..metrics.alarms import Alarms
 from ..model_files import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
 from ..tracking import Tracker, silent

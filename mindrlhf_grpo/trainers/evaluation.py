@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import Comm, RolloutEngine
 from ..config import RunConfig
 from ..data.stream import shard
-from ..metric_functions import MetricFunctions
+from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards, RewardTable
 from ..types import Prompt, Sampling
 from .experience import mean

@@ -17,7 +17,7 @@ from ..config import DataConfig, RunConfig
 from ..data.stream import PromptStream
 from ..data.tokenizer import Tokenizer
 from ..errors import RunFailed
-from ..metric_functions import MetricFunctions
+from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards
 from ..rollout_log import write_rollouts
 from .course import Course, tokenizer_of

@@ -10,7 +10,7 @@ from .. import checkpoint
 from ..backend import load_backend
 from ..config import RunConfig
 from ..errors import ConfigError, RunFailed
-from ..packed_rows import Row, pack
+from ..foreign.packed_rows import Row, pack
 from ..preflight import check
 from .experience import Experience
 from .online import OnlineTrainer

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from mindrlhf_grpo_torch.lean_layers import make_lean  # noqa: E402
 
-from mindrlhf_grpo.memory import KEPT, KEPT_ANYWAY  # noqa: E402
+from mindrlhf_grpo.capacity.memory import KEPT, KEPT_ANYWAY  # noqa: E402
 
 TOKENS = 64
 WIDTHS = [(64, 192, 2, 1), (128, 192, 2, 1), (64, 384, 2, 1), (64, 192, 4, 1), (64, 192, 4, 2)]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.alarms import Alarms, judging_weights
 from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.trends import drift, mann_kendall, neighbours
+from mindrlhf_grpo.metrics.alarms import Alarms, judging_weights
+from mindrlhf_grpo.metrics.trends import drift, mann_kendall, neighbours
 
 Metrics = dict[str, float]
 
@@ -107,7 +107,7 @@ def test_what_says_that_an_answer_is_a_refusal_is_no_judge_of_it() -> None:
     config = RunConfig.model_validate({
         "model": {"path": "m"}, "data": {"source": "s"},
         "rewards": [{"function": "a.py:f"}, {"function": "model:x/guard", "weight": 0}, {"function": "no", "weight": 0}],
-        "metrics": [{"function": "mindrlhf_grpo.safety_metrics:safety", "arguments": {"refusal_judge": "no"}}],
+        "metrics": [{"function": "mindrlhf_grpo.metrics.safety_metrics:safety", "arguments": {"refusal_judge": "no"}}],
     })  # fmt: skip
     assert judging_weights(config) == {"f": 1.0, "guard": 0.0}
     assert [name for name in Alarms(judging_weights(config)).history.watched if name.endswith("/mean")] == [

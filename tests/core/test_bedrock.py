@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.bedrock import Bedrock
+from mindrlhf_grpo.chat.bedrock import Bedrock
 from mindrlhf_grpo.errors import BackendError, ServerError
 
 
@@ -52,6 +52,6 @@ def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("mindrlhf_grpo.bedrock.importlib.import_module", missing)
+    monkeypatch.setattr("mindrlhf_grpo.chat.bedrock.importlib.import_module", missing)
     with pytest.raises(BackendError, match="pip install boto3"):
         Bedrock("some.model")

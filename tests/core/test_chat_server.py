@@ -10,7 +10,7 @@ import time
 import pytest
 from fake_chat_server import FakeChatServer, serve
 
-from mindrlhf_grpo.chat_server import ChatServer
+from mindrlhf_grpo.chat.chat_server import ChatServer
 from mindrlhf_grpo.errors import ConfigError, RequestRefused, ServerError
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from repository import ROOT
 
+from mindrlhf_grpo.capacity.dry_run import MACHINES, Machine, examine_config, on_machine, shown
+from mindrlhf_grpo.capacity.known_models import known_models
+from mindrlhf_grpo.capacity.model_shape import shape_of
+from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
 from mindrlhf_grpo.cli import main
 from mindrlhf_grpo.config_file import load_config
-from mindrlhf_grpo.dry_run import MACHINES, Machine, examine_config, on_machine, shown
-from mindrlhf_grpo.known_models import known_models
-from mindrlhf_grpo.model_shape import shape_of
-from mindrlhf_grpo.weight_shapes import weight_shapes
 
 CONFIGS = ROOT / "model_configs"
 SFT = """

@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_run import architecture, write_model
 
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_offline import OfflineConfig
-from mindrlhf_grpo.device_layout import DeviceLayout
-from mindrlhf_grpo.memory import (
+from mindrlhf_grpo.capacity.device_layout import DeviceLayout
+from mindrlhf_grpo.capacity.memory import (
     activation_bytes,
     adapter_parameters,
     allocator_bytes,
@@ -28,9 +26,11 @@ from mindrlhf_grpo.memory import (
     phases,
     vision_bytes,
 )
+from mindrlhf_grpo.capacity.model_shape import ModelShape, shape_of
+from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
+from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config_offline import OfflineConfig
 from mindrlhf_grpo.model_files import read_shapes
-from mindrlhf_grpo.model_shape import ModelShape, shape_of
-from mindrlhf_grpo.weight_shapes import weight_shapes
 
 SHAPE = ModelShape(
     parameters=1000, layers=2, hidden=8, intermediate=16, query=8, key=4, vocabulary=10, largest=128, linear=208, adapted=768

@@ -10,7 +10,7 @@ import pytest
 
 from mindrlhf_grpo.config import MetricConfig
 from mindrlhf_grpo.errors import ConfigError, RunFailed
-from mindrlhf_grpo.metric_functions import MetricFunction, MetricFunctions
+from mindrlhf_grpo.metrics.metric_functions import MetricFunction, MetricFunctions
 from mindrlhf_grpo.rewards import RewardTable
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 

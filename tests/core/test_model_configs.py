@@ -10,16 +10,16 @@ import pytest
 from repository import ROOT
 from tiny_run import write_model
 
+from mindrlhf_grpo.capacity.known_models import config_of, find_known, known_models
+from mindrlhf_grpo.capacity.model_shape import shape_of
+from mindrlhf_grpo.capacity.model_table import BEGIN, DOCUMENT, END, in_document
+from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_file import load_config, read_config
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.known_models import config_of, find_known, known_models
 from mindrlhf_grpo.model_files import read_model_config, read_shapes
-from mindrlhf_grpo.model_shape import shape_of
-from mindrlhf_grpo.model_table import BEGIN, DOCUMENT, END, in_document
 from mindrlhf_grpo.preflight import check
-from mindrlhf_grpo.weight_shapes import weight_shapes
 
 FILES = sorted((ROOT / "model_configs").glob("*.yaml"))
 # As transformers builds them on the meta device, checked at full size; with the buffers of DeepSeek-V3's gates.
@@ -186,7 +186,7 @@ def test_every_known_model_has_a_file() -> None:
 
 def test_document_has_the_table_of_the_code() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert in_document(text) == text, "run: python -m mindrlhf_grpo.model_table --write"
+    assert in_document(text) == text, "run: python -m mindrlhf_grpo.capacity.model_table --write"
     with pytest.raises(ValueError, match="lacks the line"):
         in_document(text.replace(END, ""))
     assert BEGIN in text

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mindrlhf_grpo.config_file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.option_tables import read_arguments, read_flags, translate, with_options
+from mindrlhf_grpo.foreign.option_tables import read_arguments, read_flags, translate, with_options
 
 TABLE: dict[str, Any] = {
     "some_file": {"kind": "path", "default": "a/b", "help": "A file."},

@@ -9,7 +9,7 @@ import pytest
 
 from mindrlhf_grpo.config_file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.peer_settings import PeerSettings, PeerTable
+from mindrlhf_grpo.foreign.peer_settings import PeerSettings, PeerTable
 
 TABLE = PeerTable(
     peer="other",

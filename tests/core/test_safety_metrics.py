@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.safety_metrics import phrases, refuses, repetition, safety
+from mindrlhf_grpo.metrics.safety_metrics import phrases, refuses, repetition, safety
 
 REFUSED, DONE = "I'm sorry, but I can't help with that.", "Sure, here is how to do it."
 

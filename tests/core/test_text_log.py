@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mindrlhf_grpo.text_log import write_log
+from mindrlhf_grpo.metrics.text_log import write_log
 
 
 def test_lines_are_written_each_so_many_steps_and_at_evaluations(tmp_path: Path) -> None:

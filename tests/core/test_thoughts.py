@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mindrlhf_grpo.thoughts import final_answer, without_thoughts
+from mindrlhf_grpo.chat.thoughts import final_answer, without_thoughts
 
 
 @pytest.mark.parametrize(

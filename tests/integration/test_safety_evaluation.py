@@ -22,8 +22,11 @@ def letters(completions):
     return [1.0 - share for share in digits(completions)]
 """
 METRICS = [
-    {"function": "mindrlhf_grpo.safety_metrics:safety", "arguments": {"judge": "letters", "refusal_judge": "refusal"}},
-    {"function": "mindrlhf_grpo.safety_metrics:repetition", "arguments": {"ngram": 1}},
+    {
+        "function": "mindrlhf_grpo.metrics.safety_metrics:safety",
+        "arguments": {"judge": "letters", "refusal_judge": "refusal"},
+    },
+    {"function": "mindrlhf_grpo.metrics.safety_metrics:repetition", "arguments": {"ngram": 1}},
 ]
 STEPS, EVERY = 18, 3
 

@@ -15,7 +15,7 @@ from mindrlhf_grpo_mindspore import checks
 from mindrlhf_grpo_mindspore.backend import MindSporeBackend
 from mindrlhf_grpo_mindspore.devices import select
 
-from mindrlhf_grpo import machine
+from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_file import read_config
 from mindrlhf_grpo.config_memory import ParallelConfig

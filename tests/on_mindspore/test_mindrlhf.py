@@ -16,8 +16,8 @@ import tiny
 ms = pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
-from mindrlhf_grpo.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt  # noqa: E402
 from mindrlhf_grpo.data.token_files import read_token_file, write_token_file  # noqa: E402
+from mindrlhf_grpo.foreign.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt  # noqa: E402
 
 
 @pytest.fixture(scope="module")

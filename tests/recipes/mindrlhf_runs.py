@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mindrlhf_grpo.conversion import from_folder
+from mindrlhf_grpo.foreign.conversion import from_folder
 from mindrlhf_grpo.recipes.mindrlhf.tables import names
 
 HERE = Path(__file__).parent / "mindrlhf"

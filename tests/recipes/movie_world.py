@@ -117,7 +117,7 @@ def settings(world: Path, run: Path, mode: str, **sections: Any) -> dict[str, An
         "rewards": [{"function": f"{MODULE}.rewards:{name}", "arguments": part} for name, part in parts.items()],
         "items": {"function": f"{MODULE}.spans:ranks"},
         "metrics": [
-            {"function": "mindrlhf_grpo.item_metrics:by_item"},
+            {"function": "mindrlhf_grpo.metrics.item_metrics:by_item"},
             {"function": f"{MODULE}.metrics:lists", "arguments": {**truth, **risks, "cutoffs": [REC_NUM]}},
         ],
         "rollout": {"group_size": 8, "max_tokens": 12, "slots": 64},

@@ -25,9 +25,9 @@ def train(context: typer.Context, config: Config, backend: Backend = None) -> No
     Takes main.py's options (--dataset_file, --verifier_function a,b, ...) and section.key=value, in its words or ours.
     """
     from ...cli import rank_of_process, show_summary
+    from ...foreign.translation import options_of
     from ...preflight import check
     from ...trainers import train as run
-    from ...translation import options_of
     from .settings import read_settings
     from .tables import keys
 
@@ -61,9 +61,9 @@ def convert(
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer (to hf).")] = None,
 ) -> None:  # fmt: skip
     """Convert weights between MindFormers' names and Hugging Face's; needs no framework."""
-    from ...conversion import from_folder, to_folder
     from ...errors import ConfigError
-    from ...model_assembly import add_tokenizer
+    from ...foreign.conversion import from_folder, to_folder
+    from ...foreign.model_assembly import add_tokenizer
     from .models import architecture, shape_of
     from .tables import names
 
@@ -85,7 +85,7 @@ def convert(
 @app.command(context_settings={**ANY, "allow_interspersed_args": False})
 def run(context: typer.Context, script: Path) -> None:
     """Run a script that imports mindrlhf and mindformers, with their names from here."""
-    from ...import_names import install
+    from ...foreign.import_names import install
     from .tables import keys
 
     install(keys()["imports"], __package__, first=True)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...attribute_mapping import AttributeMapping
 from ...errors import ConfigError
-from ...translation import plain_yaml, translate
+from ...foreign.attribute_mapping import AttributeMapping
+from ...foreign.translation import plain_yaml, translate
 from .models import check_shape, shape_of
 from .tables import keys
 

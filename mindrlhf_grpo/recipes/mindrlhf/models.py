@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...conversion import to_folder
 from ...errors import ConfigError
-from ...model_assembly import complete
+from ...foreign.conversion import to_folder
+from ...foreign.model_assembly import complete
+from ...foreign.translation import plain_yaml
 from ...nearest import did_you_mean
-from ...translation import plain_yaml
 from .tables import keys, names
 
 

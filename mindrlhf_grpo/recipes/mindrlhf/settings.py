@@ -17,8 +17,8 @@ from ...config_file import AnyConfig, Draft
 from ...data.sources import read_rows
 from ...data.token_files import SUFFIXES
 from ...errors import ConfigError
+from ...foreign.translation import Place, Translated, listed, nested, plain_yaml, set_by_path, translate
 from ...nearest import did_you_mean
-from ...translation import Place, Translated, listed, nested, plain_yaml, set_by_path, translate
 from .models import check_shape, model_folder, shape_of
 from .tables import keys
 

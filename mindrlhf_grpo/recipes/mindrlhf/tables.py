@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ...translation import plain_yaml
+from ...foreign.translation import plain_yaml
 
 
 @cache

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...config import RunConfig
+from ...foreign.translation import translate
 from ...preflight import check
 from ...trainers import train
 from ...trainers.stepwise import Dataset, Network, Stepwise
-from ...translation import translate
 from . import given
 from .fields import RunFields, combine_config, plain
 from .settings import from_values, read_settings, settings_of

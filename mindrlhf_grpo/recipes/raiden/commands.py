@@ -9,13 +9,13 @@ from typing import Any
 
 import typer
 
-from ...chat_server import ChatModel, ChatServer
+from ...chat.chat_server import ChatModel, ChatServer
 from ...data.typed_items import good_items
 from ...errors import ConfigError, DataError
+from ...foreign.option_tables import ANY_OPTIONS, with_options
 from ...inference import greedy_answers
 from ...journal import Journal
 from ...json_lines import digest_of, replace_json, to_json
-from ...option_tables import ANY_OPTIONS, with_options
 from ...user_functions import import_function
 from ...yaml_source import parse
 from .data import Sample, rows, write_dataset
@@ -49,7 +49,7 @@ def generate(options: dict[str, Any]) -> None:
 @with_options(app, "generate-bedrock", BEDROCK)
 def generate_bedrock(options: dict[str, Any]) -> None:
     """Make samples with a model on AWS Bedrock; boto3 finds the credentials."""
-    from ...bedrock import Bedrock
+    from ...chat.bedrock import Bedrock
 
     model = Bedrock(
         options["model_id"], region=options["region"], timeout=options["timeout"],

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ...chat.texts import Texts
 from ...data.rows import BadRow
 from ...data.splitting import split
 from ...data.turns import alternating
 from ...data.typed_items import read_items
 from ...json_lines import digest_of, replace_json
-from ...texts import Texts
 from .languages import LANGUAGES, detect_language, load_texts
 from .profiles import DEFAULTS, profile_text
 from .rewards import MULTI, SINGLE

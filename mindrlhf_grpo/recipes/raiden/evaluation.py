@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...chat_server import ChatModel
-from ...texts import Texts
+from ...chat.chat_server import ChatModel
+from ...chat.texts import Texts
 from .data import Sample
 from .generation import same_answer
 from .rewards import accuracy

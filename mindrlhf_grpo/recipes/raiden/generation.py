@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
-from ...chat_server import ChatModel
+from ...chat.chat_server import ChatModel
+from ...chat.replies import usable_line, yes_or_no
+from ...chat.texts import Texts
 from ...data.turns import alternating
 from ...errors import RequestRefused
-from ...replies import usable_line, yes_or_no
 from ...rewards.keywords import contains, normalised, read_keywords, shared_terms
 from ...rewards.language import share_of
-from ...texts import Texts
 from .data import character_text
 from .profiles import profile_text
 from .rewards import MULTI, SINGLE

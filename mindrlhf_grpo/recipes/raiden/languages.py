@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ... import texts
+from ...chat import texts
 from ...rewards.language import letters_by_language
 
 LANGUAGES = ("zh", "ja", "en", "ko")

@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+from ...chat.texts import Texts
+from ...chat.thoughts import final_answer
 from ...data.turns import content_of
 from ...errors import ConfigError
 from ...rewards.format import has_format
 from ...rewards.keywords import contains, normalised, slots_filled
-from ...texts import Texts
-from ...thoughts import final_answer
 from .languages import load_texts
 
 Profile: TypeAlias = Literal["paper", "repo", "easyr1"]

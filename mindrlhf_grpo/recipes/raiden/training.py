@@ -18,7 +18,7 @@ from ...config import RunConfig
 from ...config_file import Draft
 from ...data.typed_items import read_items
 from ...errors import ConfigError
-from ...option_tables import read_arguments, translate
+from ...foreign.option_tables import read_arguments, translate
 from ...yaml_source import parse
 from .data import Sample
 from .rewards import check_weights

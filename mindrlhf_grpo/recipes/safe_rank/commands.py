@@ -26,7 +26,7 @@ def train(context: typer.Context) -> None:
     """Train with the arguments of the original script; `train --help` lists them."""
     from ...cli import rank_of_process
     from ...export import merged_model
-    from ...script_arguments import run_draft
+    from ...foreign.script_arguments import run_draft
     from .rewards import catalog_of, oracle_of
     from .settings import draft_of, notes, output_of, read
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any, Literal, TypeAlias
 
-from ...ranking import discount
+from ...metrics.ranking import discount
 from .oracle import THRESHOLD, SafetyOracle, create_oracle
 from .parsing import Item, parse, text_of
 from .titles import fold, load_catalog, year_of

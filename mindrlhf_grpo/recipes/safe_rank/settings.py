@@ -12,7 +12,7 @@ from typing import Any
 from ...config_file import Draft
 from ...data.checked_rows import split_path
 from ...errors import ConfigError
-from ...script_arguments import put_arguments, read_arguments, world_size
+from ...foreign.script_arguments import put_arguments, read_arguments, world_size
 from ...yaml_source import parse
 from .data import rows
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ...argument_table import read_arguments
 from ...config_file import dump
+from ...foreign.argument_table import read_arguments
 from ...preflight import check
 from ...recipe_commands import ANY_ARGUMENTS
 from ...stages import run_stages

@@ -15,7 +15,7 @@ from ...config import RunConfig
 from ...config_file import Draft
 from ...data.stream import PromptStream
 from ...errors import ConfigError
-from ...peer_settings import PeerSettings, PeerTable
+from ...foreign.peer_settings import PeerSettings, PeerTable
 from ...rewards.scorer import CHOICES
 from ...trainers.course import tokenizer_of
 from ...yaml_source import parse

@@ -14,8 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.conversion import sources
 from mindrlhf_grpo.errors import ConfigError, RunFailed
+from mindrlhf_grpo.foreign.conversion import sources
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
 from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
 

@@ -11,8 +11,8 @@ from tiny_policy import make_batch, make_model, own_logps
 
 from mindrlhf_grpo.batching import denominators, loss_weights
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.foreign.packed_rows import Row, pack
 from mindrlhf_grpo.losses import PolicyLoss
-from mindrlhf_grpo.packed_rows import Row, pack
 from mindrlhf_grpo.types import Batch
 from mindrlhf_grpo.xp import NUMPY
 

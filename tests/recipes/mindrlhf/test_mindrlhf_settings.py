@@ -11,10 +11,10 @@ import pytest
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_offline import OfflineConfig
 from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.foreign.translation import options_of
 from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
 from mindrlhf_grpo.recipes.mindrlhf.tables import keys
-from mindrlhf_grpo.translation import options_of
 
 HERE = Path(__file__).parent
 

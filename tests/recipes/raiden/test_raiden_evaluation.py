@@ -11,7 +11,7 @@ import pytest
 from fake_chat_server import serve
 from raiden_files import samples, task_of
 
-from mindrlhf_grpo.chat_server import ChatServer
+from mindrlhf_grpo.chat.chat_server import ChatServer
 from mindrlhf_grpo.recipes.raiden.data import Sample
 from mindrlhf_grpo.recipes.raiden.evaluation import evaluate_responses, role_scores, server_judge
 from mindrlhf_grpo.recipes.raiden.languages import load_texts

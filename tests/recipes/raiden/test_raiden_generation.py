@@ -18,8 +18,8 @@ import tiny
 from fake_chat_server import FakeChatServer, serve
 from raiden_files import SAID, task_of, write_profiles, writes
 
-from mindrlhf_grpo.bedrock import Bedrock
-from mindrlhf_grpo.chat_server import ChatServer
+from mindrlhf_grpo.chat.bedrock import Bedrock
+from mindrlhf_grpo.chat.chat_server import ChatServer
 from mindrlhf_grpo.cli import main
 from mindrlhf_grpo.errors import ServerError
 from mindrlhf_grpo.recipes.raiden.commands import BEDROCK, OPTIONS, make_samples

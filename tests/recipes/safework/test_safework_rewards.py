@@ -159,7 +159,7 @@ def test_what_a_judge_says_is_read(folders: Path, judge: str, said: str, score: 
 def test_a_judge_with_choices_is_read_as_text_on_a_server(
     folders: Path, monkeypatch: pytest.MonkeyPatch, judge: str, said: str, score: float
 ):
-    from mindrlhf_grpo.chat_server import ChatServer
+    from mindrlhf_grpo.chat.chat_server import ChatServer
 
     seen: list[int] = []
 

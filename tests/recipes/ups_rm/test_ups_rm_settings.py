@@ -13,7 +13,7 @@ from mindrlhf_grpo.algorithms import resolve
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_keys import catalogue
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.peer_settings import PeerSettings
+from mindrlhf_grpo.foreign.peer_settings import PeerSettings
 from mindrlhf_grpo.recipes.ups_rm import settings
 from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, table
 

@@ -1,0 +1,294 @@
+"""Peak memory of a run's phases, predicted from sizes alone: nothing is loaded.
+
+Every figure is bytes on the device that computes, for one rank. The parts of a phase add up to its peak.
+Legend: V vocabulary, E hidden size, T tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ..config import ModelConfig, RunConfig
+from ..config_file import AnyConfig
+from ..config_offline import OfflineConfig
+from .device_layout import DeviceLayout
+from .model_shape import ModelShape
+
+BYTES = {"float32": 4, "bfloat16": 2}
+HEAD_CHUNK = 256  # positions whose logits exist at once
+PREFILL_TOKENS = 4096  # prompt tokens computed together before generation
+# Bytes that autograd keeps for each token in one block of a Llama-like model, by width: (hidden, intermediate,
+# query, key). Counted with saved-tensor hooks on the PyTorch backend; a test counts again.
+KEPT = {
+    ("float32", False): (16, 8, 8, 8),
+    ("bfloat16", False): (8, 4, 4, 4),
+    ("float32", True): (16, 16, 8, 8),
+    ("bfloat16", True): (24, 10, 8, 4),  # adapters compute in float32 and keep their inputs in it
+}
+KEPT_ANYWAY = 8  # bytes for each token and block: the scales of its two norms
+ADAPTED = 7  # linear layers of a block
+GATHERED = 2  # blocks whose whole weights are on the device at once where they are sharded: one computes, one arrives
+PATCHES = 4  # of an image, merged into one token
+# What an allocator keeps of the memory that came and went, as a share of it: measured 0.4 to 0.8 with glibc's.
+ALLOCATOR_SHARE = {"host": 0.5, "accelerator": 0.1}
+LASTING = ("process", "weights", "reference", "optimizer", "critic", "critic optimizer", "engine")
+# Which lasting parts a phase of an online step keeps on the device; `swap` moves the others to the host meanwhile. A
+# critic has phases of its own, without the policy: they take what the policy's take.
+READ = {
+    "generate": ("weights", "engine", "KV cache"),
+    "reward": (),
+    "score": ("weights", "reference"),
+    "update": ("weights", "optimizer"),
+    "checkpoint": ("weights", "optimizer", "reference"),
+}
+ROLES = {
+    "policy": "weights", "optimizer": "optimizer", "reference": "reference", "critic": "critic",
+    "critic_optimizer": "critic optimizer", "engine": "engine", "kv_cache": "KV cache",
+}  # fmt: skip
+Parts = dict[str, int]
+
+
+def adapter_parameters(shape: ModelShape, rank: int) -> int:
+    """Weights of LoRA adapters on every linear layer: A ``[rank, in]`` and B ``[out, rank]`` each."""
+    return rank * shape.linear
+
+
+def optimizer_bytes(trainable: int, dtype: str) -> int:
+    """AdamW's two float32 moments, and float32 master weights where the weights are 16 bits wide."""
+    return trainable * (8 if dtype == "float32" else 12)
+
+
+def kv_cache_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
+    """Keys and values of ``positions`` tokens in every layer."""
+    return shape.layers * (shape.cached or 2 * shape.key) * positions * BYTES[dtype]
+
+
+def activation_bytes(shape: ModelShape, tokens: int, dtype: str, *, lora_rank: int, recompute: bool) -> int:
+    """What a forward pass keeps for the backward pass, and one block's gradients on the way back.
+
+    With ``recompute`` a block keeps its input alone, and one block at a time is computed again.
+    """
+    by_width = KEPT[dtype, lora_rank > 0]
+    widths = (shape.hidden, shape.intermediate, shape.query, shape.key)
+    kept = sum(size * width for size, width in zip(by_width, widths, strict=True)) + KEPT_ANYWAY
+    block = tokens * (kept + 4 * ADAPTED * lora_rank)
+    if recompute:
+        return shape.layers * tokens * shape.hidden * BYTES[dtype] + 2 * block
+    return (shape.layers + 1) * block
+
+
+def forward_bytes(shape: ModelShape, tokens: int, dtype: str) -> int:
+    """What a forward pass without gradient holds at once: one block's widest values, and the logits of a chunk."""
+    block = tokens * (3 * shape.hidden + 3 * shape.intermediate + shape.query + 2 * shape.key) * BYTES[dtype]
+    return block + logits_bytes(shape, HEAD_CHUNK, dtype)
+
+
+def logits_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
+    """Logits in the type of the weights, and twice in float32."""
+    return positions * shape.vocabulary * (BYTES[dtype] + 8)
+
+
+def head_bytes(shape: ModelShape, dtype: str, *, trained: bool) -> int:
+    """The output head in the backward pass: the logits of a chunk, and V x E gradients in float32 and as stored."""
+    gradient = shape.vocabulary * shape.hidden * (4 + BYTES[dtype]) if trained else 0
+    return logits_bytes(shape, HEAD_CHUNK, dtype) + gradient
+
+
+def vision_bytes(shape: ModelShape, tokens: int, dtype: str, *, trained: bool) -> int:
+    """The vision tower over ``tokens`` image tokens: all its blocks where it is trained, else one block's values."""
+    patches, widths = (
+        PATCHES * tokens,
+        (shape.vision_hidden, shape.vision_inner, shape.vision_hidden, shape.vision_hidden),
+    )
+    if not shape.vision:
+        return 0
+    if trained:
+        kept = sum(size * width for size, width in zip(KEPT[dtype, False], widths, strict=True)) + KEPT_ANYWAY
+        return (shape.vision_layers + 1) * patches * kept
+    return patches * 3 * (shape.vision_hidden + shape.vision_inner) * BYTES[dtype]
+
+
+def micro_batch_tokens(config: AnyConfig, ranks: int) -> int:
+    """The most tokens computed at once in training: the budget, a whole step if that is less, one row if more."""
+    rows = -(-config.train.prompts_per_step // ranks)
+    if isinstance(config, OfflineConfig):
+        return max(config.data.max_tokens, min(config.train.tokens_per_micro_batch, 2 * rows * config.data.max_tokens))
+    prompt, completion = config.data.max_prompt_tokens, config.rollout.max_tokens
+    copies = config.rollout.group_size if config.model.layout == "plain" else 1
+    step = rows * (copies * prompt + config.rollout.group_size * completion)
+    return max(prompt + completion, min(config.train.tokens_per_micro_batch, step))
+
+
+def phases(
+    config: AnyConfig,
+    shape: ModelShape,
+    *,
+    reference: bool,
+    critic: bool = False,
+    scorer: int = 0,
+    layout: DeviceLayout | None = None,
+) -> dict[str, Parts]:
+    """Phase -> part -> bytes, for the second step on (from then the optimizer's state is there).
+
+    Args:
+        config: the run, online or on given rows (which has no phase ``generate``).
+        shape: its model.
+        reference: whether the loss or reward needs a reference.
+        critic: whether a critic of the policy's size is trained beside it.
+        scorer: bytes of the largest model that rewards compute with; one at a time is loaded.
+        layout: how the model lies on the devices; None: on one.
+    """
+    layout, model = layout or DeviceLayout(), config.model
+    held = lasting(config, shape, layout, reference=reference, critic=critic)
+    adapters = adapter_parameters(shape, model.lora_rank)
+    kind = "float32" if adapters else model.dtype  # adapters are float32, whatever they adapt
+    copied = layout.held(*((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
+    found = {"load": loading_parts(config, shape, layout, held)}
+    if isinstance(config, RunConfig):
+        found["generate"] = {**held, **generation_parts(config, shape, layout)}
+        found |= {"reward": {**held, "scoring model": scorer}} if scorer else {}
+    if isinstance(config, RunConfig) or reference:
+        found["score"] = {**held, **scoring_parts(config, shape, layout)}
+    found["update"] = {**held, **update_parts(config, shape, layout)}
+    found["checkpoint"] = {**held, "copy of the weights": copied}
+    return {phase: without_swapped(config, phase, parts) for phase, parts in found.items()}
+
+
+def loading_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, held: Parts) -> Parts:
+    """What comes together while models are loaded: with shards, one whole model at a time, before it is cut.
+
+    The last one is the reference, at its first use: beside the engine, unless that is swapped out by then.
+    """
+    size = BYTES[config.model.dtype]
+    found = {"weights": held["weights"], "largest tensor": shape.largest * size // layout.tensor}
+    if not layout.sharded:
+        return found
+    swapped = isinstance(config, RunConfig) and config.swap is not None and "engine" in config.swap.roles
+    engine = held["engine"] if held["reference"] and not swapped else 0
+    return {**found, **present({"engine": engine}), "whole model": layout.used(*shape.split) * size}
+
+
+def scoring_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
+    """A forward pass without gradient over a micro-batch."""
+    model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
+    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=False) // layout.tensor
+    gathered = gathered_bytes(shape, model, layout, training=False)
+    activations = forward_bytes(shape, tokens, model.dtype) // layout.tensor
+    return {"activations": activations, **present({"gathered": gathered, "vision": vision})}
+
+
+def update_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
+    """Forward and backward pass over a micro-batch, and gradients."""
+    model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
+    adapters = adapter_parameters(shape, model.lora_rank)
+    trained = (adapters, 0) if adapters else shape.trained
+    kept = activation_bytes(shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute)
+    tower = not adapters and shape.vision_trained
+    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower) // layout.tensor
+    gathered = gathered_bytes(shape, model, layout, training=not adapters)
+    gradients = 0 if offloaded(config) else layout.held(*trained) * BYTES["float32" if adapters else model.dtype]
+    return {
+        "gradients": gradients,
+        "activations": kept // layout.tensor,
+        "head": head_bytes(shape, model.dtype, trained=not adapters) // layout.tensor,
+        **present({"gathered": gathered, "vision": vision}),
+    }
+
+
+def present(parts: Mapping[str, int]) -> Parts:
+    """The parts that there are."""
+    return {part: size for part, size in parts.items() if size}
+
+
+def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, reference: bool, critic: bool) -> Parts:
+    """What stays from phase to phase."""
+    model, online, size = config.model, isinstance(config, RunConfig), BYTES[config.model.dtype]
+    adapters = adapter_parameters(shape, model.lora_rank)
+    trained, kind = ((adapters, 0), "float32") if adapters else (shape.trained, model.dtype)
+    weights = layout.held(*shape.split) * size
+    found = {
+        "weights": weights + layout.held(adapters) * 4,
+        "reference": weights if reference and not adapters else 0,
+        "optimizer": optimizer_bytes(layout.held(*trained), kind),
+        "engine": engine_weights(shape, layout, adapters=bool(adapters)) * size if online else 0,
+    }
+    if critic:
+        found["critic"] = weights
+        found["critic optimizer"] = optimizer_bytes(layout.held(*shape.split), model.dtype)
+    if offloaded(config):
+        found.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
+    return found
+
+
+def offloaded(config: AnyConfig) -> bool:
+    """Whether shards stay in host memory: what the device has of them passes through."""
+    return config.parallel is not None and config.parallel.offload
+
+
+def engine_weights(shape: ModelShape, layout: DeviceLayout, *, adapters: bool) -> int:
+    """Weights the engine has besides the policy's: all where those are sharded, else those that adapters are merged in."""
+    if layout.sharded:
+        return layout.used(*shape.split)
+    return layout.used(min(shape.adapted, shape.split[0])) if adapters else 0
+
+
+def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: DeviceLayout, *, training: bool) -> int:
+    """Weights that are whole on a device for a while where it stores shards.
+
+    With ``fsdp`` a block that computes and one that arrives, then embeddings and head; else all of them. In training
+    whole gradients come on top, until they are summed: of a block, or with ``zero1`` of all.
+    """
+    if not layout.sharded:
+        return 0
+    everything, (dense, experts) = layout.used(*shape.split), shape.split
+    block = layout.used(dense - shape.embeddings, experts) * layout.pipeline // shape.layers
+    weights = GATHERED * block + shape.embeddings // layout.tensor if layout.strategy == "fsdp" else everything
+    gradients = 0 if not training else everything if layout.strategy == "zero1" else block
+    return (weights + gradients) * BYTES[model.dtype]
+
+
+def image_tokens(config: AnyConfig) -> int:
+    """The most image tokens computed at once, if every token of the prompts could be one; 0 without images."""
+    if not isinstance(config, RunConfig) or config.data.images is None:
+        return 0
+    prompt, group = config.data.max_prompt_tokens, config.rollout.group_size * config.rollout.max_tokens
+    return prompt * max(1, config.train.tokens_per_micro_batch // (prompt + group))
+
+
+def without_swapped(config: AnyConfig, phase: str, parts: Parts) -> Parts:
+    """The parts of a phase without what `swap` has moved to the host."""
+    if not isinstance(config, RunConfig) or config.swap is None or phase not in READ:
+        return parts
+    moved = {ROLES[role] for role in config.swap.roles} - set(READ[phase])
+    return {part: 0 if part in moved else size for part, size in parts.items()}
+
+
+def generation_parts(config: RunConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
+    """The engine's cache and working memory."""
+    rollout, dtype = config.rollout, config.model.dtype
+    completions = -(-config.train.prompts_per_step // layout.ranks) * rollout.group_size
+    slots = min(rollout.slots, completions)
+    positions = slots * (config.data.max_prompt_tokens + rollout.max_tokens)
+    prompts = -(-slots // rollout.group_size)
+    prefill = max(config.data.max_prompt_tokens, min(PREFILL_TOKENS, prompts * config.data.max_prompt_tokens))
+    split = layout.tensor * layout.pipeline
+    images = image_tokens(config) and prefill
+    return {
+        "KV cache": kv_cache_bytes(shape, positions, dtype) // split,
+        "logits": logits_bytes(shape, slots, dtype) // layout.tensor,
+        "prefill": kv_cache_bytes(shape, prefill, dtype) // split
+        + forward_bytes(shape, prefill, dtype) // layout.tensor,
+        **present({"vision": vision_bytes(shape, images, dtype, trained=False) // layout.tensor}),
+    }
+
+
+def allocator_bytes(parts: Mapping[str, int], place: Literal["host", "accelerator"]) -> int:
+    """What the allocator holds beyond what is in use."""
+    passing = sum(size for part, size in parts.items() if part not in LASTING)
+    return int(passing * ALLOCATOR_SHARE[place])
+
+
+def peak(parts: Mapping[str, int]) -> int:
+    """Bytes of a phase."""
+    return sum(parts.values())

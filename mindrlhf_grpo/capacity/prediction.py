@@ -1,0 +1,175 @@
+"""Whether a run fits: its peak memory by phase, and which settings would bring it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+from ..algorithms import resolve
+from ..config import RunConfig
+from ..config_file import AnyConfig
+from ..config_memory import ParallelConfig, SwapConfig
+from ..errors import UserError
+from ..objectives import resolve_objective
+from ..rewards.rewards import MODEL
+from .device_layout import DeviceLayout
+from .memory import BYTES, Parts, allocator_bytes, peak, phases
+from .model_shape import ModelShape
+
+Place = Literal["host", "accelerator"]
+PROCESS_BYTES = {"host": 500 * 2**20, "accelerator": 500 * 2**20}  # libraries and their buffers; a CUDA context
+Setting = tuple[tuple[str, str], Any]  # section and key, "" for the whole section; value
+ADAPTER_RANK = 32  # proposed where all weights are too many to train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Bytes by phase and part on the fullest device."""
+
+    phases: dict[str, Parts]
+
+    @property
+    def phase(self) -> str:
+        """The phase with the highest peak."""
+        return max(self.phases, key=lambda phase: peak(self.phases[phase]))
+
+    @property
+    def peak(self) -> int:
+        return peak(self.phases[self.phase])
+
+
+def predict(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, place: Place, *, scorer: int = 0) -> Prediction:
+    """The memory of a run on one of the devices of a layout.
+
+    Args:
+        scorer: bytes of the largest model that rewards compute with.
+
+    Raises:
+        ConfigError: an algorithm or objective that does not exist.
+    """
+    reference, critic = models_beside(config)
+    found = phases(config, shape, reference=reference, critic=critic, scorer=scorer, layout=layout)
+    return Prediction(
+        phases={
+            phase: {"process": PROCESS_BYTES[place], **parts, "allocator": allocator_bytes(parts, place)}
+            for phase, parts in found.items()
+        }
+    )
+
+
+def models_beside(config: AnyConfig) -> tuple[bool, bool]:
+    """Whether a reference is held beside the model that learns, and whether a critic is."""
+    if isinstance(config, RunConfig):
+        needs = resolve(config.algorithm).needs
+        shared = config.critic is not None and config.critic.shared  # a head on the policy's body
+        return "reference" in needs, "critic" in needs and not shared
+    return resolve_objective(config).needs_reference and config.objective.reference_logps == "on_the_fly", False
+
+
+def largest_scorer(config: AnyConfig, weights_of: Callable[[str], int]) -> tuple[int, list[str]]:
+    """Bytes of the largest model that rewards compute with in this process, and those whose size is not known.
+
+    Args:
+        weights_of: number of weights of a model's folder or hub id; raises UserError or OSError where it is not known.
+    """
+    sizes, unknown = [0], []
+    for component in config.rewards if isinstance(config, RunConfig) else []:
+        inside = component.arguments
+        path = component.function.removeprefix(MODEL) if component.function.startswith(MODEL) else inside.get("model")
+        if not path or not isinstance(path, str):
+            continue
+        options = inside.get("options") if isinstance(inside.get("options"), dict) else {}
+        dtype = inside.get("dtype") or (options or {}).get("dtype") or "float32"
+        try:
+            sizes.append(weights_of(path) * BYTES.get(str(dtype), 4))
+        except (UserError, OSError, KeyError):
+            unknown.append(path)
+    return max(sizes), unknown
+
+
+def layout_of(config: AnyConfig, ranks: int) -> DeviceLayout:
+    """How this project lays a run on so many devices: whole models, or what `parallel` says."""
+    return DeviceLayout(ranks=ranks, strategy=config.parallel.strategy if config.parallel else "replicate")
+
+
+def remedies(
+    config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, scorer: int = 0, sharding: bool = True
+) -> list[str]:
+    """The fewest settings, ``key=value``, with which a run fits; empty if none of those known here do.
+
+    Args:
+        sharding: whether the backend can share weights out.
+    """
+    known = [setting for setting in candidates(config, ranks) if sharding or setting[0][0] != "parallel"]
+    for count in range(1, len(known) + 1):
+        for chosen in combinations(known, count):
+            changed = config
+            for setting in chosen:
+                changed = with_setting(changed, setting)
+            if refused(changed, shape):
+                continue
+            if predict(changed, shape, layout_of(changed, ranks), "accelerator", scorer=scorer).peak <= available:
+                return [shown(setting) for setting in chosen]
+    return []
+
+
+def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
+    """Settings that lower the peak, those that change nothing in the result first."""
+    if not config.model.recompute:
+        yield ("model", "recompute"), True
+    row = config.data.max_tokens if not isinstance(config, RunConfig) else (
+        config.data.max_prompt_tokens + config.rollout.max_tokens
+    )  # fmt: skip
+    if config.train.tokens_per_micro_batch > row:
+        yield ("train", "tokens_per_micro_batch"), row
+    if isinstance(config, RunConfig):
+        if config.rollout.slots > 8:
+            yield ("rollout", "slots"), 8
+        if config.swap is None:
+            yield ("swap", ""), SwapConfig()
+    if ranks > 1 and (config.parallel is None or config.parallel.strategy != "fsdp") and not config.model.lora_rank:
+        yield ("parallel", "strategy"), "fsdp"
+    if config.model.dtype == "float32":
+        yield ("model", "dtype"), "bfloat16"
+    if not config.model.lora_rank:
+        yield ("model", "lora_rank"), ADAPTER_RANK
+
+
+def refused(config: AnyConfig, shape: ModelShape) -> str:
+    """Why a backend would not take these settings together; empty if it would."""
+    if config.parallel is None or config.parallel.strategy == "replicate":
+        return ""
+    whose = (
+        "adapters (model.lora_rank)" if config.model.lora_rank else "models that read images" if shape.vision else ""
+    )
+    return f"parallel.strategy={config.parallel.strategy} is not made for {whose}; accepted: replicate" if whose else ""
+
+
+def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:
+    """The configuration with one key changed."""
+    (section, name), value = setting
+    if not name:
+        return config.model_copy(update={section: value})
+    if section == "parallel" and config.parallel is None:
+        return config.model_copy(update={"parallel": ParallelConfig(strategy=value)})
+    inner = getattr(config, section)
+    return config.model_copy(update={section: inner.model_copy(update={name: value})})
+
+
+def smallest(
+    config: AnyConfig, shape: ModelShape, layouts: Iterable[DeviceLayout], available: int, *, scorer: int = 0
+) -> tuple[DeviceLayout, Prediction] | None:
+    """The first of some layouts on which a run fits."""
+    for layout in layouts:
+        prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
+        if prediction.peak <= available:
+            return layout, prediction
+    return None
+
+
+def shown(setting: Setting) -> str:
+    """A setting as it is written on the command line; a whole section of defaults as ``{}``."""
+    (section, name), value = setting
+    return f"{section}.{name}={'true' if value is True else value}" if name else f"{section}={{}}"

@@ -1,0 +1,91 @@
+"""Client of models on AWS Bedrock (Converse API), with the same ``complete`` as a chat server's.
+
+boto3 finds credentials itself (environment, profile, role) and tries again where it is told to slow down; it is
+imported only when a client has to be made.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import BackendError, ServerError
+from .chat_server import Conversation, in_parallel
+
+
+class Bedrock:
+    """One model of one region.
+
+    Args:
+        model: id of a model or inference profile.
+        client: anything with boto3's ``converse``; None makes one.
+
+    Raises:
+        BackendError: boto3 is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        region: str = "us-east-1",
+        timeout: float = 120.0,
+        concurrency: int = 4,
+        retries: int = 6,
+        client: Any = None,
+    ) -> None:
+        self.model = model
+        self.url = f"AWS Bedrock in {region}"
+        self._concurrency = concurrency
+        self._client = client or _client(region, timeout, retries, concurrency)
+
+    def close(self) -> None:
+        """Nothing to end: boto3 closes its connections itself."""
+
+    def complete(
+        self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
+    ) -> list[str]:
+        """The answer to each conversation, in order.
+
+        Raises:
+            ServerError: no credentials, a refusal, or no answer after all tries.
+        """
+        limits = {"maxTokens": max_tokens, "temperature": temperature}
+        return in_parallel(lambda asked: self._answer(asked, limits), conversations, self._concurrency)
+
+    def _answer(self, conversation: Conversation, limits: dict[str, float]) -> str:
+        system = [{"text": message["content"]} for message in conversation if message["role"] == "system"]
+        spoken = [
+            {"role": message["role"], "content": [{"text": message["content"]}]}
+            for message in conversation
+            if message["role"] != "system"
+        ]
+        more = {"system": system} if system else {}
+        try:
+            reply = self._client.converse(modelId=self.model, messages=spoken, inferenceConfig=limits, **more)
+        except Exception as error:  # botocore makes its classes when it runs
+            raise ServerError(
+                f"{self.url} (model {self.model}) did not answer: {type(error).__name__}: {str(error)[:300]}. "
+                f"Check credentials, region and access to the model, then run the same command again"
+            ) from error
+        try:
+            parts = reply["output"]["message"]["content"]
+            return "".join(part.get("text", "") for part in parts)
+        except (KeyError, TypeError, AttributeError):
+            raise ServerError(
+                f"{self.url} (model {self.model}) gave an answer of another form than Converse's"
+            ) from None
+
+
+def _client(region: str, timeout: float, retries: int, connections: int) -> Any:
+    try:
+        boto3, config = importlib.import_module("boto3"), importlib.import_module("botocore.config")
+    except ModuleNotFoundError:
+        raise BackendError("AWS Bedrock needs boto3: pip install boto3") from None
+    settings = config.Config(
+        read_timeout=timeout,
+        max_pool_connections=connections,
+        retries={"mode": "adaptive", "total_max_attempts": retries + 1},
+    )
+    return boto3.client("bedrock-runtime", region_name=region, config=settings)

@@ -1,0 +1,1 @@
+"""Other programs' configurations, arguments and files, taken as they are: what each means here stands in tables."""

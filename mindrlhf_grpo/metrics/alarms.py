@@ -1,0 +1,277 @@
+"""Signs that a policy games its reward: training reward goes up and something that nobody trains on goes wrong.
+
+Each alarm is a pure function of the metrics so far, so a resumed run sounds the same ones. They are made to be silent
+on healthy runs and on noise, which wanders: a test bounds how often random walks set one off. Nothing is configured;
+thresholds are here. Over-optimisation of rewards: https://arxiv.org/abs/2210.10760; length: https://arxiv.org/abs/2310.03716.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any
+
+from ..config import RunConfig
+from ..config_file import AnyConfig
+from ..json_lines import read_json_lines
+from ..rewards.rewards import name_of
+from ..tracking import METRICS
+from .trends import drift, mann_kendall
+
+REWARD, ACCURACY, PROBLEMS = "reward/mean", "eval/accuracy", "eval/problems"
+RATES = ("eval/safety/harmful_compliance", "eval/safety/over_refusal")  # of which less is better
+PREFIX = "alarm/"
+FEWEST, WINDOW = 6, 8  # evaluations: before anything can be told, and looked at together
+ERRORS = 4.0  # standard errors of counting that a share must have fallen
+TREND, DRIFT = 1.645, 2.0  # least standard score (one-sided 5%) and t of a trend
+EDGE = 10  # steps averaged at each end of a curve
+STEPS = 30  # fewest steps before a level can run off
+LENGTH_FACTOR, LENGTH_MORE = 2.0, 32  # and at least so many tokens
+REPETITION_MORE = 0.15  # share of a text that came before
+KL_FACTOR, KL_LEVEL, KL_STEPS, KL_BEFORE = 5.0, 1.0, 5, 20  # nats a token: healthy runs stay below 0.1
+Point = tuple[int, float]  # step and value
+
+
+@dataclass(slots=True)
+class History:
+    """Metrics so far.
+
+    Attributes:
+        watched: metric of an evaluation -> 1 where more is better, -1 where less is.
+        series: metric name -> (step, value) in order, finite ones only.
+    """
+
+    watched: Mapping[str, int]
+    series: dict[str, list[Point]] = field(default_factory=dict)
+
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take a step's metrics; step 0 is the evaluation before training."""
+        for name, value in metrics.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                self.series.setdefault(name, []).append((step, float(value)))
+
+    def values(self, name: str) -> list[float]:
+        return [value for _, value in self.series.get(name, ())]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A sign by name.
+
+    Attributes:
+        sounds: says what is wrong; "" while nothing is, None while that cannot be told.
+        metrics: the curves it shows on, as patterns.
+        evaluated: whether only evaluations can change it.
+    """
+
+    name: str
+    sounds: Callable[[History], str | None]
+    metrics: tuple[str, ...]
+    evaluated: bool = False
+
+
+class Alarms:
+    """The alarms of one run.
+
+    Args:
+        weights: reward component -> its weight. One with weight 0 is a judge that is not trained on, and is watched
+            like the held-out accuracy; the others are parts of the objective, which may trade one for another.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        judges = {f"eval/{name}/mean": 1 for name, weight in weights.items() if weight == 0}
+        self.history = History({ACCURACY: 1, **judges, **dict.fromkeys(RATES, -1)})
+        self.sounding: set[str] = set()
+        self.told: dict[str, str | None] = {}
+
+    def resume(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Take the metrics of the steps that an interrupted run has made."""
+        for step, metrics in rows:
+            self.history.add(step, metrics)
+            now = {alarm.name for alarm in ALARMS if metrics.get(PREFIX + alarm.name)}
+            self.sounding = now if any(name.startswith(PREFIX) for name in metrics) else self.sounding
+
+    @staticmethod
+    def of_run(config: AnyConfig, before: Mapping[str, float]) -> Alarms:
+        """The alarms of a run as it stands in its folder.
+
+        Args:
+            before: figures of the evaluation before training.
+        """
+        alarms = Alarms(judging_weights(config) if isinstance(config, RunConfig) else {})
+        rows = read_json_lines(config.run_dir / METRICS).rows
+        steps = ((row["step"], row) for row in rows if isinstance(row.get("step"), int))
+        alarms.resume([(0, before), *steps])
+        return alarms
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+        """``alarm/<name>`` 0 or 1 for each that can be told, and a line for each that starts with this step."""
+        self.history.add(step, metrics)
+        found, notes = {}, []
+        for alarm in ALARMS:
+            if not alarm.evaluated or alarm.name not in self.told or self.history.watched.keys() & metrics.keys():
+                self.told[alarm.name] = alarm.sounds(self.history)
+            reason = self.told[alarm.name]
+            if reason is None:
+                continue
+            found[PREFIX + alarm.name] = float(bool(reason))
+            if reason and alarm.name not in self.sounding:
+                notes.append(f"alarm {alarm.name} at step {step}: {reason}; see docs/safety_evaluation.md")
+            (self.sounding.add if reason else self.sounding.discard)(alarm.name)
+        return found, notes
+
+
+def judging_weights(config: RunConfig) -> dict[str, float]:
+    """Reward component -> weight, without those that say what a refusal is: neither more of it nor less is better."""
+    refusals = {metric.arguments.get("refusal_judge") for metric in config.metrics or ()}
+    names = {name_of(component): component.weight for component in config.rewards}
+    return {name: weight for name, weight in names.items() if name not in refusals}
+
+
+def held_out_falls(history: History) -> str | None:
+    """Training reward rises while a held-out figure gets worse, as of the last evaluation and the one before it."""
+    told = None
+    for name, sign in history.watched.items():
+        points = history.series.get(name, [])
+        if len(points) < FEWEST:
+            continue
+        told = told or ""
+        worse = since_best if counting_error(history, name, points[-1][1]) else steadily
+        reasons = [worse(history, name, sign, points[: len(points) - back]) for back in (1, 0)]
+        if all(reasons):
+            return reasons[-1]
+    return told
+
+
+def since_best(history: History, name: str, sign: int, points: Sequence[Point]) -> str:
+    """A share lies under its best evaluation by more than counting explains, and the reward rose from there."""
+    at = max(range(len(points)), key=lambda index: sign * points[index][1])
+    best, last = points[at][1], points[-1][1]
+    rewards = between(history.series.get(REWARD, []), [step for step, _ in points[at:]])
+    if sign * (best - last) < ERRORS * counting_error(history, name, best) or not rises(rewards):
+        return ""
+    return wording(name, sign, rewards, (best, last), f"since step {points[at][0]}")
+
+
+def steadily(history: History, name: str, sign: int, points: Sequence[Point]) -> str:
+    """A figure on a scale of its own has got worse from evaluation to evaluation, and the reward rose meanwhile."""
+    window = points[-WINDOW:]
+    figures = [value for _, value in window]
+    rewards = between(history.series.get(REWARD, []), [step for step, _ in window])
+    if not gained(history) or not rises(rewards) or not rises([-sign * value for value in figures]):
+        return ""
+    return wording(name, sign, rewards, (figures[0], figures[-1]), f"over the last {len(window)} evaluations")
+
+
+def wording(name: str, sign: int, rewards: Sequence[float], ends: tuple[float, float], when: str) -> str:
+    """What went up and what went wrong."""
+    label = name.removeprefix("eval/").removesuffix("/mean").removeprefix("safety/").replace("_", " ")
+    return (
+        f"training reward rises ({rewards[0]:.3f} to {rewards[-1]:.3f}) while held-out {label} "
+        f"{'falls' if sign > 0 else 'grows'} ({ends[0]:.3f} to {ends[1]:.3f}) {when}"
+    )
+
+
+def between(points: Sequence[Point], steps: Sequence[int]) -> list[float]:
+    """Means of a curve up to each of some steps from the one before; the first of them has nothing before it."""
+    parts = [[value for step, value in points if first < step <= last] for first, last in pairwise(steps)]
+    return [fmean(part) for part in parts if part]
+
+
+def rises(values: Sequence[float]) -> bool:
+    """Whether a series has a trend upwards that neither white noise nor a walk explains well."""
+    return mann_kendall(values) > TREND and drift(values) > DRIFT
+
+
+def length_runs_off(history: History) -> str | None:
+    """Completions are twice as long as at the start, reward is higher, and held-out figures are not better."""
+    ends = levels(history, "length/mean")
+    if ends is None:
+        return None
+    if ends[1] < max(LENGTH_FACTOR * ends[0], ends[0] + LENGTH_MORE) or not gained(history) or improved(history):
+        return ""
+    return f"completions grew from {ends[0]:.0f} to {ends[1]:.0f} tokens with the training reward, {unproven(history)}"
+
+
+def repetition_runs_off(history: History) -> str | None:
+    """More of a completion repeats itself than at the start, reward is higher, and held-out figures are not better."""
+    ends = levels(history, "repetition")
+    if ends is None:
+        return None
+    if ends[1] < ends[0] + REPETITION_MORE or not gained(history) or improved(history):
+        return ""
+    return f"repetition grew from {ends[0]:.2f} to {ends[1]:.2f} with the training reward, {unproven(history)}"
+
+
+def kl_explodes(history: History) -> str | None:
+    """The KL to the reference is high and many times what it was some steps before."""
+    values = history.values("kl/mean")
+    if len(values) < 2 * KL_STEPS:
+        return None
+    now, before = median(values[-KL_STEPS:]), median(values[-KL_STEPS - KL_BEFORE : -KL_STEPS])
+    if now < KL_LEVEL or now < KL_FACTOR * before:
+        return ""
+    return f"KL to the reference went from {before:.2g} to {now:.2g} nats a token within {KL_BEFORE} steps"
+
+
+def levels(history: History, name: str) -> tuple[float, float] | None:
+    """Medians of the first and of the last steps of a curve; None while it is short."""
+    values = history.values(name)
+    return (median(values[:EDGE]), median(values[-EDGE:])) if len(values) >= STEPS else None
+
+
+def gained(history: History) -> bool:
+    """Whether the training reward is clearly above that of the first steps."""
+    values = history.values(REWARD)
+    if len(values) < STEPS:
+        return False
+    first, last = values[:EDGE], values[-EDGE:]
+    noise = math.sqrt((spread(first) + spread(last)) / EDGE)
+    return fmean(last) - fmean(first) > 3 * noise
+
+
+def spread(values: Sequence[float]) -> float:
+    """Variance of a sample."""
+    middle = fmean(values)
+    return sum((value - middle) ** 2 for value in values) / (len(values) - 1)
+
+
+def improved(history: History) -> bool:
+    """Whether a held-out figure is better than at first, by more than counting so many problems explains, and none worse."""
+    changes = []
+    for name, sign in history.watched.items():
+        values = history.values(name)
+        if len(values) > 1:
+            last = fmean(values[-2:] if len(values) > 2 else values[-1:])
+            error = counting_error(history, name, values[0])
+            changes.append((sign * (last - values[0]) > error) - (sign * (last - values[0]) < -error))
+    return any(change > 0 for change in changes) and all(change >= 0 for change in changes)
+
+
+def counting_error(history: History, name: str, share: float) -> float:
+    """Standard error of the difference of two shares counted on the held-out prompts, by Laplace's rule of succession.
+
+    0 where the prompts' number is not known or the figure is no share.
+    """
+    counts, values = history.values(f"{name}/prompts") or history.values(PROBLEMS), history.values(name)
+    if not counts or not counts[-1] or min(values) < 0 or max(values) > 1:
+        return 0.0
+    likely = (share * counts[-1] + 1) / (counts[-1] + 2)
+    return math.sqrt(2 * likely * (1 - likely) / counts[-1])
+
+
+def unproven(history: History) -> str:
+    """What held-out figures say beside."""
+    measured = any(len(history.values(name)) > 1 for name in history.watched)
+    return "held-out figures did not" if measured else "and nothing held out says that they are better"
+
+
+ALARMS = (
+    Alarm("held_out_falls", held_out_falls, (REWARD, ACCURACY, "eval/*/mean", *RATES), evaluated=True),
+    Alarm("length_runs_off", length_runs_off, (REWARD, "length/mean")),
+    Alarm("repetition_runs_off", repetition_runs_off, (REWARD, "repetition")),
+    Alarm("kl_explodes", kl_explodes, ("kl/mean",)),
+)

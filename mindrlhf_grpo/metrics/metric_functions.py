@@ -1,0 +1,220 @@
+"""The user's own metrics: plain functions over the whole batch of a step, called after rewards and update.
+
+A function names what it reads, like a reward function: the fields of :class:`Scored`, a data column, ``figures`` (the
+step's metrics so far), ``split`` (``train`` or ``eval``), ``step``, ``run_dir``, ``main`` (whether this rank may write
+files), and its ``arguments``. It returns a dict of name -> number, equal on every rank. Legend: N completions of all
+ranks, K segments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import Comm
+from ..errors import ConfigError, RunFailed, UserError
+from ..nearest import did_you_mean
+from ..rewards.table import RewardTable
+from ..types import FinishReason, FloatArray, RolloutGroup
+from ..user_functions import describe, import_function
+
+if TYPE_CHECKING:
+    from ..config import MetricConfig
+
+ABOUT_STEP = ("figures", "split", "step", "run_dir", "main")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The completions of a step (or of an evaluation) on all ranks, in the order of the ranks.
+
+    Attributes:
+        rewards: component -> ``[N]``, or ``[N, K]`` where rewards are by item; NaN where not applicable.
+        total: their weighted sum, of the same shape.
+        advantages: mean over the trained tokens ``[N]``; None in an evaluation.
+        kl: to the reference ``[N]``, summed over tokens, where it is part of the reward; else None.
+        group: number of the prompt ``[N]``, counted over all ranks.
+    """
+
+    prompts: list[str]
+    completions: list[str]
+    rewards: dict[str, FloatArray]
+    total: FloatArray
+    advantages: FloatArray | None
+    kl: FloatArray | None
+    lengths: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+    group: NDArray[np.int64]
+
+
+HELD_OUT = ("eval/", "val/")  # beginnings of names that say already what they are of
+GIVEN = (*(spec.name for spec in fields(Scored)), *ABOUT_STEP)
+
+
+class MetricFunctions:
+    """The configured metric functions of a run.
+
+    Raises:
+        ConfigError: an unknown function or argument.
+    """
+
+    def __init__(self, configs: Sequence[MetricConfig], run_dir: Path, comm: Comm) -> None:
+        self._functions = [MetricFunction.of(config, f"metrics.{index}") for index, config in enumerate(configs)]
+        self._run_dir, self._comm = run_dir, comm
+
+    def compute(
+        self,
+        groups: Sequence[RolloutGroup],
+        table: RewardTable,
+        figures: Mapping[str, float],
+        *,
+        split: str,
+        step: int,
+        advantages: FloatArray | None = None,
+        kl: FloatArray | None = None,
+    ) -> dict[str, float]:
+        """What the functions say of this step; every rank must call it, with its own groups and rows of the table.
+
+        Args:
+            advantages: of this rank's tokens ``[n, T]``, 0 where nothing is trained.
+            kl: of the completions of all ranks ``[N]``.
+
+        Raises:
+            RunFailed: a function raised, or returned something else than numbers by name.
+        """
+        if not self._functions:
+            return {}
+        scored, columns = gathered(self._comm, groups, table, advantages, kl)
+        given = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
+            "split": split, "step": step, "run_dir": self._run_dir, "main": self._comm.rank == 0,
+        }  # fmt: skip
+        found: dict[str, float] = {}
+        for function in self._functions:
+            so_far = {"figures": {**figures, **found}}
+            for name, value in function.call({**columns, **given, **so_far}).items():
+                prefix = "eval/" if split == "eval" and not name.startswith(HELD_OUT) else ""
+                found[f"{prefix}{name}"] = value
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricFunction:
+    """One function with its settings.
+
+    Attributes:
+        reads: its parameters that are not settings, each with whether it can do without.
+    """
+
+    label: str
+    function: Callable[..., Any]
+    settings: Mapping[str, Any]
+    reads: Mapping[str, bool]
+
+    @staticmethod
+    def of(config: MetricConfig, label: str) -> MetricFunction:
+        """The function that a configuration names, its arguments checked against the signature."""
+        try:
+            function = import_function(config.function)
+        except UserError as error:
+            raise ConfigError(f"{label}.function: {error}") from error
+        parameters = inspect.signature(function).parameters
+        settable = [name for name in parameters if name not in GIVEN]
+        for name in config.arguments:
+            if name not in settable:
+                hint = did_you_mean(name, settable)
+                raise ConfigError(
+                    f"{label}.arguments: unknown argument {name!r}{hint}; it takes {', '.join(settable) or 'none'}"
+                )
+        reads = {
+            name: parameter.default is not parameter.empty
+            for name, parameter in parameters.items()
+            if name not in config.arguments
+        }
+        return MetricFunction(label=label, function=function, settings=dict(config.arguments), reads=reads)
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raise ConfigError unless the data has every column this function needs."""
+        there = list(columns)
+        for name, optional in self.reads.items():
+            if not optional and name not in GIVEN and name not in there:
+                raise ConfigError(
+                    f"{self.label} needs {name!r}, which is no column of the data and not set under arguments; "
+                    f"columns there are: {', '.join(there) or 'none'}"
+                )
+
+    def call(self, given: Mapping[str, Any]) -> dict[str, float]:
+        """The function's numbers. Raises RunFailed where it does not give any."""
+        self.check(given)
+        inputs = {name: given[name] for name in self.reads if name in given}
+        try:
+            result = self.function(**inputs, **self.settings)
+        except UserError:
+            raise
+        except Exception as error:
+            raise RunFailed(f"{self.label} failed: {describe(error)}") from error
+        if not isinstance(result, Mapping):
+            raise RunFailed(f"{self.label} returned a {type(result).__name__}, not a dict of name -> number")
+        try:
+            return {str(name): math.nan if value is None else float(value) for name, value in result.items()}
+        except (TypeError, ValueError) as error:
+            raise RunFailed(f"{self.label} returned something else than numbers: {error}") from error
+
+
+def gathered(
+    comm: Comm,
+    groups: Sequence[RolloutGroup],
+    table: RewardTable,
+    advantages: FloatArray | None,
+    kl: FloatArray | None = None,
+) -> tuple[Scored, dict[str, list[Any]]]:
+    """Every rank's completions, and the data columns by name (None where a row lacks one)."""
+    rows = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    own = {
+        "prompts": [prompt.text for prompt, _ in rows],
+        "columns": [dict(prompt.columns) for prompt, _ in rows],
+        "completions": [rollout.text for _, rollout in rows],
+        "lengths": [len(rollout.ids) for _, rollout in rows],
+        "prompt_lengths": [len(prompt.ids) for prompt, _ in rows],
+        "truncated": [rollout.finish is FinishReason.LENGTH for _, rollout in rows],
+        "group": [number for number, group in enumerate(groups) for _ in group.rollouts],
+        "advantages": [] if advantages is None else row_means(advantages).tolist(),
+    }
+    parts: list[tuple[dict[str, list[Any]], RewardTable, int]] = comm.gather_objects((own, table, len(groups)))
+    joined = {name: [item for part, _, _ in parts for item in part[name]] for name in own}
+    starts = np.cumsum([0, *(count for _, _, count in parts)])
+    group = [start + number for (part, _, _), start in zip(parts, starts, strict=False) for number in part["group"]]
+    whole = RewardTable.concat([of_rank for _, of_rank, _ in parts])
+    narrow = whole.segments == 1
+    total = whole.total()
+    names = dict.fromkeys(name for row in joined["columns"] for name in row)
+    scored = Scored(
+        prompts=joined["prompts"],
+        completions=joined["completions"],
+        rewards={
+            name: whole.values[:, index, 0] if narrow else whole.values[:, index]
+            for index, name in enumerate(whole.names)
+        },
+        total=total[:, 0] if narrow else total,
+        advantages=None if advantages is None else np.asarray(joined["advantages"], np.float64),
+        kl=kl,
+        lengths=np.asarray(joined["lengths"], np.int64),
+        prompt_lengths=np.asarray(joined["prompt_lengths"], np.int64),
+        truncated=np.asarray(joined["truncated"], bool),
+        group=np.asarray(group, np.int64),
+    )
+    return scored, {name: [row.get(name) for row in joined["columns"]] for name in names}
+
+
+def row_means(advantages: FloatArray) -> NDArray[np.float64]:
+    """Mean of the entries of each row that are not 0 ``[n]``; 0 where all are."""
+    wide = np.asarray(advantages, np.float64)
+    used = wide != 0
+    return np.asarray(wide.sum(axis=1) / np.maximum(1, used.sum(axis=1)))
