@@ -14,7 +14,7 @@ from typing import Any
 from .dry_run import GIB, MACHINES, beyond, examine_config
 from .memory import peak
 
-FOLDER = Path(__file__).resolve().parents[1] / "model_configs"
+FOLDER = Path(__file__).resolve().parents[2] / "model_configs"
 DOCUMENT = FOLDER / "README.md"
 BEGIN = "<!-- table: written by python -m mindrlhf_grpo.capacity.model_table --write -->"
 END = "<!-- end of table -->"
