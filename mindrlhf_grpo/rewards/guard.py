@@ -120,7 +120,8 @@ class Worker:
             ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", PIPE_LIMIT, 0))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                # -u: what a reward prints is out before its process is killed
+                [sys.executable, "-u", "-c", BOOT, str(theirs.fileno()), json.dumps(sys.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a reward prints must not mix with the trainer's own output
                 pass_fds=[theirs.fileno()],
