@@ -21,8 +21,8 @@ REWARD = """def digits(completions):
 SPECIAL = ["<pad>", "<eos>"]
 
 
-def write_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
-    """A random Llama of two layers with a character tokenizer, as a Hugging Face folder."""
+def write_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
+    """A random Llama with a character tokenizer, as a Hugging Face folder."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ def write_model(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
         vocab_size=len(vocabulary),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
@@ -79,10 +79,10 @@ def settings(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def prepare(folder: Path, **sections: dict[str, Any]) -> Path:
+def prepare(folder: Path, *, layers: int = 2, **sections: dict[str, Any]) -> Path:
     """Model, rows and ``config.yaml`` in ``folder``; returns the configuration's path."""
     if not (folder / "model").exists():
-        write_model(folder / "model")
+        write_model(folder / "model", layers=layers)
         write_rows(folder / "rows.jsonl")
         (folder / "reward.py").write_text(REWARD)
     path = folder / "config.yaml"

@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("offline")
-    tiny.write_model(folder / "model")
+    tiny.write_model(folder / "model", layers=1)
     draw = np.random.default_rng(0)
     pairs = [
         {"prompt": f"{a}+{b}=", "chosen": "".join(map(str, draw.integers(0, 10, 3))),

@@ -28,7 +28,7 @@ CURVES = ("reward/mean", "loss", "entropy", "kl/mean", "length/mean", "critic/lo
 @pytest.mark.row("mindrlhf", "GRPO")
 @pytest.mark.row("mindrlhf", "PPO")
 def test_it_learns_and_its_curves_are_torchs(tmp_path: Path, name: str) -> None:
-    config = tiny.prepare(tmp_path, train=TRAIN, **RUNS[name])
+    config = tiny.prepare(tmp_path, layers=1, train=TRAIN, **RUNS[name])
     curves = {}
     for backend in ("torch", "mindspore"):
         tiny.train(config, f"backend={backend}", f"run_dir={tmp_path / backend}")

@@ -154,7 +154,7 @@ OPTIONS = {
 
 @pytest.mark.slow
 def test_two_workers_are_the_same_run_as_one_process(tmp_path: Path) -> None:
-    config = tiny.prepare(tmp_path, **OPTIONS)
+    config = tiny.prepare(tmp_path, layers=1, **OPTIONS)
     alone, together = tmp_path / "run", tmp_path / "workers"
     tiny.train(config)
     summary = tiny.train(config, f"run_dir={together}", processes=2)
@@ -175,7 +175,7 @@ def test_two_workers_are_the_same_run_as_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_job_with_a_clear_error_within_a_minute(tmp_path: Path) -> None:
-    config = tiny.prepare(tmp_path, **{**OPTIONS, "train": {"steps": 10_000, "prompts_per_step": 2}})
+    config = tiny.prepare(tmp_path, layers=1, **{**OPTIONS, "train": {"steps": 10_000, "prompts_per_step": 2}})
     output = (tmp_path / "output").open("w")
     job = subprocess.Popen(
         tiny.command(config, processes=2), env=tiny.environment(), stdout=output, stderr=subprocess.STDOUT

@@ -25,7 +25,7 @@ PATIENCE = 280.0  # seconds until the second checkpoint, compilation included
 
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 def test_kill_9_between_two_checkpoints_changes_no_bit(tmp_path: Path) -> None:
-    config = tiny.prepare(tmp_path, **OPTIONS)
+    config = tiny.prepare(tmp_path, layers=1, **OPTIONS)
     tiny.train(config)
     run = tmp_path / "killed"
     process = subprocess.Popen(
