@@ -25,7 +25,7 @@ def train(context: typer.Context, config: Config, backend: Backend = None) -> No
     Takes main.py's options (--dataset_file, --verifier_function a,b, ...) and section.key=value, in its words or ours.
     """
     from ...cli import rank_of_process, show_summary
-    from ...foreign.translation import options_of
+    from ...foreign.arguments import options_of
     from ...preflight import check
     from ...trainers import train as run
     from .settings import read_settings

@@ -11,7 +11,7 @@ import pytest
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_offline import OfflineConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.translation import options_of
+from mindrlhf_grpo.foreign.arguments import options_of
 from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
 from mindrlhf_grpo.recipes.mindrlhf.tables import keys

@@ -9,26 +9,30 @@ import pytest
 
 from mindrlhf_grpo.config_file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.peer_settings import PeerSettings, PeerTable
+from mindrlhf_grpo.foreign.translation import Table, Translation
 
-TABLE = PeerTable(
-    peer="other",
-    defaults={"a.rate": 0.5, "a.folder": "${b.name}/out"},
-    keys={
-        "a.rate": {"to": "train.learning_rate"},
+TABLE = Table.of(
+    {
+        "a.rate": {"to": "train.learning_rate", "default": 0.5},
         "a.both": {"to": ["algorithm.clip_low", "algorithm.clip_high"]},
-        "a.kind": {"to": "algorithm.name", "choices": {"group": "grpo"}},
+        "a.kind": {"to": "algorithm.name", "map": {"group": "grpo"}},
         "a.every": {"to": "checkpoint.every", "off": -1},
         "a.only_with": {"to": "critic.path", "with": {"a.kind": ["value"]}},
+        "a.folder": {"default": "${b.name}/out"},
+        "b.name": {},
+        "b.flag": {},
+        "a.mode": {"only": ["sync"]},
+        "gpu.*": "there is none",
+        "gpu.memory": "it is taken as needed",
+        "a.old": "it is gone",
     },
-    rules=["a.folder", "b.name", "b.flag"],
-    only={"a.mode": ["sync"]},
-    ignored={"gpu.": "there is none", "gpu.memory": "it is taken as needed", "a.old": "it is gone"},
+    unknown="{place}: {name} is no name of other that is known here{near}",
+    refused="{place}: {name} is {value!r}{near}; accepted here: {accepted}",
 )
 
 
-def read(*arguments: str, file: Path | None = None) -> PeerSettings:
-    return PeerSettings.read(TABLE, file, ["b.name=x", *arguments])
+def read(*arguments: str, file: Path | None = None) -> Translation:
+    return Translation.of_words(TABLE, file, ["b.name=x", *arguments])
 
 
 def test_keys_go_where_the_table_says() -> None:
@@ -46,7 +50,7 @@ def test_keys_go_where_the_table_says() -> None:
 
 def test_later_values_win_and_references_are_put_in(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text("a: {rate: 0.1}\nb.name: y\ngpu: {count: 8, memory: 0.5}\n")
-    settings = PeerSettings.read(TABLE, tmp_path / "file.yaml", ["a.rate=1e-3", "++b.flag=true"])
+    settings = Translation.of_words(TABLE, tmp_path / "file.yaml", ["a.rate=1e-3", "++b.flag=true"])
     assert (settings.number("a.rate"), settings.get("a.folder"), settings.flag("b.flag")) == (0.001, "y/out", True)
     assert settings.place("b.name") == f"{tmp_path}/file.yaml:2"
     assert settings.ignored == {"gpu.count": "there is none", "gpu.memory": "it is taken as needed"}
