@@ -8,7 +8,8 @@ A table has a row for each key, nested as their files are or by dotted names::
     {ignored: WHY}, or WHY       has no meaning here; the user is told why
 
 Beside ``to``: ``map``, their values -> ours; ``off``, a value that means our 0; ``with``, other keys -> the values
-without which this one has no effect. A key that ends in ``*`` stands for all that begin so and have no row.
+without which this one has no effect. A key that ends in ``*`` stands for all that begin so,
+are in no section of the table that lies deeper, and have no row.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Table:
         """The row of a key, its own or that of its beginning; None if there is none."""
         if name in self.rows:
             return self.rows[name]
-        above = [key for key in self.rows if key.endswith(ANY) and name.startswith(key[:-1])]
+        section = self._section(name)
+        known = [key for key in self.rows if key.endswith(ANY) and key.startswith(f"{section}." if section else "")]
+        above = [key for key in known if name.startswith(key[:-1])]
         return self.rows[max(above, key=len)] if above else None
 
     def has_section(self, name: str) -> bool:
@@ -85,12 +88,16 @@ class Table:
 
     def unknown_key(self, name: str, place: str) -> str:
         """What is said of a key without a row."""
-        section = max((one for one in self.sections if not one or name.startswith(f"{one}.")), key=len)
-        known = [key for key in self.sections[section] if not key.endswith(ANY)]
+        section = self._section(name)
+        known = [key for key in self.sections.get(section, ()) if not key.endswith(ANY)]
         near = did_you_mean(name[len(section) + 1 :] if section else name, known)
         there = ", ".join(known)
         hint = near or f"; {section or 'there'} has {there}"
         return self.unknown.format(place=place, name=name, near=near, known=there, hint=hint)
+
+    def _section(self, name: str) -> str:
+        """The innermost section of the table that a key lies in; empty: none."""
+        return max((one for one in self.sections if name.startswith(f"{one}.")), key=len, default="")
 
     def chosen(self, name: str, value: Any, choices: Mapping[Any, Any], place: str = "") -> Any:
         """What a value stands for among choices, whose case does not matter. Raises ConfigError for one that is not there."""

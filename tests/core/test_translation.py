@@ -82,3 +82,46 @@ def test_values_of_another_type_are_refused(name: str, how: str) -> None:
 def test_names_that_must_be_given() -> None:
     with pytest.raises(ConfigError, match=r"b.flag must be given, like b.flag=\.\.\."):
         read().require(["b.name", "b.flag"])
+
+
+KEYS = Table.of(
+    {
+        "lr": {"to": "train.learning_rate", "default": 0.1},
+        "half": {"to": "model.dtype", "default": True, "map": {True: "bfloat16", False: "float32"}},
+        "both": {"to": ["rewards.0.arguments.p", "rewards.1.arguments.p"]},
+        "epochs": {"default": 1},
+        "steps": {"as": "count"},
+        "old": "it is gone",
+        "section": {"a": {"b": {"to": "seed"}}, "*": "of another kind"},
+    }
+)
+
+
+def test_their_keys_become_ours_with_defaults_and_mapped_values() -> None:
+    draft = Draft({"rewards": [{}, {}]})
+    given = {"lr": 0.5, "both": "x", "steps": 3, "old": 1, "section": {"a": {"b": 7}, "c": {"d": 1}}}
+    found = KEYS.read(given, lambda path: f"file.yaml ({path[-1]})")
+    found.put_keys(draft)
+    assert found.named() == {"epochs": 1, "count": 3}
+    assert found.ignored == {"old": "it is gone", "section.c": "of another kind"}
+    assert draft.values == {
+        "rewards": [{"arguments": {"p": "x"}}, {"arguments": {"p": "x"}}],
+        "train": {"learning_rate": 0.5},
+        "model": {"dtype": "bfloat16"},
+        "seed": 7,
+    }
+    assert draft.place(("train", "learning_rate")) == "file.yaml (lr)"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lrr": 1}, r"file.yaml: lrr is unknown \(did you mean 'lr'\?\)"),
+        ({"half": "x"}, "file.yaml: half is 'x'; accepted: true, false"),
+        ({"section": {"a": {"zz": 1}}}, r"file.yaml: section.a.zz is unknown; section.a has b"),
+        ({"section": 3}, "file.yaml: section is 3, not a section"),
+    ],
+)  # fmt: skip
+def test_keys_and_values_that_are_none_are_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        KEYS.read(given, lambda path: "file.yaml").put_keys(Draft({"rewards": [{}, {}]}))

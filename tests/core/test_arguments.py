@@ -1,4 +1,4 @@
-"""Options and keys of other programs as tables."""
+"""Command lines of other programs: arguments by a table, flags without one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mindrlhf_grpo.config_file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.option_tables import read_arguments, read_flags, translate, with_options
+from mindrlhf_grpo.foreign.arguments import read_flags, read_options, with_options
 
 TABLE: dict[str, Any] = {
     "some_file": {"kind": "path", "default": "a/b", "help": "A file."},
@@ -52,43 +51,24 @@ def test_what_the_table_does_not_allow_is_refused(arguments: tuple[str, ...]) ->
 
 
 def test_flags_are_read_as_yaml_values() -> None:
-    flags, others = read_flags(
+    file, flags, own = read_flags(
         ["--a", "3e-6", "--b-c=[1, 2]", "--d", "--e=x=y", "f.yaml", "train.steps=2", "--g", "train.x=1"]
     )
     assert flags == {"a": 3e-6, "b_c": [1, 2], "d": True, "e": "x=y", "g": True}
-    assert others == ["f.yaml", "train.steps=2", "train.x=1"]
+    assert (file, own) == ("f.yaml", ["train.steps=2", "train.x=1"])
+
+
+def test_options_are_texts_of_known_names() -> None:
+    words = ["--out", "data/date=1/x.jsonl", "a.b=1", "--file-name=3", "--fast", "+c=2"]
+    options, others = read_options(words, ["out", "file_name", "fast"])
+    assert options == {"out": "data/date=1/x.jsonl", "file_name": "3", "fast": "true"}
+    assert others == ["a.b=1", "+c=2"]
+    with pytest.raises(ConfigError, match=r"option '--ou' is unknown \(did you mean 'out'\?\)"):
+        read_options(["--ou", "x"], ["out"])
 
 
 def test_a_file_comes_first_or_as_config() -> None:
-    assert read_arguments(["a.yaml", "--x", "1", "k=v"]) == ("a.yaml", {"x": 1}, ["k=v"])
-    assert read_arguments(["--config", "a.yaml"]) == ("a.yaml", {}, [])
+    assert read_flags(["a.yaml", "--x", "1", "k=v"]) == ("a.yaml", {"x": 1}, ["k=v"])
+    assert read_flags(["--config", "a.yaml"]) == ("a.yaml", {}, [])
     with pytest.raises(ConfigError, match=r"one configuration file at most; got a.yaml, b.yaml"):
-        read_arguments(["a.yaml", "--config", "b.yaml"])
-
-
-KEYS: dict[str, list[Any]] = {
-    "lr": ["train.learning_rate", 0.1],
-    "half": ["model.dtype", True, {"true": "bfloat16", "false": "float32"}],
-    "both": [["rewards.0.arguments.p", "rewards.1.arguments.p"], None],
-    "epochs": [None, 1],
-}
-
-
-def test_their_keys_become_ours_with_defaults_and_mapped_values() -> None:
-    draft = Draft({"rewards": [{}, {}]})
-    assert translate(KEYS, {"lr": 0.5, "both": "x"}, draft, "file.yaml") == {"epochs": 1}
-    assert draft.values == {
-        "rewards": [{"arguments": {"p": "x"}}, {"arguments": {"p": "x"}}],
-        "train": {"learning_rate": 0.5},
-        "model": {"dtype": "bfloat16"},
-    }
-    assert draft.place(("train", "learning_rate")) == "file.yaml (lr)"
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [({"lrr": 1}, r"file.yaml: there is no key 'lrr' \(did you mean 'lr'\?\)"), ({"half": "x"}, "half is 'x'; it takes true, false")],
-)  # fmt: skip
-def test_keys_and_values_that_are_none_are_named(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        translate(KEYS, given, Draft({"rewards": [{}, {}]}), "file.yaml")
+        read_flags(["a.yaml", "--config", "b.yaml"])
