@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from mindrlhf_grpo.config_file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.arguments import read_flags, read_options, with_options
+from mindrlhf_grpo.foreign.arguments import put_arguments, read_flags, read_options, read_script_arguments, with_options
 
 TABLE: dict[str, Any] = {
     "some_file": {"kind": "path", "default": "a/b", "help": "A file."},
@@ -72,3 +73,50 @@ def test_a_file_comes_first_or_as_config() -> None:
     assert read_flags(["--config", "a.yaml"]) == ("a.yaml", {}, [])
     with pytest.raises(ConfigError, match=r"one configuration file at most; got a.yaml, b.yaml"):
         read_flags(["a.yaml", "--config", "b.yaml"])
+
+
+ROWS: dict[str, Any] = {
+    "rate": {"default": 0.1, "help": "100% of it.", "to": "train.learning_rate"},
+    "fast": {"default": False, "help": "A switch.", "to": "model.recompute"},
+    "names": {"default": ["a"], "many": True, "help": "Several.", "to": "model.lora_targets"},
+    "path": {"kind": "text", "required": True, "help": "Must be given."},
+    "kind": {"default": "none", "choices": ["none", "log"], "help": "One of them."},
+    "old": {"default": 1, "help": "Nothing.", "ignored": "it is gone"},
+}
+
+
+def test_arguments_of_a_script_are_read_and_put_where_they_belong() -> None:
+    given = read_script_arguments("go", ["--path", "x", "--fast", "--names", "b", "c", "--old", "2"], ROWS)
+    assert given == {"rate": 0.1, "fast": True, "names": ["b", "c"], "path": "x", "kind": "none", "old": 2}
+    draft, told = Draft({}), list[str]()
+    put_arguments(draft, ROWS, given, told.append)
+    assert draft.values == {"train": {"learning_rate": 0.1}, "model": {"recompute": True, "lora_targets": ["b", "c"]}}
+    assert draft.place(("model", "recompute")) == "--fast"
+    assert told == ["--old changes nothing here: it is gone"]
+    put_arguments(draft, ROWS, {**given, "old": 1}, told.append)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--path", "x", "--rat", "1"], "unknown argument --rat (did you mean 'rate'?)"),
+        (["--path", "x", "train.steps=1"], "unknown argument train.steps=1"),
+        (["--path", "x", "--kind", "lag"], "invalid choice: 'lag'"),
+        (["--path", "x", "--rate", "fast"], "invalid float value: 'fast'"),
+        (["--path", "x", "--fast", "maybe"], "'maybe' is neither true nor false"),
+        ([], "the following arguments are required: --path"),
+    ],
+)
+def test_a_mistake_ends_a_script_with_code_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        read_script_arguments("go", words, ROWS)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_of_a_script_has_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        read_script_arguments("go", ["--help"], ROWS)
+    assert stopped.value.code == 0
+    assert "100% of it. [0.1]" in capsys.readouterr().out
