@@ -8,8 +8,8 @@ A table has a row for each key, nested as their files are or by dotted names::
     {ignored: WHY}, or WHY       has no meaning here; the user is told why
 
 Beside ``to``: ``map``, their values -> ours; ``off``, a value that means our 0; ``with``, other keys -> the values
-without which this one has no effect. A key that ends in ``*`` stands for all that begin so,
-are in no section of the table that lies deeper, and have no row.
+without which this one has no effect. A key that ends in ``*`` stands for all that begin so, have no row, and lie in no
+deeper section of the table. What a row has besides is of the command line: see ``arguments.py``.
 """
 
 from __future__ import annotations
@@ -278,8 +278,17 @@ class Translation:
 
 
 def is_row(entry: Any) -> bool:
-    """Whether an entry of a table is the row of a key, not a section with keys in it."""
-    return isinstance(entry, str) or set(entry) <= WORDS
+    """Whether an entry of a table is the row of a key, not a section with keys in it.
+
+    Raises:
+        ConfigError: a row with a word that is none.
+    """
+    if isinstance(entry, str):
+        return True
+    others = set(entry) - WORDS
+    if others and "to" in entry:
+        raise ConfigError(f"row {entry} of a table: {', '.join(sorted(others))}; a row has {', '.join(sorted(WORDS))}")
+    return not others
 
 
 def flat(values: Mapping[str, Any], table: Table, path: Place = ()) -> Iterator[tuple[str, Any, Place]]:

@@ -84,6 +84,11 @@ def test_names_that_must_be_given() -> None:
         read().require(["b.name", "b.flag"])
 
 
+def test_a_row_with_a_word_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"of a table: defualt; a row has as, choices, default"):
+        Table.of({"lr": {"to": "train.learning_rate", "defualt": 1}})
+
+
 KEYS = Table.of(
     {
         "lr": {"to": "train.learning_rate", "default": 0.1},
