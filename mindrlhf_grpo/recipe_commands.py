@@ -13,6 +13,7 @@ from typing import Annotated, cast
 
 import typer
 
+from .config_file import Draft, dump
 from .errors import ConfigError, UserError
 from .nearest import did_you_mean
 
@@ -77,6 +78,26 @@ def run_recipe(name: str, arguments: Sequence[str], *, program: str) -> int:
         show()  # a mistake in what was typed: click's error, which newer versions of typer carry under another name
         return code
     return result if isinstance(result, int) else 0
+
+
+def run_draft(draft: Draft, *, print_config: bool = False) -> None:
+    """Check and run a configuration as the command ``train`` does, or print it.
+
+    Raises:
+        ConfigError: listing everything that would stop the run.
+    """
+    from .cli import rank_of_process, show_summary
+    from .preflight import check
+    from .trainers import train
+
+    config = draft.validated()
+    if print_config:
+        print(dump(config), end="")
+        return
+    check(config, draft)
+    summary = train(config)
+    if rank_of_process() == 0:
+        show_summary(summary)
 
 
 def _commands(name: str) -> ModuleType:

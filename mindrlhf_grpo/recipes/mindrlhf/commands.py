@@ -25,13 +25,13 @@ def train(context: typer.Context, config: Config, backend: Backend = None) -> No
     Takes main.py's options (--dataset_file, --verifier_function a,b, ...) and section.key=value, in its words or ours.
     """
     from ...cli import rank_of_process, show_summary
-    from ...foreign.translation import options_of
+    from ...foreign.arguments import read_options
     from ...preflight import check
     from ...trainers import train as run
     from .settings import read_settings
     from .tables import keys
 
-    options, overrides = options_of(context.args, list(keys()["options"]))
+    options, overrides = read_options(context.args, list(keys()["options"]))
     settings = read_settings(config, overrides, options, backend=backend)
     if rank_of_process() == 0:
         typer.echo("\n".join(settings.notes), err=True)

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from ...errors import ConfigError
 from ...foreign.attribute_mapping import AttributeMapping
-from ...foreign.translation import plain_yaml, translate
+from ...foreign.yaml_values import plain_yaml
 from .models import check_shape, shape_of
-from .tables import keys
+from .tables import keys, translated
 
 CONFIG = "MINDRLHF_CONFIG"
 SAMPLING = ("max_decode_length", "seq_length", "temperature", "top_k", "top_p", "repetition_penalty")
@@ -34,14 +34,11 @@ class RunFields(AttributeMapping):
     kind: ClassVar[str]
 
     def __init__(self, file_path: str | None = None) -> None:
-        table = keys()[self.kind]
-        super().__init__(
-            {name: copy.deepcopy(entry.get("default")) for name, entry in table.items() if isinstance(entry, dict)}
-        )
-        file = file_path or os.environ.get(CONFIG)
-        if file:
+        rows = {name: row for name, row in keys()[self.kind].items() if isinstance(row, dict)}
+        super().__init__({name: copy.deepcopy(row.get("default")) for name, row in rows.items()})
+        if file := file_path or os.environ.get(CONFIG):
             values, place = plain_yaml(Path(file).read_text(encoding="utf-8"), file)
-            translate(values, table, place=place)
+            translated(self.kind, values, place)
             self.update(values)
 
 

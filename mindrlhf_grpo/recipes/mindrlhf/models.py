@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...foreign.conversion import to_folder
 from ...foreign.model_assembly import complete
-from ...foreign.translation import plain_yaml
+from ...foreign.yaml_values import plain_yaml
 from ...nearest import did_you_mean
 from .tables import keys, names
 

@@ -17,10 +17,11 @@ from ...config_file import AnyConfig, Draft
 from ...data.sources import read_rows
 from ...data.token_files import SUFFIXES
 from ...errors import ConfigError
-from ...foreign.translation import Place, Translated, listed, nested, plain_yaml, set_by_path, translate
+from ...foreign.translation import Place, Translation
+from ...foreign.yaml_values import listed, nested, plain_yaml, set_by_path
 from ...nearest import did_you_mean
 from .models import check_shape, model_folder, shape_of
-from .tables import keys
+from .tables import keys, translated
 
 HERE = __package__
 BACKEND = "MINDRLHF_BACKEND"
@@ -67,7 +68,7 @@ def from_values(
             section, _, key = keys()["options"][name].partition(".")
             values.setdefault(section, {})[key] = value
     own = [text for text in overrides if text.split(".")[0].split("=")[0] not in theirs]
-    return settings_of(kind, translate(values, theirs, reasons=keys()["reasons"], place=place), own, backend=backend)
+    return settings_of(kind, translated(kind, values, place), own, backend=backend)
 
 
 def kind_of(values: Mapping[str, Any]) -> str:
@@ -79,11 +80,11 @@ def kind_of(values: Mapping[str, Any]) -> str:
     return "grpo_fields" if any(key in values for key in ("beta", "num_generations", "grpo_epochs")) else "ppo_fields"
 
 
-def settings_of(kind: str, found: Translated, own: Sequence[str] = (), *, backend: str | None = None) -> Settings:
+def settings_of(kind: str, found: Translation, own: Sequence[str] = (), *, backend: str | None = None) -> Settings:
     """Our configuration of what was read; ``own`` are overrides in our words."""
-    notes = [f"{key} has no meaning here: {why}" for key, why in found.unused.items()]
-    values = {**found.ours, "backend": backend or chosen_backend()}
-    named = found.named
+    notes = [f"{key} has no meaning here: {why}" for key, why in found.ignored.items()]
+    values = {**found.ours(), "backend": backend or chosen_backend()}
+    named = found.named()
     if str(named.get("optimizer")) not in keys()["optimizers"]:
         raise ConfigError(
             f"optimizer {named['optimizer']!r}: there is AdamW; accepted: {', '.join(keys()['optimizers'])}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ...foreign.translation import plain_yaml
+from ...foreign.translation import Placer, Table, Translation
+from ...foreign.yaml_values import plain_yaml
 
 
 @cache
@@ -18,6 +20,11 @@ def table(name: str) -> dict[str, Any]:
 def keys() -> dict[str, Any]:
     """``keys.yaml``."""
     return table("keys.yaml")
+
+
+def translated(kind: str, values: Mapping[str, Any], place: Placer = lambda path: "configuration") -> Translation:
+    """A kind of configuration by its table. Raises ConfigError for keys that it does not know."""
+    return Table.of(keys()[kind], reasons=keys()["reasons"], unset=(None, "None")).read(values, place)
 
 
 def names() -> dict[str, Any]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...config import RunConfig
-from ...foreign.translation import translate
 from ...preflight import check
 from ...trainers import train
 from ...trainers.stepwise import Dataset, Network, Stepwise
 from . import given
 from .fields import RunFields, combine_config, plain
 from .settings import from_values, read_settings, settings_of
-from .tables import keys
+from .tables import keys, translated
 
 
 class GRPOTrainer(Stepwise):
@@ -98,9 +97,9 @@ init_grpo_network_and_optimizer, init_grpo_dataset = init_network_and_optimizer,
 
 def of_fields(run: RunFields, model: Any, named: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
     """Our configuration of a run's fields and a model's sizes, and what is otherwise than it was written."""
-    found = translate(run, keys()[run.kind], reasons=keys()["reasons"])
+    found = translated(run.kind, run)
     shape = plain(model)
-    found.named |= {"model": shape.get("checkpoint_name_or_path"), "shape": shape, **named}
+    found.values |= {"model": shape.get("checkpoint_name_or_path"), "shape": shape, **named}
     settings = settings_of(run.kind, found)
     return cast(RunConfig, settings.config), settings.notes
 

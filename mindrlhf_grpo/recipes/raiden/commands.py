@@ -12,7 +12,7 @@ import typer
 from ...chat.chat_server import ChatModel, ChatServer
 from ...data.typed_items import good_items
 from ...errors import ConfigError, DataError
-from ...foreign.option_tables import ANY_OPTIONS, with_options
+from ...foreign.arguments import ANY_OPTIONS, with_options
 from ...inference import greedy_answers
 from ...journal import Journal
 from ...json_lines import digest_of, replace_json, to_json

@@ -18,10 +18,14 @@ from ...config import RunConfig
 from ...config_file import Draft
 from ...data.typed_items import read_items
 from ...errors import ConfigError
-from ...foreign.option_tables import read_arguments, translate
+from ...foreign.arguments import read_flags
+from ...foreign.translation import Table
 from ...yaml_source import parse
 from .data import Sample
 from .rewards import check_weights
+
+UNKNOWN = "{place}: there is no key {name!r}{near}; there are {known}"
+REFUSED = "{place}: {name} is {value!r}; it takes {accepted}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +43,7 @@ def read_training(arguments: Sequence[str]) -> Training:
     Raises:
         ConfigError: an argument that is none of these, an unknown key, a value that is not accepted.
     """
-    path, flags, own = read_arguments(arguments)
+    path, flags, own = read_flags(arguments)
     trainer, place = flags.pop("trainer", None), path or "flags"
     given = {**(Draft.from_file(Path(path)).values if path else {}), **flags}
     tables = parse(files(__package__).joinpath("trainers.yaml").read_text(encoding="utf-8")).value
@@ -48,8 +52,9 @@ def read_training(arguments: Sequence[str]) -> Training:
     if table is None:
         raise ConfigError(f"--trainer {trainer} is unknown; there are {', '.join(tables)}")
     draft = Draft(table["run"], place)
-    computed = translate(table["keys"], given, draft, place)
-    last = _steps(draft, table, computed)
+    found = Table.of(table["keys"], unknown=UNKNOWN, refused=REFUSED).read(given, lambda key: f"{place} ({key[-1]})")
+    found.put_keys(draft)
+    last = _steps(draft, table, found.named())
     config = draft.with_overrides(own).validated()
     if not isinstance(config, RunConfig):
         raise ConfigError("the recipe trains online; leave out objective")

@@ -11,7 +11,7 @@ import typer
 
 from ...errors import ConfigError, DataError
 from ...json_lines import read_json_lines, to_json
-from ...recipe_commands import ANY_ARGUMENTS
+from ...recipe_commands import ANY_ARGUMENTS, run_draft
 from .oracle import THRESHOLD, create_oracle
 
 HELP = "Safe-Rank-GRPO: recommendation lists that keep to what a user asked to avoid, rank by rank"
@@ -26,7 +26,6 @@ def train(context: typer.Context) -> None:
     """Train with the arguments of the original script; `train --help` lists them."""
     from ...cli import rank_of_process
     from ...export import merged_model
-    from ...foreign.script_arguments import run_draft
     from .rewards import catalog_of, oracle_of
     from .settings import draft_of, notes, output_of, read
 

@@ -12,7 +12,8 @@ from typing import Any
 from ...config_file import Draft
 from ...data.checked_rows import split_path
 from ...errors import ConfigError
-from ...foreign.script_arguments import put_arguments, read_arguments, world_size
+from ...foreign.arguments import put_arguments, read_script_arguments
+from ...stages import launched_processes
 from ...yaml_source import parse
 from .data import rows
 
@@ -29,7 +30,7 @@ def table(name: str) -> Any:
 
 def read(arguments: Sequence[str]) -> dict[str, Any]:
     """The arguments; weights that were not given are the preset's."""
-    given = read_arguments("mindrlhf-grpo recipe safe-rank train", table("arguments.yaml"), arguments)
+    given = read_script_arguments("mindrlhf-grpo recipe safe-rank train", arguments, table("arguments.yaml"))
     weight = PRESETS[given["preset"]]
     return given | {name: weight for name in ("lambda_safe", "penalty_safe") if given[name] is None}
 
@@ -40,7 +41,7 @@ def draft_of(given: dict[str, Any], policy: str) -> Draft:
     Raises:
         ConfigError: arguments that do not go together.
     """
-    world, group = world_size(), given["num_generations"]
+    world, group = launched_processes(), given["num_generations"]
     completions = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * world
     if completions % group:
         raise ConfigError(f"--num_generations {group} does not divide the {completions} completions of a step")

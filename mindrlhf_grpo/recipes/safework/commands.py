@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ...config_file import dump
-from ...foreign.argument_table import read_arguments
-from ...preflight import check
-from ...recipe_commands import ANY_ARGUMENTS
+from ...foreign.arguments import read_arguments
+from ...recipe_commands import ANY_ARGUMENTS, run_draft
 from ...stages import run_stages
 from .launcher import draft_of
 from .registry import package_data
@@ -29,29 +27,21 @@ def train(context: typer.Context) -> None:
 
     key=value changes any key of the configuration; --dry_run prints that and trains nothing.
     """
-    from ...cli import rank_of_process, show_summary
-    from ...trainers import train as run
+    from ...cli import rank_of_process
 
     first = rank_of_process() == 0
     words = [word for word in context.args if word != "--dry_run"]
     named = {name: values for name, values in package_data("launch.yaml").items() if name != "common"}
     values, overrides = read_arguments(words, package_data("arguments.yaml"), named)
     draft = draft_of(values, overrides, lambda text: typer.echo(text, err=True) if first else None)
-    config = draft.validated()
-    if "--dry_run" in context.args:
-        typer.echo(dump(config))
-        return
-    check(config, draft)
-    summary = run(config)
-    if first:
-        show_summary(summary)
+    run_draft(draft, print_config="--dry_run" in context.args)
 
 
 @app.command()
 def arguments() -> None:
     """List the arguments of `train`: default, and the configuration key that each sets."""
     for name, spec in package_data("arguments.yaml").items():
-        typer.echo(f"--{name:32} {spec.get('default', '')!s:20} {spec.get('key') or spec.get('note', '')}")
+        typer.echo(f"--{name:32} {spec.get('default', '')!s:20} {spec.get('to') or spec.get('ignored', '')}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from ...config_file import Draft
 from ...config_memory import ZERO_STAGES
 from ...data.sources import read_rows
 from ...errors import ConfigError
-from ...foreign.argument_table import drafted, mapped
+from ...foreign.arguments import choice_of, put_arguments
 from .registry import package_data, read_registry
 
 PACKAGE = __package__
@@ -27,7 +27,8 @@ def draft_of(given: Arguments, overrides: Sequence[str], note: Callable[[str], N
     Raises:
         ConfigError: an argument is missing, or arguments do not go together.
     """
-    draft = drafted(package_data("arguments.yaml"), given, note)
+    draft = Draft({}, "arguments")
+    put_arguments(draft, package_data("arguments.yaml"), given, note)
     for required in ("pretrain", "prompt_data"):
         if not given[required]:
             raise ConfigError(f"--{required} is missing")
@@ -94,7 +95,7 @@ def rewards(given: Arguments) -> dict[str, Any]:
         parts.append({"function": "overlong", "arguments": {"max_tokens": given["generate_max_len"], **settings}})
     if given["dynamic_sampling"]:
         modes = {"mask": "mask", "resample": "resample"}
-        found["algorithm.dead_groups"] = mapped("dynamic_sampling_mode", given["dynamic_sampling_mode"], modes)
+        found["algorithm.dead_groups"] = choice_of("dynamic_sampling_mode", given["dynamic_sampling_mode"], modes)
         found["algorithm.dead_group_test"] = {"without": ["overlong"] if given["overlong_buffer"] else []}
     return {"rewards": parts, **found}
 
@@ -127,7 +128,7 @@ def memory(given: Arguments) -> dict[str, Any]:
 def tracking(given: Arguments, note: Callable[[str], None]) -> dict[str, Any]:
     """Weights & Biases where it is asked for and installed; metrics.jsonl holds the same figures always."""
     modes = {"online": ["wandb"], "offline": ["wandb-offline"], "disabled": []}
-    wanted = mapped("wandb_mode", given["wandb_mode"], modes)
+    wanted = choice_of("wandb_mode", given["wandb_mode"], modes)
     if not given["use_wandb"] and given["wandb_mode"] != "offline":
         return {}
     os.environ.setdefault("WANDB_PROJECT", given["wandb_project"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from ...config import RunConfig
 from ...config_file import Draft
 from ...data.stream import PromptStream
 from ...errors import ConfigError
-from ...foreign.peer_settings import PeerSettings, PeerTable
+from ...foreign.translation import Table, Translation
 from ...rewards.scorer import CHOICES
 from ...trainers.course import tokenizer_of
 from ...yaml_source import parse
@@ -24,24 +23,25 @@ PACKAGE = __name__.rpartition(".")[0]
 ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"
 TRACKERS = ("wandb", "tensorboard")
 KL_CLAMP = 10.0  # of verl, on the low-variance estimate
+UNKNOWN = "{place}: {name} is no name of verl that is known here{near}"
+REFUSED = "{place}: {name} is {value!r}{near}; accepted here: {accepted}"
 ACTOR, RM = "actor_rollout_ref.actor", "reward_model"
 RM_OFFLOAD = f"{RM}.model.fsdp_config.param_offload"
 
 
 @cache
-def table() -> Mapping[str, Any]:
+def table() -> Table:
     """``verl_names.yaml``."""
-    loaded: Mapping[str, Any] = parse(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8")).value
-    return loaded
+    written = parse(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8")).value
+    return Table.of(written, unknown=UNKNOWN, refused=REFUSED)
 
 
-def read_names(file: Path | None, arguments: Sequence[str]) -> PeerSettings:
+def read_names(file: Path | None, arguments: Sequence[str]) -> Translation:
     """verl's names of a file and of the command line. Raises ConfigError listing all that is wrong with them."""
-    parts = {spec.name: table()[spec.name] for spec in fields(PeerTable) if spec.name != "peer"}
-    return PeerSettings.read(PeerTable(peer="verl", **parts), file, arguments)
+    return Translation.of_words(table(), file, arguments)
 
 
-def configuration(names: PeerSettings, backend: str) -> tuple[RunConfig, Draft]:
+def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
     """The run that the names ask for, with the draft that knows where each key was given.
 
     Raises:
@@ -65,7 +65,7 @@ def configuration(names: PeerSettings, backend: str) -> tuple[RunConfig, Draft]:
     return settled, draft
 
 
-def put_data(names: PeerSettings, draft: Draft) -> None:
+def put_data(names: Translation, draft: Draft) -> None:
     """Files, and what happens to prompts that are too long."""
     for name, section in (("data.train_files", "data"), ("data.val_files", "eval")):
         if names.get(name):
@@ -80,7 +80,7 @@ def put_data(names: PeerSettings, draft: Draft) -> None:
     draft.put(("data", "overlong"), how, names.place("data.truncation"))
 
 
-def put_batches(names: PeerSettings, draft: Draft) -> None:
+def put_batches(names: Translation, draft: Draft) -> None:
     """Optimizer steps in a batch, and the tokens computed at once."""
     batch = names.number("data.train_batch_size")
     mini = names.number(f"{ACTOR}.ppo_mini_batch_size") if names.get(f"{ACTOR}.ppo_mini_batch_size") else batch
@@ -95,21 +95,20 @@ def put_batches(names: PeerSettings, draft: Draft) -> None:
     draft.put(("train", "tokens_per_micro_batch"), int(tokens), names.place(f"{ACTOR}.{size}"))
 
 
-def longest(names: PeerSettings) -> int:
+def longest(names: Translation) -> int:
     """Tokens of the longest prompt and response."""
     return int(names.number("data.max_prompt_length") + names.number("data.max_response_length"))
 
 
-def put_kl(names: PeerSettings, draft: Draft) -> None:
+def put_kl(names: Translation, draft: Draft) -> None:
     """KL in the reward, in the loss, in both, or in neither; entropy; advantages without the deviation of a group."""
-    known = table()["kl_estimators"]
     in_reward, in_loss = names.flag("algorithm.use_kl_in_reward"), names.flag(f"{ACTOR}.use_kl_loss")
-    coef, estimator = names.number(f"{ACTOR}.kl_loss_coef"), names.choice(f"{ACTOR}.kl_loss_type", known)
+    coef, estimator = names.number(f"{ACTOR}.kl_loss_coef"), names.choice(f"{ACTOR}.kl_loss_type")
     algorithm: dict[str, Any] = {"kl_coef": coef if in_loss else 0.0, "kl_in": "loss", "kl_estimator": estimator}
     if in_reward:
         algorithm |= {
             "kl_coef": names.number("algorithm.kl_ctrl.kl_coef"), "kl_in": "reward",
-            "kl_estimator": names.choice("algorithm.kl_penalty", known),
+            "kl_estimator": names.choice("algorithm.kl_penalty"),
         }  # fmt: skip
         if names.get("algorithm.kl_ctrl.type") == "adaptive":
             target = {"target": names.number("algorithm.kl_ctrl.target_kl")}
@@ -126,13 +125,13 @@ def put_kl(names: PeerSettings, draft: Draft) -> None:
         draft.put(("algorithm", key), value, names.place("algorithm.use_kl_in_reward"))
 
 
-def put_reward(names: PeerSettings, draft: Draft) -> None:
+def put_reward(names: Translation, draft: Draft) -> None:
     """The reward model, and whether its prompts go through a template of its own."""
     path, other = names.get(f"{RM}.model.path"), names.get(f"{RM}.model.input_tokenizer")
     same = f"{RM}.model.input_tokenizer" in names.places and other in (None, path)
     most = int(names.number(f"{RM}.max_length") if names.get(f"{RM}.max_length") else longest(names))
     transforms = {str(name): name for name in CHOICES["squash"]}
-    dtypes = table()["keys"][f"{ACTOR}.fsdp_config.model_dtype"]["choices"]
+    dtypes = table().rows[f"{ACTOR}.fsdp_config.model_dtype"]["map"]
     given = [
         name for name in (f"{RM}.model.fsdp_config.model_dtype", f"{ACTOR}.fsdp_config.model_dtype") if names.get(name)
     ]
@@ -146,7 +145,7 @@ def put_reward(names: PeerSettings, draft: Draft) -> None:
     draft.put(("rewards",), [reward], names.place(f"{RM}.model.path"))
 
 
-def put_memory(names: PeerSettings, draft: Draft) -> None:
+def put_memory(names: Translation, draft: Draft) -> None:
     """Weights shared out over ranks where there are several, as verl always does; the reward model kept or not."""
     ranks, torch = int(os.environ.get("WORLD_SIZE", "1")), draft.values["backend"] == "torch"
     offload = names.flag(f"{ACTOR}.fsdp_config.param_offload")
@@ -158,7 +157,7 @@ def put_memory(names: PeerSettings, draft: Draft) -> None:
     draft.put(("rewards", 0, "arguments", "keep"), keep, names.place(RM_OFFLOAD))
 
 
-def put_run(names: PeerSettings, draft: Draft) -> None:
+def put_run(names: Translation, draft: Draft) -> None:
     """Folder, trackers, evaluation."""
     project, experiment = str(names.get("trainer.project_name")), str(names.get("trainer.experiment_name"))
     folder = names.get("trainer.default_local_dir") or f"checkpoints/{project}/{experiment}"
@@ -178,7 +177,7 @@ def put_run(names: PeerSettings, draft: Draft) -> None:
         draft.put(("eval", "every"), int(max(0, every)), names.place("trainer.test_freq"))
 
 
-def put_metrics(names: PeerSettings, draft: Draft) -> None:
+def put_metrics(names: Translation, draft: Draft) -> None:
     """verl's names of figures, and the group log where a folder is given for it."""
     in_loss = names.flag(f"{ACTOR}.use_kl_loss")
     figures = {
@@ -197,7 +196,7 @@ def put_metrics(names: PeerSettings, draft: Draft) -> None:
     draft.put(("metrics",), metrics, names.place("trainer.group_log_dir"))
 
 
-def steps_of(names: PeerSettings, config: RunConfig) -> int:
+def steps_of(names: Translation, config: RunConfig) -> int:
     """Steps asked for, or those of the epochs: whole batches of the prompts that are not too long.
 
     Raises:

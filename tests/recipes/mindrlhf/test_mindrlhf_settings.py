@@ -11,7 +11,7 @@ import pytest
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_offline import OfflineConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.translation import options_of
+from mindrlhf_grpo.foreign.arguments import read_options
 from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
 from mindrlhf_grpo.recipes.mindrlhf.tables import keys
@@ -107,7 +107,7 @@ def test_two_configurations_share_nothing(folder: Path) -> None:
 def test_the_command_line_wins_over_the_file(folder: Path) -> None:
     words = ["--verifier_function", "qwen_accuracy_reward", "--verifier_weight=2", "rl_config.num_generations=4",
              "train.steps=3", "--tensorboard", "True", "--save_checkpoint_dir", str(folder / "other")]  # fmt: skip
-    options, overrides = options_of(words, list(keys()["options"]))
+    options, overrides = read_options(words, list(keys()["options"]))
     config, _ = online(folder, *overrides, **options)
     assert [(one.function.rpartition(":")[2], one.weight) for one in config.rewards] == [("qwen_accuracy_reward", 2.0)]
     assert (config.rollout.group_size, config.train.steps) == (4, 3)
@@ -137,7 +137,7 @@ def test_an_unknown_option_or_field_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"option '--verifier_functions' is unknown \(did you mean 'verifier_function'"
     ):
-        options_of(["--verifier_functions", "a"], list(keys()["options"]))
+        read_options(["--verifier_functions", "a"], list(keys()["options"]))
     (tmp_path / "fields.yaml").write_text("num_rollout: 3\n")
     with pytest.raises(ConfigError, match=r"num_rollout is unknown.*num_rollouts"):
         PPOConfig(str(tmp_path / "fields.yaml"))

@@ -10,7 +10,7 @@ import pytest
 
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.argument_table import read_arguments
+from mindrlhf_grpo.foreign.arguments import read_arguments
 from mindrlhf_grpo.recipes.safework.launcher import draft_of
 from mindrlhf_grpo.recipes.safework.registry import package_data
 

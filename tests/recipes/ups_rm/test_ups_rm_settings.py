@@ -9,11 +9,12 @@ import pytest
 import ups_rm_files
 import yaml
 
+from mindrlhf_grpo import yaml_source
 from mindrlhf_grpo.algorithms import resolve
 from mindrlhf_grpo.config import RunConfig
 from mindrlhf_grpo.config_keys import catalogue
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.peer_settings import PeerSettings
+from mindrlhf_grpo.foreign.translation import Translation
 from mindrlhf_grpo.recipes.ups_rm import settings
 from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, table
 
@@ -27,7 +28,7 @@ def folder(raw: Path) -> Path:
     return raw
 
 
-def read(folder: Path, *further: str, file: Path | None = None) -> tuple[RunConfig, PeerSettings]:
+def read(folder: Path, *further: str, file: Path | None = None) -> tuple[RunConfig, Translation]:
     names = read_names(file, [*ups_rm_files.places(folder), *further])
     return configuration(names, "torch")[0], names
 
@@ -217,10 +218,11 @@ def test_the_configuration_can_be_seen_without_a_run(folder: Path, capsys: pytes
 
 
 def test_every_key_of_the_table_is_one_of_ours_and_every_default_a_name_of_the_table() -> None:
-    names = table()
-    for name, key in names["keys"].items():
-        for to in [key["to"]] if isinstance(key["to"], str) else key["to"]:
-            assert to in catalogue(RunConfig).records, name
-    assert set(names["defaults"]) <= {*names["keys"], *names["rules"]}
-    listed = [*names["keys"], *names["rules"], *names["only"], *names["ignored"]]
-    assert len(listed) == len(set(listed))
+    rows = table().rows
+    for name, row in rows.items():
+        to = row.get("to", [])
+        for key in [to] if isinstance(to, str) else to:
+            assert key in catalogue(RunConfig).records, name
+        assert not (row.keys() & {"default", "to"} and row.keys() & {"only", "ignored"}), name
+    written = (Path(settings.__file__).parent / "verl_names.yaml").read_text(encoding="utf-8")
+    assert yaml_source.parse(written).problems == []  # no name twice

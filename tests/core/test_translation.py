@@ -1,0 +1,132 @@
+"""Another code base's names by a table: used, ignored with a reason, or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindrlhf_grpo.config_file import Draft
+from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.foreign.translation import Table, Translation
+
+TABLE = Table.of(
+    {
+        "a.rate": {"to": "train.learning_rate", "default": 0.5},
+        "a.both": {"to": ["algorithm.clip_low", "algorithm.clip_high"]},
+        "a.kind": {"to": "algorithm.name", "map": {"group": "grpo"}},
+        "a.every": {"to": "checkpoint.every", "off": -1},
+        "a.only_with": {"to": "critic.path", "with": {"a.kind": ["value"]}},
+        "a.folder": {"default": "${b.name}/out"},
+        "b.name": {},
+        "b.flag": {},
+        "a.mode": {"only": ["sync"]},
+        "gpu.*": "there is none",
+        "gpu.memory": "it is taken as needed",
+        "a.old": "it is gone",
+    },
+    unknown="{place}: {name} is no name of other that is known here{near}",
+    refused="{place}: {name} is {value!r}{near}; accepted here: {accepted}",
+)
+
+
+def read(*arguments: str, file: Path | None = None) -> Translation:
+    return Translation.of_words(TABLE, file, ["b.name=x", *arguments])
+
+
+def test_keys_go_where_the_table_says() -> None:
+    settings = read("a.both=0.1", "a.kind=group", "a.every=-1", "a.only_with=model", "+train.steps=3")
+    draft = Draft({})
+    settings.put_keys(draft)
+    assert draft.values == {
+        "train": {"learning_rate": 0.5}, "algorithm": {"clip_low": 0.1, "clip_high": 0.1, "name": "grpo"},
+        "checkpoint": {"every": 0},
+    }  # fmt: skip
+    assert settings.own == ["train.steps=3"]
+    assert settings.told() == "ignored: a.only_with (it has no effect with a.kind=group)"
+    assert draft.place(("algorithm", "clip_low")) == "argument a.both=0.1"
+
+
+def test_later_values_win_and_references_are_put_in(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text("a: {rate: 0.1}\nb.name: y\ngpu: {count: 8, memory: 0.5}\n")
+    settings = Translation.of_words(TABLE, tmp_path / "file.yaml", ["a.rate=1e-3", "++b.flag=true"])
+    assert (settings.number("a.rate"), settings.get("a.folder"), settings.flag("b.flag")) == (0.001, "y/out", True)
+    assert settings.place("b.name") == f"{tmp_path}/file.yaml:2"
+    assert settings.ignored == {"gpu.count": "there is none", "gpu.memory": "it is taken as needed"}
+    assert read().told() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.rat=1"], r"argument a.rat=1: a.rat is no name of other that is known here \(did you mean 'a.rate'\?\)"),
+        (["a.mode=async"], "a.mode is 'async'; accepted here: sync"),
+        (["a.rate"], "'a.rate': expected name=value"),
+        (["a.folder=${c}"], r"a.folder is '\$\{c\}', which refers to nothing that is set"),
+        (["x=1", "y=2"], "2 problems:"),
+    ],
+)
+def test_what_cannot_be_taken_is_listed(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(*arguments)
+
+
+@pytest.mark.parametrize(("name", "how"), [("b.name", "number"), ("b.name", "flag")])
+def test_values_of_another_type_are_refused(name: str, how: str) -> None:
+    settings: Any = read()
+    with pytest.raises(ConfigError, match=r"argument b.name=x: b.name is 'x'; accepted: "):
+        getattr(settings, how)(name)
+
+
+def test_names_that_must_be_given() -> None:
+    with pytest.raises(ConfigError, match=r"b.flag must be given, like b.flag=\.\.\."):
+        read().require(["b.name", "b.flag"])
+
+
+def test_a_row_with_a_word_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"of a table: defualt; a row has as, choices, default"):
+        Table.of({"lr": {"to": "train.learning_rate", "defualt": 1}})
+
+
+KEYS = Table.of(
+    {
+        "lr": {"to": "train.learning_rate", "default": 0.1},
+        "half": {"to": "model.dtype", "default": True, "map": {True: "bfloat16", False: "float32"}},
+        "both": {"to": ["rewards.0.arguments.p", "rewards.1.arguments.p"]},
+        "epochs": {"default": 1},
+        "steps": {"as": "count"},
+        "old": "it is gone",
+        "section": {"a": {"b": {"to": "seed"}}, "*": "of another kind"},
+    }
+)
+
+
+def test_their_keys_become_ours_with_defaults_and_mapped_values() -> None:
+    draft = Draft({"rewards": [{}, {}]})
+    given = {"lr": 0.5, "both": "x", "steps": 3, "old": 1, "section": {"a": {"b": 7}, "c": {"d": 1}}}
+    found = KEYS.read(given, lambda path: f"file.yaml ({path[-1]})")
+    found.put_keys(draft)
+    assert found.named() == {"epochs": 1, "count": 3}
+    assert found.ignored == {"old": "it is gone", "section.c": "of another kind"}
+    assert draft.values == {
+        "rewards": [{"arguments": {"p": "x"}}, {"arguments": {"p": "x"}}],
+        "train": {"learning_rate": 0.5},
+        "model": {"dtype": "bfloat16"},
+        "seed": 7,
+    }
+    assert draft.place(("train", "learning_rate")) == "file.yaml (lr)"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lrr": 1}, r"file.yaml: lrr is unknown \(did you mean 'lr'\?\)"),
+        ({"half": "x"}, "file.yaml: half is 'x'; accepted: true, false"),
+        ({"section": {"a": {"zz": 1}}}, r"file.yaml: section.a.zz is unknown; section.a has b"),
+        ({"section": 3}, "file.yaml: section is 3, not a section"),
+    ],
+)  # fmt: skip
+def test_keys_and_values_that_are_none_are_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        KEYS.read(given, lambda path: "file.yaml").put_keys(Draft({"rewards": [{}, {}]}))
