@@ -9,13 +9,15 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .config_file import Draft, dump
 from .errors import ConfigError, UserError
 from .nearest import did_you_mean
+
+if TYPE_CHECKING:  # the command line answers --help before it loads the configuration's libraries
+    from .config_file import Draft
 
 PACKAGE = f"{__package__}.recipes"
 MODULE = "commands"
@@ -87,6 +89,7 @@ def run_draft(draft: Draft, *, print_config: bool = False) -> None:
         ConfigError: listing everything that would stop the run.
     """
     from .cli import rank_of_process, show_summary
+    from .config_file import dump
     from .preflight import check
     from .trainers import train
 

@@ -16,13 +16,14 @@ pytest.importorskip("torch")
 
 
 @pytest.mark.row("safe_rank", "End-to-end")
-def test_violations_go_and_recall_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["grpo", "gdpo"])
+def test_violations_go_and_recall_stays(tmp_path: Path, mode: str) -> None:
     movie_world.write_world(tmp_path)
     movie_world.write_model(tmp_path / "model")
     config = tmp_path / "config.yaml"
     config.write_text(
         yaml.safe_dump(
-            movie_world.settings(tmp_path, tmp_path / "run", "gdpo", backend="mindspore", rollout={"slots": 48})
+            movie_world.settings(tmp_path, tmp_path / "run", mode, backend="mindspore", rollout={"slots": 48})
         )
     )
     tiny.train(config)
