@@ -6,6 +6,7 @@ python tests/recipes/coverage_page.py --write
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Shown:
     backend: str
 
 
+@functools.cache
 def shown() -> list[Shown]:
     """Every mark of the tests, in the order of the files."""
     return [found for path in python_files("tests") for found in marks(path)]
