@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,11 +93,18 @@ serve-check: $(RUN_STAMP) $(SERVE_STAMP) ## recipes against a real vLLM server o
 parity: $(MINDSPORE_STAMP) ## the same GRPO run on torch and on MindSpore, in processes of their own, compared step by step
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
 
-test: lint typecheck ## lint, types and the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore $(PYTEST_ARGS)
-	@# MindSpore keeps what it has compiled: a process for every three files bounds the memory. Exit code 5: all skipped.
-	@printf '%s\n' tests/on_mindspore/test_*.py | OMP_NUM_THREADS=1 xargs -P 2 -n 3 sh -c \
-		'$(BIN)/python -m pytest "$$@" $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
+test: lint typecheck ## lint, types and the whole test suite but its slow runs
+	@$(call tests,)
+
+test-slow: $(DEV_STAMP) ## the slow runs: both engines in parity, two workers under msrun, and others
+	@$(call tests,-m slow)
+
+# MindSpore keeps what it has compiled: a process for every three files bounds the memory. Exit code 5: all skipped.
+define tests
+OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore $(1) $(PYTEST_ARGS) && \
+printf '%s\n' tests/on_mindspore/test_*.py | OMP_NUM_THREADS=1 xargs -P 2 -n 3 sh -c \
+	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
+endef
 
 lint: $(DEV_STAMP) ## ruff: rules and format
 	@$(BIN)/ruff check .

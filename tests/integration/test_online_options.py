@@ -57,6 +57,7 @@ def test_the_policy_stands_still_while_the_critic_warms_up(folder: Path) -> None
     assert metrics[2]["critic/error"] < metrics[0]["critic/error"]
 
 
+@pytest.mark.slow
 def test_an_entropy_bonus_keeps_the_policy_undecided(folder: Path) -> None:
     plain, bonus = (
         run(folder, f"entropy-{coef}", algorithm={"entropy": {"coef": coef}})[-1]["entropy"] for coef in (0.0, 0.5)
@@ -80,6 +81,7 @@ def test_a_correction_is_logged_and_changes_nothing_where_engine_and_policy_agre
     assert [found["reward/mean"] for found in line] == [found["reward/mean"] for found in plain]
 
 
+@pytest.mark.slow
 def test_a_reference_that_follows_keeps_the_kl_small(folder: Path) -> None:
     settings = {"kl_coef": 1e-6, "kl_estimator": "k3"}
     fixed = run(folder, "reference-fixed", algorithm=settings)

@@ -28,7 +28,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
     config = tiny.prepare(undisturbed, **OPTIONS)

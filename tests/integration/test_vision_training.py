@@ -154,6 +154,7 @@ def test_models_that_would_read_an_images_tokens_as_text_are_refused(folder: Pat
     assert any("critic reads text only" in text for _, text in problems_of(RunConfig.model_validate(ppo)))
 
 
+@pytest.mark.slow
 def test_shards_of_ranks_with_and_without_images_end_in_one_processs_weights(folder: Path, family: str) -> None:
     if family == "internvl":
         pytest.skip("the same code")

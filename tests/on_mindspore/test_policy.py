@@ -62,7 +62,10 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -
         assert np.linalg.norm(tensor - other[name]) <= tolerance * max(np.linalg.norm(tensor), 1e-8), name
 
 
-@pytest.mark.parametrize("model", [{}, {"layout": "plain"}, LORA], ids=["shared", "plain", "lora"])
+PLAIN = pytest.param({"layout": "plain"}, marks=pytest.mark.slow, id="plain")
+
+
+@pytest.mark.parametrize("model", [pytest.param({}, id="shared"), PLAIN, pytest.param(LORA, id="lora")])
 def test_log_probs_gradients_and_twenty_steps_equal_torchs(folder: Path, model: dict[str, Any]) -> None:
     pair = Pair(folder, **model)
     theirs, ours = pair.policies

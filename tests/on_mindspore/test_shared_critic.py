@@ -25,6 +25,7 @@ def load(folder: Path, backend: str) -> Any:
 
 
 @pytest.mark.row("mindrlhf", "PPO")
+@pytest.mark.slow
 def test_a_step_of_both_losses_is_torchs(tmp_path: Path) -> None:
     folder, batch = write_model(tmp_path / "model"), make_batch()
     policies = {backend: load(folder, backend) for backend in ("torch", "mindspore")}
