@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from .advantages import ESTIMATORS, WHITENINGS
 from .algorithms import ALGORITHMS
 from .corrections import CORRECTIONS
+from .document_table import between, print_or_write
 from .losses import KL_ESTIMATORS, POLICY_LOSSES
 from .objectives import OBJECTIVES
 
@@ -183,22 +183,8 @@ def rows(entries: Mapping[str, Entry], tested: tuple[str, str, str]) -> str:
 
 def in_document(text: str) -> str:
     """A document with its tables brought up to date. Raises ValueError where the markers are missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the document lacks the line {BEGIN!r} or {END!r}")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-
-
-def main() -> None:
-    """Print the tables, or write them into the document."""
-    parser = argparse.ArgumentParser(prog="python -m mindrlhf_grpo.algorithm_table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write them into docs/algorithms.md")
-    if parser.parse_args().write:
-        DOCUMENT.write_text(in_document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(table())
+    return between(text, BEGIN, END, table())
 
 
 if __name__ == "__main__":
-    main()
+    print_or_write(DOCUMENT, table, in_document, module="mindrlhf_grpo.algorithm_table")

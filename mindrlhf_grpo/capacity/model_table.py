@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..document_table import between, print_or_write
 from .dry_run import GIB, MACHINES, beyond, examine_config
 from .memory import peak
 
@@ -58,23 +58,9 @@ def verdict(machine: Mapping[str, Any]) -> str:
 
 
 def in_document(text: str) -> str:
-    """A document with its table brought up to date. Raises ValueError where the markers are missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the document lacks the line {BEGIN!r} or {END!r}")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-
-
-def main() -> None:
-    """Print the table, or write it into the document."""
-    parser = argparse.ArgumentParser(prog="python -m mindrlhf_grpo.capacity.model_table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write it into model_configs/README.md")
-    if parser.parse_args().write:
-        DOCUMENT.write_text(in_document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(table())
+    """A document with its tables brought up to date. Raises ValueError where the markers are missing."""
+    return between(text, BEGIN, END, table())
 
 
 if __name__ == "__main__":
-    main()
+    print_or_write(DOCUMENT, table, in_document, module="mindrlhf_grpo.capacity.model_table")
