@@ -49,7 +49,7 @@ class Measured(OnlineTrainer):
         self.figures.step.append(time.perf_counter() - wall)
         self.figures.step_cpu.append(sum(os.times()[:2]) - processor)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Nothing is kept."""
 
 

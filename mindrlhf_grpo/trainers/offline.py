@@ -83,7 +83,7 @@ class OfflineTrainer:
         with clock.phase("eval"):
             evaluated = self._evaluate(step)
         self.course.log(step, {**self._update_metrics(rate, examples, result), **evaluated})
-        self.course.keep(step, self._write, self.steps.model.gather)
+        self.course.keep(step, self.write, self.steps.model.gather)
 
     def _update_metrics(self, rate: float, examples: Sequence[Example], result: UpdateResult) -> dict[str, float]:
         """Figures of the optimizer step, over all ranks."""
@@ -127,7 +127,7 @@ class OfflineTrainer:
         write_samples(self.course.folder.path, step, self.steps, rows.examples, self.tokenizer, rows.stored)
         return rows.evaluate(self.steps)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Fill the folder of a checkpoint."""
         self.steps.model.save_model(folder / "policy")
         self.steps.model.save_state(folder / "optimizer")

@@ -74,10 +74,14 @@ class OnlineTrainer:
         """Train to the last step or to the target, then write summary and report."""
         self.begin()
         try:
-            self.course.steps(lambda step: self.learn(step, self.collect()))
+            self.course.steps(self.step)
         finally:
             self.close()
         return self.finish()
+
+    def step(self, step: int) -> None:
+        """One step in its two halves."""
+        self.learn(step, self.collect())
 
     def begin(self) -> None:
         """What comes before the first step."""
