@@ -124,7 +124,7 @@ bench-preference: $(RUN_STAMP) $(PEERS_STAMP) ## the same for a DPO step and a r
 bench-backends: $(MINDSPORE_STAMP) ## MindSpore and torch in turn: train step and decode, tiny and SmolLM2; ends with one JSON line of ratios
 	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
 	@$(BIN)/python examples/tiny/pretrain.py
-	@$(BIN)/python benchmarks/backends.py
+	@$(BIN)/python benchmarks/two_backends.py
 
 bench-incremental: $(MINDSPORE_STAMP) ## decoding with a KV cache against recomputing everything, on MindSpore
 	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null

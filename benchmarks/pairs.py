@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from turns import COLUMNS, in_turn
+
 HERE = Path(__file__).parent
 OF_EVERY_STEP = ("step_s", "step_cpu_s", "peak_rss_mb")
-COLUMNS = ("step_s", "step_cpu_s", "generate_s", "update_s", "generate_tok_s", "peak_rss_mb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,43 +98,22 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Run both sides in turn; ratios of the medians."""
     work = WORKS[name]
     model = with_head(arguments, work) if work.head else arguments.model
-    common = [
-        *work.flags,
-        "--model",
-        model,
-        "--steps",
-        str(arguments.steps),
-        "--threads",
-        str(arguments.threads),
-    ]
-    sides = dict(zip(("ours", "trl"), zip((arguments.ours, arguments.peer), work.scripts, strict=True), strict=True))
-    lines: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    columns = [column for column in COLUMNS if work.scripts[0] == "grpo_step.py" or column in OF_EVERY_STEP]
-    print(f"{name}: {' '.join(work.flags)}\n{'':>18}" + "".join(f"{column:>16}" for column in columns), flush=True)
-    for run in range(1, arguments.runs + 1):
-        for side, (python, script) in sides.items():
-            lines[side].append(measured([python, str(HERE / script), *common]))
-            show(f"{side} {run}", lines[side][-1], columns)
-    medians = {
-        side: {c: statistics.median(line[c] for line in found) for c in columns} for side, found in lines.items()
-    }
-    for side, values in medians.items():
-        show(f"{side} median", values, columns)
-    if "loss" in lines["ours"][0]:
-        gaps = [abs(a - b) for a, b in zip(lines["ours"][0]["loss"], lines["trl"][0]["loss"], strict=True)]
-        print(
-            f"losses of each step: ours {lines['ours'][0]['loss']}, TRL {lines['trl'][0]['loss']}; apart {max(gaps):.2g}"
-        )
-    return {ratio: round(medians["ours"][column] / medians["trl"][column], 3) for ratio, column in work.ratios.items()}
-
-
-def measured(command: list[str]) -> dict[str, Any]:
-    """The JSON object a side prints last."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    common = [*work.flags, "--model", model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+    pythons = {"ours": arguments.ours, "trl": arguments.peer}
+    found = in_turn(
+        f"{name}: {' '.join(work.flags)}",
+        {
+            side: [python, str(HERE / script), *common]
+            for (side, python), script in zip(pythons.items(), work.scripts, strict=True)
+        },
+        runs=arguments.runs,
+        columns=COLUMNS if work.scripts[0] == "grpo_step.py" else OF_EVERY_STEP,
+    )
+    ours, trl = (lines[0].get("loss", ()) for lines in found.lines.values())
+    if ours:
+        apart = max(abs(one - other) for one, other in zip(ours, trl, strict=True))
+        print(f"losses of each step: ours {ours}, TRL {trl}; apart {apart:.2g}")
+    return found.ratios(work.ratios, of="ours", to="trl")
 
 
 def with_head(arguments: argparse.Namespace, work: Work) -> str:
@@ -146,11 +123,6 @@ def with_head(arguments: argparse.Namespace, work: Work) -> str:
         command = [arguments.ours, str(HERE / work.scripts[0]), *work.flags, "--model", arguments.model]
         subprocess.run([*command, "--write-head", str(folder)], check=True, capture_output=True)
     return str(folder)
-
-
-def show(label: str, values: dict[str, Any], columns: Sequence[str]) -> None:
-    """One row of the table."""
-    print(f"{label:>18}" + "".join(f"{values[column]:>16,.3f}" for column in columns), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import addition
 import pairs
+import turns
+import two_backends
 
 
 def test_first_step_is_not_counted() -> None:
@@ -54,10 +56,28 @@ def test_ratios_are_of_medians_and_sides_run_in_turn(monkeypatch: pytest.MonkeyP
 
     def fake(command: list[str]) -> dict[str, Any]:
         sides.append(command[0])
-        return dict.fromkeys(pairs.COLUMNS, next(ours if command[0] == "us" else theirs))
+        return dict.fromkeys(turns.COLUMNS, next(ours if command[0] == "us" else theirs))
 
-    monkeypatch.setattr(pairs, "measured", fake)
+    monkeypatch.setattr(turns, "measured", fake)
     arguments = argparse.Namespace(ours="us", peer="them", model="m", steps=2, threads=1, runs=3)
     assert pairs.compare("bf16", arguments) == {"ratio_step_bf16": 0.25}
     assert sides == ["us", "them"] * 3
     assert set(pairs.ORDER) == {ratio for work in pairs.WORKS.values() for ratio in work.ratios}
+
+
+def test_losses_of_both_sides_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {"us": [0.5, 0.25], "them": [0.5, 0.26]}
+    monkeypatch.setattr(
+        turns, "measured", lambda command: dict.fromkeys(pairs.OF_EVERY_STEP, 3.0) | {"loss": losses[command[0]]}
+    )
+    arguments = argparse.Namespace(ours="us", peer="them", model="m", steps=2, threads=1, runs=1)
+    assert pairs.compare("dpo", arguments) == {"ratio_step_dpo": 1.0, "ratio_peak_memory_dpo": 1.0}
+    assert "TRL [0.5, 0.26]; apart 0.01" in capsys.readouterr().out
+
+
+def test_backends_are_compared_by_their_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"mindspore": iter([9.0, 3.0, 1.0]), "torch": iter([2.0, 2.0, 8.0])}
+    monkeypatch.setattr(turns, "measured", lambda command: dict.fromkeys(turns.COLUMNS, next(seconds[command[-1]])))
+    arguments = argparse.Namespace(steps=2, threads=1, runs=3)
+    ratios = two_backends.compare("tiny", arguments)
+    assert ratios == {"ratio_train_step_tiny": 1.5, "ratio_decode_tiny": 1.5, "ratio_peak_memory_tiny": 1.5}

@@ -1,4 +1,4 @@
-"""GRPO and PPO on MindSpore: both learn a toy task, and their curves are torch's for twenty steps."""
+"""GRPO and PPO on MindSpore: both learn a toy task, and tokens, curves and weights are torch's for twenty steps."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ CURVES = ("reward/mean", "loss", "entropy", "kl/mean", "length/mean", "critic/lo
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.row("mindrlhf", "Backend parity")
 @pytest.mark.row("mindrlhf", "GRPO")
 @pytest.mark.row("mindrlhf", "PPO")
 def test_it_learns_and_its_curves_are_torchs(tmp_path: Path, name: str) -> None:
@@ -39,3 +40,14 @@ def test_it_learns_and_its_curves_are_torchs(tmp_path: Path, name: str) -> None:
         if curve in curves["torch"][0]:
             expected, found = ([line[curve] for line in curves[backend]] for backend in ("torch", "mindspore"))
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3, err_msg=curve)
+    assert sampled(tmp_path / "mindspore") == sampled(tmp_path / "torch")
+    expected, found = (tiny.weights(tmp_path / backend, STEPS) for backend in ("torch", "mindspore"))
+    assert expected.keys() == found.keys()
+    for tensor, values in expected.items():
+        assert np.linalg.norm(found[tensor] - values) <= 1e-4 * np.linalg.norm(values), tensor
+
+
+def sampled(run: Path) -> list[dict[tuple[int, int], list[int]]]:
+    """The tokens of every completion, step by step."""
+    steps = [tiny.rollouts(run, step) for step in range(1, STEPS + 1)]
+    return [{which: row["ids"] for which, row in completions.items()} for completions in steps]

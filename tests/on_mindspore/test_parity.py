@@ -51,6 +51,7 @@ def test_a_perturbed_matrix_is_found_on_mindspore_and_its_layer_named(bundle: Pa
     assert f"weights as loaded: first beyond tolerance at {MATRIX}" in errors
 
 
+@pytest.mark.slow  # test_online holds as much for every run of its own
 @pytest.mark.row("mindrlhf", "Backend parity")
 @pytest.mark.row("mindrlhf", "GRPO")
 def test_twenty_steps_of_grpo_are_the_same_on_both(tmp_path: Path) -> None:

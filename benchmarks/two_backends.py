@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
-import pairs
+from turns import in_turn
 
-SIDES = ("torch", "mindspore")
 WORKS = {
     "tiny": ("models/tiny-sorter", "--batch", "64", "--generations", "8", "--completion-length", "16", "--lr", "1e-4"),
     "smollm2": ("models/SmolLM2-135M-Instruct", "--batch", "16", "--generations", "8", "--completion-length", "64"),
@@ -40,22 +37,12 @@ def main() -> None:
 def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Run both backends in turn; ratios of the medians."""
     model, *flags = WORKS[name]
-    script = str(Path(__file__).parent / "grpo_step.py")
-    command = [sys.executable, script, "--model", model, *flags]
+    command = [sys.executable, str(Path(__file__).parent / "grpo_step.py"), "--model", model, *flags]
     command += ["--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-    print(f"{name}: {' '.join(flags)}\n{'':>18}" + "".join(f"{column:>16}" for column in pairs.COLUMNS), flush=True)
-    lines: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    for run in range(1, arguments.runs + 1):
-        for side in SIDES:
-            lines[side].append(pairs.measured([*command, "--backend", side]))
-            pairs.show(f"{side} {run}", lines[side][-1])
-    medians = {side: {c: statistics.median(line[c] for line in lines[side]) for c in pairs.COLUMNS} for side in SIDES}
-    for side, values in medians.items():
-        pairs.show(f"{side} median", values)
-    return {
-        f"ratio_{ratio}_{name}": round(medians["mindspore"][column] / medians["torch"][column], 3)
-        for ratio, column in RATIOS.items()
-    }
+    sides = {backend: [*command, "--backend", backend] for backend in ("torch", "mindspore")}
+    found = in_turn(f"{name}: {' '.join(flags)}", sides, runs=arguments.runs)
+    names = {f"ratio_{ratio}_{name}": column for ratio, column in RATIOS.items()}
+    return found.ratios(names, of="mindspore", to="torch")
 
 
 if __name__ == "__main__":
