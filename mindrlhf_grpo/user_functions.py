@@ -13,6 +13,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,20 @@ def import_function(reference: str) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{place}: {name!r} is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
+
+
+def named_function(reference: str) -> Callable[..., Any]:
+    """The same; what the function raises when it is called is said as a mistake in it."""
+    function = import_function(reference)
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            raise UserError(f"{reference} failed: {describe(error)}") from error
+
+    return call
 
 
 def absolute(reference: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import UserError
 from mindrlhf_grpo.rewards.resolve import load_function
-from mindrlhf_grpo.user_functions import absolute, import_function
+from mindrlhf_grpo.user_functions import absolute, import_function, named_function
 
 
 def write(folder: Path, code: str) -> str:
@@ -38,6 +38,13 @@ def test_an_exit_while_importing_is_an_error_like_any_other(tmp_path: Path) -> N
 def test_a_file_that_the_imported_one_misses_is_not_taken_for_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine\.py cannot be imported: FileNotFoundError: .*'lost\.txt'"):
         import_function(write(tmp_path, "open('lost.txt')\n") + ":f")
+
+
+def test_what_a_function_raises_is_a_mistake_in_it_with_its_line(tmp_path: Path) -> None:
+    call = named_function(write(tmp_path, "def f(text, *, upper):\n    return text[upper]\n") + ":f")
+    assert call("abc", upper=1) == "b"
+    with pytest.raises(UserError, match=r"mine\.py:f failed: IndexError: string index .*mine\.py:2\)$"):
+        call("abc", upper=7)
 
 
 def test_a_file_that_failed_is_read_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ...foreign.arguments import ANY_OPTIONS, with_options
 from ...inference import greedy_answers
 from ...journal import Journal
 from ...json_lines import digest_of, replace_json, to_json
-from ...user_functions import import_function
+from ...user_functions import named_function
 from ...yaml_source import parse
 from .data import Sample, rows, write_dataset
 from .evaluation import evaluate_responses, server_judge
@@ -142,7 +142,7 @@ def check(context: typer.Context) -> None:
 def evaluate(options: dict[str, Any]) -> None:
     """SBK, CM and overall of a model's greedy answers."""
     samples = good_items(options["eval_data"], Sample, options["max_samples"])
-    judge = import_function(options["judge"]) if options["judge"] else None
+    judge = named_function(options["judge"]) if options["judge"] else None
     if options["use_llm_judge"]:
         server = ChatServer(options["base_url"], model=options["model_name"])
         judge = server_judge(server, load_texts(options["texts"]))
