@@ -68,6 +68,7 @@ def test_a_perturbed_matrix_fails_and_its_layer_is_named(bundle: Path, tmp_path:
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow  # the conformance suite holds adapters too
 def test_adapters_are_recorded_and_checked(tmp_path: Path) -> None:
     folder = tmp_path / "lora"
     assert parity("record", folder, "--steps", 2, "--lora-rank", 2, "--quick", "--device", "cpu")[0] == 0
