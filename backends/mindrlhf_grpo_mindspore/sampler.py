@@ -72,9 +72,7 @@ class Sampler(nn.Cell):
         self.rule = rule
         self.penalised, self.waits = rule.repetition_penalty != 1.0, bool(rule.end_tokens)
         self.ids = Tensor(np.arange(vocabulary, dtype=np.int32)[None])
-        ends = np.zeros((1, vocabulary), bool)
-        ends[0, list(rule.end_tokens)] = True
-        self.ends = Tensor(ends)
+        self.ends = Tensor(np.array([rule.end_tokens], np.int32))
         self.seen = (
             Parameter(Tensor(np.zeros((slots, vocabulary), np.float32)), name="sampler.seen", requires_grad=False)
             if self.penalised
@@ -95,7 +93,7 @@ class Sampler(nn.Cell):
             seen = native.gather(self.seen, slots, 0)
             shaped = penalised(shaped, seen, self.rule.repetition_penalty)
         if self.waits:
-            shaped = native.masked_fill(shaped, native.logical_and(early.reshape(-1, 1), self.ends), NEVER)
+            shaped = without(shaped, self.ends, early)
         if self.penalised or self.waits:
             tokens, logps = choose(logits, shaped, uniforms, self.rule)
         else:
@@ -251,6 +249,14 @@ def last_needed(ranked: Tensor, mass: Tensor) -> Tensor:
 def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Positive logits of seen ids divided by the penalty, negative ones multiplied (Keskar et al. 2019)."""
     return native.where(seen > 0, native.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def without(logits: Tensor, ends: Tensor, early: Tensor) -> Tensor:
+    """Logits ``[n, V]`` with the ids ``[1, E]`` ruled out in early rows; few columns are written, nothing is masked."""
+    columns = native.broadcast_to(ends, (logits.shape[0], ends.shape[1]))
+    found = native.gather_elements(logits, 1, columns)
+    never = native.full_like(found, NEVER)
+    return native.tensor_scatter_elements(logits, columns, native.where(early.reshape(-1, 1), never, found), 1)
 
 
 def picked(values: Tensor, tokens: Tensor) -> Tensor:
