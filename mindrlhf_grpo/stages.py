@@ -116,21 +116,24 @@ def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]
 
     Raises:
         ConfigError: the file or the configuration of a stage is wrong.
+        CheckpointError: a finished stage was made with other settings.
     """
     from .preflight import check
     from .trainers import train
+    from .trainers.run_folder import RunFolder
 
     stages = read_stages(path)
     for stage in stages:
         stage_config(stage, stages, overrides, model=False)  # what is wrong with the last is said before the first
     summaries: dict[str, dict[str, Any]] = {}
     for stage in stages:
+        config, draft = stage_config(stage, stages, overrides, model=True)
         done = stage.summary()
         if done is not None:
+            RunFolder(stage.run_dir).check(config)
             note(f"stage {stage.name} is finished: {stage.run_dir}")
             summaries[stage.name] = done
             continue
-        config, draft = stage_config(stage, stages, overrides, model=True)
         check(config, draft)
         note(f"stage {stage.name}: {stage.run_dir}, from {config.model.path}")
         summaries[stage.name] = train(config)

@@ -67,6 +67,16 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         checkpoint.clean(self.checkpoints)
+        self.check(config)
+        lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
+        replace_file(self.path / "config.yaml", ("\n".join(lines) + "\n" + dump(config)).encode())
+
+    def check(self, config: AnyConfig) -> None:
+        """Whether this configuration may go on with the folder.
+
+        Raises:
+            CheckpointError: it holds a run made with other settings.
+        """
         saved = self.path / "config.yaml"
         if saved.exists() and checkpoint.steps(self.checkpoints):
             changed = differences(saved_config(saved, type(config)), config)
@@ -75,8 +85,6 @@ class RunFolder:
                     f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
                     "Use another run_dir, or delete this one"
                 )
-        lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
-        replace_file(saved, ("\n".join(lines) + "\n" + dump(config)).encode())
 
     def latest(self) -> tuple[Progress, Path] | None:
         """Progress and folder of the newest checkpoint, verified; None for a fresh run."""

@@ -12,7 +12,7 @@ import yaml
 
 from mindrlhf_grpo import trainers
 from mindrlhf_grpo.config_file import AnyConfig
-from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.errors import CheckpointError, ConfigError
 from mindrlhf_grpo.stages import read_stages, run_stages
 
 pytest.importorskip("torch")
@@ -69,6 +69,10 @@ def test_stages_follow_each_other_and_go_on_after_a_stop(tmp_path: Path, monkeyp
     saved = yaml.safe_load((chain / "rl_two" / "config.yaml").read_text())
     assert saved["model"]["path"] == str(chain / "rl_one" / "checkpoints" / "step_2" / "policy")
     assert (saved["train"]["steps"], len(tiny.metrics(chain / "rl_two"))) == (1, 1)
+    with pytest.raises(
+        CheckpointError, match=r"sft holds a run with other settings: backend was 'torch', is 'mindspore'"
+    ):
+        run_stages(path, ["backend=mindspore"], told.append)
 
 
 def test_several_processes_make_one_stage_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
