@@ -83,7 +83,8 @@ safe-rank: $(BACKEND_STAMP) ## recipe Safe-Rank-GRPO on MovieLens with a tiny mo
 	@$(BIN)/python examples/safe_rank/movielens.py
 	@$(BIN)/python examples/safe_rank/model.py
 	@$(BIN)/mindrlhf-grpo train examples/safe_rank/sft.yaml backend=$(BACKEND)
-	@[ -e runs/safe_rank/tiny/config.json ] || $(BIN)/mindrlhf-grpo export runs/safe_rank/sft runs/safe_rank/tiny
+	@rm -rf runs/safe_rank/tiny
+	@$(BIN)/mindrlhf-grpo export runs/safe_rank/sft runs/safe_rank/tiny
 	@$(BIN)/mindrlhf-grpo train examples/safe_rank/grpo.yaml backend=$(BACKEND)
 
 serve-check: $(RUN_STAMP) $(SERVE_STAMP) ## recipes against a real vLLM server on this machine, killed half way
