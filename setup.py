@@ -28,8 +28,8 @@ setup(
             "report/*.html",
             "report/*.js",
             "report/*.css",
-            "testing/*.html",
-            "testing/*.css",
+            "testing/parity/*.html",
+            "testing/parity/*.css",
             "recipes/**/*.yaml",
             "recipes/**/*.json",
             "recipes/**/*.txt",
@@ -67,7 +67,7 @@ setup(
         "dev": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "ruff==0.17.5", "mypy>=1.11", "types-PyYAML"],
     },
     entry_points={
-        "console_scripts": ["mindrlhf-grpo=mindrlhf_grpo.cli:main"],
+        "console_scripts": ["mindrlhf-grpo=mindrlhf_grpo.cli.main:main"],
         "mindrlhf_grpo.backends": ["torch=mindrlhf_grpo_torch", "mindspore=mindrlhf_grpo_mindspore"],
     },
 )

@@ -17,7 +17,7 @@ import addition
 import mindrlhf_grpo
 from mindrlhf_grpo.backend import load_backend
 from mindrlhf_grpo.capacity.machine import installed
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.json_lines import read_json_lines
 from mindrlhf_grpo.trainers.online import OnlineTrainer
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindrlhf_grpo_mindspore import hf
-from mindrlhf_grpo_mindspore.decoder_steps import Model
-from mindrlhf_grpo_mindspore.engine import MindSporeEngine
+from mindrlhf_grpo_mindspore.generation.decoder_steps import Model
+from mindrlhf_grpo_mindspore.generation.engine import MindSporeEngine
+from mindrlhf_grpo_mindspore.generation.runner import LEAST_WHOLE
 from mindrlhf_grpo_mindspore.graph import padded
-from mindrlhf_grpo_mindspore.runner import LEAST_WHOLE
+from mindrlhf_grpo_mindspore.models import hf
 
-from mindrlhf_grpo.compiling import CompileLog
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
+from mindrlhf_grpo.backend import CompileLog
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import Prompt, Sampling
 
 TEXTS = (

@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape
-from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
 
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz?\n"
 SPECIAL = ("<pad>", "<eos>")

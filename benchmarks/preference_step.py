@@ -16,9 +16,9 @@ import pair_rows
 import mindrlhf_grpo
 from mindrlhf_grpo.backend import load_backend
 from mindrlhf_grpo.capacity.machine import installed
-from mindrlhf_grpo.config_offline import OfflineConfig
+from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.json_lines import read_json_lines
-from mindrlhf_grpo.model_files import TOKENIZER_FILES, copy_files, find_folder
+from mindrlhf_grpo.model_files.folder import TOKENIZER_FILES, copy_files, find_folder
 from mindrlhf_grpo.trainers.offline import OfflineTrainer
 
 

@@ -28,8 +28,8 @@ from typing import Any
 import httpx
 
 from mindrlhf_grpo.recipes.safework.registry import package_data, package_path
-from mindrlhf_grpo.rewards.judge_models import OnServer, Place
-from mindrlhf_grpo.rewards.judges import judge_of
+from mindrlhf_grpo.rewards.judges.judge import judge_of
+from mindrlhf_grpo.rewards.judges.models import OnServer, Place
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "raiden"

@@ -9,24 +9,62 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from .compiling import CompileLog
-from .data.tokenizer import Tokenizer
 from .errors import BackendError
-from .residency import Role
+from .parallel.residency import Role
+from .tokenizers.tokenizer import Tokenizer
 from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
 
 if TYPE_CHECKING:
-    from .config import ModelConfig, TrainConfig
+    from .config.run import ModelConfig, TrainConfig
 
 GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
 FRAMEWORKS = {"torch": "torch", "mindspore": "mindspore"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compilation:
+    """One function compiled for one bucket of shapes; ``seconds`` includes its first run."""
+
+    name: str
+    bucket: str
+    seconds: float
+
+
+class CompileLog:
+    """Compilations of this process, in order.
+
+    Attributes:
+        announce: called with one line before every compilation and one after, if set.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Compilation] = []
+        self.seconds = 0.0
+        self.announce: Callable[[str], None] | None = None
+
+    @contextmanager
+    def compiling(self, name: str, bucket: str) -> Iterator[None]:
+        """Time the block as the first call of ``name`` for shapes it has not seen."""
+        self._say(f"compiling {name} for {bucket} ...")
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.entries.append(Compilation(name=name, bucket=bucket, seconds=seconds))
+        self.seconds += seconds
+        self._say(f"compiled {name} for {bucket} in {seconds:.1f} s")
+
+    def _say(self, text: str) -> None:
+        if self.announce is not None:
+            self.announce(text)
 
 
 class Loss(Protocol):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+CUTOFF = 0.5  # of difflib's similarity: a hint is better missing than far off
+
 
 class UserError(Exception):
     """Something the user can mend: the text names the value, the place and what is accepted."""
@@ -43,3 +49,16 @@ class ServerError(UserError):
 
 class RequestRefused(ServerError):
     """A request that is at fault: the server will not answer it however often it is asked, others it may."""
+
+
+def did_you_mean(wanted: str, names: Iterable[str], *, cutoff: float = CUTOFF) -> str:
+    """`` (did you mean 'NAME'?)``; empty where no name is near. Swapped letters are the likeliest slip."""
+    near = get_close_matches(wanted, list(names), n=3, cutoff=cutoff)
+    near.sort(key=lambda name: sorted(name) != sorted(wanted))
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def did_you_mean_file(path: Path, pattern: str = "*") -> str:
+    """The same for a path that is not there, among what lies in its folder."""
+    near = get_close_matches(path.name, [other.name for other in path.parent.glob(pattern)], n=1, cutoff=CUTOFF)
+    return f" (did you mean {str(path.with_name(near[0]))!r}?)" if near else ""

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import UserError
-from .nearest import did_you_mean, did_you_mean_file
+from .errors import UserError, did_you_mean, did_you_mean_file
 
 
 def import_function(reference: str) -> Callable[..., Any]:

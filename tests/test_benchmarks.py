@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 import pytest
-from repository import ROOT
+
+from tests.support.repository import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -9,9 +9,9 @@ from typing import get_args
 
 import pytest
 from pydantic import BaseModel
-from repository import ROOT, files, python_files, tree
 
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
+from tests.support.repository import ROOT, files, python_files, tree
 
 FILE_LINES = 400
 FUNCTION_LINES = 60

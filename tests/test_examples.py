@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from repository import ROOT, files
 
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.data.sources import read_rows
+from tests.support.repository import ROOT, files
 
 
 def example(path: str) -> ModuleType:

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository import ROOT, python_files, tree
 
-from mindrlhf_grpo.algorithms import ALGORITHMS
+from mindrlhf_grpo.algorithms.offline import ALIASES, OBJECTIVES
+from mindrlhf_grpo.algorithms.online import ALGORITHMS
 from mindrlhf_grpo.losses import POLICY_LOSSES
-from mindrlhf_grpo.objectives import ALIASES, OBJECTIVES
+from tests.support.repository import ROOT, python_files, tree
 
 CORE = "mindrlhf_grpo"
 FRAMEWORKS = {"torch", "torch_npu", "mindspore", "peft", "accelerate", "vllm"}

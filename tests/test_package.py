@@ -11,7 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from repository import ROOT, files
+
+from tests.support.repository import ROOT, files
 
 pytest.importorskip("setuptools", minversion="77")
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository import ROOT, files, tree
+
+from tests.support.repository import ROOT, files, tree
 
 TOPICS = {"advantage", "loss", "KL", "reward", "packing", "sampling", "sync", "config", "checkpoint", "new backend"}
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from .checks import check
 from .record_files import read_records, write_records
 
 if TYPE_CHECKING:
-    from mindrlhf_grpo.config import RunConfig
+    from mindrlhf_grpo.config.run import RunConfig
 
     from .backend import MindSporeBackend
 

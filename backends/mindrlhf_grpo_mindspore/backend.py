@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING
 
 import mindspore as ms
 
-from mindrlhf_grpo.backend import Inspection, LanguageModel, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
-from mindrlhf_grpo.compiling import CompileLog
-from mindrlhf_grpo.config import ModelConfig, RunConfig, TrainConfig
-from mindrlhf_grpo.data.tokenizer import Tokenizer
+from mindrlhf_grpo.backend import (
+    CompileLog,
+    Inspection,
+    LanguageModel,
+    Policy,
+    ReadAt,
+    RolloutEngine,
+    ValueModel,
+    WeightSync,
+)
+from mindrlhf_grpo.config.run import ModelConfig, RunConfig, TrainConfig
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 
 from . import comm
 from .devices import select
 from .ops import choose_kernels
 
 if TYPE_CHECKING:
-    from .policy import MindSporePolicy
-    from .trained_model import Surroundings
+    from .training.policy import MindSporePolicy
+    from .training.trained_model import Surroundings
 
 PACKAGES = ("mindspore", "transformers", "safetensors", "numpy")
 
@@ -40,13 +48,13 @@ class MindSporeBackend:
 
     def load_policy(self) -> MindSporePolicy:
         """The trained model."""
-        from .policy import MindSporePolicy
+        from .training.policy import MindSporePolicy
 
         return MindSporePolicy(self.config, self.surroundings())
 
     def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
         """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
-        from .value_model import MindSporeValueModel
+        from .training.value_model import MindSporeValueModel
 
         return MindSporeValueModel(model, train, read_at, self.surroundings())
 
@@ -56,7 +64,7 @@ class MindSporeBackend:
 
     def surroundings(self) -> Surroundings:
         """What the models of the run share."""
-        from .trained_model import Surroundings
+        from .training.trained_model import Surroundings
 
         # Data that is there has completions of any length up to its limit: nothing to size a bucket by.
         rollout = self.config.rollout if isinstance(self.config, RunConfig) else None
@@ -66,19 +74,19 @@ class MindSporeBackend:
 
     def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
         """A language model beside the policy, never trained; its weights are read at the first call."""
-        from .language_model import MindSporeLanguageModel
+        from .generation.language_model import MindSporeLanguageModel
 
         return MindSporeLanguageModel(model, tokenizer, self.compile_log, slots=slots)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""
-        from .engine import build_engine
+        from .generation.engine import build_engine
 
         return build_engine(self.config, policy, tokenizer, self.compile_log)
 
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
         """The way from the policy's weights to the engine's."""
-        from .weight_sync import build_weight_sync
+        from .sync.weight_sync import build_weight_sync
 
         return build_weight_sync(policy, engine)
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindrlhf_grpo.errors import BackendError, ConfigError
-from mindrlhf_grpo.model_files import find_folder, read_model_config
-from mindrlhf_grpo.value_heads import body_config
+from mindrlhf_grpo.model_files.folder import find_folder, read_model_config
+from mindrlhf_grpo.model_files.value_head import body_config
 
 if TYPE_CHECKING:
-    from mindrlhf_grpo.config import RunConfig
-    from mindrlhf_grpo.config_memory import ParallelConfig
+    from mindrlhf_grpo.config.parallel import ParallelConfig
+    from mindrlhf_grpo.config.run import RunConfig
 
 DEVICES = ("auto", "cpu", "npu")
 

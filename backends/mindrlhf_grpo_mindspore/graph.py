@@ -13,7 +13,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 
-from mindrlhf_grpo.compiling import CompileLog
+from mindrlhf_grpo.backend import CompileLog
 
 Shape = tuple[tuple[int, ...], str]
 

@@ -12,11 +12,11 @@ from mindrlhf_grpo.backend import Loss, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import Batch
 
-from . import hf
 from .graph import Compiled
+from .models import hf
 from .models.weight_names import file_parts
-from .policy import MindSporePolicy
-from .trained_model import bucket_of, sharpness
+from .training.policy import MindSporePolicy
+from .training.trained_model import bucket_of, sharpness
 
 Floats = NDArray[np.float32]
 

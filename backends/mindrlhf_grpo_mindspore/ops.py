@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Tensor
 from mindspore import ops as native
 
-from mindrlhf_grpo.compiling import CompileLog
+from mindrlhf_grpo.backend import CompileLog
 
 from .graph import Compiled
 from .reference_ops import RECOMPUTED, REFERENCE, Operation

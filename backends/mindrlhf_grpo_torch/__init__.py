@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mindrlhf_grpo.config import RunConfig
+    from mindrlhf_grpo.config.run import RunConfig
 
     from .backend import TorchBackend
 

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mindrlhf_grpo.backend import Inspection, LanguageModel, Policy, ReadAt, RolloutEngine, ValueModel, WeightSync
-from mindrlhf_grpo.compiling import CompileLog
-from mindrlhf_grpo.config import ModelConfig, RunConfig, TrainConfig
-from mindrlhf_grpo.data.tokenizer import Tokenizer
+from mindrlhf_grpo.backend import (
+    CompileLog,
+    Inspection,
+    LanguageModel,
+    Policy,
+    ReadAt,
+    RolloutEngine,
+    ValueModel,
+    WeightSync,
+)
+from mindrlhf_grpo.config.run import ModelConfig, RunConfig, TrainConfig
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 
 from . import comm
-from .hf import device_of
+from .models.hf import device_of
 
 if TYPE_CHECKING:
-    from .policy import TorchPolicy
+    from .training.policy import TorchPolicy
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
 
@@ -40,13 +48,13 @@ class TorchBackend:
 
     def load_policy(self) -> TorchPolicy:
         """The trained model."""
-        from .policy import TorchPolicy
+        from .training.policy import TorchPolicy
 
         return TorchPolicy(self.config, self.device, self.comm)
 
     def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
         """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
-        from .value_model import TorchValueModel
+        from .training.value_model import TorchValueModel
 
         # A scorer brings settings of its own: it is never trained, and its ranks need not call it equally often.
         parallel = self.config.parallel if train is self.config.train else None
@@ -54,25 +62,25 @@ class TorchBackend:
 
     def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
         """A reward model by the Python code in its folder."""
-        from .own_code import OwnCodeClassifier
+        from .models.remote_code import OwnCodeClassifier
 
         return OwnCodeClassifier(model, train, self.device)
 
     def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
         """A language model beside the policy, never trained; its weights are read at the first call."""
-        from .language_model import TorchLanguageModel
+        from .generation.language_model import TorchLanguageModel
 
         return TorchLanguageModel(model, tokenizer, self.device, slots=slots)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
         """The native engine, on the policy's weights or, without one, on its own."""
-        from .engine import build_engine
+        from .generation.engine import build_engine
 
         return build_engine(self.config, policy, tokenizer)
 
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
         """The way from the policy's weights to the engine's."""
-        from .weight_sync import build_weight_sync
+        from .sync.weight_sync import build_weight_sync
 
         return build_weight_sync(policy, engine)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .hf import import_npu
+from .models.hf import import_npu
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # what /proc/cpuinfo calls it on x86 and Arm
 

@@ -14,10 +14,10 @@ from mindrlhf_grpo.backend import Loss, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import Batch
 
-from . import hf
-from .attention import attending
-from .layout_choice import unpack
-from .policy import TorchPolicy
+from .models import hf
+from .training.attention import attending
+from .training.layout_choice import unpack
+from .training.policy import TorchPolicy
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")  # what model families call it
 

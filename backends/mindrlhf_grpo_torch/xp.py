@@ -1,4 +1,4 @@
-"""The array namespace of ``mindrlhf_grpo.xp`` over torch tensors: same names, same meanings.
+"""The array namespace of ``mindrlhf_grpo.losses.xp`` over torch tensors: same names, same meanings.
 
 Plain functions in a module, so that a loss written over ``xp`` compiles and differentiates like torch code.
 """

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config.file import load_config
 
 HERE = Path("examples/ladder")
 COMMAND = [sys.executable, "-m", "mindrlhf_grpo"]

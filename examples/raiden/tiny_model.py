@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape
-from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
 
 PAD, END, OTHER = "<pad>", "<end>", "…"
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]

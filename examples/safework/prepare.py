@@ -19,8 +19,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape
-from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
 
 PAD, END, OTHER = "<pad>", "<end>", "…"
 THOUGHT = ["<think>", "</think>"]

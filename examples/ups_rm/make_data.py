@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape
-from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
 
 WORDS = ["bad", "good", "kind", "help", "please", "cake", "train", "moon", "river", "stone"]
 ASKED = ["how", "do", "you", "make", "a"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..config_memory import Strategy
+from ..config.parallel import Strategy
 
 NODE = 8  # devices with fast links between them: tensor parallelism stays inside
 DEPTHS = (1, 2, 4, 8, 16)

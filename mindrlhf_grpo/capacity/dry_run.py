@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..algorithms import resolve
-from ..config import RunConfig
-from ..config_file import AnyConfig, read_config
+from ..algorithms.online import resolve
+from ..config.file import AnyConfig, read_config
+from ..config.run import RunConfig
 from ..errors import ConfigError, UserError
 from .device_layout import plans
 from .known_models import config_of, find_known

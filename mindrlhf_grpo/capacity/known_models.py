@@ -12,9 +12,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
-from ..model_files import read_model_config
-from ..nearest import did_you_mean
+from ..errors import ConfigError, did_you_mean
+from ..model_files.folder import read_model_config
 from .weight_shapes import Config
 
 

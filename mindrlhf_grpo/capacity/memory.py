@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ..config import ModelConfig, RunConfig
-from ..config_file import AnyConfig
-from ..config_offline import OfflineConfig
+from ..config.file import AnyConfig
+from ..config.offline import OfflineConfig
+from ..config.run import ModelConfig, RunConfig
 from .device_layout import DeviceLayout
 from .model_shape import ModelShape
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from ..algorithms import resolve
-from ..config import RunConfig
-from ..config_file import AnyConfig
-from ..config_memory import ParallelConfig, SwapConfig
+from ..algorithms.offline import resolve_objective
+from ..algorithms.online import resolve
+from ..config.file import AnyConfig
+from ..config.parallel import ParallelConfig, SwapConfig
+from ..config.run import RunConfig
 from ..errors import UserError
-from ..objectives import resolve_objective
 from ..rewards.rewards import MODEL
 from .device_layout import DeviceLayout
 from .memory import BYTES, Parts, allocator_bytes, peak, phases

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config_offline import OfflineDataConfig
+from ..config.offline import OfflineDataConfig
 from ..errors import DataError
+from ..tokenizers.tokenizer import Tokenizer
 from .examples import Encoded, column_of, encode_answer, encode_messages, read_text
-from .tokenizer import Tokenizer
 
 
 def encode_example(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:

@@ -8,14 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..config_offline import OfflineDataConfig
-from ..errors import DataError
-from ..nearest import did_you_mean
+from ..config.offline import OfflineDataConfig
+from ..errors import DataError, did_you_mean
+from ..tokenizers.masks import Completion, encode_conversation, encode_text
+from ..tokenizers.tokenizer import Conversation, Tokenizer
 from ..types import IntArray
-from .masks import Completion, encode_conversation, encode_text
-from .prompts import Conversation, read_column, with_system
+from .prompts import read_column, with_system
 from .stream import RowStream
-from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

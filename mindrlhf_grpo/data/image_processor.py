@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from ..model_files import PROCESSOR_FILES, read_model_config
+from ..model_files.folder import PROCESSOR_FILES, read_model_config
+from ..tokenizers.tokenizer import Tokenizer
 from .rows import unknown
-from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image

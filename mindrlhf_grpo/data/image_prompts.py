@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..config import DataConfig
-from ..config_vision import ImagesConfig
-from ..errors import DataError
-from ..nearest import did_you_mean
+from ..config.run import DataConfig
+from ..config.vision import ImagesConfig
+from ..errors import DataError, did_you_mean
+from ..tokenizers.tokenizer import Conversation, Tokenizer
 from .image_processor import ImageProcessor
 from .images import images_in
-from .prompts import Conversation, EncodedPrompt, is_templated, read_column, readable, with_system
+from .prompts import EncodedPrompt, is_templated, read_column, readable, with_system
 from .rows import BadRow, Rows
-from .tokenizer import Tokenizer
 
 MARKER = "<image>"
 SEARCHED = 1000  # rows among which one must have the column of images

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
-from ..nearest import did_you_mean_file
+from ..errors import DataError, did_you_mean_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config_offline import OfflineDataConfig
+from ..config.offline import OfflineDataConfig
 from ..errors import DataError
+from ..tokenizers.tokenizer import Conversation, Tokenizer
 from .examples import Encoded, encode_answer, encode_messages, number, read_text
-from .prompts import Conversation
-from .tokenizer import Tokenizer
 
 
 def encode_pair(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from ..config import DataConfig
-from ..errors import DataError
-from ..nearest import did_you_mean
+from ..config.run import DataConfig
+from ..errors import DataError, did_you_mean
+from ..tokenizers.tokenizer import Conversation, Message, Tokenizer
 from ..types import IntArray
-from .tokenizer import Tokenizer
-
-Message: TypeAlias = dict[str, str]
-Conversation: TypeAlias = list[Message]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..errors import DataError
-from ..nearest import did_you_mean
+from ..errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..nearest import CUTOFF, did_you_mean_file
+from ..errors import CUTOFF, DataError, did_you_mean_file
 from .arrow import read_folder, read_hub, read_parquet
 from .json_lines import JsonLines
 from .reasoning_tasks import read_task

@@ -15,14 +15,14 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import DataConfig
+from ..config.run import DataConfig
 from ..errors import DataError
+from ..tokenizers.tokenizer import Tokenizer
 from ..types import Prompt
 from .image_prompts import ImagePrompts
 from .prompts import encode_row
 from .rows import BadRow, Rows
 from .sources import read_rows, source_folder, source_name
-from .tokenizer import Tokenizer
 
 T = TypeVar("T")
 Drawn = TypeVar("Drawn")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from ..errors import ConfigError
-from ..nearest import did_you_mean
+from ..errors import ConfigError, did_you_mean
 from .policy import PolicyLoss
 from .ratios import (
     CispoPolicyLoss,

@@ -14,11 +14,11 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from ..config import RunConfig
-from ..config_file import AnyConfig
+from ..config.file import AnyConfig
+from ..config.run import RunConfig
 from ..json_lines import read_json_lines
 from ..rewards.rewards import name_of
-from ..tracking import METRICS
+from ..run.tracking import METRICS
 from .trends import drift, mann_kendall
 
 REWARD, ACCURACY, PROBLEMS = "reward/mean", "eval/accuracy", "eval/problems"

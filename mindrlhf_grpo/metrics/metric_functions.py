@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import Comm
-from ..errors import ConfigError, RunFailed, UserError
-from ..nearest import did_you_mean
+from ..errors import ConfigError, RunFailed, UserError, did_you_mean
 from ..rewards.table import RewardTable
 from ..types import FinishReason, FloatArray, RolloutGroup
 from ..user_functions import describe, import_function
 
 if TYPE_CHECKING:
-    from ..config import MetricConfig
+    from ..config.run import MetricConfig
 
 ABOUT_STEP = ("figures", "split", "step", "run_dir", "main")
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from ..chat.thoughts import without_thoughts
 from ..errors import ConfigError, DataError
-from ..intervals import wilson_interval
-from ..rewards.repetition import repeated
+from ..rewards.builtin.repetition import repeated
+from .intervals import wilson_interval
 
 Flags = NDArray[np.bool_]
 FIRST_CHARACTERS = 160  # of an answer, in which a refusal is looked for

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..json_lines import to_json
-from ..rollout_log import RolloutRecord, Score
+from ..run.rollout_log import RolloutRecord, Score
 from .reading import Run, read_completions
 
 MAX_STEPS = 40

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ..errors import UserError
 from ..json_lines import parse_object, read_json_lines
-from ..rollout_log import RolloutRecord, rollout_path
+from ..run.rollout_log import RolloutRecord, rollout_path
 
 MAX_POINTS = 5_000  # more steps than this are thinned evenly; evaluated steps always stay
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..intervals import wilson_interval
-from ..progress import printable
+from ..metrics.intervals import wilson_interval
+from ..run.progress import printable
 from .reading import Run, as_number
 
 EDGE = 5  # steps averaged at each end of a curve

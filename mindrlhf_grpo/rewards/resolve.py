@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, get_type_hints
 
-from ..errors import ConfigError, DataError, UserError
-from ..nearest import did_you_mean
+from ..errors import ConfigError, DataError, UserError, did_you_mean
 from ..user_functions import absolute, import_function
-from .answers import reference_column
+from .builtin.answers import reference_column
 from .protocol import Inputs, ModelReward
 
 Function: TypeAlias = Callable[..., Any]

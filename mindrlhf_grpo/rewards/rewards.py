@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, UserError
-from ..model_files import find_folder
+from ..model_files.folder import find_folder
 from ..types import RolloutGroup
 from ..user_functions import describe
 from .guard import InProcess, Runner, Worker, run_guarded
@@ -25,8 +25,8 @@ from .table import RewardTable, Values
 
 if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
     from ..backend import Backend
-    from ..config import RewardConfig
-    from .scorer import Scorer
+    from ..config.run import RewardConfig
+    from .models.reward_model import Scorer
 
 LOG = logging.getLogger("mindrlhf_grpo.rewards")
 MODEL = "model:"  # before the folder of a reward model
@@ -172,7 +172,7 @@ def name_of(config: RewardConfig) -> str:
 def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -> Function | Scorer | Own:
     """The function, reward model or class that a component names."""
     if config.function.startswith(MODEL):
-        from .scorer import Scorer, settings_of
+        from .models.reward_model import Scorer, settings_of
 
         settings = settings_of(config.function.removeprefix(MODEL), config.arguments)
         if backend is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 if TYPE_CHECKING:
-    from .parity import Result
+    from .parity.stacks import Result
 
 P = ParamSpec("P")
 Guard = Callable[[Callable[P, None]], Callable[P, None]]
@@ -61,8 +61,8 @@ def record(
     mindrlhf-grpo parity record bundle --lora-rank 8 --device cuda
     """
     from ..json_lines import to_json
-    from .parity import record as write
-    from .quantities import tolerances
+    from .parity.quantities import tolerances
+    from .parity.stacks import record as write
 
     made = write(
         bundle, backend=backend, model=model, steps=steps, seed=seed, device=device, lora_rank=lora_rank,
@@ -88,9 +88,9 @@ def check(
     The exit code is 0 if everything is within tolerance, 1 if not. The last line of the output is JSON.
     """
     from ..json_lines import to_json
-    from .parity import check as compare
-    from .parity_summary import rows
-    from .perturbation import parse
+    from .parity.perturbation import parse
+    from .parity.stacks import check as compare
+    from .parity.summary import rows
 
     perturbation = None if perturb is None else parse(perturb)
     result = compare(bundle, backend=backend, device=device, perturbation=perturbation, say=say)
@@ -119,7 +119,7 @@ def conform(
     import tempfile
 
     from ..json_lines import to_json
-    from .conformance import CHECKS, BackendUnderTest, Deviates
+    from .conformance.suite import CHECKS, BackendUnderTest, Deviates
 
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +150,7 @@ def runs(
     from rich.console import Console
 
     from ..json_lines import to_json
-    from .compare_runs import as_json, compare_runs, sentences, table
+    from .parity.runs import as_json, compare_runs, sentences, table
 
     result = compare_runs(one, other)
     console = Console(stderr=True)
@@ -171,9 +171,9 @@ def write_result(result: Result, folder: Path) -> None:
     from rich.console import Console
 
     from ..json_lines import replace_file
-    from .parity import write_json
-    from .parity_page import html_of
-    from .parity_summary import places, table, verdict
+    from .parity.page import html_of
+    from .parity.stacks import write_json
+    from .parity.summary import places, table, verdict
 
     folder.mkdir(parents=True, exist_ok=True)
     terminal = Console(stderr=True)

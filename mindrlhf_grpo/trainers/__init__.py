@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import RunConfig
-from ..config_offline import OfflineConfig
+from ..config.offline import OfflineConfig
+from ..config.run import RunConfig
 
 
 def train(config: RunConfig | OfflineConfig) -> dict[str, Any]:

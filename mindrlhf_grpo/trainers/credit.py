@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from ..advantages import gae, moments, reinforce_pp, to_tokens, token_rewards, whiten_tokens
-from ..algorithms import Plan
+from ..algorithms.corrections import Correction, entropy_mask
+from ..algorithms.online import Plan
 from ..backend import Comm
-from ..corrections import Correction, entropy_mask
+from ..batches.sums import combine
 from ..errors import ConfigError
 from ..types import Batch, FloatArray
-from ..update_sums import combine
-from .host_table import HostTable
+from .completion_table import HostTable
 
 
 def assign(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import cast
 
 from ..backend import Backend, Loss, Policy, UpdateResult, ValueModel
-from ..config import RunConfig
-from ..config_algorithm import CriticConfig
+from ..config.algorithm import CriticConfig
+from ..config.run import RunConfig
 from ..losses import ValueLoss
 from ..types import Batch
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backend import Comm, RolloutEngine
-from ..config import RunConfig
+from ..config.run import RunConfig
 from ..data.stream import shard
 from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards, RewardTable

@@ -14,20 +14,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..algorithms import Plan
+from ..algorithms.online import Plan
+from ..algorithms.reward_scaling import RewardScaling
 from ..backend import Comm, Policy, RolloutEngine
-from ..batching import build_batch, denominators, loss_weights
-from ..config import RunConfig
+from ..batches.items import ItemSpans, Segments
+from ..batches.online import build_batch, denominators, loss_weights
+from ..config.run import RunConfig
 from ..data.stream import PromptStream, shard
-from ..data.tokenizer import Tokenizer
-from ..reward_scaling import RewardScaling
 from ..rewards import Rewards, RewardTable
-from ..segments import ItemSpans, Segments
+from ..run.clock import Clock
+from ..tokenizers.tokenizer import Tokenizer
 from ..types import Batch, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
 from . import credit
-from .clock import Clock
+from .completion_table import HostTable
 from .critic import Critic
-from .host_table import HostTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

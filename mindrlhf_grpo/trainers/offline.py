@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import reference_store
+from ..algorithms.offline import resolve_objective
 from ..backend import Backend, UpdateResult, load_backend
-from ..config_offline import OfflineConfig
+from ..batches import reference_logps
+from ..batches.reference_logps import StoredLogProbs
+from ..config.offline import OfflineConfig
 from ..data.examples import Example, ExampleStream
 from ..errors import RunFailed
-from ..objectives import resolve_objective
-from ..reference_store import StoredLogProbs
-from .course import Course, tokenizer_of
 from .offline_evaluation import HeldOutRows, held_out_rows, with_intervals
 from .offline_samples import write_samples
 from .offline_steps import Steps, load_model
 from .schedule import learning_rate
+from .session import Course, tokenizer_of
 
 
 def train(config: OfflineConfig) -> dict[str, Any]:
@@ -148,11 +148,11 @@ class OfflineTrainer:
         """Reference log-probs from the run folder, or computed now by the untrained model and kept there."""
         folder = self.course.folder.path / "reference"
         identity = {"fingerprint": self.steps.model.fingerprint()}
-        found = reference_store.load(folder, name, identity)
+        found = reference_logps.load(folder, name, identity)
         if found is None:
-            found = reference_store.compute(examples(), self.config.train.prompts_per_step, self.steps.logps_of_rows)
+            found = reference_logps.compute(examples(), self.config.train.prompts_per_step, self.steps.logps_of_rows)
             if self.course.main:
-                reference_store.save(folder, name, identity, found)
+                reference_logps.save(folder, name, identity, found)
         self.comm.barrier()
         return found
 

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..algorithms.offline import Task, resolve_objective
 from ..backend import load_backend
-from ..checkpoint import verify
-from ..config_offline import OfflineConfig
+from ..batches.reference_logps import StoredLogProbs
+from ..batches.sums import combine
+from ..config.offline import OfflineConfig
 from ..data.examples import Example, ExampleStream
-from ..data.tokenizer import Tokenizer
 from ..errors import ConfigError
-from ..intervals import wilson_interval
-from ..objectives import Task, resolve_objective
-from ..reference_store import StoredLogProbs
-from ..update_sums import combine
-from ..xp import NUMPY
-from .course import tokenizer_of
+from ..losses.xp import NUMPY
+from ..metrics.intervals import wilson_interval
+from ..run.checkpoint import verify
+from ..tokenizers.tokenizer import Tokenizer
 from .offline_steps import Steps, load_model
+from .session import tokenizer_of
 
 BINS = 10  # of the calibration error
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ..batches.reference_logps import StoredLogProbs
 from ..data.examples import Example
-from ..data.tokenizer import Tokenizer
 from ..json_lines import replace_file, to_json
-from ..reference_store import StoredLogProbs
-from ..rollout_log import numbers, rollout_path
+from ..losses.xp import NUMPY
+from ..run.rollout_log import numbers, rollout_path
+from ..tokenizers.tokenizer import Tokenizer
 from ..types import Batch, FloatArray
-from ..xp import NUMPY
 from .offline_steps import Steps
 
 SHOWN = 16  # held-out rows of an evaluation

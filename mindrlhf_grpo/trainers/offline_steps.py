@@ -8,13 +8,13 @@ from typing import cast
 
 import numpy as np
 
+from ..algorithms.batch_constants import Before
+from ..algorithms.offline import Task
 from ..backend import Backend, Comm, Policy, TrainedModel, ValueModel
-from ..config_offline import OfflineConfig
+from ..batches.offline import Denominators, build_offline_batch, with_numbers
+from ..batches.reference_logps import StoredLogProbs
+from ..config.offline import OfflineConfig
 from ..data.examples import Example
-from ..objectives import Task
-from ..offline_batch import Denominators, build_offline_batch, with_numbers
-from ..preparation import Before
-from ..reference_store import StoredLogProbs
 from ..types import Batch, FloatArray
 
 

@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithms import resolve
+from ..algorithms.online import resolve
 from ..backend import Backend, UpdateResult, load_backend
-from ..config import DataConfig, RunConfig
+from ..config.run import DataConfig, RunConfig
 from ..data.stream import PromptStream
-from ..data.tokenizer import Tokenizer
 from ..errors import RunFailed
 from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards
-from ..rollout_log import write_rollouts
-from .course import Course, tokenizer_of
+from ..run.rollout_log import write_rollouts
+from ..tokenizers.tokenizer import Tokenizer
 from .critic import Critic, critic_metrics
 from .evaluation import HeldOut
 from .experience import Collector, Experience
-from .figures import check_on_policy, update_metrics
-from .memory_phases import residency_of
+from .phases import residency_of
 from .pretraining_mix import mix_of
 from .schedule import learning_rate
+from .session import Course, tokenizer_of
+from .step_metrics import check_on_policy, update_metrics
 
 
 def train(config: RunConfig) -> dict[str, Any]:

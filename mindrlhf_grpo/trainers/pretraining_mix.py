@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backend import Comm, Loss
-from ..config import RunConfig
-from ..config_algorithm import PretrainingConfig
-from ..config_offline import mixed_rows
+from ..batches.offline import Denominators, build_offline_batch
+from ..config.algorithm import PretrainingConfig
+from ..config.offline import mixed_rows
+from ..config.run import RunConfig
 from ..data.conversations import encode_example
 from ..data.examples import ExampleStream
 from ..data.stream import shard
-from ..data.tokenizer import Tokenizer
 from ..losses.supervised import NegativeLogLikelihood
-from ..offline_batch import Denominators, build_offline_batch
+from ..tokenizers.tokenizer import Tokenizer
 from ..types import Batch
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.metrics.alarms import Alarms, judging_weights
 from mindrlhf_grpo.metrics.trends import drift, mann_kendall, neighbours
 

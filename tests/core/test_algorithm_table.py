@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from loss_cases import CASES
-from offline_losses import CASES as OFFLINE_CASES
+from mindrlhf_grpo.algorithm_table import BEGIN, DOCUMENT, END, Entry, described, in_document, matched, rows, table
 
 from mindrlhf_grpo.advantages import ESTIMATORS
-from mindrlhf_grpo.algorithm_table import BEGIN, DOCUMENT, END, Entry, described, in_document, matched, rows, table
-from mindrlhf_grpo.corrections import CORRECTIONS
+from mindrlhf_grpo.algorithms.corrections import CORRECTIONS
+from mindrlhf_grpo.algorithms.offline import OBJECTIVES
 from mindrlhf_grpo.losses import KL_ESTIMATORS, POLICY_LOSSES
-from mindrlhf_grpo.objectives import OBJECTIVES
+from tests.support.loss_cases import CASES
+from tests.support.offline_losses import CASES as OFFLINE_CASES
 
 HERE = Path(__file__).parent
 

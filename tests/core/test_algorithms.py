@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.advantages import gdpo, grpo
-from mindrlhf_grpo.algorithms import resolve
-from mindrlhf_grpo.config import AlgorithmConfig
+from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.algorithms.presets import OURS, PRESETS, Preset
+from mindrlhf_grpo.config.run import AlgorithmConfig
 from mindrlhf_grpo.errors import ConfigError, UserError
 from mindrlhf_grpo.losses import POLICY_LOSSES, PolicyLoss
-from mindrlhf_grpo.presets import OURS, PRESETS, Preset
 from mindrlhf_grpo.types import Batch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"

@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mindrlhf_grpo.config_file import Draft
+from mindrlhf_grpo.compat.arguments import put_arguments, read_flags, read_options, read_script_arguments, with_options
+from mindrlhf_grpo.config.file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.arguments import put_arguments, read_flags, read_options, read_script_arguments, with_options
 
 TABLE: dict[str, Any] = {
     "some_file": {"kind": "path", "default": "a/b", "help": "A file."},

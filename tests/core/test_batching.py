@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.batching import (
+from mindrlhf_grpo.batches.online import (
     build_batch,
     completion_lengths,
     computed_tokens,
@@ -19,8 +19,8 @@ from mindrlhf_grpo.batching import (
     micro_batches,
 )
 from mindrlhf_grpo.losses import PolicyLoss
+from mindrlhf_grpo.losses.xp import NUMPY
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
-from mindrlhf_grpo.xp import NUMPY
 
 NAN = float("nan")
 MODES = ("token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum")

@@ -8,10 +8,10 @@ import socket
 import time
 
 import pytest
-from fake_chat_server import FakeChatServer, serve
 
 from mindrlhf_grpo.chat.chat_server import ChatServer
 from mindrlhf_grpo.errors import ConfigError, RequestRefused, ServerError
+from tests.support.fake_chat_server import FakeChatServer, serve
 
 
 def asked(text: str) -> list[dict[str, str]]:

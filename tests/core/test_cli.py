@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import write_run
 
 from mindrlhf_grpo import __version__
-from mindrlhf_grpo.cli import main, rank_of_process
+from mindrlhf_grpo.cli.console import rank_of_process
+from mindrlhf_grpo.cli.generate import read_prompts
+from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.errors import RunFailed
-from mindrlhf_grpo.inference import read_prompts
+from tests.support.tiny_run import write_run
 
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = ("train", "generate", "evaluate", "report", "doctor", "export", "explain")

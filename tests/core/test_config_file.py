@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo import yaml_source
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_file import dump, json_schema, load_config, schema_text
-from mindrlhf_grpo.config_keys import Key, catalogue
+from mindrlhf_grpo.config import yaml_source
+from mindrlhf_grpo.config.file import dump, json_schema, load_config, schema_text
+from mindrlhf_grpo.config.keys import Key, catalogue
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
 
 MINIMAL = """\

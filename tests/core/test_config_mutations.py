@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny_run import write_run
 
-from mindrlhf_grpo.cli import main
-from mindrlhf_grpo.config_keys import catalogue
+from mindrlhf_grpo.cli.main import main
+from mindrlhf_grpo.config.keys import catalogue
+from tests.support.tiny_run import write_run
 
 COUNT = 200
 IN_A_PROCESS = 10
@@ -224,8 +224,8 @@ def test_there_are_two_hundred_different_mutations() -> None:
 
 
 def test_the_unchanged_configuration_is_accepted(folder: Path) -> None:
-    from mindrlhf_grpo.config_file import read_config
-    from mindrlhf_grpo.preflight import problems_of
+    from mindrlhf_grpo.config.file import read_config
+    from mindrlhf_grpo.trainers.preflight import problems_of
 
     config, _ = read_config(folder / "config.yaml", [])
     assert problems_of(config) == []

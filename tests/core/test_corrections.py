@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.corrections import CORRECTIONS, LEVELS, MODES, Correction, entropy_mask
+from mindrlhf_grpo.algorithms.corrections import CORRECTIONS, LEVELS, MODES, Correction, entropy_mask
+from mindrlhf_grpo.algorithms.kl_control import KlControl
 from mindrlhf_grpo.errors import CheckpointError
-from mindrlhf_grpo.kl_control import KlControl
 
 NAN = float("nan")
 # ratios 2, 2, 1/2 | 4, 1/2 and a masked token

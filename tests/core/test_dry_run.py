@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repository import ROOT
 
 from mindrlhf_grpo.capacity.dry_run import MACHINES, Machine, examine_config, on_machine, shown
 from mindrlhf_grpo.capacity.known_models import known_models
 from mindrlhf_grpo.capacity.model_shape import shape_of
 from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
-from mindrlhf_grpo.cli import main
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.cli.main import main
+from mindrlhf_grpo.config.file import load_config
+from tests.support.repository import ROOT
 
 CONFIGS = ROOT / "model_configs"
 SFT = """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.evaluate import pass_at_k, summarise
+from mindrlhf_grpo.cli.evaluate import pass_at_k, summarise
 from mindrlhf_grpo.rewards import RewardTable
 
 NAN = float("nan")

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
-from tiny_run import LAYERS, tensors, write_model
 
-from mindrlhf_grpo import checkpoint
 from mindrlhf_grpo.errors import CheckpointError, UserError
-from mindrlhf_grpo.export import export, find_policy
-from mindrlhf_grpo.lora_merge import lora_scale, merge_adapter
-from mindrlhf_grpo.model_files import find_folder, read_header
-from mindrlhf_grpo.tensor_files import from_bfloat16, to_bfloat16
+from mindrlhf_grpo.model_files.folder import find_folder, read_header
+from mindrlhf_grpo.model_files.lora import lora_scale, merge_adapter
+from mindrlhf_grpo.model_files.safetensors import from_bfloat16, to_bfloat16
+from mindrlhf_grpo.run import checkpoint
+from mindrlhf_grpo.run.export import export, find_policy
+from tests.support.tiny_run import LAYERS, tensors, write_model
 
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none", "target_modules": ["q_proj"]}
 

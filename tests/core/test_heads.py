@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ups_rm_files import random_head
 
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.head_files import merge_head, named_head, read_head, write_head
-from mindrlhf_grpo.head_training import HeadTraining, gradients, train_head
-from mindrlhf_grpo.model_files import read_header, weight_files
-from mindrlhf_grpo.tensor_files import Stored, read_tensor, write_model, write_tensors
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape
-from mindrlhf_grpo.testing.tiny_llama import write_tiny_llama
-from mindrlhf_grpo.value_heads import ValueHead, body_config, load_value_head
+from mindrlhf_grpo.model_files.folder import read_header, weight_files
+from mindrlhf_grpo.model_files.safetensors import Stored, read_tensor, write_model, write_tensors
+from mindrlhf_grpo.model_files.value_head import ValueHead, body_config, load_value_head
+from mindrlhf_grpo.recipes.ups_rm.head_files import merge_head, named_head, read_head, write_head
+from mindrlhf_grpo.recipes.ups_rm.head_training import HeadTraining, gradients, train_head
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
+from tests.support.ups_rm_files import random_head
 
 NAMED = named_head("myrm")
 

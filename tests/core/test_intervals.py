@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindrlhf_grpo.intervals import wilson_interval
+from mindrlhf_grpo.metrics.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(

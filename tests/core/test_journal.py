@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mindrlhf_grpo.errors import DataError, ServerError
-from mindrlhf_grpo.journal import Journal
+from mindrlhf_grpo.recipes.raiden.journal import Journal
 
 JOBS = {f"job{number}": number for number in range(20)}
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_cases import (
+
+from mindrlhf_grpo.losses import PolicyLoss, kl
+from tests.support.loss_cases import (
     ADVANTAGES,
     LN2,
     LOGPS,
@@ -20,8 +22,6 @@ from loss_cases import (
     numpy_namespace,
     torch_namespace,
 )
-
-from mindrlhf_grpo.losses import PolicyLoss, kl
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 

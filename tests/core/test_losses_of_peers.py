@@ -10,20 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loss_cases import (
-    ADVANTAGES,
-    CASES,
-    ENTROPIES,
-    LN2,
-    LOGPS,
-    OLD,
-    ONES,
-    SEGMENTS,
-    Namespace,
-    finite_differences,
-    numpy_namespace,
-    torch_namespace,
-)
 
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.losses import (
@@ -39,7 +25,21 @@ from mindrlhf_grpo.losses import (
     kl,
     policy_loss,
 )
-from mindrlhf_grpo.xp import NUMPY
+from mindrlhf_grpo.losses.xp import NUMPY
+from tests.support.loss_cases import (
+    ADVANTAGES,
+    CASES,
+    ENTROPIES,
+    LN2,
+    LOGPS,
+    OLD,
+    ONES,
+    SEGMENTS,
+    Namespace,
+    finite_differences,
+    numpy_namespace,
+    torch_namespace,
+)
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 

@@ -10,10 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_cases import ADVANTAGES, CASES, ENTROPIES, LN2, LOGPS, OLD, ONES, SEGMENTS, Case, torch_namespace
 
 from mindrlhf_grpo.losses import ValueLoss
-from mindrlhf_grpo.xp import NUMPY
+from mindrlhf_grpo.losses.xp import NUMPY
+from tests.support.loss_cases import (
+    ADVANTAGES,
+    CASES,
+    ENTROPIES,
+    LN2,
+    LOGPS,
+    OLD,
+    ONES,
+    SEGMENTS,
+    Case,
+    torch_namespace,
+)
 
 ms = pytest.importorskip("mindspore")
 pytest.importorskip("torch")

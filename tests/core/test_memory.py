@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_run import architecture, write_model
 
 from mindrlhf_grpo.capacity.device_layout import DeviceLayout
 from mindrlhf_grpo.capacity.memory import (
@@ -28,9 +27,10 @@ from mindrlhf_grpo.capacity.memory import (
 )
 from mindrlhf_grpo.capacity.model_shape import ModelShape, shape_of
 from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_offline import OfflineConfig
-from mindrlhf_grpo.model_files import read_shapes
+from mindrlhf_grpo.config.offline import OfflineConfig
+from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.model_files.folder import read_shapes
+from tests.support.tiny_run import architecture, write_model
 
 SHAPE = ModelShape(
     parameters=1000, layers=2, hidden=8, intermediate=16, query=8, key=4, vocabulary=10, largest=128, linear=208, adapted=768

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import MetricConfig
+from mindrlhf_grpo.config.run import MetricConfig
 from mindrlhf_grpo.errors import ConfigError, RunFailed
 from mindrlhf_grpo.metrics.metric_functions import MetricFunction, MetricFunctions
 from mindrlhf_grpo.rewards import RewardTable

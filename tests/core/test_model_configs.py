@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repository import ROOT
-from tiny_run import write_model
+from mindrlhf_grpo.capacity.model_table import BEGIN, DOCUMENT, END, in_document
 
 from mindrlhf_grpo.capacity.known_models import config_of, find_known, known_models
 from mindrlhf_grpo.capacity.model_shape import shape_of
-from mindrlhf_grpo.capacity.model_table import BEGIN, DOCUMENT, END, in_document
 from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_file import load_config, read_config
+from mindrlhf_grpo.config.file import load_config, read_config
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.model_files import read_model_config, read_shapes
-from mindrlhf_grpo.preflight import check
+from mindrlhf_grpo.model_files.folder import read_model_config, read_shapes
+from mindrlhf_grpo.trainers.preflight import check
+from tests.support.repository import ROOT
+from tests.support.tiny_run import write_model
 
 FILES = sorted((ROOT / "model_configs").glob("*.yaml"))
 # As transformers builds them on the meta device, checked at full size; with the buffers of DeepSeek-V3's gates.

@@ -9,7 +9,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-from loss_cases import ADVANTAGES, LOGPS, OLD, ONES, torch_namespace
 
 from mindrlhf_grpo.advantages import (
     ESTIMATORS,
@@ -22,12 +21,13 @@ from mindrlhf_grpo.advantages import (
     to_tokens,
     whiten_tokens,
 )
-from mindrlhf_grpo.batching import denominators, loss_weights
-from mindrlhf_grpo.corrections import Correction
+from mindrlhf_grpo.algorithms.corrections import Correction
+from mindrlhf_grpo.batches.online import denominators, loss_weights
 from mindrlhf_grpo.losses import CispoPolicyLoss, ItemPolicyLoss, PolicyLoss, preference
-from mindrlhf_grpo.rewards.length import overlong
+from mindrlhf_grpo.losses.xp import NUMPY
+from mindrlhf_grpo.rewards.builtin.length import overlong
 from mindrlhf_grpo.types import Sampling
-from mindrlhf_grpo.xp import NUMPY
+from tests.support.loss_cases import ADVANTAGES, LOGPS, OLD, ONES, torch_namespace
 
 ONE = np.ones(1)
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -140,7 +140,7 @@ def test_trap_9_the_kl_in_the_loss_moves_dead_groups() -> None:
 def test_trap_10_sampling_log_probs_are_those_of_training_whatever_truncates() -> None:
     """Temperature divides the logits on both sides; top-p, top-k and penalties are no part of the log-prob."""
     import torch
-    from mindrlhf_grpo_torch.sampler import choose, penalised
+    from mindrlhf_grpo_torch.generation.sampler import choose, penalised
 
     logits = torch.tensor([[2.0, 1.0, 0.5, -1.0]])
     sampling = Sampling(max_tokens=1, temperature=0.8, top_p=0.5, top_k=2, repetition_penalty=1.3)

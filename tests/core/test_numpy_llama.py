@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.losses import PolicyLoss
-from mindrlhf_grpo.testing import numpy_training as truth
-from mindrlhf_grpo.testing.numpy_generation import draw
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape, NumpyLlama, rms_norm, rotate, rotation, unrotate
-from mindrlhf_grpo.testing.numpy_training import NumpyAdamW
-from mindrlhf_grpo.testing.recipe import random_batch, with_old_logps
-from mindrlhf_grpo.testing.tiny_llama import NumberTokenizer, random_weights
+from mindrlhf_grpo.testing.numpy_model import training as truth
+from mindrlhf_grpo.testing.numpy_model.generation import draw
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape, NumpyLlama, rms_norm, rotate, rotation, unrotate
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import NumberTokenizer, random_weights
+from mindrlhf_grpo.testing.numpy_model.training import NumpyAdamW
+from mindrlhf_grpo.testing.parity.settings import random_batch, with_old_logps
 from mindrlhf_grpo.types import Batch, Sampling
 
 LOSS = PolicyLoss(clip_high=0.28, kl_coef=0.1, dual_clip=1.5)

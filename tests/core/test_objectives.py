@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mindrlhf_grpo.batching import micro_batches
-from mindrlhf_grpo.config_offline import OfflineConfig
+from mindrlhf_grpo.algorithms.batch_constants import Before
+from mindrlhf_grpo.algorithms.offline import OBJECTIVES, OPTIONS, PRESETS, Task, resolve_objective
+from mindrlhf_grpo.batches.offline import Denominators, build_offline_batch, with_numbers
+from mindrlhf_grpo.batches.online import micro_batches
+from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.data.examples import Example
-from mindrlhf_grpo.data.masks import completion_of
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.losses import preference, reward_model
-from mindrlhf_grpo.objectives import OBJECTIVES, OPTIONS, PRESETS, Task, resolve_objective
-from mindrlhf_grpo.offline_batch import Denominators, build_offline_batch, with_numbers
-from mindrlhf_grpo.preparation import Before
+from mindrlhf_grpo.losses.xp import NUMPY
+from mindrlhf_grpo.tokenizers.masks import completion_of
 from mindrlhf_grpo.types import Batch, FloatArray
-from mindrlhf_grpo.xp import NUMPY
 
 
 def config(

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from offline_losses import CASES, EXPECTED, EXPECTED_SUMS, LOGPS, MASK, PAIRS, REFERENCE, rowwise
 
 from mindrlhf_grpo.losses import preference as p
 from mindrlhf_grpo.losses.preference import log_odds
-from mindrlhf_grpo.xp import NUMPY
+from mindrlhf_grpo.losses.xp import NUMPY
+from tests.support.offline_losses import CASES, EXPECTED, EXPECTED_SUMS, LOGPS, MASK, PAIRS, REFERENCE, rowwise
 
 
 def on_torch(name: str, dtype: str) -> tuple[float, dict[str, float], np.ndarray]:

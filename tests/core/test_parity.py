@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import BundleError, ConfigError
-from mindrlhf_grpo.model_files import read_header
-from mindrlhf_grpo.tensor_files import read_tensor
-from mindrlhf_grpo.testing.bundle import INPUTS, MANIFEST, Bundle, create, open_bundle, write_arrays
-from mindrlhf_grpo.testing.deviation import Finding, compare, leaving_out, rounding_in_gradients
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape
-from mindrlhf_grpo.testing.parity import Result
-from mindrlhf_grpo.testing.parity_page import html_of
-from mindrlhf_grpo.testing.parity_summary import places, rows, verdict
-from mindrlhf_grpo.testing.perturbation import Perturbation, parse, perturbed_copy
-from mindrlhf_grpo.testing.quantities import (
+from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.safetensors import read_tensor
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, write_tiny_llama
+from mindrlhf_grpo.testing.parity.bundle import INPUTS, MANIFEST, Bundle, create, open_bundle, write_arrays
+from mindrlhf_grpo.testing.parity.deviation import Finding, compare, leaving_out, rounding_in_gradients
+from mindrlhf_grpo.testing.parity.page import html_of
+from mindrlhf_grpo.testing.parity.perturbation import Perturbation, parse, perturbed_copy
+from mindrlhf_grpo.testing.parity.quantities import (
     QUANTITIES,
     SKETCH,
     Measurement,
@@ -27,7 +26,7 @@ from mindrlhf_grpo.testing.quantities import (
     sketched,
     tolerances,
 )
-from mindrlhf_grpo.testing.recipe import (
+from mindrlhf_grpo.testing.parity.settings import (
     BATCH_ARRAYS,
     BATCHES,
     Recipe,
@@ -37,7 +36,8 @@ from mindrlhf_grpo.testing.recipe import (
     unpack,
     with_old_logps,
 )
-from mindrlhf_grpo.testing.tiny_llama import random_weights, write_tiny_llama
+from mindrlhf_grpo.testing.parity.stacks import Result
+from mindrlhf_grpo.testing.parity.summary import places, rows, verdict
 
 Arrays = dict[str, np.ndarray]
 

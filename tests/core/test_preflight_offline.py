@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import write_model
 
-from mindrlhf_grpo.config_offline import OfflineConfig
+from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.preflight import check
+from mindrlhf_grpo.trainers.preflight import check
+from tests.support.tiny_run import write_model
 
 
 @pytest.fixture(scope="module")

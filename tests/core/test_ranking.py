@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.metrics.item_metrics import by_item
-from mindrlhf_grpo.metrics.ranking import discount, flags_at, ndcg_at, recall_at
+from mindrlhf_grpo.recipes.safe_rank.ranking import discount, flags_at, ndcg_at, recall_at
 
 
 def test_discounts() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mindrlhf_grpo.chat.replies import usable_line, yes_or_no
+from mindrlhf_grpo.recipes.raiden.replies import usable_line, yes_or_no
 
 
 def asks(line: str) -> bool:

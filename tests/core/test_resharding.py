@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo import resharding
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.parameter_names import HeadSizes, matched, parameters_of
-from mindrlhf_grpo.resharding import Layout, Parameter, Part, execute, plan, share_out
-from mindrlhf_grpo.testing.numpy_llama import LlamaShape, NumpyLlama
-from mindrlhf_grpo.testing.tiny_llama import random_weights, weight_shapes
+from mindrlhf_grpo.parallel import resharding
+from mindrlhf_grpo.parallel.parameter_names import HeadSizes, matched, parameters_of
+from mindrlhf_grpo.parallel.resharding import Layout, Parameter, Part, execute, plan, share_out
+from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape, NumpyLlama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, weight_shapes
 
 SHAPE = LlamaShape(layers=4, heads=8, kv_heads=4, head_size=4, vocabulary=64)
 HEADS = HeadSizes(size=4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from mindrlhf_grpo.errors import RunFailed
-from mindrlhf_grpo.residency import MB, KeyValueCache, Residency
+from mindrlhf_grpo.parallel.residency import MB, KeyValueCache, Residency
 
 NEEDS = {
     "generate": ("policy", "cache"),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.algorithms import resolve
-from mindrlhf_grpo.config_algorithm import AlgorithmConfig, ScalingConfig
+from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.algorithms.reward_scaling import RewardScaling
+from mindrlhf_grpo.config.algorithm import AlgorithmConfig, ScalingConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.reward_scaling import RewardScaling
 from mindrlhf_grpo.types import Batch
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.rewards import RewardTable
-from mindrlhf_grpo.rollout_log import read_rollouts, rollout_path, write_rollouts
+from mindrlhf_grpo.run.rollout_log import read_rollouts, rollout_path, write_rollouts
 from mindrlhf_grpo.types import FinishReason, FloatArray, Prompt, Rollout, RolloutGroup
 
 

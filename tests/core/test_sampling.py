@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.sampling import FAN, choose, depth, mix, per_level, uniforms
+from mindrlhf_grpo.generation.sampling import FAN, choose, depth, mix, per_level, uniforms
 
 WORD = 2**64
 

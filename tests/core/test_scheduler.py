@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.scheduler import Admission, Move, Scheduler, Start, bucket
+from mindrlhf_grpo.generation.scheduler import Admission, Move, Scheduler, Start, bucket
 
 
 def start(slot: int, prompt: int, sample: int) -> Start:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config_algorithm import ItemsConfig
+from mindrlhf_grpo.batches.items import ItemSpans, character_ends, line_numbers
+from mindrlhf_grpo.config.algorithm import ItemsConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.segments import ItemSpans, character_ends, line_numbers
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 
 END = 0

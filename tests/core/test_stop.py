@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from mindrlhf_grpo.stop import StopStrings
+from mindrlhf_grpo.generation.stop_strings import StopStrings
 
 
 class Pieces:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mindrlhf_grpo.chat.texts import Texts, load_texts
 from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.recipes.raiden.texts import Texts, load_texts
 
 TEXTS = Texts({"en": {"ask": "Who is $name? It costs $$5.", "cue": "^(yes|no)$", "bad": "(", "deep": {"er": "x"}}})
 

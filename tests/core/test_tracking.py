@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo import progress, tracking, tracking_wandb
 from mindrlhf_grpo.json_lines import parse_object, read_json_lines, to_json
-from mindrlhf_grpo.tracking import Tracker, keep_until, silent
+from mindrlhf_grpo.run import progress, tracking, wandb_sink
+from mindrlhf_grpo.run.tracking import Tracker, keep_until, silent
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -180,7 +180,7 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    monkeypatch.setattr(tracking_wandb, "CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(wandb_sink, "CLOSE_SECONDS", 0.3)
     return fake
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.config_file import Draft
+from mindrlhf_grpo.compat.translation import Table, Translation
+from mindrlhf_grpo.config.file import Draft
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.translation import Table, Translation
 
 TABLE = Table.of(
     {

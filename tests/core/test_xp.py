@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo import xp as numpy_xp
+from mindrlhf_grpo.losses import xp as numpy_xp
 
 torch = pytest.importorskip("torch")
 torch_xp = pytest.importorskip("mindrlhf_grpo_torch.xp")

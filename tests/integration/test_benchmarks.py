@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-from repository import ROOT
+
+from tests.support import tiny
+from tests.support.repository import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

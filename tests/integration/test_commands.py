@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import load_file
 
-from mindrlhf_grpo.cli import main
+from mindrlhf_grpo.cli.main import main
+from tests.support import tiny
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from online_runs import PPO, TRAIN
 
-from mindrlhf_grpo.algorithms import ALGORITHMS
+from mindrlhf_grpo.algorithms.online import ALGORITHMS
+from tests.support import tiny
+from tests.support.online_runs import PPO, TRAIN
 
 # One process for all: starting one costs as much as a run.
 PROGRAM = """

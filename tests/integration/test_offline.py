@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import offline_runs as runs
 import pytest
-import tiny
+
+from tests.support import offline_runs as runs
+from tests.support import tiny
 
 pytest.importorskip("torch")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from online_runs import PPO, TRAIN, run
-from resumed import assert_same
+
+from tests.support import tiny
+from tests.support.online_runs import PPO, TRAIN, run
+from tests.support.resumed import assert_same
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
-from mindrlhf_grpo.cli import main
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.cli.main import main
+from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.trainers.online import train
+from tests.support import tiny
 
 SHORT = {"train": {"steps": 2}, "rollout": {"group_size": 4, "max_tokens": 6, "slots": 8}}
 BY_LINE = """

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+
+from tests.support import tiny
 
 STEPS = 5
 OPTIONS = {

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import environment
+
+from tests.support.tiny import environment
 
 pytest.importorskip("torch")
 

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
-from resumed import assert_same, newest
+
+from tests.support import tiny
+from tests.support.resumed import assert_same, newest
 
 STEPS = 20
 KILLS = 10

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.trainers import train
+from tests.support import tiny
 
 pytest.importorskip("torch")
 

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sharded_steps
-import tiny
 import torch
-from resumed import assert_same
 
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_file import load_config
-from mindrlhf_grpo.config_memory import ZERO_STAGES, ParallelConfig
+from mindrlhf_grpo.config.file import load_config
+from mindrlhf_grpo.config.parallel import ZERO_STAGES, ParallelConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.trainers.online import train
+from tests.support import sharded_steps, tiny
+from tests.support.resumed import assert_same
 
 SCRIPT = Path(sharded_steps.__file__)
 STEPS = 3
@@ -49,7 +48,7 @@ def sharded(models: Path, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """The same steps in one process and in two."""
-    from tiny_policy import write_model
+    from tests.support.tiny_policy import write_model
 
     folder = tmp_path_factory.mktemp("cases")
     for family in {family for _, family, _ in sharded_steps.CASES}:
@@ -137,7 +136,7 @@ def test_one_process_holds_everything_and_has_no_ranks_to_offload_for(tmp_path: 
 
 @pytest.mark.row("safework", "ZeRO/FSDP flags")
 def test_what_cannot_be_shared_out_is_refused_with_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mindrlhf_grpo_torch import parallel
+    from mindrlhf_grpo_torch.training import parallel
 
     settings, device = ParallelConfig(strategy="zero2"), torch.device("cpu")
     sees = SimpleNamespace(model=None, whole=None)

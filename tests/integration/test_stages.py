@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import yaml
 
 from mindrlhf_grpo import trainers
-from mindrlhf_grpo.config_file import AnyConfig
+from mindrlhf_grpo.config.file import AnyConfig
 from mindrlhf_grpo.errors import CheckpointError, ConfigError
-from mindrlhf_grpo.stages import read_stages, run_stages
+from mindrlhf_grpo.trainers.stages import read_stages, run_stages
+from tests.support import tiny
 
 pytest.importorskip("torch")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from resumed import assert_same
 
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.trainers.online import train
+from tests.support import tiny
+from tests.support.resumed import assert_same
 
 pytest.importorskip("torch")
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import yaml
 from safetensors.numpy import load_file
-from tiny_vision import FAMILIES, TOWER, prepare, settings
 
-from mindrlhf_grpo.checkpoint import verify
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.export import export
-from mindrlhf_grpo.preflight import check, problems_of
+from mindrlhf_grpo.run.checkpoint import verify
+from mindrlhf_grpo.run.export import export
 from mindrlhf_grpo.trainers.online import train
+from mindrlhf_grpo.trainers.preflight import check, problems_of
 from mindrlhf_grpo.types import Sampling
+from tests.support import tiny
+from tests.support.tiny_vision import FAMILIES, TOWER, prepare, settings
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -94,7 +94,7 @@ def test_the_checkpoint_is_a_folder_that_transformers_loads(folder: Path, family
 
 
 def test_a_trained_model_is_asked_about_images_from_a_file(folder: Path, family: str, free: Path) -> None:
-    from mindrlhf_grpo.inference import generate, model_settings, read_prompts
+    from mindrlhf_grpo.cli.generate import generate, model_settings, read_prompts
 
     rows = read_prompts([], str(folder / "rows.jsonl"))
     groups = generate(model_settings(str(free), device="cpu"), rows, Sampling(max_tokens=2, temperature=0.0))

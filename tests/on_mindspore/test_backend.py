@@ -10,17 +10,17 @@ from typing import Any
 
 import mindrlhf_grpo_mindspore
 import pytest
-import tiny
 from mindrlhf_grpo_mindspore import checks
 from mindrlhf_grpo_mindspore.backend import MindSporeBackend
 from mindrlhf_grpo_mindspore.devices import select
 
 from mindrlhf_grpo.capacity import machine
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_file import read_config
-from mindrlhf_grpo.config_memory import ParallelConfig
+from mindrlhf_grpo.config.file import read_config
+from mindrlhf_grpo.config.parallel import ParallelConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import BackendError, ConfigError
-from mindrlhf_grpo.preflight import problems_of
+from mindrlhf_grpo.trainers.preflight import problems_of
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")

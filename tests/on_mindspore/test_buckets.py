@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("mindspore")
 
-from mindrlhf_grpo_mindspore.buckets import COMPILING, Buckets, Cost, Sizes
+from mindrlhf_grpo_mindspore.training.buckets import COMPILING, Buckets, Cost, Sizes
 
 SMOLLM2 = Cost(token=2.1e8, prediction=5.7e7, score=1.4e5)
 TINY = Cost(token=2e5, prediction=2e3, score=1e3)

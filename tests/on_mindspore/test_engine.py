@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-from tiny_generation import (
+
+from tests.support import tiny_models
+from tests.support.tiny_generation import (  # fmt: skip
     END,
     assert_equal,
     by_request,
@@ -20,18 +21,18 @@ from tiny_generation import (
     sampling,
     tokenizer_of,
     write_model,
-)  # fmt: skip
-from tiny_generation import tokens as tokens_of
+)
+from tests.support.tiny_generation import tokens as tokens_of
 
 ms = pytest.importorskip("mindspore")
 
-from mindrlhf_grpo_mindspore import hf  # noqa: E402
-from mindrlhf_grpo_mindspore.engine import MindSporeEngine, build_engine  # noqa: E402
+from mindrlhf_grpo_mindspore.generation.engine import MindSporeEngine, build_engine  # noqa: E402
+from mindrlhf_grpo_mindspore.generation.runner import CachedRunner, batches, row_bucket  # noqa: E402
 from mindrlhf_grpo_mindspore.graph import overwrite  # noqa: E402
-from mindrlhf_grpo_mindspore.runner import CachedRunner, batches, row_bucket  # noqa: E402
+from mindrlhf_grpo_mindspore.models import hf  # noqa: E402
 
-from mindrlhf_grpo.compiling import CompileLog  # noqa: E402
-from mindrlhf_grpo.config import ModelConfig  # noqa: E402
+from mindrlhf_grpo.backend import CompileLog  # noqa: E402
+from mindrlhf_grpo.config.run import ModelConfig  # noqa: E402
 from mindrlhf_grpo.errors import BackendError, ConfigError, DataError, RunFailed  # noqa: E402
 from mindrlhf_grpo.types import FinishReason, Prompt, RolloutGroup  # noqa: E402
 
@@ -213,9 +214,8 @@ def test_what_cannot_be_generated_is_refused_by_row(
 
 
 def test_an_engine_needs_a_mindspore_policy_and_a_decoder_it_has(folder: Path) -> None:
-    from tiny import settings
-
-    from mindrlhf_grpo.config import RunConfig
+    from mindrlhf_grpo.config.run import RunConfig
+    from tests.support.tiny import settings
 
     config = RunConfig.model_validate(settings(folder.parent))
     with pytest.raises(BackendError, match="needs a mindspore policy, not object"):

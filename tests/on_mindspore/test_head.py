@@ -13,10 +13,10 @@ pytest.importorskip("torch")
 import mindspore as ms
 import torch
 from mindrlhf_grpo_mindspore.graph import Compiled
-from mindrlhf_grpo_mindspore.head import EntropyHead, LinearHead
+from mindrlhf_grpo_mindspore.training.head import EntropyHead, LinearHead
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 
-from mindrlhf_grpo.compiling import CompileLog
+from mindrlhf_grpo.backend import CompileLog
 
 POSITIONS, VOCABULARY, HIDDEN = 11, 37, 8
 RANDOM = np.random.default_rng(0)

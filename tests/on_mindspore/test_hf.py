@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_models import PlainAttention, inputs, load, log_probs, make_batch, make_model, save
+
+from tests.support.tiny_models import PlainAttention, inputs, load, log_probs, make_batch, make_model, save
 
 ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from mindrlhf_grpo_mindspore import hf  # noqa: E402
-from mindrlhf_grpo_mindspore.models import Decoder  # noqa: E402
+from mindrlhf_grpo_mindspore.models import Decoder, hf  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
-from mindrlhf_grpo.config import ModelConfig  # noqa: E402
+from mindrlhf_grpo.config.run import ModelConfig  # noqa: E402
 from mindrlhf_grpo.errors import CheckpointError, ConfigError  # noqa: E402
-from mindrlhf_grpo.model_files import read_header  # noqa: E402
+from mindrlhf_grpo.model_files.folder import read_header  # noqa: E402
 
 TOLERANCE = 1e-4
 FAMILIES = ["llama with biases and tied head", "qwen2", "qwen3", "glm4", "deepseek_v3", "deepseek_v3 plain"]

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_policy import make_batch, run_config, weighted_loss, write_model
+
+from tests.support.tiny_policy import make_batch, run_config, weighted_loss, write_model
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
@@ -14,9 +15,9 @@ pytest.importorskip("torch")
 import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 import torch
-from mindrlhf_grpo_mindspore.fingerprint import fingerprint
 from mindrlhf_grpo_mindspore.inspection import MindSporeInspection
-from mindrlhf_grpo_torch.fingerprint import fingerprint as torch_fingerprint
+from mindrlhf_grpo_mindspore.sync.fingerprint import fingerprint
+from mindrlhf_grpo_torch.sync.fingerprint import fingerprint as torch_fingerprint
 
 from mindrlhf_grpo.errors import BackendError
 

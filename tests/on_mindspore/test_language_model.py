@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+
+from tests.support import tiny
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
 from mindrlhf_grpo.backend import backend_module
-from mindrlhf_grpo.batching import build_batch
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
+from mindrlhf_grpo.batches.online import build_batch
+from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import Prompt, Sampling
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_policy import VOCABULARY, make_batch, run_config, weighted_loss, write_model
+
+from tests.support.tiny_policy import VOCABULARY, make_batch, run_config, weighted_loss, write_model
 
 pytest.importorskip("mindspore")
 
 import mindrlhf_grpo_mindspore
-from mindrlhf_grpo_mindspore.buckets import Sizes
-from mindrlhf_grpo_mindspore.layouts import needed, plain_input, shared_input
+from mindrlhf_grpo_mindspore.training.buckets import Sizes
+from mindrlhf_grpo_mindspore.training.layouts import needed, plain_input, shared_input
 
 from mindrlhf_grpo.types import Batch
 

@@ -8,16 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mindrlhf_runs
 import numpy as np
 import pytest
-import tiny
+
+from tests.support import mindrlhf_runs, tiny
 
 ms = pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
-from mindrlhf_grpo.data.token_files import read_token_file, write_token_file  # noqa: E402
-from mindrlhf_grpo.foreign.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt  # noqa: E402
+from mindrlhf_grpo.recipes.mindrlhf.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt  # noqa: E402
+from mindrlhf_grpo.recipes.mindrlhf.token_files import read_token_file, write_token_file  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import (
+
+from tests.support.tiny_models import (
     MODELS,
     VOCABULARY,
     PlainAttention,
@@ -25,13 +26,16 @@ ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from mindrlhf_grpo_mindspore import hf  # noqa: E402
 from mindrlhf_grpo_mindspore.graph import Compiled  # noqa: E402
-from mindrlhf_grpo_mindspore.models import Decoder, read_architecture  # noqa: E402
+from mindrlhf_grpo_mindspore.models import (  # noqa: E402
+    Decoder,
+    hf,
+    read_architecture,
+)
 from mindrlhf_grpo_mindspore.models.heads import ScoreHead  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
-from mindrlhf_grpo.compiling import CompileLog  # noqa: E402
+from mindrlhf_grpo.backend import CompileLog  # noqa: E402
 from mindrlhf_grpo.errors import ConfigError  # noqa: E402
 
 TOLERANCE = 1e-4

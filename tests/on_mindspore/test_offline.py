@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import offline_runs as runs
 import pytest
-import tiny
 
 from mindrlhf_grpo.trainers.offline import train
+from tests.support import offline_runs as runs
+from tests.support import tiny
 
 STEPS = 20
 

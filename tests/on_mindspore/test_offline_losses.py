@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mindrlhf_grpo_mindspore import xp
 from mindspore import Tensor
-from offline_losses import CASES, EXPECTED
 
-from mindrlhf_grpo.xp import NUMPY
+from mindrlhf_grpo.losses.xp import NUMPY
+from tests.support.offline_losses import CASES, EXPECTED
 
 ARRAYS = sorted({name for _, _, tensors in CASES.values() for name in tensors})
 

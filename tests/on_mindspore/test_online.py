@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
+
+from tests.support import tiny
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

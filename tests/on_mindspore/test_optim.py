@@ -9,10 +9,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindrlhf_grpo_mindspore.graph import overwrite
-from mindrlhf_grpo_mindspore.optim import AdamW, gradient_norm
+from mindrlhf_grpo_mindspore.training.optim import AdamW, gradient_norm
 from mindspore import Parameter, Tensor
 
-from mindrlhf_grpo.compiling import CompileLog
+from mindrlhf_grpo.backend import CompileLog
 from mindrlhf_grpo.errors import CheckpointError
 
 SHAPES = {"a": (5, 3), "b": (7,), "c": (64, 48)}

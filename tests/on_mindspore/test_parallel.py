@@ -13,11 +13,11 @@ import mindspore as ms
 import numpy as np
 import psutil
 import pytest
-import tiny
 from mindrlhf_grpo_mindspore import comm
 from mindspore import Tensor
 
 from mindrlhf_grpo.errors import RunFailed
+from tests.support import tiny
 
 WORKER = """
 import json, os, sys

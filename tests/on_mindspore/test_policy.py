@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_policy
+
+from tests.support import tiny_policy
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_generation import assert_equal, make_engine, make_torch_engine
 
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import Prompt, Sampling
+from tests.support.tiny_generation import assert_equal, make_engine, make_torch_engine
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mindspore")
 
-from mindrlhf_grpo_mindspore.engine import MindSporeEngine  # noqa: E402
+from mindrlhf_grpo_mindspore.generation.engine import MindSporeEngine  # noqa: E402
 
 FOLDER = os.environ.get("MINDRLHF_GRPO_PRETRAINED", "")
 QUESTIONS = (

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from raiden_files import prepare
 from safetensors.numpy import load_file
+
+from tests.support import tiny
+from tests.support.raiden_files import prepare
 
 pytest.importorskip("mindspore")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import movie_world
 import numpy as np
 import pytest
-import tiny
 import yaml
+
+from tests.support import movie_world, tiny
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from safework_judges import group
-from safework_runs import prepared, run, words
+
+from tests.support import tiny
+from tests.support.safework_judges import group
+from tests.support.safework_runs import prepared, run, words
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
 from mindrlhf_grpo.backend import backend_module
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.recipes.safework.rewards import RoutedReward
 
 STEPS = 12

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
 
+from mindrlhf_grpo_mindspore.generation.sampler import CANDIDATES, Rule, Sampler, rule_of  # noqa: E402
 from mindrlhf_grpo_mindspore.graph import Compiled  # noqa: E402
-from mindrlhf_grpo_mindspore.sampler import CANDIDATES, Rule, Sampler, rule_of  # noqa: E402
-from mindrlhf_grpo_torch.sampler import Sampler as TorchSampler  # noqa: E402
+from mindrlhf_grpo_torch.generation.sampler import Sampler as TorchSampler  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
-from mindrlhf_grpo import sampling as core  # noqa: E402
-from mindrlhf_grpo.compiling import CompileLog  # noqa: E402
+from mindrlhf_grpo.backend import CompileLog  # noqa: E402
+from mindrlhf_grpo.generation import sampling as core  # noqa: E402
 from mindrlhf_grpo.types import Sampling  # noqa: E402
 
 ROWS, VOCABULARY, ENDS = 6, 700, (7, 300)

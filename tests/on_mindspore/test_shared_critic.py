@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_policy import make_batch, run_config, write_model
 
 from mindrlhf_grpo.backend import load_backend
 from mindrlhf_grpo.losses import PolicyLoss, ValueLoss
+from tests.support.tiny_policy import make_batch, run_config, write_model
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

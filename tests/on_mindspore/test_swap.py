@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_policy
+
+from tests.support import tiny_policy
 
 pytest.importorskip("mindspore")
 
 import mindrlhf_grpo_mindspore
 from mindrlhf_grpo_mindspore.graph import wait
 
-from mindrlhf_grpo.residency import Residency
-from mindrlhf_grpo.trainers.memory_phases import NEEDS
+from mindrlhf_grpo.parallel.residency import Residency
+from mindrlhf_grpo.trainers.phases import NEEDS
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ups_rm_files
+
+from tests.support import ups_rm_files
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
@@ -15,10 +16,10 @@ pytest.importorskip("torch")
 import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 
+from mindrlhf_grpo.cli.generate import written_group
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.inference import written_group
 from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, settings_of
-from mindrlhf_grpo.rewards.scorer import Scorer
+from mindrlhf_grpo.rewards.models.reward_model import Scorer
 
 ANSWERS = ("bad help", "good kind moon river stone", "train", "moon bad")
 MODEL = {"device": "cpu", "dtype": "float32"}

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_policy import make_batch, run_config, weighted_loss, write_model
+
+from tests.support.tiny_policy import make_batch, run_config, weighted_loss, write_model
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
@@ -19,9 +20,9 @@ import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 import torch
 import transformers
-from tiny_value_model import rows_of, with_head, write_classifier
 
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
+from tests.support.tiny_value_model import rows_of, with_head, write_classifier
 
 Load = Callable[..., Any]
 

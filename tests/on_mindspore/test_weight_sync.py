@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from tiny_generation import by_request, load_model, make_engine, make_prompts, sampling, tokenizer_of
-from tiny_generation import tokens as tokens_of
+
+from tests.support import tiny
+from tests.support.tiny_generation import by_request, load_model, make_engine, make_prompts, sampling, tokenizer_of
+from tests.support.tiny_generation import tokens as tokens_of
 
 ms = pytest.importorskip("mindspore")
 
 from mindrlhf_grpo_mindspore.comm import SingleProcess  # noqa: E402
 from mindrlhf_grpo_mindspore.devices import Device  # noqa: E402
-from mindrlhf_grpo_mindspore.engine import build_engine  # noqa: E402
-from mindrlhf_grpo_mindspore.policy import MindSporePolicy  # noqa: E402
-from mindrlhf_grpo_mindspore.trained_model import Surroundings  # noqa: E402
-from mindrlhf_grpo_mindspore.weight_sync import build_weight_sync  # noqa: E402
+from mindrlhf_grpo_mindspore.generation.engine import build_engine  # noqa: E402
+from mindrlhf_grpo_mindspore.sync.weight_sync import build_weight_sync  # noqa: E402
+from mindrlhf_grpo_mindspore.training.policy import MindSporePolicy  # noqa: E402
+from mindrlhf_grpo_mindspore.training.trained_model import Surroundings  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
-from mindrlhf_grpo.batching import build_batch  # noqa: E402
-from mindrlhf_grpo.compiling import CompileLog  # noqa: E402
-from mindrlhf_grpo.config import RunConfig  # noqa: E402
+from mindrlhf_grpo.backend import CompileLog  # noqa: E402
+from mindrlhf_grpo.batches.online import build_batch  # noqa: E402
+from mindrlhf_grpo.config.run import RunConfig  # noqa: E402
 from mindrlhf_grpo.errors import BackendError, RunFailed  # noqa: E402
 from mindrlhf_grpo.types import Batch, RolloutGroup  # noqa: E402
 

@@ -12,8 +12,8 @@ import pytest
 from mindrlhf_grpo_mindspore import xp as mindspore_xp
 from mindspore import Tensor
 
-from mindrlhf_grpo import xp as numpy_xp
 from mindrlhf_grpo.losses import PolicyLoss
+from mindrlhf_grpo.losses import xp as numpy_xp
 
 X = np.array([[0.5, 2.0, 1.25], [3.0, 0.25, 1.0]], np.float32)
 SIGNED = np.array([[-0.5, 2.0, 0.0], [3.0, -0.25, 1.0]], np.float32)

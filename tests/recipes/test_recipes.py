@@ -6,11 +6,12 @@ import ast
 import re
 from pathlib import Path
 
-import coverage_page as coverage
-import lines
 import pytest
-from acceptance import ROWS
-from repository import python_files, tree
+
+from tests.support import coverage_page as coverage
+from tests.support import lines
+from tests.support.acceptance import ROWS
+from tests.support.repository import python_files, tree
 
 RECIPE_LINES = 600
 # Of MindRLHF only the package: its name also stands for a peer, whose presets and names of keys the core knows.

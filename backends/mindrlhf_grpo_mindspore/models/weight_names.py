@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindrlhf_grpo.value_heads import is_head
+from mindrlhf_grpo.model_files.value_head import is_head
 
 from .architecture import Architecture
 

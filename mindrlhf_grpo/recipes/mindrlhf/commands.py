@@ -24,10 +24,10 @@ def train(context: typer.Context, config: Config, backend: Backend = None) -> No
 
     Takes main.py's options (--dataset_file, --verifier_function a,b, ...) and section.key=value, in its words or ours.
     """
-    from ...cli import rank_of_process, show_summary
-    from ...foreign.arguments import read_options
-    from ...preflight import check
+    from ...cli.console import rank_of_process, show_summary
+    from ...compat.arguments import read_options
     from ...trainers import train as run
+    from ...trainers.preflight import check
     from .settings import read_settings
     from .tables import keys
 
@@ -44,7 +44,7 @@ def train(context: typer.Context, config: Config, backend: Backend = None) -> No
 @app.command()
 def translate(config: Config, overrides: Overrides = None, backend: Backend = None) -> None:
     """Print our configuration of MindRLHF's YAML; what is otherwise goes to standard error."""
-    from ...config_file import dump
+    from ...config.file import dump
     from .settings import read_settings
 
     settings = read_settings(config, overrides or [], backend=backend)
@@ -62,8 +62,8 @@ def convert(
 ) -> None:  # fmt: skip
     """Convert weights between MindFormers' names and Hugging Face's; needs no framework."""
     from ...errors import ConfigError
-    from ...foreign.conversion import from_folder, to_folder
-    from ...foreign.model_assembly import add_tokenizer
+    from .conversion import from_folder, to_folder
+    from .model_assembly import add_tokenizer
     from .models import architecture, shape_of
     from .tables import names
 
@@ -85,7 +85,7 @@ def convert(
 @app.command(context_settings={**ANY, "allow_interspersed_args": False})
 def run(context: typer.Context, script: Path) -> None:
     """Run a script that imports mindrlhf and mindformers, with their names from here."""
-    from ...foreign.import_names import install
+    from .import_names import install
     from .tables import keys
 
     install(keys()["imports"], __package__, first=True)
@@ -105,7 +105,7 @@ def launch(
     dry_run: Annotated[bool, typer.Option(help="Print the command only.")] = False,
 ) -> None:
     """Run a command of this recipe in several processes: launch --workers 8 train --config grpo.yaml"""
-    from ...launching import command
+    from .launching import command
 
     words = command(
         ["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args], launcher=launcher, workers=workers,

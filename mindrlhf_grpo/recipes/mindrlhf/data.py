@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...data.row_parts import Row, read_parts, reader
 from ...data.rows import BadRow
-from ...data.token_files import TokenText, before_mask, under_mask, without_padding
+from .row_parts import Row, read_parts, reader
 from .tables import keys
+from .token_files import TokenText, before_mask, under_mask, without_padding
 
 
 def rows(file: str, dataset_type: str = "other", tokenizer: str = "") -> Iterator[Row | BadRow]:

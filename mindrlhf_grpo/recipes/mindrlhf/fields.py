@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...compat.yaml_values import plain_yaml
 from ...errors import ConfigError
-from ...foreign.attribute_mapping import AttributeMapping
-from ...foreign.yaml_values import plain_yaml
+from .attribute_mapping import AttributeMapping
 from .models import check_shape, shape_of
 from .tables import keys, translated
 

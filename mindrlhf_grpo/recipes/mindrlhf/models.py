@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError
-from ...foreign.conversion import to_folder
-from ...foreign.model_assembly import complete
-from ...foreign.yaml_values import plain_yaml
-from ...nearest import did_you_mean
+from ...compat.yaml_values import plain_yaml
+from ...errors import ConfigError, did_you_mean
+from .conversion import to_folder
+from .model_assembly import complete
 from .tables import keys, names
 
 

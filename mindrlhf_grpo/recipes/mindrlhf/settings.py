@@ -13,15 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...config_file import AnyConfig, Draft
+from ...compat.translation import Place, Translation
+from ...compat.yaml_values import listed, nested, plain_yaml, set_by_path
+from ...config.file import AnyConfig, Draft
 from ...data.sources import read_rows
-from ...data.token_files import SUFFIXES
-from ...errors import ConfigError
-from ...foreign.translation import Place, Translation
-from ...foreign.yaml_values import listed, nested, plain_yaml, set_by_path
-from ...nearest import did_you_mean
+from ...errors import ConfigError, did_you_mean
 from .models import check_shape, model_folder, shape_of
 from .tables import keys, translated
+from .token_files import SUFFIXES
 
 HERE = __package__
 BACKEND = "MINDRLHF_BACKEND"

@@ -7,8 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ...foreign.translation import Placer, Table, Translation
-from ...foreign.yaml_values import plain_yaml
+from ...compat.translation import Placer, Table, Translation
+from ...compat.yaml_values import plain_yaml
 
 
 @cache

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ...config import RunConfig
-from ...preflight import check
+from ...config.run import RunConfig
 from ...trainers import train
-from ...trainers.stepwise import Dataset, Network, Stepwise
+from ...trainers.preflight import check
 from . import given
 from .fields import RunFields, combine_config, plain
 from .settings import from_values, read_settings, settings_of
+from .stepwise import Dataset, Network, Stepwise
 from .tables import keys, translated
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from ...rewards.format import has_format
-from ...rewards.numeric_match import NUMBER, last_number
+from ...rewards.builtin.format import has_format
+from ...rewards.builtin.numeric_match import NUMBER, last_number
 
 BOX = re.compile(r"boxed\s*\{\s*([-+]?[\d,]*\.?\d+)\s*\}")
 ROLE = re.compile(r"\b([A-Za-z]+)\b[^\n]*?\b(knight|knave)\b", re.IGNORECASE)

@@ -10,20 +10,20 @@ from typing import Any
 import typer
 
 from ...chat.chat_server import ChatModel, ChatServer
-from ...data.typed_items import good_items
+from ...cli.generate import greedy_answers
+from ...compat.arguments import ANY_OPTIONS, with_options
+from ...config.yaml_source import parse
 from ...errors import ConfigError, DataError
-from ...foreign.arguments import ANY_OPTIONS, with_options
-from ...inference import greedy_answers
-from ...journal import Journal
 from ...json_lines import digest_of, replace_json, to_json
 from ...user_functions import named_function
-from ...yaml_source import parse
 from .data import Sample, rows, write_dataset
 from .evaluation import evaluate_responses, server_judge
 from .generation import Job, Writer
+from .journal import Journal
 from .languages import LANGUAGES, detect_language, load_texts
 from .profiles import profile_text, read_profiles
 from .training import finish, read_training
+from .typed_items import good_items
 
 HELP = "RAIDEN-R1: role awareness; samples from character profiles, GRPO with a verifiable reward, SBK and CM"
 OPTIONS = parse(files(__package__).joinpath("options.yaml").read_text(encoding="utf-8")).value
@@ -109,9 +109,9 @@ def train(context: typer.Context) -> None:
     train --train_data_path data/training/train.json --model_name_or_path MODEL --num_train_epochs 1
     train examples/raiden/openr1_config.yaml backend=mindspore train.steps=20
     """
-    from ...cli import rank_of_process, show_summary
-    from ...preflight import check as preflight
+    from ...cli.console import rank_of_process, show_summary
     from ...trainers import train as run
+    from ...trainers.preflight import check as preflight
 
     training = read_training(context.args)
     preflight(training.config, training.draft)
@@ -124,7 +124,7 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=ANY_OPTIONS)
 def check(context: typer.Context) -> None:
     """Check what train would do with the same arguments: files, model, samples, steps. Nothing is trained."""
-    from ...preflight import check as preflight
+    from ...trainers.preflight import check as preflight
 
     training = read_training(context.args)
     preflight(training.config, training.draft)

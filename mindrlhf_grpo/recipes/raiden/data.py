@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ...chat.texts import Texts
 from ...data.rows import BadRow
-from ...data.splitting import split
-from ...data.turns import alternating
-from ...data.typed_items import read_items
 from ...json_lines import digest_of, replace_json
 from .languages import LANGUAGES, detect_language, load_texts
 from .profiles import DEFAULTS, profile_text
 from .rewards import MULTI, SINGLE
+from .splitting import split
+from .texts import Texts
+from .turns import alternating
+from .typed_items import read_items
 
 COUNTED = ("validation_method", "difficulty", "question_type", "source", "language")
 

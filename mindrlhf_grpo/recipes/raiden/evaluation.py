@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...chat.chat_server import ChatModel
-from ...chat.texts import Texts
 from .data import Sample
 from .generation import same_answer
 from .rewards import accuracy
+from .texts import Texts
 
 Judge = Callable[[dict[str, Any], str], float | None]
 COLUMNS = ("language", "question_type")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...chat import texts
-from ...rewards.language import letters_by_language
+from ...rewards.builtin.language import letters_by_language
+from . import texts
 
 LANGUAGES = ("zh", "ja", "en", "ko")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.labelled_block import read_block
 from ...errors import DataError
 from ...json_lines import numbered_lines, parse_object
+from .labelled_block import read_block
 
 DEFAULTS = {"Name": "Unknown", "Gender": "unknown", "Introduction": "", "Detailed Description": ""}
 

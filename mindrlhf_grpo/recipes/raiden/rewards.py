@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from ...chat.texts import Texts
 from ...chat.thoughts import final_answer
-from ...data.turns import content_of
 from ...errors import ConfigError
-from ...rewards.format import has_format
-from ...rewards.keywords import contains, normalised, slots_filled
+from ...rewards.builtin.format import has_format
+from .keywords import contains, normalised, slots_filled
 from .languages import load_texts
+from .texts import Texts
+from .turns import content_of
 
 Profile: TypeAlias = Literal["paper", "repo", "easyr1"]
 Slots: TypeAlias = Sequence[str | Sequence[str]]  # keywords; a list: equivalents

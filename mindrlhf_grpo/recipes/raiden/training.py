@@ -14,15 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ...config import RunConfig
-from ...config_file import Draft
-from ...data.typed_items import read_items
+from ...compat.arguments import read_flags
+from ...compat.translation import Table
+from ...config.file import Draft
+from ...config.run import RunConfig
+from ...config.yaml_source import parse
 from ...errors import ConfigError
-from ...foreign.arguments import read_flags
-from ...foreign.translation import Table
-from ...yaml_source import parse
 from .data import Sample
 from .rewards import check_weights
+from .typed_items import read_items
 
 UNKNOWN = "{place}: there is no key {name!r}{near}; there are {known}"
 REFUSED = "{place}: {name} is {value!r}; it takes {accepted}"
@@ -92,7 +92,7 @@ def _steps(draft: Draft, table: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
 def finish(training: Training) -> None:
     """Write the model as a plain folder where the seed has it, and the metrics as ``training_log.jsonl``."""
-    from ...export import export
+    from ...run.export import export
 
     run_dir, out = training.config.run_dir, training.final
     if (out / "config.json").is_file():

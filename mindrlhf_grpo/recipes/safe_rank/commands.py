@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ...cli.recipe import ANY_ARGUMENTS, run_draft
 from ...errors import ConfigError, DataError
 from ...json_lines import read_json_lines, to_json
-from ...recipe_commands import ANY_ARGUMENTS, run_draft
 from .oracle import THRESHOLD, create_oracle
 
 HELP = "Safe-Rank-GRPO: recommendation lists that keep to what a user asked to avoid, rank by rank"
@@ -24,8 +24,8 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_ma
 @app.command(context_settings=ANY_ARGUMENTS, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train with the arguments of the original script; `train --help` lists them."""
-    from ...cli import rank_of_process
-    from ...export import merged_model
+    from ...cli.console import rank_of_process
+    from ...run.export import merged_model
     from .rewards import catalog_of, oracle_of
     from .settings import draft_of, notes, output_of, read
 
@@ -51,7 +51,7 @@ def evaluate(
     backend: str = "torch", device: str = "auto",
 ) -> None:  # fmt: skip
     """Recall, NDCG and violations of a model's greedy lists, or of lists in a file."""
-    from ...inference import greedy_answers
+    from ...cli.generate import greedy_answers
     from .data import rows
     from .metrics import lists
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...data.checked_rows import checked_rows, split_path
 from ...data.rows import BadRow
 from ...errors import DataError
+from .checked_rows import checked_rows, split_path
 from .oracle import active
 from .titles import year_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...metrics.ranking import flags_at, mean, ndcg_at, recall_at
 from .oracle import THRESHOLD, SafetyOracle, active
 from .parsing import Item, parse
+from .ranking import flags_at, mean, ndcg_at, recall_at
 from .rewards import catalog_of, hits_of, oracle_of
 from .titles import fold
 

@@ -15,9 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError
-from ...foreign.plain_tables import read_table
-from ...nearest import did_you_mean
+from ...errors import DataError, did_you_mean
+from .plain_tables import read_table
 from .titles import lookup_key, pairs, year_of
 
 LOG = logging.getLogger("mindrlhf_grpo.recipes.safe_rank")

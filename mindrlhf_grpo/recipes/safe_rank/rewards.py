@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any, Literal, TypeAlias
 
-from ...metrics.ranking import discount
 from .oracle import THRESHOLD, SafetyOracle, create_oracle
 from .parsing import Item, parse, text_of
+from .ranking import discount
 from .titles import fold, load_catalog, year_of
 
 Form: TypeAlias = Literal["log_decay", "gain", "exp_inf"]

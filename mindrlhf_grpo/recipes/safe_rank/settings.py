@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...config_file import Draft
-from ...data.checked_rows import split_path
+from ...compat.arguments import put_arguments, read_script_arguments
+from ...config.file import Draft
+from ...config.yaml_source import parse
 from ...errors import ConfigError
-from ...foreign.arguments import put_arguments, read_script_arguments
-from ...stages import launched_processes
-from ...yaml_source import parse
+from ...trainers.stages import launched_processes
+from .checked_rows import split_path
 from .data import rows
 
 PRESETS = {"balanced": 1.0, "safety": 2.0, "quality": 0.5}

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
-from ...segments import NONE, line_numbers, starts
+from ...batches.items import NONE, line_numbers, starts
 from .parsing import parse
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...foreign.plain_tables import read_table
+from .plain_tables import read_table
 
 ARTICLES = ("the ", "a ", "an ")
 AROUND = " \t\r\n*_#\"'“”‘’`-–—•,:;"  # markup, quotes and bullets that may stand around a title

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ...foreign.arguments import read_arguments
-from ...recipe_commands import ANY_ARGUMENTS, run_draft
-from ...stages import run_stages
+from ...cli.recipe import ANY_ARGUMENTS, run_draft
+from ...compat.arguments import read_arguments
+from ...trainers.stages import run_stages
 from .launcher import draft_of
 from .registry import package_data
 
@@ -27,7 +27,7 @@ def train(context: typer.Context) -> None:
 
     key=value changes any key of the configuration; --dry_run prints that and trains nothing.
     """
-    from ...cli import rank_of_process
+    from ...cli.console import rank_of_process
 
     first = rank_of_process() == 0
     words = [word for word in context.args if word != "--dry_run"]
@@ -50,7 +50,7 @@ def ladder(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[STAGE.KEY=VALUE]...")] = None,
 ) -> None:
     """Train the stages of the SafeLadder one after another, each from the model of the one before; goes on where it stopped."""
-    from ...cli import rank_of_process
+    from ...cli.console import rank_of_process
 
     first = rank_of_process() == 0
     run_stages(stages, overrides or [], lambda text: typer.echo(text, err=True) if first else None)

@@ -9,7 +9,7 @@ from typing import Any
 from ...data.row_forms import listed, located, prompt_text, unwrapped
 from ...data.sources import BadRow, read_rows
 from ...errors import ConfigError, DataError
-from ...rewards.constraints import read_constraints
+from ...rewards.builtin.constraints import read_constraints
 from .registry import Component, check_labels, read_registry, read_routing
 
 Row = dict[str, Any]

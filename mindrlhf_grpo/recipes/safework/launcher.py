@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint import steps
-from ...config_file import Draft
-from ...config_memory import ZERO_STAGES
+from ...compat.arguments import choice_of, put_arguments
+from ...config.file import Draft
+from ...config.parallel import ZERO_STAGES
 from ...data.sources import read_rows
 from ...errors import ConfigError
-from ...foreign.arguments import choice_of, put_arguments
+from ...run.checkpoint import steps
 from .registry import package_data, read_registry
 
 PACKAGE = __package__

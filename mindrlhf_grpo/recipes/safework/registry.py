@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
-from ...errors import ConfigError
-from ...nearest import did_you_mean
-from ...yaml_source import parse
+from ...config.yaml_source import parse
+from ...errors import ConfigError, did_you_mean
 
 TYPES = {"safety": ("safety",), "value": ("value", "vauai"), "knowledge": ("knowledge",), "normal": ("normal",)}
 KINDS = ("model", "rule", "if_rule", "language_rule", "gsm8k_rule", "geo3k_rule")

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...rewards.chat_text import replace_images, thought_and_answer, turns, without_special
-from ...rewards.judge_models import JudgeModels, Place, check_place
-from ...rewards.judges import Judge, judge_of
-from ...rewards.user_models import UserModel
+from ...rewards.judges.chat_text import replace_images, thought_and_answer, turns, without_special
+from ...rewards.judges.judge import Judge, judge_of
+from ...rewards.judges.models import JudgeModels, Place, check_place
+from ...rewards.models.user_class import UserModel
 from ...types import Prompt, RolloutGroup
 from . import rules
 from .registry import JudgeEntry, check_labels, package_data, package_path, read_registry, read_routing

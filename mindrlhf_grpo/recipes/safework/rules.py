@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from ...errors import DataError
-from ...rewards.answers import BOX, last_box
-from ...rewards.constraints import meets, read_constraints
-from ...rewards.language import HAN
-from ...rewards.math_accuracy import math_accuracy
+from ...rewards.builtin.answers import BOX, last_box
+from ...rewards.builtin.constraints import meets, read_constraints
+from ...rewards.builtin.language import HAN
+from ...rewards.builtin.math_accuracy import math_accuracy
 
 LATIN_WORD = re.compile(r"[A-Za-z]+")
 

@@ -65,7 +65,7 @@ def train_head_command(
 ) -> None:
     """Train a head: unsafe or not, on frozen embeddings."""
     from ...errors import ConfigError
-    from ...head_training import HeadTraining
+    from .head_training import HeadTraining
     from .reward_model import learn_head
 
     if not all(width.strip().isdigit() and int(width) for width in widths.split(",")):
@@ -113,10 +113,10 @@ def train_command(
     show: Annotated[bool, typer.Option("--show", help="Print the configuration instead of running it.")] = False,
 ) -> None:  # fmt: skip
     """Train with verl's dotted names."""
-    from ...cli import rank_of_process, show_summary
-    from ...config_file import dump
-    from ...preflight import check
+    from ...cli.console import rank_of_process, show_summary
+    from ...config.file import dump
     from ...trainers import train
+    from ...trainers.preflight import check
     from .settings import configuration, read_names
 
     given: list[str] = list(arguments or [])

@@ -17,9 +17,8 @@ from ...data.json_lines import JsonLines
 from ...data.prompts import read_column
 from ...data.rows import BadRow
 from ...data.sources import read_rows
-from ...errors import DataError
+from ...errors import DataError, did_you_mean
 from ...json_lines import to_json
-from ...nearest import did_you_mean
 
 LOG = logging.getLogger("mindrlhf_grpo.recipes")
 SUBSETS = ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B")

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from ...backend import load_backend
-from ...config import ModelConfig, RunConfig
+from ...cli.generate import bare_config, written_group
+from ...config.run import ModelConfig, RunConfig
 from ...data.rows import BadRow
 from ...errors import ConfigError, DataError
-from ...head_files import merge_head, named_head, read_head, write_head
-from ...head_training import HeadTraining, train_head
-from ...inference import bare_config, written_group
-from ...model_files import find_folder, read_model_config
-from ...rewards.scorer import Scorer, ScorerSettings
+from ...model_files.folder import find_folder, read_model_config
+from ...rewards.models.reward_model import Scorer, ScorerSettings
 from .data import rows
+from .head_files import merge_head, named_head, read_head, write_head
+from .head_training import HeadTraining, train_head
 
 MODEL_TYPE = "myrm"
 CODE = "modeling_myrm"  # what a merged folder ships for transformers, see modeling_myrm.py.txt

@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...config import RunConfig
-from ...config_file import Draft
+from ...compat.translation import Table, Translation
+from ...config.file import Draft
+from ...config.run import RunConfig
+from ...config.yaml_source import parse
 from ...data.stream import PromptStream
 from ...errors import ConfigError
-from ...foreign.translation import Table, Translation
-from ...rewards.scorer import CHOICES
-from ...trainers.course import tokenizer_of
-from ...yaml_source import parse
+from ...rewards.models.reward_model import CHOICES
+from ...trainers.session import tokenizer_of
 
 PACKAGE = __name__.rpartition(".")[0]
 ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"

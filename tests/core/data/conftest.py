@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_tokenizers import write_huggingface
 
-from mindrlhf_grpo.data.tokenizer import Tokenizer, load_tokenizer
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from tests.support.tiny_tokenizers import write_huggingface
 
 
 @pytest.fixture(scope="session")

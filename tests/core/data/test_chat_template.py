@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mindrlhf_grpo.data.chat_template import ChatTemplate
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.chat_template import ChatTemplate
 
 USER = [{"role": "user", "content": "<b> & 'é'"}]
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_tokenizers import CHATML, write_huggingface
 
-from mindrlhf_grpo.data.tokenizer import Tokenizer, load_tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from tests.support.tiny_tokenizers import CHATML, write_huggingface
 
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what is 12 + 34?"}]
 RENDERED = (

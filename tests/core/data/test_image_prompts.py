@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_vision import FAMILIES, picture, png, write_model, write_rows
 
-from mindrlhf_grpo.config import DataConfig
+from mindrlhf_grpo.config.run import DataConfig
 from mindrlhf_grpo.data.stream import PromptStream
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import ConfigError, DataError
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
+from tests.support.tiny_vision import FAMILIES, picture, png, write_model, write_rows
 
 IMAGE = {"qwen2_5_vl": 4, "internvl": 5}  # id of an image's tokens
 AROUND = {"qwen2_5_vl": (2, 3), "internvl": (6, 7)}

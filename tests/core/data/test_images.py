@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_vision import Image, picture, png
 
 from mindrlhf_grpo.data.images import images_in
 from mindrlhf_grpo.errors import DataError
+from tests.support.tiny_vision import Image, picture, png
 
 PICTURE = picture(0, 12, 8)
 BYTES = png(PICTURE)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_tokenizers import CHATML, write_huggingface
 
-from mindrlhf_grpo.config_offline import OfflineDataConfig
+from mindrlhf_grpo.config.offline import OfflineDataConfig
 from mindrlhf_grpo.data.conversations import encode_example
 from mindrlhf_grpo.data.examples import Encoder, ExampleStream
 from mindrlhf_grpo.data.labelled import encode_labelled
 from mindrlhf_grpo.data.pairs import encode_pair
-from mindrlhf_grpo.data.tokenizer import Tokenizer, load_tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from tests.support.tiny_tokenizers import CHATML, write_huggingface
 
 TURNS = [
     {"role": "user", "content": "what is 12 + 34?"},

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.config import DataConfig
+from mindrlhf_grpo.config.run import DataConfig
 from mindrlhf_grpo.data.rows import IndexedRows
 from mindrlhf_grpo.data.stream import PromptStream, epoch_order, fingerprint, shard
-from mindrlhf_grpo.data.tokenizer import Tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt
 
 LONG = "the quick brown fox jumps over the lazy dog " * 3

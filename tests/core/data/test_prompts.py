@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import DataConfig
+from mindrlhf_grpo.config.run import DataConfig
 from mindrlhf_grpo.data.prompts import encode_row
-from mindrlhf_grpo.data.tokenizer import Tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 
 USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"

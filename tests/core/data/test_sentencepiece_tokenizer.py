@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_tokenizers import TEXT
 
-from mindrlhf_grpo.data.tokenizer import Tokenizer, load_tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from tests.support.tiny_tokenizers import TEXT
 
 sentencepiece = pytest.importorskip("sentencepiece")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 
 pytest.importorskip("tiktoken")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.data.turns import alternating, content_of
+from mindrlhf_grpo.recipes.raiden.turns import alternating, content_of
 
 
 def test_neighbours_of_one_role_become_one_message() -> None:

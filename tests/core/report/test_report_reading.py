@@ -13,7 +13,7 @@ from mindrlhf_grpo.report.charts import chart_data, label
 from mindrlhf_grpo.report.completions import fitting, pack, spread, whole_groups
 from mindrlhf_grpo.report.reading import read_completions, read_run, thinned
 from mindrlhf_grpo.report.words import accuracies, facts, headline, interval_text, remarks, sentences, span
-from mindrlhf_grpo.rollout_log import RolloutRecord
+from mindrlhf_grpo.run.rollout_log import RolloutRecord
 
 MakeRun = Callable[..., Path]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindrlhf_grpo.rewards.chat_text import replace_images, thought_and_answer, turns, without_special
+from mindrlhf_grpo.rewards.judges.chat_text import replace_images, thought_and_answer, turns, without_special
 
 QWEN = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.rewards import Rewards
-from mindrlhf_grpo.rewards.constraints import constraints, meets, read_constraints, words
+from mindrlhf_grpo.rewards.builtin.constraints import constraints, meets, read_constraints, words
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
 from mindrlhf_grpo.backend import LogProbs
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards
-from mindrlhf_grpo.rewards.judge_answers import judged_choice, number_reader, verdict_reader
-from mindrlhf_grpo.rewards.judge_models import JudgeModels, Place
-from mindrlhf_grpo.rewards.judge_templates import JudgeTemplate, load_template
-from mindrlhf_grpo.rewards.judges import JudgeReward, judge_of
+from mindrlhf_grpo.rewards.judges.answers import judged_choice, number_reader, verdict_reader
+from mindrlhf_grpo.rewards.judges.judge import JudgeReward, judge_of
+from mindrlhf_grpo.rewards.judges.models import JudgeModels, Place
+from mindrlhf_grpo.rewards.judges.templates import JudgeTemplate, load_template
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
+from tests.support import tiny
 
 Groups = Callable[..., RolloutGroup]
 SAFETY = {"Safe with refusal": 0.1, "Safe": 1.0, "Unsafe": 0.0}

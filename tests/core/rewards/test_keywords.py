@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindrlhf_grpo.rewards.keywords import contains, normalised, read_keywords, shared_terms, slots_filled
+from mindrlhf_grpo.recipes.raiden.keywords import contains, normalised, read_keywords, shared_terms, slots_filled
 
 
 @pytest.mark.parametrize(

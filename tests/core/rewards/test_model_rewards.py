@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.preflight import Findings, _check_reward
 from mindrlhf_grpo.rewards import Rewards
+from mindrlhf_grpo.trainers.preflight import Findings, _check_reward
 from mindrlhf_grpo.types import RolloutGroup
 
 Groups = Callable[..., RolloutGroup]

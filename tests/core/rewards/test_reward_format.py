@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.rewards.format import tag_format
+from mindrlhf_grpo.rewards.builtin.format import tag_format
 
 Score = Callable[..., Any]
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards, RewardTable, guard
 from mindrlhf_grpo.rewards.guard import InProcess, Worker, run_guarded

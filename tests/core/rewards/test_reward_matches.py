@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.rewards import Rewards
-from mindrlhf_grpo.rewards.answers import tagged
-from mindrlhf_grpo.rewards.exact_match import exact_match
-from mindrlhf_grpo.rewards.numeric_match import last_number, numeric_match
-from mindrlhf_grpo.rewards.regex import regex
+from mindrlhf_grpo.rewards.builtin.answers import tagged
+from mindrlhf_grpo.rewards.builtin.exact_match import exact_match
+from mindrlhf_grpo.rewards.builtin.numeric_match import last_number, numeric_match
+from mindrlhf_grpo.rewards.builtin.regex import regex
 
 Score = Callable[..., Any]
 

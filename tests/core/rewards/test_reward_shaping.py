@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.rewards.language import language, language_of
-from mindrlhf_grpo.rewards.length import length, overlong
-from mindrlhf_grpo.rewards.repetition import repetition
+from mindrlhf_grpo.rewards.builtin.language import language, language_of
+from mindrlhf_grpo.rewards.builtin.length import length, overlong
+from mindrlhf_grpo.rewards.builtin.repetition import repetition
 
 Score = Callable[..., Any]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards import resolve as resolve_module
-from mindrlhf_grpo.rewards.math_accuracy import math_accuracy
-from mindrlhf_grpo.rewards.reasoning_gym import reasoning_gym
+from mindrlhf_grpo.rewards.builtin.math_accuracy import math_accuracy
+from mindrlhf_grpo.rewards.builtin.reasoning_gym import reasoning_gym
 
 Score = Callable[..., Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards, RewardTable
 from mindrlhf_grpo.types import RolloutGroup

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_tokenizers import write_huggingface
 
-from mindrlhf_grpo.config_offline import OfflineDataConfig
+from mindrlhf_grpo.config.offline import OfflineDataConfig
 from mindrlhf_grpo.data.pairs import encode_pair
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.rewards.scorer import Scorer, ScorerSettings
+from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
+from tests.support.tiny_tokenizers import write_huggingface
 
 
 class Values:

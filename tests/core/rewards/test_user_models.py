@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.rewards.user_models import UserModel
+from mindrlhf_grpo.rewards.models.user_class import UserModel
+from tests.support import tiny
 
 torch = pytest.importorskip("torch")
 

@@ -7,17 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mindrlhf_runs
 import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError, RunFailed
-from mindrlhf_grpo.foreign.conversion import sources
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
+from mindrlhf_grpo.recipes.mindrlhf.conversion import sources
 from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
+from tests.support import mindrlhf_runs
 
 pytest.importorskip("torch")
 
@@ -115,7 +115,7 @@ def test_checkpoints_are_converted_both_ways(folder: Path, tmp_path: Path) -> No
 
 
 def test_a_translation_is_a_configuration_of_ours(folder: Path, tmp_path: Path) -> None:
-    from mindrlhf_grpo.config_file import load_config
+    from mindrlhf_grpo.config.file import load_config
 
     done = invoke("translate", "--config", str(folder / "newer.yaml"), "--backend", "torch")
     (tmp_path / "ours.yaml").write_text(done.stdout)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import CheckpointError
-from mindrlhf_grpo.foreign.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt
-from mindrlhf_grpo.foreign.conversion import from_folder, sources, to_folder
-from mindrlhf_grpo.foreign.name_maps import family_of, to_here
-from mindrlhf_grpo.model_files import read_model_config
+from mindrlhf_grpo.model_files.folder import read_model_config
+from mindrlhf_grpo.recipes.mindrlhf.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt
+from mindrlhf_grpo.recipes.mindrlhf.conversion import from_folder, sources, to_folder
+from mindrlhf_grpo.recipes.mindrlhf.name_maps import family_of, to_here
 from mindrlhf_grpo.recipes.mindrlhf.tables import names
 
 torch = pytest.importorskip("torch")

@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mindrlhf_runs
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import DataConfig
-from mindrlhf_grpo.data.byte_pairs import write_tokenizer
+from mindrlhf_grpo.config.run import DataConfig
 from mindrlhf_grpo.data.rows import BadRow
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.data.stream import PromptStream
-from mindrlhf_grpo.data.token_files import write_token_file
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.recipes.mindrlhf.byte_pairs import write_tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.data import answered, pairs, rows
+from mindrlhf_grpo.recipes.mindrlhf.token_files import write_token_file
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
+from tests.support import mindrlhf_runs
 
 NAME = "mindrlhf_grpo.recipes.mindrlhf.data"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_engine import Endless, make_engine, make_prompts, sampling
-from tiny_policy import make_model
+
+from tests.support.tiny_engine import Endless, make_engine, make_prompts, sampling
+from tests.support.tiny_policy import make_model
 
 torch = pytest.importorskip("torch")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repository import ROOT
+
+from tests.support.repository import ROOT
 
 pytest.importorskip("torch")
 

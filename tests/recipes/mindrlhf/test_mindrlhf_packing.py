@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_policy import make_batch, make_model, own_logps
 
-from mindrlhf_grpo.batching import denominators, loss_weights
+from mindrlhf_grpo.batches.online import denominators, loss_weights
 from mindrlhf_grpo.errors import DataError
-from mindrlhf_grpo.foreign.packed_rows import Row, pack
 from mindrlhf_grpo.losses import PolicyLoss
+from mindrlhf_grpo.losses.xp import NUMPY
+from mindrlhf_grpo.recipes.mindrlhf.packed_rows import Row, pack
 from mindrlhf_grpo.types import Batch
-from mindrlhf_grpo.xp import NUMPY
+from tests.support.tiny_policy import make_batch, make_model, own_logps
 
 torch = pytest.importorskip("torch")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mindrlhf_runs
 import pytest
 
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_offline import OfflineConfig
+from mindrlhf_grpo.compat.arguments import read_options
+from mindrlhf_grpo.config.offline import OfflineConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.arguments import read_options
 from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
 from mindrlhf_grpo.recipes.mindrlhf.tables import keys
+from tests.support import mindrlhf_runs
 
 HERE = Path(__file__).parent
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mindrlhf_runs
 import pytest
 from typer.testing import CliRunner
 
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
+from tests.support import mindrlhf_runs
 
 pytest.importorskip("torch")
 

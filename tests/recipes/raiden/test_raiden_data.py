@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raiden_files import samples
 
 from mindrlhf_grpo.data.rows import BadRow
-from mindrlhf_grpo.data.splitting import split
-from mindrlhf_grpo.data.typed_items import read_items
 from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.raiden.data import Sample, rows, statistics, write_dataset
+from mindrlhf_grpo.recipes.raiden.splitting import split
+from mindrlhf_grpo.recipes.raiden.typed_items import read_items
+from tests.support.raiden_files import samples
 
 
 def write(path: Path, content: Any) -> Path:

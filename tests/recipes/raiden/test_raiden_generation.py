@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from fake_chat_server import FakeChatServer, serve
-from raiden_files import SAID, task_of, write_profiles, writes
 
 from mindrlhf_grpo.chat.bedrock import Bedrock
 from mindrlhf_grpo.chat.chat_server import ChatServer
-from mindrlhf_grpo.cli import main
+from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.errors import ServerError
 from mindrlhf_grpo.recipes.raiden.commands import BEDROCK, OPTIONS, make_samples
 from mindrlhf_grpo.recipes.raiden.data import Sample
 from mindrlhf_grpo.recipes.raiden.generation import Draft, Job, Writer
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
+from tests.support import tiny
+from tests.support.fake_chat_server import FakeChatServer, serve
+from tests.support.raiden_files import SAID, task_of, write_profiles, writes
 
 
 def command(*arguments: str | Path) -> list[str]:

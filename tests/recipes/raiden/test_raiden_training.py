@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import yaml
-from raiden_files import EXAMPLE, prepare, samples
 from safetensors.numpy import load_file
 
-from mindrlhf_grpo.cli import main
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.cli.main import main
+from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.raiden.training import read_training
+from tests.support import tiny
+from tests.support.raiden_files import EXAMPLE, prepare, samples
 
 LANGUAGES = ("zh", "ja", "en", "ko")
 FLAGS_OF_B = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.advantages import to_tokens
-from mindrlhf_grpo.algorithms import resolve
-from mindrlhf_grpo.config_algorithm import AlgorithmConfig
+from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.config.algorithm import AlgorithmConfig
 from mindrlhf_grpo.losses.ratios import ItemPolicyLoss
 from mindrlhf_grpo.recipes.safe_rank import rewards
 from mindrlhf_grpo.recipes.safe_rank.spans import ranks
@@ -164,7 +164,7 @@ def test_a_penalty_at_the_third_rank_leaves_the_first_two_alone_bit_for_bit() ->
 
 @pytest.mark.row("safe_rank", "Locality", backend="none")
 def test_overflow_and_the_end_token_have_ratios_of_their_own() -> None:
-    from mindrlhf_grpo.xp import NUMPY
+    from mindrlhf_grpo.losses.xp import NUMPY
 
     log_ratio = np.log([[2.0, 4.0, 3.0, 27.0, 5.0, 7.0]])
     tensors = {"mask": np.ones((1, 6)), "segments": np.array([[0, 0, 2, 2, 3, -1]])}

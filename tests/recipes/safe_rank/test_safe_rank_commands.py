@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import movie_world
 import pytest
 import yaml
 
-from mindrlhf_grpo.config import DataConfig, RunConfig
+from mindrlhf_grpo.cli.recipe import run_recipe
+from mindrlhf_grpo.config.run import DataConfig, RunConfig
 from mindrlhf_grpo.data.stream import PromptStream
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.recipe_commands import run_recipe
 from mindrlhf_grpo.recipes.safe_rank.data import rows
 from mindrlhf_grpo.recipes.safe_rank.settings import draft_of, notes, output_of, read
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.trainers.schedule import learning_rate
+from tests.support import movie_world
 
 BASIC = "--model_name meta-llama/Llama-3.2-3B-Instruct --sft_checkpoint 1500 --lambda_safe 1.0 --penalty_safe 1.0 --use_vllm --bf16"
 WHOLE = """--model_name Qwen/Qwen2.5-0.5B-Instruct --sft_checkpoint 800 --catalog_path gt_catalog_complete.pkl --lr 1e-6
@@ -247,7 +247,7 @@ def test_rows_that_are_wrong_stop_the_run_with_their_place_or_are_counted(world:
 
 def write_tokenizer(folder: Path) -> Path:
     """A tokenizer of characters."""
-    import tiny_run
+    from tests.support import tiny_run
 
     return tiny_run.write_model(folder / "tokens")
 

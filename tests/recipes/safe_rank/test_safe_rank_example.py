@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from repository import ROOT
 
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config.file import load_config
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.recipes.safe_rank.oracle import create_oracle, traits
 from mindrlhf_grpo.recipes.safe_rank.titles import load_catalog
+from tests.support.repository import ROOT
 
 FOLDER = ROOT / "examples/safe_rank"
 RULES: dict[str, Any] = yaml.safe_load((FOLDER / "risks.yaml").read_text())
@@ -118,7 +118,7 @@ def test_every_film_is_one_token(wheel: Path, tmp_path: Path, monkeypatch: pytes
         sys, "argv", ["model.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "m"), "--hidden", "8"]
     )
     example("model").main()
-    from mindrlhf_grpo.data.tokenizer import load_tokenizer
+    from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(tmp_path / "m"))
     text = "Liked:\nThe Shining (1980)\nFilm 12 (1990)\nNext:\n"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.safe_rank import rewards
 from mindrlhf_grpo.recipes.safe_rank.oracle import SafetyOracle

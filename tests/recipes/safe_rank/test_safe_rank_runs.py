@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import movie_world
 import numpy as np
 import pytest
-import tiny
 import yaml
 from safetensors.numpy import load_file
 
-from mindrlhf_grpo.export import export
-from mindrlhf_grpo.recipe_commands import run_recipe
+from mindrlhf_grpo.cli.recipe import run_recipe
+from mindrlhf_grpo.run.export import export
+from tests.support import movie_world, tiny
 
 pytest.importorskip("torch")
 

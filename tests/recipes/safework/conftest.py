@@ -7,7 +7,8 @@ import string
 from pathlib import Path
 
 import pytest
-import tiny
+
+from tests.support import tiny
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.rewards.length import overlong
+from mindrlhf_grpo.rewards.builtin.length import overlong
 from mindrlhf_grpo.trainers import train
+from tests.support import tiny
 
 pytest.importorskip("torch")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.config import RunConfig
+from mindrlhf_grpo.compat.arguments import read_arguments
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.arguments import read_arguments
 from mindrlhf_grpo.recipes.safework.launcher import draft_of
 from mindrlhf_grpo.recipes.safework.registry import package_data
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safework_judges import Judges, group
 
-from mindrlhf_grpo.config import RewardConfig
+from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError, DataError, ServerError
 from mindrlhf_grpo.recipes.safework.metrics import metrics
 from mindrlhf_grpo.recipes.safework.rewards import RoutedReward
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.table import RewardTable
 from mindrlhf_grpo.types import RolloutGroup
+from tests.support.safework_judges import Judges, group
 
 GOOD = "<think>t</think>a"
 FUNCTION = "mindrlhf_grpo.recipes.safework.rewards:RoutedReward"

@@ -13,7 +13,7 @@ from mindrlhf_grpo.recipes.safework.rules import (
     language_rule,
     rule_reward,
 )
-from mindrlhf_grpo.rewards.answers import last_box
+from mindrlhf_grpo.rewards.builtin.answers import last_box
 
 
 @pytest.mark.row("safework", "Format/rule", backend="none")

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from repository import ROOT
-from safework_runs import killed_after, prepared, run, words
 
-from mindrlhf_grpo.preflight import check
-from mindrlhf_grpo.stages import read_stages, stage_config
+from mindrlhf_grpo.trainers.preflight import check
+from mindrlhf_grpo.trainers.stages import read_stages, stage_config
+from tests.support import tiny
+from tests.support.repository import ROOT
+from tests.support.safework_runs import killed_after, prepared, run, words
 
 pytest.importorskip("torch")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import ups_rm_files
+
+from tests.support import ups_rm_files
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from mindrlhf_grpo.advantages import token_rewards
 from mindrlhf_grpo.recipes.ups_rm.metrics import group_log, verl_names
-from mindrlhf_grpo.rewards.scorer import ScorerSettings, squashed
+from mindrlhf_grpo.rewards.models.reward_model import ScorerSettings, squashed
 
 FIGURES = {
     "loss": 0.5,

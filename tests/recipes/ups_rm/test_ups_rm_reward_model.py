@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ups_rm_files
 
-from mindrlhf_grpo.config import ModelConfig, TrainConfig
-from mindrlhf_grpo.data.tokenizer import load_tokenizer
+from mindrlhf_grpo.cli.generate import written_group
+from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.inference import written_group
 from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, settings_of
-from mindrlhf_grpo.rewards.score_shapes import last_valid, sequence_scores
-from mindrlhf_grpo.rewards.scorer import Scorer, ScorerSettings
+from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
+from mindrlhf_grpo.rewards.models.score_shapes import last_valid, sequence_scores
+from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
+from tests.support import ups_rm_files
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

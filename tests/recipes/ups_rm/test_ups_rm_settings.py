@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ups_rm_files
 import yaml
 
-from mindrlhf_grpo import yaml_source
-from mindrlhf_grpo.algorithms import resolve
-from mindrlhf_grpo.config import RunConfig
-from mindrlhf_grpo.config_keys import catalogue
+from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.compat.translation import Translation
+from mindrlhf_grpo.config import yaml_source
+from mindrlhf_grpo.config.keys import catalogue
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.foreign.translation import Translation
 from mindrlhf_grpo.recipes.ups_rm import settings
 from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, table
+from tests.support import ups_rm_files
 
 DOTTED = "actor_rollout_ref.actor"
 

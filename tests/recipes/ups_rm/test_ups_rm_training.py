@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import ups_rm_files
+
+from tests.support import ups_rm_files
 
 pytest.importorskip("torch")
 

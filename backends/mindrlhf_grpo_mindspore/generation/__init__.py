@@ -1,0 +1,1 @@
+"""Generation: the rollout engine, its decoder, its key-value cache and its sampler."""

@@ -1,0 +1,74 @@
+"""The forward passes that are compiled for generation, each for one static shape; the head comes after (``drawing``).
+
+Legend: n rows (slots ``0..n-1``), S tokens of a batch of prompts, M prompts in it, E hidden size, L places of a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn
+from mindspore import ops as native
+
+from ..models import Architecture, Decoder
+from .cache_attention import PromptAttention, SlotAttention, causal_bias, segment_bias
+from .kv_cache import Bucket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What an engine computes: the weights may be those of a policy in training."""
+
+    architecture: Architecture
+    weights: Mapping[str, Parameter]
+    lora_scale: float = 0.0
+
+    @property
+    def dtype(self) -> ms.Type:
+        return self.weights["model.embed_tokens.weight"].dtype
+
+    def decoder(self, attend: nn.Cell) -> Decoder:
+        """A decoder over the weights."""
+        return Decoder(self.architecture, self.weights, attend, lora_scale=self.lora_scale)
+
+
+class PromptStep(nn.Cell):
+    """Prompts laid one after the other: their keys and values are kept, the hidden states at their ends come back."""
+
+    def __init__(self, model: Model, kept: list[Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.decoder = model.decoder(PromptAttention(model.architecture, 1, kept))
+
+    def construct(self, tokens: Tensor, ends: Tensor) -> Tensor:
+        """Ids, positions and segments ``[3, S]``, places of the last tokens ``[M]`` -> ``[M, E]``."""
+        hidden = self.decoder(tokens[0], tokens[1], (segment_bias(tokens[2]),))
+        return native.gather(hidden, ends, 0)
+
+
+class DecodeStep(nn.Cell):
+    """One token of every slot ``0..n-1``, over what the slots hold."""
+
+    def __init__(self, model: Model, bucket: Bucket, rows: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.attend = SlotAttention(model.architecture, bucket, rows)
+        self.decoder = model.decoder(self.attend)
+
+    def construct(self, tokens: Tensor) -> Tensor:
+        """Ids and positions ``[2, n]`` -> ``[n, E]``."""
+        return self.decoder(tokens[0], tokens[1], self.attend.plan(tokens[1]))
+
+
+class WholeStep(nn.Cell):
+    """Whole sequences: what a cache saves."""
+
+    def __init__(self, model: Model, rows: int, length: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.decoder = model.decoder(PromptAttention(model.architecture, rows, []))
+        self.bias = causal_bias(length)
+        self.positions = native.tile(native.arange(length).astype(ms.int32), (rows,))
+
+    def construct(self, ids: Tensor, ends: Tensor) -> Tensor:
+        """Ids ``[n * L]``, places of the last tokens ``[n]`` among them -> ``[n, E]``."""
+        return native.gather(self.decoder(ids, self.positions, (self.bias,)), ends, 0)

@@ -1,0 +1,138 @@
+"""The native rollout engine: completions from the policy's own weights, in the process that trains them.
+
+A completion depends on the weights, its prompt, its sample index and the seed only: not on what is generated beside
+it, in which order, or in how many slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mindspore as ms
+
+from mindrlhf_grpo.backend import CompileLog, Policy
+from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
+from mindrlhf_grpo.model_files.folder import find_folder
+from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
+from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
+
+from ..models import Architecture, hf
+from ..sync.fingerprint import fingerprint
+from .decoder_steps import Model
+from .runner import RUNNERS, build_runner
+
+
+def build_engine(
+    config: RunConfig, policy: Policy | None, tokenizer: Tokenizer, compile_log: CompileLog
+) -> MindSporeEngine:
+    """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
+    model = load_model(config) if policy is None else model_of(policy)
+    return MindSporeEngine(model, tokenizer, slots=config.rollout.slots, compile_log=compile_log)
+
+
+def load_model(config: RunConfig) -> Model:
+    """The model of a configuration, for an engine of its own."""
+    folder = find_folder(config.model.path)
+    architecture = hf.load_architecture(folder)
+    return Model(architecture=architecture, weights=hf.load_weights(folder, architecture, config.model.dtype))
+
+
+def model_of(policy: Policy) -> Model:
+    """The model a policy of this backend trains.
+
+    Raises:
+        BackendError: the policy belongs to another backend.
+    """
+    architecture = getattr(policy, "architecture", None)
+    if not isinstance(architecture, Architecture):
+        raise BackendError(f"the mindspore engine needs a mindspore policy, not {type(policy).__name__}")
+    return Model(architecture=architecture, weights=policy.weights, lora_scale=policy.lora_scale)
+
+
+class MindSporeEngine:
+    """Implements ``backend.RolloutEngine``.
+
+    Args:
+        model: architecture and weights; the weights are read where they lie.
+        slots: completions decoded at once.
+        decoder: cached, or recompute for comparison; None: cached.
+
+    Attributes:
+        decoder_name: who computes.
+        progress: called with (finished, total) after every completion, if set.
+        addresses: where each weight lay when it was first computed with; compiled functions read it there for good.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        slots: int,
+        decoder: str | None = None,
+        compile_log: CompileLog | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.slots = model, tokenizer, slots
+        self.weight_version = 0
+        self.progress: Progress | None = None
+        self.addresses: dict[str, int] = {}
+        self.decoder_name = decoder or "cached"
+        if self.decoder_name not in RUNNERS:
+            raise BackendError(f"decoder {decoder!r} is unknown; the mindspore engine has {', '.join(RUNNERS)}")
+        self.runner = build_runner(
+            self.decoder_name, model, compile_log or CompileLog(), slots=slots, shared=is_host_target()
+        )
+        self.vocab_size = model.architecture.vocabulary
+        self.context: int | None = model.architecture.config.get("max_position_embeddings")
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+        """``group_size`` completions for each prompt, in the order of ``prompts``.
+
+        Raises:
+            ConfigError: a prompt and ``max_tokens`` do not fit the model's context.
+            DataError: a prompt without tokens, or with tokens the model does not know.
+            RunFailed: logits that are not finite.
+        """
+        if not prompts:
+            return []
+        for prompt in prompts:
+            check_prompt(prompt, sampling, vocab_size=self.vocab_size, context=self.context)
+        groups = Generation(
+            prompts, sampling, group_size=group_size, slots=self.slots, runner=self.runner, tokenizer=self.tokenizer,
+            version=self.weight_version, progress=self.progress,
+        ).run()  # fmt: skip
+        self.addresses = self.addresses or {name: weight.data_ptr() for name, weight in self.model.weights.items()}
+        return groups
+
+    def sleep(self) -> None:
+        """Give back the memory of the KV cache."""
+        self.runner.close()
+
+    def forget(self) -> None:
+        """Free what is compiled over the weights; the engine is of no use afterwards."""
+        self.runner.forget()
+
+    def wake_up(self) -> None:
+        """Nothing to do: the next ``generate`` takes what it needs."""
+
+    def roles(self) -> dict[str, Role]:
+        """The cache; the weights are the policy's own."""
+        cache = getattr(self.runner, "cache", None)
+        size = (lambda: 0) if cache is None else (lambda: int(self.runner.cache.nbytes))
+        return {"kv_cache": KeyValueCache(self.sleep, self.wake_up, size)}
+
+    def fingerprint(self) -> str:
+        """Digest of the weights the engine computes with, adapters merged, by Hugging Face name."""
+        return fingerprint(hf.hf_tensors(self.model.weights, self.model.lora_scale))
+
+
+def is_host_target() -> bool:
+    """Whether MindSpore computes in the memory of the host."""
+    return bool(ms.get_context("device_target") == "CPU")

@@ -1,0 +1,273 @@
+"""Hugging Face models in and out: load, adapters, save, and the weights by their Hugging Face names.
+
+Only safetensors are read and written: nothing is unpickled. ``hf_tensors`` is the one view of the weights that
+trainer, engine and export agree on: adapters merged, names as transformers holds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor
+from numpy.typing import NDArray
+
+from mindrlhf_grpo.config.run import ModelConfig
+from mindrlhf_grpo.errors import CheckpointError, ConfigError, UserError
+from mindrlhf_grpo.model_files.folder import TensorInfo, read_header, read_model_config, weight_files
+from mindrlhf_grpo.model_files.lora import PREFIX, read_pairs
+from mindrlhf_grpo.model_files.lora import lora_scale as plain_lora_scale
+from mindrlhf_grpo.model_files.safetensors import (  # fmt: skip
+    SHARD_BYTES,
+    Stored,
+    from_bfloat16,
+    read_tensor,
+    to_bfloat16,
+    write_model,
+    write_tensors,
+)
+
+from ..graph import overwrite
+from .architecture import Architecture, read_architecture
+from .lora_draws import draw_adapters
+from .weight_names import CORRECTION, file_parts, is_left_out, linear_modules, weight_shapes
+
+DTYPES = {"float32": ms.float32, "bfloat16": ms.bfloat16, "float16": ms.float16}
+STORED = {ms.float32: "F32", ms.bfloat16: "BF16", ms.float16: "F16"}
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+NAMED = 3  # weights that an error lists
+
+Weights = dict[str, Parameter]
+Found = Mapping[str, tuple[Path, TensorInfo]]
+Floats = NDArray[np.float32]
+
+
+def load_architecture(folder: Path) -> Architecture:
+    """From ``config.json`` alone.
+
+    Raises:
+        ConfigError: a family that is not supported.
+    """
+    return read_architecture(read_model_config(folder))
+
+
+def load_weights(folder: Path, architecture: Architecture, dtype: str = "float32") -> Weights:
+    """The weights of a model folder by Hugging Face name; all trainable but the correction of expert choice.
+
+    Raises:
+        ConfigError: weights that are missing, unknown or of another shape; names them.
+    """
+    return {name: _parameter(name, values, dtype) for name, values in _read_weights(folder, architecture)}
+
+
+def restore_weights(weights: Weights, architecture: Architecture, folder: Path) -> None:
+    """Copy saved weights, or a saved adapter, into the live parameters.
+
+    Raises:
+        CheckpointError: the folder does not fit the model.
+    """
+    try:
+        live = adapters(weights)
+        saved = _read_adapter(folder, live) if live else _read_weights(folder, architecture)
+        for name, values in saved:
+            overwrite(weights[name], Tensor(np.ascontiguousarray(values)))
+    except (UserError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
+
+
+def is_lora(weights: Mapping[str, Parameter]) -> bool:
+    return any(name.endswith(LORA_A) for name in weights)
+
+
+def adapters(weights: Mapping[str, Parameter]) -> Weights:
+    """The adapters' parameters alone."""
+    return {name: weight for name, weight in weights.items() if name.endswith((LORA_A, LORA_B))}
+
+
+def lora_scale(model: ModelConfig) -> float:
+    """Factor of the adapters of a configuration: alpha / rank; 0 without adapters."""
+    return model.lora_alpha / model.lora_rank if model.lora_rank else 0.0
+
+
+def add_lora(weights: Weights, model: ModelConfig, architecture: Architecture, *, seed: int) -> Weights:
+    """The weights, frozen, with fresh float32 adapters (their product is zero); every rank draws the same ones.
+
+    Raises:
+        ConfigError: a target that names no projection.
+    """
+    modules = linear_modules(architecture)
+    targets = _targets(model, modules)
+    if targets is not None:
+        modules = {name: shape for name, shape in modules.items() if any(_is_named(name, end) for end in targets)}
+    for weight in weights.values():
+        weight.requires_grad = False
+    added = dict(weights)
+    for module, a, b in draw_adapters(modules, model.lora_rank, seed):
+        added[module + LORA_A] = Parameter(Tensor(a), name=module + LORA_A)
+        added[module + LORA_B] = Parameter(Tensor(b), name=module + LORA_B)
+    return added
+
+
+def hf_tensors(weights: Mapping[str, Parameter], scale: float = 0.0) -> Iterator[tuple[str, Floats]]:
+    """(Hugging Face name, float32 values) of every weight, adapters merged one at a time with ``scale``.
+
+    float32 weights without an adapter are views of the live ones. Merged ones are rounded to the weight's dtype.
+    """
+    for name, weight in weights.items():
+        if name.endswith((LORA_A, LORA_B)):
+            continue
+        values = numbers(weight)
+        module = name.removesuffix(".weight")
+        if scale and module + LORA_A in weights:
+            delta = (numbers(weights[module + LORA_B]) @ numbers(weights[module + LORA_A])) * np.float32(scale)
+            values = _rounded(values + delta, weight.dtype)
+        yield name, values
+
+
+def save_model(
+    weights: Mapping[str, Parameter],
+    architecture: Architecture,
+    folder: Path,
+    model: ModelConfig,
+    *,
+    merge: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_lora(weights) and not merge:
+        _save_adapter(weights, folder, model)
+        return
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items() if not name.endswith((LORA_A, LORA_B))}
+    plan = {
+        part: Stored(STORED[weights[name].dtype], shape)
+        for name in shapes
+        for part, shape in file_parts(name, shapes[name])
+    }
+    tensors = (
+        (part, values.reshape(-1, *shape)[number])
+        for name, values in hf_tensors(weights, lora_scale(model))
+        for number, (part, shape) in enumerate(file_parts(name, shapes[name]))
+    )
+    write_model(folder, plan, tensors, shard_bytes=shard_bytes)
+    embedding = weights["model.embed_tokens.weight"]
+    kept = {key: value for key, value in architecture.config.items() if key != "torch_dtype"}
+    dtype = next(name for name, kind in DTYPES.items() if kind == embedding.dtype)
+    _write_json(folder / "config.json", {**kept, "dtype": dtype})
+
+
+def numbers(weight: Tensor) -> Floats:
+    """Values in float32; a view where they are."""
+    return np.asarray((weight if weight.dtype == ms.float32 else weight.astype(ms.float32)).asnumpy())
+
+
+def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelConfig) -> None:
+    """peft's layout."""
+    factors = {PREFIX + name: numbers(weight) for name, weight in adapters(weights).items()}
+    write_tensors(folder / "adapter_model.safetensors", factors)
+    settings = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.path, "bias": "none",
+        "r": model.lora_rank, "lora_alpha": model.lora_alpha, "lora_dropout": 0.0, "init_lora_weights": True,
+        "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
+        "target_modules": _as_list(model.lora_targets) if model.lora_targets != "all-linear" else _ends(weights),
+    }  # fmt: skip
+    _write_json(folder / "adapter_config.json", settings)
+
+
+def _read_adapter(folder: Path, live: Mapping[str, Parameter]) -> Iterator[tuple[str, Floats]]:
+    """The factors of a saved adapter, checked against the live ones."""
+    plain_lora_scale(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    path = folder / "adapter_model.safetensors"
+    _check(
+        folder,
+        {name: tuple(weight.shape) for name, weight in live.items()},
+        {name.removeprefix(PREFIX): info for name, info in read_header(path).items()},
+    )
+    for name, (a, b) in read_pairs(path).items():
+        module = name.removesuffix(".weight")
+        yield module + LORA_A, a
+        yield module + LORA_B, b
+
+
+def _read_weights(folder: Path, architecture: Architecture) -> Iterator[tuple[str, Floats]]:
+    """Every weight of a folder, its files checked first."""
+    found = {name: (path, info) for path in weight_files(folder) for name, info in read_header(path).items()}
+    shapes = weight_shapes(architecture)
+    # Experts may lie stacked too, as transformers holds them.
+    parts = {name: [(name, shape)] if name in found else file_parts(name, shape) for name, shape in shapes.items()}
+    expected = {part: shape for named in parts.values() for part, shape in named}
+    _check(folder, expected, {name: info for name, (_, info) in found.items() if not is_left_out(name, architecture)})
+    for name, shape in shapes.items():
+        arrays = [read_tensor(*found[part]) for part, _ in parts[name]]
+        yield name, arrays[0] if len(arrays) == 1 else np.stack(arrays).reshape(shape)
+
+
+def _check(folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, TensorInfo]) -> None:
+    """Raise one ConfigError for all that differs."""
+    problems = []
+    if missing := sorted(set(expected) - set(found)):
+        problems.append(f"{len(missing)} missing: {_some(missing)}")
+    if extra := sorted(set(found) - set(expected)):
+        problems.append(f"{len(extra)} not asked for: {_some(extra)}")
+    wrong = [
+        f"{name} is {list(found[name].shape)}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    if wrong:
+        problems.append(f"{len(wrong)} of another shape: {_some(wrong)}")
+    if problems:
+        raise ConfigError(f"the weights in {str(folder)!r} do not fit the model: {'; '.join(problems)}")
+
+
+def _parameter(name: str, values: Floats, dtype: str) -> Parameter:
+    """Biases that correct the choice of experts are no weights: not trained, always float32."""
+    tensor = Tensor(np.ascontiguousarray(values))
+    correction = name.endswith(CORRECTION)
+    if dtype != "float32" and not correction:
+        tensor = tensor.astype(DTYPES[dtype])
+    return Parameter(tensor, name=name, requires_grad=not correction)
+
+
+def _targets(model: ModelConfig, modules: Mapping[str, Any]) -> list[str] | None:
+    """Checked ends of module names, None for all."""
+    if model.lora_targets == "all-linear":
+        return None
+    targets = _as_list(model.lora_targets)
+    for target in targets:
+        if not any(_is_named(module, target) for module in modules):
+            known = ", ".join(_ends(modules))
+            raise ConfigError(f"model.lora_targets: no projection is called {target!r}; here: all-linear, {known}")
+    return targets
+
+
+def _is_named(module: str, target: str) -> bool:
+    return module == target or module.endswith(f".{target}")
+
+
+def _ends(names: Mapping[str, Any]) -> list[str]:
+    """Last names of modules, or of the modules that adapters belong to."""
+    modules = {name.removesuffix(LORA_A) for name in names if name.endswith(LORA_A)} or set(names)
+    return sorted({module.rsplit(".", 1)[-1] for module in modules})
+
+
+def _as_list(targets: str | Sequence[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else list(targets)
+
+
+def _rounded(values: Floats, dtype: ms.Type) -> Floats:
+    if dtype == ms.bfloat16:
+        return from_bfloat16(to_bfloat16(values))
+    return values.astype(np.float16).astype(np.float32) if dtype == ms.float16 else values
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,187 @@
+"""AdamW, in place and in one compiled function for all weights.
+
+The fused Adam kernel of CPU and Ascend is given rates that are computed in float64 on the host, with which it is
+torch's AdamW. Weights of 16 bits have float32 master weights. Learning rate, clipping and bias corrections are
+inputs: no step compiles again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindrlhf_grpo.backend import CompileLog
+from mindrlhf_grpo.errors import CheckpointError
+from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+
+from ..graph import Compiled, overwrite
+from ..models.hf import numbers
+
+TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
+EPS = 1e-8
+RUN = 16384  # numbers whose squares are summed in float32
+
+
+class AdamW:
+    """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32."""
+
+    def __init__(
+        self, parameters: Mapping[str, Parameter], *, betas: tuple[float, float], weight_decay: float, log: CompileLog
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.betas, self.weight_decay, self.log = betas, weight_decay, log
+        self.steps = 0
+        self.averages: dict[str, Parameter] = {}
+        self.square_averages: dict[str, Parameter] = {}
+        self.masters: dict[str, Parameter] = {}
+        self.compiled: Compiled | None = None
+
+    def step(self, gradients: Sequence[Tensor], *, learning_rate: float, gradient_scale: float = 1.0) -> None:
+        """One step on the gradients of all parameters, in their order, multiplied by ``gradient_scale``."""
+        self.create_state()
+        if self.compiled is None:
+            step = AdamWStep(self.betas, decays=self.weight_decay > 0, **self.tuples())
+            self.compiled = Compiled("optimizer step", step.construct, self.log, bucket=weights_of)
+        self.steps += 1
+        beta1, beta2 = self.betas
+        root = math.sqrt(1 - beta2**self.steps)
+        rates = (gradient_scale, 1 - learning_rate * self.weight_decay, learning_rate * root / (1 - beta1**self.steps),
+                 EPS * root)  # fmt: skip
+        self.compiled(*(Tensor(np.float32(rate)) for rate in rates), *gradients)
+
+    def tuples(self) -> dict[str, ParameterTuple]:
+        """What a step changes, each in the order of the parameters."""
+        weights = [self.masters.get(name, parameter) for name, parameter in self.parameters.items()]
+        return {
+            "weights": ParameterTuple(weights),
+            "averages": ParameterTuple(self.averages.values()),
+            "square_averages": ParameterTuple(self.square_averages.values()),
+            "masters": ParameterTuple(self.masters.values()),
+            "rounded": ParameterTuple([self.parameters[name] for name in self.masters]),
+        }
+
+    def create_state(self) -> None:
+        """Zero moments and, for other types than float32, master weights; on the first step."""
+        for name, parameter in self.parameters.items():
+            if name not in self.averages:
+                self.averages[name] = zeros(f"average/{name}", parameter.shape)
+                self.square_averages[name] = zeros(f"square_average/{name}", parameter.shape)
+                if parameter.dtype != ms.float32:
+                    self.masters[name] = Parameter(parameter.astype(ms.float32), name=f"master/{name}")
+
+    def named_state(self) -> dict[str, Parameter]:
+        """Every tensor of the state under the name it is saved by."""
+        kinds = {"average": self.averages, "square_average": self.square_averages, "master": self.masters}
+        return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the state: safetensors and JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / TENSORS, {name: tensor.asnumpy() for name, tensor in self.named_state().items()})
+        (folder / SETTINGS).write_text(json.dumps({"steps": self.steps}))
+
+    def load(self, folder: Path) -> None:
+        """Copy a saved state in.
+
+        Raises:
+            CheckpointError: the state belongs to other parameters or cannot be read.
+        """
+        try:
+            self.steps = int(json.loads((folder / SETTINGS).read_text())["steps"])
+            header = read_header(folder / TENSORS)
+            if header:
+                self.create_state()
+            live = self.named_state()
+            if set(header) != set(live):
+                raise KeyError(f"tensors differ: {', '.join(sorted(set(header) ^ set(live))[:3])}")
+            for name, tensor in live.items():
+                if header[name].shape != tuple(tensor.shape):
+                    raise ValueError(f"{name} is {header[name].shape}, here {tuple(tensor.shape)}")
+                overwrite(tensor, Tensor(read_tensor(folder / TENSORS, header[name])))
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
+
+
+class AdamWStep(nn.Cell):
+    """What is compiled: all weights are stepped, rounded copies of master weights renewed.
+
+    The kernel's own bias correction is off (powers of 0): in float32 it would lose digits of 1 - beta2.
+    """
+
+    def __init__(
+        self,
+        betas: tuple[float, float],
+        *,
+        decays: bool,
+        weights: ParameterTuple,
+        averages: ParameterTuple,
+        square_averages: ParameterTuple,
+        masters: ParameterTuple,
+        rounded: ParameterTuple,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.beta1, self.beta2 = betas
+        self.decays = decays
+        self.weights, self.averages, self.square_averages = weights, averages, square_averages
+        self.masters, self.rounded = masters, rounded
+        self.adam = ops.Adam()
+        self.each = ops.HyperMap()  # a loop of Python would nest too deep for the compiler
+
+    def construct(self, scale: Tensor, kept: Tensor, rate: Tensor, eps: Tensor, *gradients: Tensor) -> Tensor:
+        """``kept``: factor of the weights by decay; ``rate``, ``eps``: with the bias corrections of this step."""
+        step = ops.partial(self.step_tensor, scale, kept, rate, eps)
+        self.each(step, self.weights, self.averages, self.square_averages, gradients)
+        if len(self.rounded) > 0:
+            self.each(round_tensor, self.rounded, self.masters)
+        return rate
+
+    def step_tensor(
+        self,
+        scale: Tensor,
+        kept: Tensor,
+        rate: Tensor,
+        eps: Tensor,
+        weight: Parameter,
+        average: Parameter,
+        square_average: Parameter,
+        gradient: Tensor,
+    ) -> Tensor:
+        """Step one weight."""
+        if self.decays:
+            ops.assign(weight, weight * kept)
+        scaled = gradient.astype(ms.float32) * scale
+        return self.adam(weight, average, square_average, 0.0, 0.0, rate, self.beta1, self.beta2, eps, scaled)[0]
+
+
+def round_tensor(copy: Parameter, master: Parameter) -> Tensor:
+    return ops.assign(copy, master.astype(copy.dtype))
+
+
+def zeros(name: str, shape: Sequence[int]) -> Parameter:
+    return Parameter(Tensor(np.zeros(shape, np.float32)), name=name)
+
+
+def weights_of(*tensors: Tensor) -> str:
+    """The bucket of a step, for the compile log; four of its tensors are rates."""
+    return f"{len(tensors) - 4} weights"
+
+
+def gradient_norm(gradients: Sequence[Tensor], *, on_host: bool) -> float:
+    """Global L2 norm of the gradients, summed in float64 over tensors.
+
+    Args:
+        on_host: the device is the processor: NumPy reads the tensors where they are, in one pass.
+    """
+    if on_host:
+        flats = (numbers(gradient).reshape(-1) for gradient in gradients)
+        runs = (flat[start : start + RUN] for flat in flats for start in range(0, len(flat), RUN))
+        return math.sqrt(math.fsum(float(np.dot(run, run)) for run in runs))
+    squares = [ops.square(gradient.astype(ms.float32)).sum() for gradient in gradients]
+    return math.sqrt(float(ops.stack(squares).asnumpy().sum(dtype=np.float64)))

@@ -1,0 +1,161 @@
+"""The trained language model: log-probs, and the reference it is held to.
+
+Dropout does not exist here, so the ratio of an on-policy update is 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from mindspore import Parameter, Tensor
+from numpy.typing import NDArray
+
+from mindrlhf_grpo.backend import LogProbs, Loss
+from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+from mindrlhf_grpo.model_files.value_head import ValueHead, load_value_head
+from mindrlhf_grpo.parallel.residency import Role
+from mindrlhf_grpo.types import Batch
+
+from ..graph import Compiled, overwrite
+from ..models import hf
+from ..models.value_head import head_weights
+from ..sync.swap import DeviceMemory
+from .log_probs import LogProbModel
+from .optim import AdamW
+from .reference import Reference
+from .train_step import reads_entropy, reads_values
+from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
+from .value_model import ValueOutputs
+
+HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
+
+
+class MindSporePolicy(TrainedModel):
+    """Implements ``backend.Policy``."""
+
+    gives_entropies = True
+    read_at = "before"
+
+    def __init__(self, config: RunConfig, around: Surroundings) -> None:
+        architecture = hf.load_architecture(Path(config.model.path).expanduser())
+        super().__init__(config.model, config.train, architecture, around)
+        self.config = config
+        weights = hf.load_weights(self.folder, architecture, config.model.dtype)
+        if config.model.lora_rank:
+            weights = hf.add_lora(weights, config.model, architecture, seed=config.seed)
+        self.head: ValueHead | None = None
+        if config.critic is not None and config.critic.shared:
+            self.head = load_value_head(self.folder, architecture.hidden, seed=config.seed)
+            self.of_head = head_weights(self.head)
+        self.take_weights(weights)
+        heads = architecture.vocabulary * architecture.hidden * (1 if architecture.tied else 2)
+        body = sum(weight.size for name, weight in weights.items() if ".lora_" not in name) - heads
+        self.make_buckets(body=body, head=architecture.vocabulary * architecture.hidden)
+        self.reference = Reference(config.model, architecture, self.folder)
+        self.scorers: dict[tuple[bool, bool], Compiled] = {}  # by reference and entropy
+        self.valuer: Compiled | None = None
+
+    def take_weights(self, weights: dict[str, Parameter]) -> None:
+        """The model's, and those of the value head of a shared critic."""
+        super().take_weights(weights)
+        if self.head is not None:
+            self.trainable = {**self.trainable, **self.of_head}
+            self.optimizer = AdamW(
+                self.trainable, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log
+            )
+
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        """Of a shared critic, before each token ``[N, T]``, without gradient."""
+        if self.valuer is None:
+            bucket = lambda *tensors: bucket_of(tensors[1:])  # noqa: E731
+            self.valuer = Compiled("values", self.value_cells().construct, self.log, bucket=bucket)
+        values = np.zeros(batch.ids.shape, dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            count, width = micro.ids.shape
+            (found,) = self.valuer(sharpness(micro), *self.input(micro)[0].tensors())
+            values[rows, :width] = found.asnumpy()[:count, :width]
+        return values
+
+    def value_cells(self) -> ValueOutputs:
+        """Body and value head for one compiled function."""
+        assert self.head is not None
+        return ValueOutputs(
+            self.architecture, {**self.weights, **self.of_head}, self.head, self.layout, lora_scale=self.lora_scale,
+            recompute=self.model_config.recompute,
+        )  # fmt: skip
+
+    def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
+        """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
+        logps = np.zeros(batch.ids.shape, dtype=np.float32)
+        entropies = np.zeros_like(logps)
+        scorer = self.scorer(reference, entropy)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            count, width = micro.ids.shape
+            values, *spread = scorer(sharpness(micro), *self.input(micro)[0].tensors())
+            logps[rows, :width] = values.asnumpy()[:count, :width]
+            if entropy:
+                entropies[rows, :width] = spread[0].asnumpy()[:count, :width]
+        return LogProbs(logps=logps, entropy=entropies if entropy else None)
+
+    def sync_reference(self, share: float) -> None:
+        """Move the reference to ``share`` * policy + (1 - share) * reference (TR-DPO, arXiv:2404.09656).
+
+        Raises:
+            BackendError: the policy has adapters.
+        """
+        self.reference.sync(self.weights, share)
+
+    def roles(self) -> dict[str, Role]:
+        """Weights, optimizer, and the frozen copy."""
+        frozen = DeviceMemory(lambda: (self.reference.frozen or {}).values(), self.around.device)
+        return {**super().roles(), "reference": frozen}
+
+    def save_model(self, folder: Path, *, merge: bool = False) -> None:
+        """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""
+        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge)
+
+    def save_state(self, folder: Path) -> None:
+        """Write optimizer and buckets, and the reference if it was moved."""
+        super().save_state(folder)
+        self.reference.save(folder)
+        if self.head is not None:
+            write_tensors(folder / HEAD, {name: hf.numbers(weight) for name, weight in self.of_head.items()})
+
+    def load_state(self, model: Path, state: Path) -> None:
+        """Copy saved weights, optimizer and reference into the live ones, which stay where they are."""
+        hf.restore_weights(self.weights, self.architecture, model)
+        self.restore_state(state)
+        self.reference.load(state)
+        if self.head is not None:
+            for name, info in read_header(state / HEAD).items():
+                overwrite(self.of_head[name], Tensor(read_tensor(state / HEAD, info)))
+
+    def scorer(self, reference: bool, entropy: bool) -> Compiled:
+        """Log-probs, and entropies where asked, compiled on first use."""
+        if (reference, entropy) not in self.scorers:
+            model = self.model(reference=reference)
+            name = f"{'reference ' if reference else ''}log-probs{' and entropies' if entropy else ''}"
+            function = model.construct if entropy else model.logps
+            self.scorers[reference, entropy] = Compiled(
+                name, function, self.log, bucket=lambda *tensors: bucket_of(tensors[1:])
+            )
+        return self.scorers[reference, entropy]
+
+    def cells(self, loss: Loss) -> LogProbModel | ValueOutputs:
+        """Log-probs and entropies, these with gradient where the loss reads them; or a shared critic's values."""
+        if reads_values(loss):
+            return self.value_cells()
+        return self.model(entropy_gradient=reads_entropy(loss))
+
+    def model(self, *, reference: bool = False, entropy_gradient: bool = False) -> LogProbModel:
+        """Cells for one compiled function, over the policy's weights or the reference's."""
+        weights = self.reference.of(self.weights) if reference else self.weights
+        return LogProbModel(
+            self.architecture, weights, self.layout, lora_scale=0.0 if reference else self.lora_scale,
+            recompute=self.model_config.recompute and not reference, entropy_gradient=entropy_gradient,
+        )  # fmt: skip

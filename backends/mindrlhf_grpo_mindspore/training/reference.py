@@ -1,0 +1,96 @@
+"""What a policy is held to: the model without its adapters, or a frozen copy of the weights, which may be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from mindrlhf_grpo.config.run import ModelConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
+from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+
+from ..graph import overwrite
+from ..models import Architecture, hf
+
+FILE = "reference.safetensors"
+
+
+class Reference:
+    """The reference of one policy.
+
+    Attributes:
+        frozen: the copy, loaded on first use; None until then, and always for LoRA.
+        moved: whether it differs from the model folder, so that a checkpoint must hold it.
+    """
+
+    def __init__(self, config: ModelConfig, architecture: Architecture, folder: Path) -> None:
+        self.config, self.architecture, self.folder = config, architecture, folder
+        self.frozen: dict[str, Parameter] | None = None
+        self.moved = False
+
+    def of(self, weights: dict[str, Parameter]) -> dict[str, Parameter]:
+        """The weights to compute the reference of a policy from, without adapters (a LoRA scale of 0)."""
+        return weights if hf.is_lora(weights) else self.copy()
+
+    def copy(self) -> dict[str, Parameter]:
+        """The frozen copy; what is compiled over it reads these parameters for good."""
+        if self.frozen is None:
+            self.frozen = hf.load_weights(self.folder, self.architecture, self.config.dtype)
+        return self.frozen
+
+    def sync(self, weights: Mapping[str, Parameter], share: float) -> None:
+        """Move to ``share`` * policy + (1 - share) * reference, each weight rounded once to its type.
+
+        Raises:
+            BackendError: the policy has adapters.
+            ValueError: a share outside (0, 1].
+        """
+        if hf.is_lora(weights):
+            raise BackendError(
+                "a reference cannot be moved with LoRA: it is the model without adapters; accepted: model.lora_rank=0"
+            )
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        for name, weight in self.copy().items():
+            old, new = hf.numbers(weight), hf.numbers(weights[name])
+            way = new - old  # from the nearer end, so that a share of 1 gives the policy's bits
+            moved = old + np.float32(share) * way if share < 0.5 else new - np.float32(1 - share) * way
+            overwrite(weight, Tensor(moved))
+        self.moved = True
+
+    def save(self, folder: Path) -> None:
+        """Write a moved reference into a saved state; a file that is no longer true goes."""
+        if self.moved:
+            write_tensors(folder / FILE, {name: hf.numbers(weight) for name, weight in self.copy().items()})
+        else:
+            (folder / FILE).unlink(missing_ok=True)
+
+    def load(self, folder: Path) -> None:
+        """Restore what ``save`` wrote, or the reference of the model folder.
+
+        Raises:
+            CheckpointError: a file that belongs to another model.
+        """
+        path = folder / FILE
+        if path.is_file():
+            self.restore(path)
+        elif self.moved:
+            hf.restore_weights(self.copy(), self.architecture, self.folder)
+        self.moved = path.is_file()
+
+    def restore(self, path: Path) -> None:
+        """Copy the tensors of a file into the frozen copy."""
+        try:
+            header, live = read_header(path), self.copy()
+            if header.keys() != live.keys():
+                raise KeyError(f"weights differ: {', '.join(sorted(header.keys() ^ live.keys())[:3])}")
+            for name, weight in live.items():
+                if header[name].shape != tuple(weight.shape):
+                    raise ValueError(f"{name} is {header[name].shape}, here {tuple(weight.shape)}")
+                overwrite(weight, Tensor(read_tensor(path, header[name])))
+        except (UserError, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None

@@ -1,0 +1,234 @@
+"""Weights with an optimizer: what policy, critic and reward model have in common.
+
+Dropout does not exist here. Gradients are summed over batches of one step, micro-batches and ranks; the loss weights
+of a batch carry the denominators. A subclass says what the model puts out, see ``cells``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn
+from numpy.typing import NDArray
+
+from mindrlhf_grpo.backend import CompileLog, Loss, ReadAt, UpdateResult
+from mindrlhf_grpo.batches.online import micro_batches
+from mindrlhf_grpo.batches.sums import clip_scale, step_sums, trained_rows
+from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
+from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.parallel.residency import Role
+from mindrlhf_grpo.types import Batch
+
+from ..comm import MindSporeRanks, SingleProcess
+from ..devices import Device
+from ..graph import Compiled
+from ..models import Architecture, hf
+from ..sync.fingerprint import fingerprint
+from ..sync.swap import DeviceMemory
+from .buckets import Buckets, Cost, Sizes
+from .layouts import LAYOUTS, ModelInput, needed
+from .optim import AdamW, gradient_norm
+from .train_step import TrainStep, loss_arrays, named_sums, reads_values, sum_names
+
+BUCKETS = "buckets.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the models of a run share.
+
+    Attributes:
+        rollout: how completions are sampled, None where none are: bounds the sizes of batches.
+    """
+
+    device: Device
+    comm: SingleProcess | MindSporeRanks
+    log: CompileLog
+    seed: int
+    rollout: RolloutConfig | None
+
+
+class TrainedModel(ABC):
+    """Implements what ``backend.TrainedModel`` asks; ``weights`` holds the parameters by name, adapters among them."""
+
+    gives_entropies: bool
+    read_at: ReadAt
+    weights: dict[str, Parameter]
+    trainable: dict[str, Parameter]
+    optimizer: AdamW
+
+    def __init__(
+        self, config: ModelConfig, train: TrainConfig, architecture: Architecture, around: Surroundings
+    ) -> None:
+        self.model_config, self.train, self.architecture, self.around = config, train, architecture, around
+        self.log, self.comm = around.log, around.comm
+        self.folder = Path(config.path).expanduser()
+        self.lora_scale = hf.lora_scale(config)
+        self.layout, self.layout_reason = layout_of(config.layout)
+        self.steps: dict[tuple[Loss, tuple[str, ...], bool], tuple[Compiled, tuple[str, ...]]] = {}
+
+    def take_weights(self, weights: dict[str, Parameter]) -> None:
+        """Train the weights that require a gradient."""
+        self.weights = weights
+        self.trainable = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        self.optimizer = AdamW(
+            self.trainable, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log
+        )
+
+    @abstractmethod
+    def cells(self, loss: Loss) -> nn.Cell:
+        """Fresh cells of the model for one compiled function, see ``TrainStep``.
+
+        A function compiled from cells that another one has used can compute something else (MindSpore 2.10), so no
+        two share any.
+        """
+
+    def update(
+        self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
+    ) -> UpdateResult:
+        """One AdamW step on the summed gradient; every rank calls it, also without rows.
+
+        Raises:
+            RunFailed: the gradient is not finite; the weights are unchanged.
+        """
+        parts: list[list[Mapping[str, float]]] = []
+        gradients: list[Tensor] = []
+        for each, its_loss in [(batch, loss), *also]:
+            of_batch, found = self.backward(each.take(trained_rows(each)), its_loss)
+            parts.append(of_batch)
+            gradients = add_up(gradients, found)
+        gradients = self.comm.sum_gradients(gradients)
+        norm = gradient_norm(gradients, on_host=self.around.device.kind == "cpu")
+        if not math.isfinite(norm):
+            raise RunFailed(f"the gradient norm is {norm}: the update was not made")
+        self.optimizer.step(
+            gradients, learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm)
+        )
+        empty = {"tokens": 0.0, "entropy": 0.0} if self.gives_entropies else {"tokens": 0.0}
+        total, (sums, *others) = step_sums(self.comm.gather_objects(parts), empty)
+        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others))
+
+    def backward(self, batch: Batch, loss: Loss) -> tuple[list[Mapping[str, float]], list[Tensor]]:
+        """Sums of each micro-batch, and the gradient of all of them by trainable weight."""
+        parts: list[Mapping[str, float]] = []
+        total: list[Tensor] = []
+        for rows in self.micro_batches(batch):
+            sums, gradients = self.backward_part(batch.take(rows), loss)
+            parts.append(sums)
+            total = add_up(total, gradients)
+        return parts, total or [zeros_like(weight) for weight in self.trainable.values()]
+
+    def backward_part(self, batch: Batch, loss: Loss) -> tuple[Mapping[str, float], list[Tensor]]:
+        """Sums and gradients of one micro-batch."""
+        inputs, sizes = self.input(batch)
+        names, floats, segments = loss_arrays(batch, sizes.rows, sizes.completion)
+        step, sums = self.step(loss, names, segments is not None)
+        items = np.zeros((1, 1), np.int32) if segments is None else segments
+        values, gradients = step(sharpness(batch), Tensor(floats), Tensor(items), *inputs.tensors())
+        return named_sums(sums, values), list(gradients)
+
+    def step(self, loss: Loss, names: tuple[str, ...], segments: bool) -> tuple[Compiled, tuple[str, ...]]:
+        """The compiled train step of a loss, and the names of its sums."""
+        key = (loss, names, segments)
+        if key not in self.steps:
+            entropies = self.gives_entropies and not reads_values(loss)
+            cell = TrainStep(
+                self.cells(loss), loss, ParameterTuple(self.trainable.values()), names, segments=segments,
+                entropies=entropies,
+            )  # fmt: skip
+            step = Compiled("train step", cell.construct, self.log, bucket=lambda *tensors: bucket_of(tensors[3:]))
+            self.steps[key] = (step, sum_names(loss, names, segments=segments, entropies=entropies))
+        return self.steps[key]
+
+    def fingerprint(self) -> str:
+        """Digest of the weights by Hugging Face name, adapters merged."""
+        return fingerprint(hf.hf_tensors(self.weights, self.lora_scale))
+
+    def roles(self) -> dict[str, Role]:
+        """Weights and optimizer."""
+        return {
+            "weights": DeviceMemory(lambda: self.weights.values(), self.around.device),
+            "optimizer": DeviceMemory(lambda: self.optimizer.named_state().values(), self.around.device),
+        }
+
+    def gather(self) -> None:
+        """Nothing: every rank holds all weights."""
+        return
+
+    def save_state(self, folder: Path) -> None:
+        """Write the optimizer, and the buckets known: how sums are rounded depends on them."""
+        self.optimizer.save(folder)
+        (folder / BUCKETS).write_text(json.dumps(self.buckets.saved()))
+
+    def restore_state(self, state: Path) -> None:
+        """Copy the saved optimizer into the live one; weights stay where they are."""
+        self.optimizer.load(state)
+        saved = state / BUCKETS  # absent where another backend wrote the state
+        self.buckets.restore(json.loads(saved.read_text()) if saved.is_file() else {"known": [], "wasted": 0.0})
+
+    def input(self, batch: Batch) -> tuple[ModelInput, Sizes]:
+        """A micro-batch as model input, padded to its bucket."""
+        sizes = self.buckets.choose(needed(batch, shared=self.layout == "shared", read_at=self.read_at))
+        return LAYOUTS[self.layout](batch, sizes, self.read_at), sizes
+
+    def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
+        """Rows of every micro-batch; none for an empty batch."""
+        if not len(batch):
+            return []
+        return micro_batches(batch, self.train.tokens_per_micro_batch, shared=self.layout == "shared")
+
+    def make_buckets(self, *, body: int, head: int) -> None:
+        """Buckets for a model with so many weights below the head and in it."""
+        cost = cost_of(self.architecture, body=body, head=head)
+        self.buckets = Buckets(cost, shared=self.layout == "shared", limits=self.limits())
+
+    def limits(self) -> Sizes:
+        """The largest micro-batch that this run can meet, as far as the configuration says."""
+        rollout = self.around.rollout
+        prompts, group, completion = -(-self.train.prompts_per_step // self.comm.world_size), 1, 1
+        if rollout is not None:
+            group, completion = rollout.group_size, rollout.max_tokens + (self.read_at == "token")
+        prompts, group = (prompts, group) if self.layout == "shared" else (prompts * group, 1)
+        return Sizes(prompts=prompts, group=group, prompt=1, completion=completion, tokens=1, predicted=1)
+
+
+def layout_of(requested: str) -> tuple[str, str]:
+    """Layout and reason: every model of this backend can share prompts, its attention being the backend's own."""
+    return ("plain", "asked for") if requested == "plain" else ("shared", "the attention is the backend's own")
+
+
+def cost_of(model: Architecture, *, body: int, head: int) -> Cost:
+    """What a forward pass costs with so many weights below the head and in it."""
+    score = 2.0 * model.layers * model.heads * (model.key_size + model.value_size)
+    return Cost(token=2.0 * body, prediction=2.0 * head, score=score)
+
+
+def sharpness(batch: Batch) -> Tensor:
+    """1 / temperature."""
+    return Tensor(np.float32(1.0 / batch.temperature))
+
+
+def add_up(total: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """The sum of two lists of gradients, tensor by tensor, each freed when it has been added."""
+    if not total:
+        return gradients
+    for place in range(len(total)):
+        total[place] = total[place] + gradients[place]
+        gradients[place] = total[place]
+    return total
+
+
+def zeros_like(weight: Tensor) -> Tensor:
+    return Tensor(np.zeros(weight.shape, np.float32)).astype(weight.dtype)
+
+
+def bucket_of(inputs: Sequence[Tensor]) -> str:
+    """The bucket of a ``ModelInput.tensors``, for the compile log."""
+    ids, _, predictors, _, rows = inputs[:5]
+    return f"{ids.shape[0]} tokens, {predictors.shape[0]} predicted, {rows.shape[0]} completions of {rows.shape[1]}"

@@ -1,0 +1,235 @@
+"""A critic or reward model: a language model's body with a head of one number, read before or at each token."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from mindspore import ops as native
+from numpy.typing import NDArray
+
+from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
+from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
+from mindrlhf_grpo.model_files.folder import read_header, read_model_config
+from mindrlhf_grpo.model_files.lora import PREFIX
+from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+from mindrlhf_grpo.model_files.value_head import (
+    NAME,
+    ValueHead,
+    body_config,
+    is_head,
+    load_value_head,
+    write_head_settings,
+)
+from mindrlhf_grpo.types import Batch
+
+from ..graph import Compiled, empty, overwrite
+from ..models import Architecture, Decoder, hf
+from ..models.architecture import read_architecture
+from ..models.value_head import FloatHead, head_weights
+from .attention import PlainAttention, SharedAttention
+from .layouts import ModelInput
+from .log_probs import ATTENTION, INPUTS, in_rows
+from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
+
+ADAPTER, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+
+
+class ValueOutputs(nn.Cell):
+    """Body and head; compiled as part of a train step or alone."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Parameter],
+        head: ValueHead,
+        layout: str,
+        *,
+        lora_scale: float,
+        recompute: bool,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        attend: PlainAttention | SharedAttention = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
+        self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute)
+        self.head = FloatHead(weights, head)
+
+    def construct(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """``ModelInput.tensors`` -> values ``[N, T]``, 0 past each length; a temperature has no part in them."""
+        hidden = self.decoder(inputs[0], inputs[1], inputs[INPUTS:])
+        values = self.head(native.gather(hidden, inputs[2], 0))
+        return (in_rows(values, inputs[4], inputs[5]),)
+
+    def read(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The same -> hidden states wherever something is read ``[R, E]``."""
+        return (native.gather(self.decoder(inputs[0], inputs[1], inputs[INPUTS:]), inputs[2], 0).astype(ms.float32),)
+
+
+class MindSporeValueModel(TrainedModel):
+    """Implements ``backend.ValueModel``."""
+
+    gives_entropies = False
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, around: Surroundings) -> None:
+        whole = read_architecture(body_config(read_model_config(Path(config.path).expanduser())))
+        super().__init__(config, train, replace(whole, headless=True), around)
+        self.read_at = read_at
+        self.awake = self.restored = False
+        self.load()
+        head = sum(values.size for values in self.head.tensors.values())
+        body = sum(weight.size for name, weight in self.weights.items() if ".lora_" not in name) - head
+        self.make_buckets(body=body - whole.vocabulary * whole.hidden, head=head)
+
+    def load(self) -> None:
+        """Read the weights from the folder, if they are not there."""
+        if self.awake:
+            return
+        weights = hf.load_weights(self.folder, self.architecture, self.model_config.dtype)
+        self.head = load_value_head(self.folder, self.architecture.hidden, seed=self.around.seed)
+        if self.model_config.lora_rank:
+            weights = hf.add_lora(weights, self.model_config, self.architecture, seed=self.around.seed)
+        self.take_weights({**weights, **head_weights(self.head)})
+        self.readers: dict[str, Compiled] = {}
+        self.awake = True
+
+    def cells(self, loss: Loss | None = None) -> ValueOutputs:
+        """Values."""
+        return ValueOutputs(
+            self.architecture, self.weights, self.head, self.layout, lora_scale=self.lora_scale,
+            recompute=self.model_config.recompute,
+        )  # fmt: skip
+
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        """``[N, T]`` float32 without gradient, 0 past each length."""
+        self.load()
+        values = np.zeros(batch.ids.shape, dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            count, width = micro.ids.shape
+            found = self.compute("values", micro, self.input(micro)[0])
+            values[rows, :width] = found[:count, :width]
+        return values
+
+    def embeddings(self, batch: Batch) -> NDArray[np.float32]:
+        """``[N, E]``: what the head reads at the last token of each row."""
+        self.load()
+        found = np.zeros((len(batch), self.architecture.hidden), dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            inputs = self.input(micro)[0]
+            last = inputs.rows.asnumpy()[np.arange(len(micro)), np.asarray(micro.lengths) - 1]
+            found[rows] = self.compute("embeddings", micro, inputs)[last]
+        return found
+
+    def compute(self, what: str, batch: Batch, inputs: ModelInput) -> NDArray[np.float32]:
+        """``values`` or ``embeddings`` of a padded micro-batch."""
+        if what not in self.readers:
+            cells = self.cells()
+            construct = cells.construct if what == "values" else cells.read
+            self.readers[what] = Compiled(what, construct, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
+        (found,) = self.readers[what](sharpness(batch), *inputs.tensors())
+        return np.asarray(found.asnumpy())
+
+    def update(
+        self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
+    ) -> UpdateResult:
+        """See ``TrainedModel.update``."""
+        self.load()
+        return super().update(batch, loss, learning_rate=learning_rate, also=also)
+
+    def fingerprint(self) -> str:
+        """Digest of the weights by Hugging Face name, adapters merged."""
+        self.load()
+        return super().fingerprint()
+
+    def release(self) -> None:
+        """Free the weights, and what is compiled over them, until the next call, which reads the folder again.
+
+        Raises:
+            BackendError: the model has been trained, so the folder is not what it is.
+        """
+        if not self.awake:
+            return
+        if self.optimizer.steps or self.restored:
+            raise BackendError(f"{self.model_config.path}: a value model that has been trained cannot be released")
+        for compiled in [*self.readers.values(), *(step for step, _ in self.steps.values())]:
+            compiled.forget()
+        self.awake = False
+        self.readers.clear()
+        self.steps.clear()
+        for weight in self.weights.values():
+            empty(weight)
+        del self.weights, self.trainable, self.optimizer
+        gc.collect()  # cells point at each other
+
+    def save_model(self, folder: Path, *, merge: bool = False) -> None:
+        """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
+        self.load()
+        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge)
+        if hf.is_lora(self.weights) and not merge:
+            self.add_head_to_adapter(folder)
+        else:
+            write_head_settings(folder, self.head)
+
+    def save_state(self, folder: Path) -> None:
+        """Write optimizer and buckets."""
+        self.load()
+        super().save_state(folder)
+
+    def load_state(self, model: Path, state: Path) -> None:
+        """Copy saved weights and optimizer into the live ones, which stay where they are.
+
+        Raises:
+            CheckpointError: the folder does not fit the model.
+        """
+        self.load()
+        try:
+            if hf.is_lora(self.weights):
+                restore_adapter(self.saved_with_adapter(), model)
+            else:
+                restore_whole(self.weights, self.architecture, model)
+        except (UserError, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None
+        self.restore_state(state)
+        self.restored = True
+
+    def add_head_to_adapter(self, folder: Path) -> None:
+        """Write the head beside the adapter, as peft's ``modules_to_save`` lies in a file."""
+        tensors = {PREFIX + name: hf.numbers(weight) for name, weight in self.saved_with_adapter().items()}
+        write_tensors(folder / ADAPTER, tensors)
+        path = folder / ADAPTER_SETTINGS
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**settings, "task_type": "SEQ_CLS", "modules_to_save": [NAME]}, indent=2) + "\n")
+
+    def saved_with_adapter(self) -> dict[str, Parameter]:
+        """Adapters and head."""
+        return {**hf.adapters(self.weights), **{name: self.weights[name] for name in self.head.tensors}}
+
+
+def restore_adapter(live: Mapping[str, Parameter], folder: Path) -> None:
+    """Copy a saved adapter and the head beside it into the live ones."""
+    path = folder / ADAPTER
+    saved = {name.removeprefix(PREFIX): info for name, info in read_header(path).items()}
+    if saved.keys() != live.keys():
+        raise KeyError(f"weights differ: {', '.join(sorted(saved.keys() ^ live.keys())[:3])}")
+    for name, weight in live.items():
+        if saved[name].shape != tuple(weight.shape):
+            raise ValueError(f"{name} is {saved[name].shape}, here {tuple(weight.shape)}")
+        overwrite(weight, Tensor(read_tensor(path, saved[name])))
+
+
+def restore_whole(weights: Mapping[str, Parameter], architecture: Architecture, folder: Path) -> None:
+    """Copy a saved body and head into the live ones."""
+    saved = load_value_head(folder, architecture.hidden, seed=0).tensors
+    live = {name: weight for name, weight in weights.items() if is_head(name)}
+    if saved.keys() != live.keys():
+        raise KeyError(f"heads differ: {', '.join(sorted(saved.keys() ^ live.keys()))}")
+    hf.restore_weights({name: weight for name, weight in weights.items() if not is_head(name)}, architecture, folder)
+    for name, weight in live.items():
+        overwrite(weight, Tensor(saved[name]))

@@ -1,0 +1,136 @@
+"""The native rollout engine: completions from the policy's own weights, in the process that trains them.
+
+A completion depends on the weights, its prompt, its sample index and the seed only: not on what is generated beside
+it, in which order, or in how many slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mindrlhf_grpo.backend import Policy
+from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
+from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
+from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
+from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
+
+from ..models import hf
+from ..models.hf import local
+from ..models.vision import vision_of
+from ..sync.fingerprint import fingerprint
+from ..sync.swap import DeviceMemory
+from .decoder import choose_decoder, without_gradient
+from .runner import TorchRunner
+
+
+def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
+    """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
+    if policy is None or getattr(policy, "shards", None) is not None:  # shards are whole in an engine only
+        model: Any = hf.load_causal_lm(config.model, getattr(policy, "device", None)).requires_grad_(False)
+        return TorchEngine(model, tokenizer, slots=config.rollout.slots, apart=True)
+    return TorchEngine(model_of(policy), tokenizer, slots=config.rollout.slots)
+
+
+def model_of(policy: Policy) -> Any:
+    """The Hugging Face model a policy of this backend trains.
+
+    Raises:
+        BackendError: the policy belongs to another backend.
+    """
+    model = getattr(policy, "model", None)
+    if not isinstance(model, torch.nn.Module):
+        raise BackendError(f"the torch engine needs a torch policy, not {type(policy).__name__}")
+    return model
+
+
+class TorchEngine:
+    """Implements ``backend.RolloutEngine``.
+
+    Args:
+        model: Hugging Face causal LM, perhaps wrapped by peft. Its parameters may become views of larger tensors.
+        slots: completions decoded at once.
+        decoder: name of the decoder to use; None chooses the fastest that agrees with the model.
+        apart: the model is the engine's own, not a policy's.
+
+    Attributes:
+        decoder_name, decoder_reason: who computes, and why.
+        progress: called with (finished, total) after every completion, if set.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None, apart: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.slots, self.apart = model, tokenizer, slots, apart
+        self.weight_version = 0
+        self.progress: Progress | None = None
+        choice = choose_decoder(model, decoder)
+        self.decoder, self.decoder_name, self.decoder_reason = choice.decoder, choice.decoder.name, choice.reason
+        causal_lm = hf.causal_lm_of(model)
+        self.device = next(model.parameters()).device
+        self.reads_images = vision_of(causal_lm) is not None
+        self.vocab_size = int(causal_lm.get_input_embeddings().weight.shape[0])
+        self.runner = TorchRunner(self.decoder, vocab_size=self.vocab_size, device=self.device)
+        self.context: int | None = getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+        """``group_size`` completions for each prompt, in the order of ``prompts``.
+
+        Raises:
+            ConfigError: a prompt and ``max_tokens`` do not fit the model's context.
+            DataError: a prompt without tokens, or with tokens the model does not know.
+            BackendError: a prompt with images, and a model that reads text only.
+            RunFailed: logits that are not finite.
+        """
+        if not prompts:
+            return []
+        for prompt in prompts:
+            check_prompt(
+                prompt, sampling, vocab_size=self.vocab_size, context=self.context, reads_images=self.reads_images
+            )
+        self.runner.features = {number: prompt.features for number, prompt in enumerate(prompts) if prompt.features}
+        with without_gradient(self.decoder):
+            return Generation(
+                prompts, sampling, group_size=group_size, slots=self.slots, runner=self.runner,
+                tokenizer=self.tokenizer, version=self.weight_version, progress=self.progress,
+            ).run()  # fmt: skip
+
+    def sleep(self) -> None:
+        """Free the KV cache."""
+        self.runner.close()
+
+    def wake_up(self) -> None:
+        """Nothing to do: the next ``generate`` allocates what it needs."""
+
+    def roles(self) -> dict[str, Role]:
+        """The weights that are not the policy's, and the cache."""
+        return {
+            "engine": DeviceMemory(self.own_weights, self.device),
+            "kv_cache": KeyValueCache(self.sleep, self.wake_up, self.cache_bytes),
+        }
+
+    def cache_bytes(self) -> int:
+        """Of the slots; a decoder without a cache has none."""
+        return int(getattr(getattr(self.decoder, "cache", None), "nbytes", 0))
+
+    def own_weights(self) -> Iterable[Tensor]:
+        """Merged adapters, and all weights of an engine that computes beside a sharded policy."""
+        computed = (self.decoder.weights() or {}).values()
+        if self.apart:
+            return [*self.model.parameters(), *computed]
+        shared = {local(parameter).untyped_storage()._cdata for parameter in self.model.parameters()}
+        return [tensor for tensor in computed if tensor.untyped_storage()._cdata not in shared]
+
+    def fingerprint(self) -> str:
+        """Digest of the weights the decoder computes with, by Hugging Face name."""
+        own = self.decoder.weights()
+        return fingerprint(hf.hf_tensors(self.model) if own is None else own.items())

@@ -1,0 +1,366 @@
+"""Hugging Face models in and out: load, adapters, save, and the weights by their Hugging Face names.
+
+Only safetensors are read and written: nothing is unpickled. ``hf_tensors`` is the one view of the weights that
+trainer, engine and export agree on: adapters merged, names as in the Hugging Face layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mindrlhf_grpo.config.run import ModelConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
+from mindrlhf_grpo.model_files.folder import find_folder, read_model_config
+from mindrlhf_grpo.model_files.value_head import NAMED_HEADS, body_config, is_head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ACCELERATORS = ("cuda", "npu")
+BESIDE_LANGUAGE = r"(?!(.*\.)?language_model\.).*"  # of a model that reads images: what gets no adapters
+
+
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """The device a configuration names: auto, cpu, cuda, npu.
+
+    Raises:
+        BackendError: the device is not there.
+    """
+    if name in ("auto", "npu"):
+        import_npu()
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    found = accelerator.type if accelerator is not None else "none"
+    if name == "cpu" or (name == "auto" and found not in ACCELERATORS):
+        return torch.device("cpu")
+    if name not in ("auto", found):
+        raise BackendError(f"model.device {name!r} is not available here (accelerator: {found}); accepted: auto, cpu")
+    return torch.device(found, local_rank % torch.accelerator.device_count())
+
+
+def import_npu() -> None:
+    """Let torch know Ascend devices where torch_npu is installed."""
+    try:
+        import torch_npu  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        return
+
+
+def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
+    """The model of a folder or hub id, in eval mode, all weights trainable; also one that reads images besides text.
+
+    Raises:
+        ConfigError: no such folder, no config.json, an unknown architecture, missing or unsafe weights.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    check_folder(model.path)
+    disable_progress_bar()
+    with refused_as_config_error(model.path):
+        loaded, report = model_class(model).from_pretrained(
+            model.path,
+            dtype=DTYPES[model.dtype],
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    refuse_missing(model.path, sorted(report["missing_keys"]))
+    return prepared(loaded, model, device)
+
+
+def model_class(model: ModelConfig) -> Any:
+    """The class of transformers that loads it: for causal LMs, or for models of images and text."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code).model_type
+    reads_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
+    """Take the weights whose names start with a prefix out of training; their names.
+
+    Raises:
+        ConfigError: a prefix that no weight starts with, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for prefix in prefixes:
+        found = [name for name in names if starts_with(name, prefix)]
+        if not found:
+            first = sorted({name.removeprefix("model.").partition(".")[0] for name in names})
+            raise ConfigError(f"model.freeze.prefixes: no weight is called {prefix}. ...; here: {', '.join(first)}")
+        frozen.update(found)
+    if len(frozen) == len(names):
+        raise ConfigError(f"model.freeze.prefixes {list(prefixes)} leave no weight to train")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return sorted(frozen)
+
+
+def starts_with(name: str, prefix: str) -> bool:
+    """Whether a weight's name starts with the prefix's parts (layers.1 is not layers.10), ``model.`` left out of both."""
+    wanted = prefix.removesuffix(".").removeprefix("model.")
+    return f"{name.removeprefix('model.')}.".startswith(f"{wanted}.")
+
+
+def check_folder(path: str) -> None:
+    """A path that is meant as a folder must be one, with a config.json."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model.path {path!r}: the folder has no config.json; it must be a Hugging Face model folder"
+            )
+    elif folder.exists() or path.count("/") != 1 or path.startswith((".", "~", "/")):
+        raise ConfigError(f"model.path {path!r}: no such folder; accepted: a folder or a hub id like org/name")
+
+
+@contextmanager
+def refused_as_config_error(path: str) -> Iterator[None]:
+    """Turn what transformers raises for a folder it cannot load into one clear line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        hint = "; set model.trust_remote_code=true if you trust its code" if "trust_remote_code" in reason else ""
+        raise ConfigError(f"model.path {path!r} cannot be loaded: {reason[:300]}{hint}") from None
+
+
+def load_classifier(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
+    """The body of a folder or hub id under transformers' sequence classification, in eval mode, all weights trainable.
+
+    Its head is the caller's to set: a folder of a causal LM has none.
+
+    Raises:
+        ConfigError: as ``load_causal_lm``, or a family that transformers has no sequence classification for.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    check_folder(model.path)
+    with quiet_loading(), refused_as_config_error(model.path), torch.random.fork_rng(devices=[]):
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+            model.path,
+            dtype=DTYPES[model.dtype],
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **classifier_settings(model.path),
+        )
+    wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+    refuse_missing(model.path, [name for name in wrong if not is_head(name)])
+    return prepared(loaded, model, device)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """transformers without bars and warnings: it would warn of a head that is absent, or of one that is not asked for."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def classifier_settings(path: str) -> dict[str, Any]:
+    """One label; for a model type that only names its head anew, the configuration of the body's family."""
+    from transformers import AutoConfig
+
+    config = read_model_config(find_folder(path))
+    if config.get("model_type") not in NAMED_HEADS:
+        return {"num_labels": 1}
+    body = body_config(config)
+    return {"config": AutoConfig.for_model(body.pop("model_type"), **{**body, "num_labels": 1})}
+
+
+def refuse_missing(path: str, missing: list[str]) -> None:
+    if missing:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ConfigError(f"model.path {path!r}: {len(missing)} weights are missing from its files: {named}")
+
+
+def prepared(loaded: PreTrainedModel, model: ModelConfig, device: torch.device | None) -> PreTrainedModel:
+    """On its device, in eval mode, the padding id's row trained."""
+    embedding = loaded.get_input_embeddings()
+    if getattr(embedding, "padding_idx", None) is not None:
+        embedding.padding_idx = None  # else the padding id's row gets no gradient; here masks come from lengths alone
+    return loaded.to(device_of(model.device) if device is None else device).eval()
+
+
+def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int, task: str | None = "CAUSAL_LM") -> nn.Module:
+    """Wrap the model in fresh adapters (their product is zero); every rank draws the same ones.
+
+    Raises:
+        ConfigError: a target that names no linear module.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = config.lora_targets
+    for target in [] if isinstance(targets, str) and targets == "all-linear" else as_list(targets):
+        check_target(model, target)
+    settings = LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none", task_type=task,
+        target_modules=targets if targets == "all-linear" else as_list(targets),
+        exclude_modules=BESIDE_LANGUAGE if hasattr(model, "get_image_features") else None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, settings).eval()
+
+
+def check_target(model: nn.Module, target: str) -> None:
+    """A LoRA target is the full name of a module with a weight matrix, or the end of one."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None and module.weight.dim() == 2
+    ]
+    if not any(name == target or name.endswith(f".{target}") for name in names):
+        known = sorted({name.rsplit(".", 1)[-1] for name in names})
+        raise ConfigError(f"model.lora_targets: no module is called {target!r}; here: all-linear, {', '.join(known)}")
+
+
+def as_list(targets: str | list[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else list(targets)
+
+
+def is_lora(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def causal_lm_of(model: Any) -> Any:
+    """The Hugging Face causal LM inside the adapters, or the model itself."""
+    return model.get_base_model() if is_lora(model) else model
+
+
+Whole = Callable[[str, Tensor], Tensor]
+"""A parameter by its name in the model, brought together from the shards of all ranks."""
+
+
+def hf_tensors(model: nn.Module, whole: Whole | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, tensor) of every weight and saved buffer, tied ones once; adapters merged one at a time.
+
+    Tensors without an adapter are the live ones; merged ones are fresh.
+
+    Args:
+        whole: what makes parameters whole that are shared out over ranks; then every rank must take all tensors.
+    """
+    causal_lm = causal_lm_of(model)
+    for name, parameter in causal_lm.named_parameters():
+        if ".lora_" in name:
+            continue
+        place = name.rpartition(".")[0].removesuffix(".base_layer")
+        owner = causal_lm.get_submodule(place)
+        value = parameter.detach() if whole is None else whole(name, parameter)
+        if name.endswith(".base_layer.weight") and hasattr(owner, "lora_A"):
+            value = merged_weight(owner, value) if whole is None else merged_whole(owner, value, place, whole)
+        yield name.replace(".base_layer.", "."), value
+    for prefix, module in causal_lm.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}".lstrip("."), buffer
+
+
+@torch.no_grad()
+def merged_weight(layer: Any, weight: Tensor) -> Tensor:
+    """Weight plus adapter, added in float32 and rounded once."""
+    delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+    return (weight.float() + delta).to(weight.dtype)
+
+
+@torch.no_grad()
+def merged_whole(layer: Any, weight: Tensor, name: str, whole: Whole) -> Tensor:
+    """The same of a sharded layer of this name, from whole factors."""
+    total = weight.float()
+    for adapter in layer.active_adapters:
+        down, up = (
+            whole(f"{name}.{part}.{adapter}.weight", getattr(layer, part)[adapter].weight)
+            for part in ("lora_A", "lora_B")
+        )
+        product = up @ down
+        total = total + ((product.T if layer.fan_in_fan_out else product) * layer.scaling[adapter]).float()
+    return total.to(weight.dtype)
+
+
+def save_model(model: Any, folder: Path, *, merge: bool = False, tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``.
+
+    Args:
+        tensors: where the model holds shards: whole weights by Hugging Face name, or whole adapters by the model's.
+
+    Raises:
+        BackendError: sharded weights are to be merged.
+    """
+    if tensors is not None and merge and is_lora(model):
+        raise BackendError("adapters are not merged where weights are sharded: merge a checkpoint of the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_lora(model) and not merge:
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=tensors)
+    else:
+        causal_lm_of(model).save_pretrained(folder, state_dict=dict(hf_tensors(model)) if tensors is None else tensors)
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether a tensor is shared out over ranks, see ``parallel.py``."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor."""
+    with torch.no_grad():
+        held: Tensor = tensor.to_local() if is_shard(tensor) else tensor
+        return held
+
+
+def load_weights(
+    model: Any, config: ModelConfig, folder: Path, *, own: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
+    """Copy saved weights into the live tensors, which keep their storage.
+
+    Args:
+        own: takes of whole tensors what this rank holds.
+
+    Raises:
+        CheckpointError: the folder does not fit the model.
+    """
+    try:
+        if is_lora(model):
+            load_adapter(model, folder, own)
+        else:
+            saved = load_causal_lm(config.model_copy(update={"path": str(folder)}), torch.device("cpu"))
+            copy_tensors(dict(hf_tensors(model)), own(dict(hf_tensors(saved))))
+    except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
+
+
+def load_adapter(model: Any, folder: Path, own: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Copy a saved adapter into the live one; ``own`` as in ``load_weights``."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / "adapter_model.safetensors")
+    copy_tensors(get_peft_model_state_dict(model, save_embedding_layers=False), own(saved))
+
+
+@torch.no_grad()
+def copy_tensors(live: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    """Copy by name; both must have the same names."""
+    if set(live) != set(saved):
+        raise KeyError(f"weights differ: {', '.join(sorted(set(live) ^ set(saved))[:3])}")
+    for name, tensor in live.items():
+        local(tensor).copy_(saved[name])

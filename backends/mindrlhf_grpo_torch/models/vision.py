@@ -1,0 +1,111 @@
+"""Models that read images: embeddings of images in the places of their tokens, and rotary positions beside an image.
+
+A prompt's images are encoded once for all its completions, in both layouts and in generation. Which tokens stand for
+images is known from prompts alone: a completion may hold the same token by chance, and then it is a token like others.
+Legend: P prompt tokens, A axes of a position (3 where height and width of an image count, else 1), I image tokens, E
+hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.types import IntArray
+
+from ..training.layouts import PlacedImages, to_tensor
+
+MISFIT = "the image processor's settings do not fit the model"
+
+
+def vision_of(whole: Any) -> Vision | None:
+    """What reads images in a Hugging Face model without adapters; None for one that reads text only."""
+    body = getattr(whole, whole.base_model_prefix)
+    token = getattr(whole.config, "image_token_id", None)
+    return Vision(body, int(token)) if token is not None and hasattr(body, "get_image_features") else None
+
+
+def language_part(whole: nn.Module) -> Any:
+    """The part of a model that computes tokens: all of it where it reads text only."""
+    return getattr(getattr(whole, str(whole.base_model_prefix)), "language_model", whole)
+
+
+class Vision:
+    """The image side of one model.
+
+    Args:
+        body: the Hugging Face model below its head.
+        token: id of an image's tokens.
+    """
+
+    def __init__(self, body: Any, token: int) -> None:
+        self.body, self.token = body, token
+
+    def positions(self, ids: IntArray, features: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Rotary positions ``[A, P]`` of a prompt; the token after it stands at the largest plus one.
+
+        M-RoPE (Qwen2-VL, https://arxiv.org/abs/2409.12191): an image's tokens differ by row and column, so that an image
+        takes fewer positions than tokens.
+        """
+        if not hasattr(self.body, "get_rope_index"):
+            return np.arange(len(ids))[None]
+        if not features:
+            return np.tile(np.arange(len(ids)), (3, 1))
+        row = torch.as_tensor(np.asarray(ids, np.int64))[None]
+        grids = {name: torch.from_numpy(np.asarray(grid)) for name, grid in features.items() if name.endswith("_thw")}
+        try:
+            found, _ = self.body.get_rope_index(row, mm_token_type_ids=(row == self.token).long(), **grids)
+        except (RuntimeError, StopIteration) as error:
+            raise BackendError(f"{MISFIT}: {' '.join(str(error).split())[:200]}") from None
+        return np.asarray(found[:, 0].numpy(), dtype=np.int64)
+
+    def embed(self, ids: Tensor, images: PlacedImages) -> Tensor:
+        """``[..., E]`` of ids ``[...]``, images in their places."""
+        embedded = self.body.get_input_embeddings()(ids)
+        found = self.embeddings(images.features)
+        if len(found) != images.embeddings:
+            raise BackendError(
+                f"{MISFIT}: {len(found)} embeddings of the images, {images.embeddings} tokens for them in the prompts"
+            )
+        chosen = found.index_select(0, images.sources).to(embedded.dtype)
+        return torch.index_copy(embedded.flatten(0, -2), 0, images.places, chosen).view_as(embedded)
+
+    def embeddings(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
+        """``[I, E]`` of the images of several prompts, one after the other."""
+        device = next(self.body.parameters()).device
+        joined = {
+            name: to_tensor(np.concatenate([np.asarray(each[name]) for each in features]), device)
+            for name in features[0]
+        }
+        found = self.body.get_image_features(**joined, return_dict=True).pooler_output
+        parts = found if isinstance(found, tuple | list) else [found]
+        return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """``[..., E]`` of ids without images, by a pass that also goes through the vision tower and adds nothing of it.
+
+        Where weights are shared out over ranks, those without images must gather the tower's weights, and give a gradient
+        to it, as those with images do.
+        """
+        embedded: Tensor = self.body.get_input_embeddings()(ids)
+        return embedded + (self.embeddings([self.blank()]).sum() * 0.0).to(embedded.dtype)
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """The arrays of the smallest image there is, all zeros."""
+        config = self.body.config.vision_config
+        if not hasattr(self.body, "get_rope_index"):
+            size = config.image_size
+            sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+            return {"pixel_values": np.zeros((1, config.num_channels, *sides), np.float32)}
+        merge, channels = config.spatial_merge_size, getattr(config, "in_channels", 3)
+        values = channels * config.temporal_patch_size * config.patch_size**2
+        return {
+            "pixel_values": np.zeros((merge**2, values), np.float32),
+            "image_grid_thw": np.array([[1, merge, merge]], np.int64),
+        }

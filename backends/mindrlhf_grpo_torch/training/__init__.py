@@ -1,0 +1,1 @@
+"""Training: policy, critic and reward model, their log-probs, layouts of micro-batches and optimizer."""

@@ -1,0 +1,134 @@
+"""AdamW, in place and with little memory.
+
+Float32 weights are stepped by torch's own functional AdamW (fused where it exists). Bfloat16 weights have
+float32 master weights and moments, and are stepped tensor by tensor, so that no float32 copy of all gradients
+exists. Weights keep their storage: an engine may alias them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from mindrlhf_grpo.errors import CheckpointError
+
+from ..models.hf import local
+
+TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
+EPS = 1e-8
+
+
+class AdamW:
+    """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32."""
+
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, Tensor]], *, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        self.parameters = dict(named_parameters)
+        self.betas, self.weight_decay = betas, weight_decay
+        self.steps = 0
+        self.averages: dict[str, Tensor] = {}
+        self.square_averages: dict[str, Tensor] = {}
+        self.masters: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, *, learning_rate: float, gradient_scale: float = 1.0) -> None:
+        """One step on the parameters' ``grad``, multiplied by ``gradient_scale``; grads are freed."""
+        self.create_state()
+        done = torch.tensor(float(self.steps))
+        for name, parameter in self.parameters.items():
+            gradient = parameter.grad
+            if gradient is None:
+                gradient = torch.zeros_like(parameter)
+            parameter.grad = None  # freed as soon as this tensor is done
+            gradient = local(gradient).float()
+            if gradient_scale != 1.0:
+                gradient.mul_(gradient_scale)
+            self.step_tensor(name, local(parameter), gradient, done, learning_rate)
+        self.steps += 1
+
+    def step_tensor(self, name: str, parameter: Tensor, gradient: Tensor, done: Tensor, learning_rate: float) -> None:
+        """Step one tensor from its float32 gradient; ``done`` is the number of steps before this one."""
+        weight = self.masters.get(name, parameter)
+        beta1, beta2 = self.betas
+        adamw(
+            [weight], [gradient], [self.averages[name]], [self.square_averages[name]], [],
+            [done.to(weight.device, copy=True)],
+            foreach=False, fused=weight.device.type in FUSED, amsgrad=False, beta1=beta1, beta2=beta2,
+            lr=learning_rate, weight_decay=self.weight_decay, eps=EPS, maximize=False,
+        )  # fmt: skip
+        if weight is not parameter:
+            parameter.copy_(weight)
+
+    def create_state(self) -> None:
+        """Zero moments and, for other types than float32, master weights; on the first step."""
+        for name, whole in self.parameters.items():
+            if name not in self.averages:
+                parameter = local(whole)
+                self.averages[name] = torch.zeros_like(parameter, dtype=torch.float32)
+                self.square_averages[name] = torch.zeros_like(parameter, dtype=torch.float32)
+                if parameter.dtype != torch.float32:
+                    self.masters[name] = parameter.detach().to(torch.float32)
+
+    def named_state(self) -> dict[str, Tensor]:
+        """Every tensor of the state under the name it is saved by."""
+        kinds = {"average": self.averages, "square_average": self.square_averages, "master": self.masters}
+        return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the state: safetensors and JSON.
+
+        Args:
+            state: whole tensors instead of a shard's, by the names of ``named_state``.
+        """
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.named_state() if state is None else state
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TENSORS)
+        (folder / SETTINGS).write_text(json.dumps({"steps": self.steps}))
+
+    @torch.no_grad()
+    def load(self, folder: Path, own: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Copy a saved state in.
+
+        Args:
+            own: takes this rank's shard of a saved tensor.
+
+        Raises:
+            CheckpointError: the state belongs to other parameters or cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            self.steps = int(json.loads((folder / SETTINGS).read_text())["steps"])
+            with safe_open(folder / TENSORS, framework="pt") as saved:
+                names = set(saved.keys())
+                if names:
+                    self.create_state()
+                live = self.named_state()
+                if names != set(live):
+                    raise KeyError(f"tensors differ: {', '.join(sorted(names ^ set(live))[:3])}")
+                for name, tensor in live.items():
+                    found = saved.get_tensor(name)
+                    tensor.copy_(found if own is None else own(found))
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
+
+
+FUSED = ("cpu", "cuda")
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> float:
+    """Global L2 norm of the gradients, summed in float64 over tensors."""
+    norms = [
+        torch.linalg.vector_norm(local(parameter.grad), dtype=torch.float32)
+        for parameter in parameters
+        if parameter.grad is not None
+    ]
+    return float(torch.stack(norms).cpu().double().square().sum().sqrt()) if norms else 0.0

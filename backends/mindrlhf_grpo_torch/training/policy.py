@@ -1,0 +1,163 @@
+"""The trained language model: log-probs, and the reference it is held to.
+
+Dropout is always off, so the ratio of an on-policy update is 1.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mindrlhf_grpo.backend import LogProbs, Loss
+from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.model_files.folder import find_folder, read_header
+from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+from mindrlhf_grpo.model_files.value_head import NAME, load_value_head
+from mindrlhf_grpo.parallel.residency import Role
+from mindrlhf_grpo.types import Batch
+
+from ..comm import SingleProcess, TorchRanks
+from ..models import hf
+from ..models.lean_layers import make_lean
+from ..models.value_head import value_head
+from ..sync.swap import DeviceMemory
+from .layouts import ModelInput
+from .log_probs import LogProbModel
+from .optim import AdamW
+from .parallel import passes
+from .reference import Reference
+from .trained_model import TrainedModel
+
+HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
+
+
+class TorchPolicy(TrainedModel):
+    """Implements ``backend.Policy``."""
+
+    def __init__(self, config: RunConfig, device: torch.device, comm: SingleProcess | TorchRanks) -> None:
+        super().__init__(config.train, device, comm, config.parallel)
+        self.config = config
+        model = hf.load_causal_lm(config.model, device)
+        self.head: nn.Module | None = None
+        if config.critic is not None and config.critic.shared:
+            folder, hidden = find_folder(config.model.path), model.config.get_text_config().hidden_size
+            self.head = value_head(load_value_head(folder, hidden, seed=config.seed)).to(device)
+        if config.model.freeze is not None:
+            hf.freeze(model, config.model.freeze.prefixes)
+        self.take_weights(hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model)
+        make_lean(self.model)
+        self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute)
+        self.layout, self.layout_reason = self.scorer.layout, self.scorer.layout_reason
+        self.share_out(self.scorer)
+        self.reference = Reference(config.model, device, self.sharded)
+
+    def take_weights(self, model: Any) -> None:
+        """The model's, and those of the value head of a shared critic."""
+        super().take_weights(model)
+        if self.head is not None:
+            self.trainable |= {f"{NAME}.{name}": weight for name, weight in self.head.named_parameters()}
+            self.optimizer = AdamW(self.trainable.items(), betas=self.train.betas, weight_decay=self.train.weight_decay)
+
+    @property
+    def packed(self) -> LogProbModel:
+        return self.scorer
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        """Of a shared critic, before each token ``[N, T]``, without gradient."""
+        assert self.head is not None
+        values = np.zeros(batch.ids.shape, dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            found = self.scorer.values(self.scorer.input(batch.take(rows)), self.head)
+            values[rows, : found.shape[1]] = found.cpu().numpy()
+        return values
+
+    @torch.no_grad()
+    def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
+        """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
+        logps = np.zeros(batch.ids.shape, dtype=np.float32)
+        entropies = np.zeros_like(logps)
+        every = self.micro_batches(batch)
+        holder = self.reference.of(self.scorer) if reference else nullcontext(self.scorer)
+        with holder as scorer, self.passes(len(every), reference=reference):
+            for rows in every:
+                inputs = scorer.input(micro := batch.take(rows))
+                values, spread = scorer.logps(
+                    inputs, temperature=micro.temperature, entropy="metric" if entropy else "none"
+                )
+                width = values.shape[1]
+                logps[rows, :width] = values.cpu().numpy()
+                if spread is not None:
+                    entropies[rows, :width] = spread.cpu().numpy()
+        return LogProbs(logps=logps, entropy=entropies if entropy else None)
+
+    def passes(self, count: int, *, reference: bool) -> AbstractContextManager[None]:
+        """Around so many passes without gradient."""
+        return passes(self.reference.shards if reference else self.shards, count, gradient=False)
+
+    def outputs(
+        self, inputs: ModelInput, batch: Batch, tensors: dict[str, Tensor], loss: Loss
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Log-probs, and the sum of entropies; a loss that reads entropies is given them with gradient.
+
+        A loss that reads values is given those of the shared critic.
+        """
+        if getattr(loss, "reads_values", False):
+            assert self.head is not None
+            return self.scorer.values(inputs, self.head), {}
+        read = bool(getattr(loss, "reads_entropy", False))
+        logps, entropies = self.scorer.logps(
+            inputs, temperature=batch.temperature, entropy="loss" if read else "metric"
+        )
+        assert entropies is not None
+        if read:
+            tensors["entropies"] = entropies
+        return logps, {"entropy": (entropies.detach() * tensors["mask"]).sum()}
+
+    def empty_sums(self) -> dict[str, float]:
+        return {"tokens": 0.0, "entropy": 0.0}
+
+    def sync_reference(self, share: float) -> None:
+        """Move the reference to ``share`` * policy + (1 - share) * reference (TR-DPO, arXiv:2404.09656).
+
+        Raises:
+            BackendError: the policy has adapters.
+        """
+        self.reference.sync(self.scorer, share)
+
+    def save_model(self, folder: Path, *, merge: bool = False) -> None:
+        """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""
+        hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
+
+    def roles(self) -> dict[str, Role]:
+        """Weights, optimizer, and the frozen copy."""
+        return {**super().roles(), "reference": DeviceMemory(self.reference.weights, self.device)}
+
+    def gather(self) -> None:
+        """See ``TrainedModel.gather``; of a reference only what was moved."""
+        super().gather()
+        self.reference.gather(keep=self.comm.rank == 0)
+
+    def save_state(self, folder: Path) -> None:
+        """Write the optimizer, and the reference if it was moved."""
+        super().save_state(folder)
+        self.reference.save(folder)
+        if self.head is not None:
+            tensors = {f"{NAME}.{name}": weight.detach().cpu().numpy() for name, weight in self.head.named_parameters()}
+            write_tensors(folder / HEAD, tensors)
+
+    def load_state(self, model: Path, state: Path) -> None:
+        """Copy saved weights, optimizer and reference into the live ones, whose storage stays."""
+        hf.load_weights(self.model, self.config.model, model, own=self.own)
+        self.load_optimizer(state)
+        self.reference.load(state, self.scorer)
+        if self.head is not None:
+            saved = read_header(state / HEAD)
+            for name, weight in self.head.named_parameters():
+                weight.data.copy_(torch.from_numpy(read_tensor(state / HEAD, saved[f"{NAME}.{name}"])))

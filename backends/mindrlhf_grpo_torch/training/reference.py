@@ -1,0 +1,138 @@
+"""What a policy is held to: the model without its adapters, or a frozen copy of the weights, which may be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mindrlhf_grpo.config.run import ModelConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError
+
+from ..models import hf
+from .layout_choice import PackedModel
+from .log_probs import LogProbModel
+from .parallel import Shards
+
+FILE = "reference.safetensors"
+
+
+class Reference:
+    """The reference of one policy.
+
+    Attributes:
+        frozen: the copy, loaded on first use; None until then, and always for LoRA.
+        moved: whether it differs from the model folder, so that a checkpoint must hold it.
+    """
+
+    def __init__(
+        self, config: ModelConfig, device: torch.device, share_out: Callable[[PackedModel], Shards | None]
+    ) -> None:
+        self.config, self.device, self.share_out = config, device, share_out
+        self.shards: Shards | None = None
+        self.gathered: dict[str, Tensor] | None = None
+        self.frozen: LogProbModel | None = None
+        self.moved = False
+
+    @contextmanager
+    def of(self, scorer: LogProbModel) -> Iterator[LogProbModel]:
+        """The reference of the policy that ``scorer`` computes: adapters disabled, or the frozen copy."""
+        if hf.is_lora(scorer.model):
+            model: Any = scorer.model
+            sharded = scorer.entry is not None
+            disabled: AbstractContextManager[None] = without_adapters(model) if sharded else model.disable_adapter()
+            with disabled:
+                yield scorer
+            return
+        yield self.copy(scorer)
+
+    def copy(self, scorer: LogProbModel) -> LogProbModel:
+        """The frozen copy in the policy's layout."""
+        if self.frozen is None:
+            model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
+            self.frozen = LogProbModel(model, scorer.layout, recompute=False)
+            self.shards = self.share_out(self.frozen)
+        return self.frozen
+
+    def weights(self) -> Iterable[Tensor]:
+        """The frozen copy's, none before its first use."""
+        parameters: Iterable[Tensor] = () if self.frozen is None else self.frozen.model.parameters()
+        return parameters
+
+    @torch.no_grad()
+    def sync(self, scorer: LogProbModel, share: float) -> None:
+        """Move to ``share`` * policy + (1 - share) * reference, each weight rounded once to its type.
+
+        Raises:
+            BackendError: the policy has adapters.
+            ValueError: a share outside (0, 1].
+        """
+        if hf.is_lora(scorer.model):
+            raise BackendError(
+                "a reference cannot be moved with LoRA: it is the model without adapters; accepted: model.lora_rank=0"
+            )
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        live = dict(hf.hf_tensors(scorer.model))
+        for name, weight in hf.hf_tensors(self.copy(scorer).model):
+            if weight.is_floating_point():
+                old = hf.local(weight)
+                old.copy_(torch.lerp(old.float(), hf.local(live[name]).float(), share))
+        self.moved = True
+
+    def gather(self, *, keep: bool) -> None:
+        """Every rank, before a moved reference that is sharded is saved: bring it together where ``keep`` is set."""
+        if self.moved and self.shards is not None:
+            self.gathered = {name: whole.cpu() for name, whole in self.shards.whole_tensors() if keep}
+
+    def save(self, folder: Path) -> None:
+        """Write a moved reference into a saved state; a file that is no longer true goes."""
+        from safetensors.torch import save_file
+
+        if self.moved and self.frozen is not None:
+            whole = hf.hf_tensors(self.frozen.model) if self.gathered is None else self.gathered.items()
+            save_file({name: tensor.contiguous() for name, tensor in whole}, folder / FILE)
+            self.gathered = None
+        else:
+            (folder / FILE).unlink(missing_ok=True)
+
+    def load(self, folder: Path, scorer: LogProbModel) -> None:
+        """Restore what ``save`` wrote, or the reference of the model folder.
+
+        Raises:
+            CheckpointError: a file that belongs to another model.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = folder / FILE
+        if not path.is_file():
+            if self.moved:
+                self.frozen = self.shards = None
+            self.moved = False
+            return
+        try:
+            live, saved = dict(hf.hf_tensors(self.copy(scorer).model)), load_file(path)
+            if self.shards is not None:
+                saved = {name: self.shards.own_of(name, whole) for name, whole in saved.items()}
+            hf.copy_tensors(live, saved)
+        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None
+        self.moved = True
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Adapters off for a while. peft's own way also takes their ``requires_grad`` away, which gathered weights keep."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False

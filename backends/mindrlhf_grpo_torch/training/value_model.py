@@ -1,0 +1,254 @@
+"""A critic or reward model: a language model's body with a head of one number, read before or at each token."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
+from mindrlhf_grpo.config.parallel import ParallelConfig
+from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
+from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
+from mindrlhf_grpo.model_files.folder import find_folder
+from mindrlhf_grpo.model_files.value_head import NAME, ValueHead, load_value_head, write_head_settings
+from mindrlhf_grpo.types import Batch
+
+from ..comm import SingleProcess, TorchRanks
+from ..models import hf
+from ..models.lean_layers import make_lean
+from ..models.value_head import value_head
+from .layout_choice import PackedModel, recompute_activations, unpack
+from .layouts import ModelInput
+from .parallel import passes
+from .trained_model import TrainedModel
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of hidden states, relative norm
+ADAPTER, PREFIX = "adapter_model.safetensors", "base_model.model."
+
+
+class ValueOutputs(PackedModel):
+    """Body and head as a function from completions to values; the probe compares hidden states."""
+
+    probed = "hidden states"
+
+    def __init__(self, model: nn.Module, requested: str, read_at: ReadAt, *, recompute: bool) -> None:
+        super().__init__(model, read_at)
+        self.head: nn.Module = self.whole.score
+        self.tolerance = TOLERANCE[next(self.body.parameters()).dtype]
+        self.find_attention()
+        self.layout, self.layout_reason = self.choose_layout(requested)
+        if recompute:
+            recompute_activations(self.whole)
+
+    def values(self, inputs: ModelInput) -> Tensor:
+        """``[N, T]`` float32, 0 past each length."""
+        found: Tensor = self.entered(self.outputs_within, inputs)
+        return found
+
+    def outputs_of(self, inputs: ModelInput) -> Tensor:
+        """Values."""
+        return self.values(inputs)
+
+    def outputs_within(self, inputs: ModelInput) -> Tensor:
+        return unpack(self.head(self.hidden(inputs))[:, 0], inputs)
+
+    @torch.no_grad()
+    def probe_outputs(self) -> Tensor:
+        """Hidden states ``[R, E]`` of the probe group."""
+        return self.hidden(self.input(self.probe)).float()
+
+    def deviation(self, outputs: Tensor, truth: Tensor) -> float:
+        """Norm of the difference over the norm."""
+        gap = float((outputs - truth).norm() / truth.norm())
+        return gap if np.isfinite(gap) else float("inf")
+
+    def find_attention(self) -> None:
+        """Eager attention where sdpa refuses the model (soft-capped scores)."""
+        try:
+            self.probe_outputs()
+        except ValueError:
+            self.whole.set_attn_implementation("eager")
+            self.own_attention = "eager"
+
+
+class TorchValueModel(TrainedModel):
+    """Implements ``backend.ValueModel``."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        train: TrainConfig,
+        read_at: ReadAt,
+        device: torch.device,
+        comm: SingleProcess | TorchRanks,
+        *,
+        seed: int,
+        parallel: ParallelConfig | None = None,
+    ) -> None:
+        super().__init__(train, device, comm, parallel)
+        self.config, self.read_at, self.seed = config, read_at, seed
+        self.held: ValueOutputs | None = None
+        self.restored = False
+        self.load()
+
+    @torch.enable_grad()
+    def load(self) -> ValueOutputs:
+        """Read the weights from the folder."""
+        whole: Any = hf.load_classifier(self.config, self.device)
+        self.stored_head = load_value_head(
+            find_folder(self.config.path), whole.config.get_text_config().hidden_size, seed=self.seed
+        )
+        whole.score = value_head(self.stored_head).to(self.device)
+        self.take_weights(self.with_adapters(whole))
+        make_lean(self.model)
+        self.held = ValueOutputs(self.model, self.config.layout, self.read_at, recompute=self.config.recompute)
+        self.layout, self.layout_reason = self.held.layout, self.held.layout_reason
+        self.share_out(self.held)
+        return self.held
+
+    def with_adapters(self, whole: Any) -> Any:
+        """LoRA on the body where it is asked for; the head is trained always."""
+        if not self.config.lora_rank:
+            return whole
+        if self.parallel is not None and self.parallel.strategy != "replicate":
+            raise BackendError(
+                f"parallel.strategy={self.parallel.strategy} is not made for a reward model with LoRA; accepted: "
+                "parallel.strategy=replicate, or model.lora_rank=0"
+            )
+        model = hf.add_lora(whole, self.config, seed=self.seed, task=None)
+        whole.score.requires_grad_(True)
+        return model
+
+    @property
+    def packed(self) -> ValueOutputs:
+        return self.awake()
+
+    def awake(self) -> ValueOutputs:
+        """The weights, read again if they were released."""
+        return self.held or self.load()
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        """``[N, T]`` float32 without gradient, 0 past each length."""
+        packed = self.packed
+        values = np.zeros(batch.ids.shape, dtype=np.float32)
+        every = self.micro_batches(batch)
+        with passes(self.shards, len(every), gradient=False):
+            for rows in every:
+                found = packed.values(packed.input(batch.take(rows)))
+                values[rows, : found.shape[1]] = found.cpu().numpy()
+        return values
+
+    @torch.no_grad()
+    def embeddings(self, batch: Batch) -> NDArray[np.float32]:
+        """``[N, E]``: what the head reads at the last token of each row."""
+        packed = self.packed
+        found = np.zeros((len(batch), packed.whole.config.get_text_config().hidden_size), dtype=np.float32)
+        for rows in self.micro_batches(batch):
+            micro = batch.take(rows)
+            last = np.cumsum(micro.lengths) - 1  # what is read lies row by row
+            found[rows] = packed.hidden(packed.input(micro))[last].float().cpu().numpy()
+        return found
+
+    def update(
+        self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
+    ) -> UpdateResult:
+        """See ``TrainedModel.update``."""
+        self.awake()
+        return super().update(batch, loss, learning_rate=learning_rate, also=also)
+
+    def outputs(
+        self, inputs: ModelInput, batch: Batch, tensors: dict[str, Tensor], loss: Loss
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values."""
+        return self.packed.values(inputs), {}
+
+    def empty_sums(self) -> dict[str, float]:
+        return {"tokens": 0.0}
+
+    def release(self) -> None:
+        """Free the weights until the next call, which reads the folder again.
+
+        Raises:
+            BackendError: the model has been trained, so the folder is not what it is.
+        """
+        if self.held is None:
+            return
+        if self.optimizer.steps or self.restored:
+            raise BackendError(f"{self.config.path}: a value model that has been trained cannot be released")
+        self.held = None
+        del self.model, self.trainable, self.optimizer
+        gc.collect()  # modules and their lean forms point at each other
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
+
+    def save_state(self, folder: Path) -> None:
+        """Write the optimizer."""
+        self.awake()
+        super().save_state(folder)
+
+    def save_model(self, folder: Path, *, merge: bool = False) -> None:
+        """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
+        whole = self.packed.whole
+        hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
+        if hf.is_lora(self.model) and not merge:
+            add_head_to_adapter(folder, whole.score)
+        else:
+            write_head_settings(folder, self.stored_head)
+
+    def load_state(self, model: Path, state: Path) -> None:
+        """Copy saved weights and optimizer into the live ones, whose storage stays.
+
+        Raises:
+            CheckpointError: the folder does not fit the model.
+        """
+        whole = self.packed.whole
+        try:
+            if hf.is_lora(self.model):
+                load_adapter_with_head(self.model, whole.score, model)
+            else:
+                hf.copy_tensors(dict(hf.hf_tensors(self.model)), self.own(saved_tensors(self.config, model)))
+        except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None
+        self.load_optimizer(state)
+        self.restored = True
+
+
+def saved_tensors(config: ModelConfig, folder: Path) -> dict[str, Tensor]:
+    """Weights of a saved value model by name."""
+    saved: Any = hf.load_classifier(config.model_copy(update={"path": str(folder)}), torch.device("cpu"))
+    saved.score = value_head(stored_head(folder, saved))
+    return dict(hf.hf_tensors(saved))
+
+
+def stored_head(folder: Path, whole: Any) -> ValueHead:
+    return load_value_head(folder, whole.config.get_text_config().hidden_size, seed=0)
+
+
+def add_head_to_adapter(folder: Path, head: nn.Module) -> None:
+    """Write the head beside the adapter, as peft's ``modules_to_save`` lies in a file."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {f"{PREFIX}{NAME}.{name}": weight.detach().contiguous() for name, weight in head.named_parameters()}
+    save_file({**load_file(folder / ADAPTER), **tensors}, folder / ADAPTER, metadata={"format": "pt"})
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "task_type": "SEQ_CLS", "modules_to_save": [NAME]}, indent=2) + "\n")
+
+
+def load_adapter_with_head(model: Any, head: nn.Module, folder: Path) -> None:
+    """Copy a saved adapter and its head into the live ones."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    live = get_peft_model_state_dict(model, save_embedding_layers=False)
+    live |= {f"{PREFIX}{NAME}.{name}": weight.detach() for name, weight in head.named_parameters()}
+    hf.copy_tensors(live, load_file(folder / ADAPTER))

@@ -1,0 +1,332 @@
+"""An algorithm by name: which advantages, which loss, what they need. A preset fills in a peer's numbers.
+
+``resolve`` turns the configuration into a ``Plan``; trainer and backends know nothing of algorithms beyond it.
+A key set in the configuration wins over the algorithm's own value, that over the preset, that over ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..advantages import ESTIMATORS, Estimator, Further, Whitening, kl_penalised, weighted_total
+from ..advantages.tokens import WhitenForm
+from ..backend import Loss
+from ..batches.online import dead_groups
+from ..config.algorithm import AlgorithmConfig, ReturnsConfig
+from ..errors import ConfigError, did_you_mean
+from ..losses import kl, policy_loss
+from ..losses.xp import NUMPY
+from ..types import Batch, FloatArray, IntArray
+from .corrections import Correction
+from .kl_control import KlControl
+from .presets import OURS, PRESETS, Preset
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """What a name stands for.
+
+    Attributes:
+        estimator: from the rewards of the batch to a number for each completion or item.
+        source: paper or peer.
+        loss: name of the policy loss, unless the configuration says otherwise.
+        returns: what a token gets: ``same`` number as its completion, the ``sum`` of the token rewards from it on, or
+            the ``gae`` of these and a critic's values.
+        group_size: fewest completions of a prompt that it can compare.
+        own: settings it prescribes over any preset.
+        needs: ``critic``, ``greedy`` (a greedy completion of each prompt).
+    """
+
+    estimator: Estimator
+    source: str
+    loss: str = "ppo"
+    returns: Literal["same", "sum", "gae"] = "same"
+    group_size: int = 2
+    own: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    needs: frozenset[str] = frozenset()
+
+
+def total_reward(
+    values: FloatArray, weights: FloatArray, groups: IntArray, *, eps: float, ddof: int, further: Further
+) -> NDArray[np.float64]:
+    """The weighted reward itself, 0 for a completion without any ``[N, K]``; for token-level returns."""
+    return np.nan_to_num(weighted_total(values, weights))
+
+
+def of_groups(name: str, source: str, *, loss: str = "ppo", **own: Any) -> Algorithm:
+    """An algorithm that compares the completions of a prompt, with the advantages of this name."""
+    return Algorithm(estimator=ESTIMATORS[name], source=source, loss=loss, own=own)
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "grpo": of_groups("grpo", "https://arxiv.org/abs/2402.03300"),
+    "dr_grpo": of_groups("dr_grpo", "https://arxiv.org/abs/2503.20783", aggregation="constant"),
+    "rloo": of_groups("rloo", "https://arxiv.org/abs/2402.14740"),
+    "gdpo": of_groups("gdpo", "https://arxiv.org/abs/2601.05242"),
+    "rank_grpo": of_groups("rank_grpo", "https://arxiv.org/abs/2510.20150"),
+    "loo": of_groups("loo", "NeMo RL, use_leave_one_out_baseline", adv_eps=1e-6),
+    "opo": of_groups("opo", "https://arxiv.org/abs/2505.23585"),
+    "pass_k": of_groups("pass_k", "verl, grpo_passk"),
+    "gspo": of_groups("grpo", "https://arxiv.org/abs/2507.18071", loss="gspo", aggregation="sequence_mean"),
+    "cispo": of_groups("grpo", "https://arxiv.org/abs/2506.13585", loss="cispo"),
+    "sapo": of_groups("grpo", "https://arxiv.org/abs/2511.20347", loss="sapo"),
+    "gmpo": of_groups("grpo", "https://arxiv.org/abs/2507.20673", loss="gmpo", aggregation="sequence_mean"),
+    "cpgd": Algorithm(
+        estimator=ESTIMATORS["cpgd"], source="https://arxiv.org/abs/2505.12504, LightRFT", loss="cpgd", group_size=1,
+        own={"std_ddof": 0, "adv_eps": 1e-6},
+    ),
+    "remax": Algorithm(
+        estimator=ESTIMATORS["remax"], source="https://arxiv.org/abs/2310.10505", group_size=1, needs=frozenset({"greedy"})
+    ),
+    "reinforce_pp": Algorithm(
+        estimator=total_reward, source="https://arxiv.org/abs/2501.03262", returns="sum", group_size=1
+    ),
+    "reinforce_pp_baseline": Algorithm(
+        estimator=ESTIMATORS["reinforce_baseline"], source="https://arxiv.org/abs/2501.03262", returns="sum"
+    ),
+    "ppo": Algorithm(
+        estimator=total_reward, source="https://arxiv.org/abs/1707.06347", returns="gae", group_size=1,
+        needs=frozenset({"critic"}),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The numbers an algorithm runs with: every null of the configuration filled."""
+
+    adv_eps: float
+    std_ddof: int
+    clip_low: float
+    clip_high: float
+    dual_clip: float
+    aggregation: str
+    kl_coef: float
+    kl_estimator: str
+    kl_in: str
+    log_ratio_clamp: float
+    kl_clamp: float
+    count_masked_rows: bool
+    whitening: Whitening
+    token_whitening: WhitenForm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a trainer needs to know of an algorithm.
+
+    Attributes:
+        needs: ``reference`` (its log-probs), ``old_logps`` (those of the policy before the first update), ``critic``,
+            ``greedy``.
+        correction: of the difference between engine and policy; None: not applied.
+        top_fraction: share of the most uncertain tokens that are trained; ``count_kept``: alone in the denominators.
+    """
+
+    name: str
+    algorithm: Algorithm
+    settings: Settings
+    loss: Loss
+    needs: frozenset[str]
+    returns: ReturnsConfig
+    correction: Correction | None
+    top_fraction: float
+    count_kept: bool
+    kl_control: KlControl
+
+    def check(self, group_size: int) -> None:
+        """Raises ConfigError for groups of one where completions are compared: every advantage would be 0."""
+        if group_size < self.algorithm.group_size:
+            raise ConfigError(
+                f"rollout.group_size is {group_size}: algorithm.name {self.name!r} compares the completions of a "
+                f"prompt and needs at least {self.algorithm.group_size}"
+            )
+
+    def advantages(
+        self,
+        values: FloatArray,
+        weights: FloatArray,
+        groups: IntArray,
+        lengths: IntArray | None = None,
+        *,
+        kl_sums: FloatArray | None = None,
+        kl_coef: float | None = None,
+        baselines: FloatArray | None = None,
+    ) -> NDArray[np.float64]:
+        """Advantages ``[N, K]`` of the global batch; where tokens differ, the score that goes into their rewards.
+
+        Args:
+            values, weights, groups: ``[N, F, K]``, ``[F]``, ``[N]``, see :func:`advantages.grpo`.
+            lengths: tokens of each completion ``[N]``.
+            kl_sums: KL of each completion ``[N]``, needed where the KL is part of one reward a completion.
+            kl_coef: its weight now; None: that of the settings.
+            baselines: reward of a greedy completion ``[N]``.
+        """
+        settings = self.settings
+        if self.kl_in_reward and self.algorithm.returns == "same":
+            if kl_sums is None:
+                raise ValueError("the KL is part of the reward: kl_sums are needed")
+            coef = settings.kl_coef if kl_coef is None else kl_coef
+            total = kl_penalised(weighted_total(values, weights), kl_sums, coef)
+            values, weights = total[:, None, :], np.ones(1)
+        further = Further(lengths=lengths, baselines=baselines, whitening=settings.whitening)
+        return self.algorithm.estimator(
+            values, weights, groups, eps=settings.adv_eps, ddof=settings.std_ddof, further=further
+        )
+
+    def dead_groups(
+        self, values: FloatArray, weights: FloatArray, groups: IntArray, *, tolerance: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """Groups without a difference in rewards ``[M]``: in their total, or for GDPO in every component."""
+        if self.algorithm.group_size < 2:
+            return np.zeros(len(np.unique(groups)), np.bool_)
+        whole = self.algorithm.estimator is ESTIMATORS["gdpo"]
+        return dead_groups(values if whole else weighted_total(values, weights), groups, tolerance=tolerance)
+
+    @property
+    def kl_in_reward(self) -> bool:
+        return self.settings.kl_coef > 0 and self.settings.kl_in == "reward"
+
+    def kl_tokens(self, batch: Batch) -> NDArray[np.float64]:
+        """KL of the old policy to the reference at each token ``[N, T]``, 0 past each length.
+
+        Raises:
+            ValueError: the batch lacks one of the two log-probs.
+        """
+        if batch.old_logps is None or batch.ref_logps is None:
+            raise ValueError("a KL needs the log-probs of the policy and of the reference")
+        inside = np.arange(batch.ids.shape[1])[None, :] < batch.lengths[:, None]
+        current, reference = (np.where(inside, x, 0.0).astype(np.float64) for x in (batch.old_logps, batch.ref_logps))
+        return np.asarray(kl(NUMPY, current, reference, self.settings.kl_estimator, self.settings.kl_clamp))
+
+
+def resolve(config: AlgorithmConfig) -> Plan:
+    """The algorithm a configuration asks for.
+
+    Raises:
+        ConfigError: unknown name or preset, or settings that do not go together.
+    """
+    if config.name not in ALGORITHMS:
+        raise ConfigError(unknown("algorithm.name", config.name, list(ALGORITHMS)))
+    if config.preset is not None and config.preset not in PRESETS:
+        raise ConfigError(unknown("algorithm.preset", config.preset, list(PRESETS)))
+    preset = OURS if config.preset is None else PRESETS[config.preset]
+    algorithm = ALGORITHMS[config.name]
+    settings = fill_settings(config, preset, algorithm)
+    check_settings(config, settings, algorithm)
+    return Plan(
+        name=config.name,
+        algorithm=algorithm,
+        settings=settings,
+        loss=loss_of(config, preset, settings, algorithm),
+        needs=needs_of(config, settings, algorithm),
+        returns=config.returns or ReturnsConfig(),
+        correction=correction_of(config),
+        top_fraction=1.0 if config.entropy is None else config.entropy.top_fraction,
+        count_kept=config.entropy is not None and config.entropy.count == "kept",
+        kl_control=kl_control(config, settings),
+    )
+
+
+def correction_of(config: AlgorithmConfig) -> Correction | None:
+    """The train/rollout correction that is applied. Raises ConfigError for bounds that leave nothing between them."""
+    if config.correction is None:
+        return None
+    try:
+        return Correction(**config.correction.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"algorithm.correction: {error}") from None
+
+
+def kl_control(config: AlgorithmConfig, settings: Settings) -> KlControl:
+    """Fixed, or steered where the configuration has a target."""
+    steered = config.kl_control
+    if steered is None:
+        return KlControl(coef=settings.kl_coef)
+    return KlControl(coef=settings.kl_coef, target=steered.target, horizon=steered.horizon)
+
+
+def loss_of(config: AlgorithmConfig, preset: Preset, settings: Settings, algorithm: Algorithm) -> Loss:
+    """The policy loss: arguments of the configuration, then its plain keys, then the preset's for this loss."""
+    asked = config.loss if config.loss is not None else algorithm.loss
+    given = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError("algorithm.loss as a mapping needs a name, like {name: cispo, high: 5.0}")
+    plain = {key: getattr(config, key) for key in ("clip_low", "clip_high", "dual_clip")}
+    explicit = {key: value for key, value in plain.items() if value is not None}
+    common: dict[str, float | str | int] = {
+        "clip_low": settings.clip_low,
+        "clip_high": settings.clip_high,
+        "dual_clip": settings.dual_clip,
+        "kl_coef": settings.kl_coef if settings.kl_in == "loss" else 0.0,
+        "kl_estimator": settings.kl_estimator,
+        "entropy_coef": 0.0 if config.entropy is None else config.entropy.coef,
+        "log_ratio_clamp": settings.log_ratio_clamp,
+        "kl_clamp": settings.kl_clamp,
+    }
+    return policy_loss(name, {**preset.losses.get(name, {}), **explicit, **given}, common)
+
+
+def needs_of(config: AlgorithmConfig, settings: Settings, algorithm: Algorithm) -> frozenset[str]:
+    """What must be computed before the first update of a batch."""
+    needs = set(algorithm.needs)
+    if settings.kl_coef > 0:
+        needs.add("reference")
+    in_reward = settings.kl_coef > 0 and settings.kl_in == "reward"
+    uncertain = config.entropy is not None and config.entropy.top_fraction < 1
+    if config.inner_epochs * config.updates_per_batch > 1 or in_reward or uncertain or config.correction is not None:
+        needs.add("old_logps")
+    return frozenset(needs)
+
+
+def fill_settings(config: AlgorithmConfig, preset: Preset, algorithm: Algorithm) -> Settings:
+    """Explicit keys, then the algorithm's own, then the preset's."""
+    names = {field.name for field in fields(Settings)} - {"kl_clamp"}
+    filled = {name: getattr(preset, name) for name in names} | dict(algorithm.own)
+    explicit = {name: getattr(config, name, None) for name in filled}
+    filled |= {name: value for name, value in explicit.items() if value is not None}
+    if filled["clip_high"] is None:
+        filled["clip_high"] = filled["clip_low"]
+    return Settings(**filled, kl_clamp=dict(preset.kl_clamps).get(filled["kl_estimator"], 0.0))
+
+
+def check_settings(config: AlgorithmConfig, settings: Settings, algorithm: Algorithm) -> None:
+    """Refuse combinations that would not do what they say."""
+    name, in_reward = config.name, settings.kl_coef > 0 and settings.kl_in == "reward"
+    if 0 < settings.dual_clip <= 1:
+        raise ConfigError(f"algorithm.dual_clip is {settings.dual_clip}: it must be above 1, or 0 for off")
+    if in_reward and algorithm.estimator is ESTIMATORS["gdpo"]:
+        raise ConfigError(
+            f"algorithm.kl_in: reward does not go with algorithm.name: {name}, which has no single reward to take the "
+            "KL from; set algorithm.kl_in: loss, or algorithm.kl_coef: 0"
+        )
+    if config.scaling is not None and algorithm.estimator is ESTIMATORS["gdpo"]:
+        raise ConfigError(
+            f"algorithm.scaling scales the sum of the rewards, and algorithm.name: {name} learns from each by itself"
+        )
+    if config.kl_control is not None and not in_reward:
+        raise ConfigError(
+            "algorithm.kl_control adapts a KL in the reward: set algorithm.kl_in: reward and a kl_coef above 0"
+        )
+    if config.returns is not None and algorithm.returns == "same":
+        raise ConfigError(
+            f"algorithm.returns has no effect on algorithm.name: {name}, whose tokens all get the advantage of their "
+            f"completion; it belongs to {', '.join(key for key, a in ALGORITHMS.items() if a.returns != 'same')}"
+        )
+    if config.reference_sync is not None and settings.kl_coef == 0:
+        raise ConfigError(
+            "algorithm.reference_sync moves the reference, and there is none: set algorithm.kl_coef above 0"
+        )
+
+
+def unknown(key: str, value: str, known: list[str]) -> str:
+    """Message for a name that does not exist, with the nearest one that does."""
+    return f"{key} {value!r} is unknown{did_you_mean(value, known)}; there are {', '.join(known)}"

@@ -1,0 +1,82 @@
+"""What a person sees of any command: errors as one clear block with an exit code, and the summary at its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import typer
+
+from ..errors import UserError
+
+P = ParamSpec("P")
+BUG, INTERRUPTED = 70, 130
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Errors as one clear block on stderr and an exit code; a traceback only where asked for."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except UserError as error:
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            sys.stdout = None  # the reader has gone: nothing to flush at exit
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if os.environ.get("MINDRLHF_DEBUG"):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            fail(f"{type(error).__name__}: {reason}\nThis is a bug; --debug shows the traceback.", BUG)
+
+    return run
+
+
+def fail(text: str, code: int) -> None:
+    """Print an error and leave."""
+    rank = rank_of_process()
+    typer.secho(f"error{f' (rank {rank})' if rank > 0 else ''}: ", err=True, nl=False, fg=typer.colors.RED, bold=True)
+    typer.echo(text, err=True)
+    raise typer.Exit(code)
+
+
+def rank_of_process() -> int:
+    """This process's rank under torchrun or msrun; 0 when alone, -1 for msrun's scheduler, which only brings ranks together."""
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        return -1
+    value = os.environ.get("RANK", os.environ.get("RANK_ID", "0"))
+    return int(value) if value.isdigit() else 0
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """The summary as a table on stderr, and as one JSON line on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..json_lines import to_json
+
+    table = Table(show_header=False, box=None)
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            for inner, figure in value.items():
+                table.add_row(f"{name} {inner}", readable(figure))
+        else:
+            table.add_row(name, readable(value))
+    Console(stderr=True).print(table)
+    typer.echo(to_json(summary))
+
+
+def readable(value: Any) -> str:
+    """A figure of a summary with four digits, an interval as ``a to b``."""
+    if isinstance(value, list):
+        return " to ".join(readable(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

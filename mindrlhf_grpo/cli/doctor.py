@@ -1,0 +1,193 @@
+"""What is installed, what can run here, and whether a configuration will run and fit, before it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..capacity.machine import BackendState, backend_states, host_memory, processors, versions
+from ..capacity.memory import peak
+from ..capacity.model_shape import shape_of
+from ..capacity.prediction import largest_scorer, layout_of, predict
+from ..config.file import AnyConfig, read_config
+from ..errors import UserError
+from ..model_files.folder import find_folder, read_model_config, read_shapes
+from ..trainers.preflight import check
+
+GIB = 2**30
+
+
+def examine(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Everything ``doctor`` says, as plain values; ``ok`` is whether the configuration (or any backend) can run."""
+    available, total = host_memory()
+    backends = backend_states()
+    findings: dict[str, Any] = {
+        "versions": versions(),
+        "machine": {"cores": processors(), "memory_available": available, "memory_total": total},
+        "backends": [asdict(backend) for backend in backends],
+        "warnings": [backend.warning for backend in backends if backend.warning],
+        "problems": [],
+    }
+    if path is None:
+        if not any(backend.usable for backend in backends):
+            findings["problems"].append("no backend can be used")
+    else:
+        _examine_config(findings, path, overrides, backends)
+    findings["ok"] = not findings["problems"]
+    return findings
+
+
+def _examine_config(
+    findings: dict[str, Any], path: Path, overrides: Sequence[str], backends: Sequence[BackendState]
+) -> None:
+    problems: list[str] = findings["problems"]
+    try:
+        config, draft = read_config(path, overrides)
+    except UserError as error:
+        problems.append(str(error))
+        return
+    try:
+        check(config, draft)
+    except UserError as error:
+        problems.append(str(error))
+    device, problem = device_of(config, backends)
+    if problem and "model.device: " not in "".join(problems):
+        problems.append(f"{draft.place(('model', 'device'))}: {problem}")
+    if config.model.dtype not in device.get("dtypes", [config.model.dtype]) and "model.dtype: " not in "".join(
+        problems
+    ):
+        problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
+        problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
+    try:
+        prediction = predicted(config, device, findings["machine"]["memory_available"])
+    except (UserError, KeyError, OSError) as error:
+        findings["warnings"].append(f"memory is not predicted: {_reason(error)}")
+        return
+    findings["memory"] = prediction
+    if prediction["peak"] > prediction["available"]:
+        problems.append(_too_large(prediction))
+    if config.model.dtype == "bfloat16" and device.get("bfloat16") is False and "dtypes" not in device:
+        findings["warnings"].append(f"{device['device']} computes bfloat16 slowly: it has no instructions for it")
+
+
+def device_of(config: AnyConfig, backends: Sequence[BackendState]) -> tuple[dict[str, Any], str]:
+    """The device a run would compute on, and what is wrong with the one it names."""
+    state = next((backend for backend in backends if backend.name == config.backend), None)
+    devices = state.devices if state is not None else []
+    if not devices:
+        return {"device": "cpu"}, ""
+    wanted = config.model.device
+    kinds = [str(device["device"]).split(":")[0] for device in devices]
+    if wanted == "auto":
+        return devices[0], ""
+    if wanted in kinds:
+        return devices[kinds.index(wanted)], ""
+    reason = state.absent.get(wanted, "") if state is not None else ""
+    found = ", ".join(dict.fromkeys(kinds))
+    return devices[-1], f"model.device: {wanted!r} is not here; found: {found}{f'. {reason}' if reason else ''}"
+
+
+def predicted(config: AnyConfig, device: Mapping[str, Any], host_available: int) -> dict[str, Any]:
+    """Bytes of each phase and its parts on a device, and what is free there.
+
+    Raises:
+        UserError: no such model, or a broken file.
+        KeyError: config.json lacks a size.
+    """
+    folder = find_folder(config.model.path)
+    shapes = read_shapes(folder)
+    if not shapes:
+        raise FileNotFoundError(f"{folder} has no safetensors files here; download the weights first")
+    shape = shape_of(read_model_config(folder), shapes, config.model.freeze.prefixes if config.model.freeze else ())
+    on_host = device["device"] == "cpu"
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    scorer, _ = largest_scorer(config, weights_of)
+    found = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator", scorer=scorer)
+    return {
+        "device": device["device"],
+        "available": host_available if on_host else int(device["free"]),
+        "parameters": shape.parameters,
+        "phases": found.phases,
+        "peak": found.peak,
+        "peak_phase": found.phase,
+    }
+
+
+def weights_of(path: str) -> int:
+    """Number of weights of a model folder, by the headers of its files."""
+    folder = find_folder(path)
+    return shape_of(read_model_config(folder), read_shapes(folder)).parameters
+
+
+def _too_large(prediction: Mapping[str, Any]) -> str:
+    phase = prediction["peak_phase"]
+    parts = prediction["phases"][phase]
+    largest = max(parts, key=lambda part: parts[part])
+    remedies = {
+        "activations": "lower train.tokens_per_micro_batch, or set model.recompute=true",
+        "KV cache": "lower rollout.slots, rollout.max_tokens or data.max_prompt_tokens",
+        "optimizer": "set model.lora_rank, or take a smaller model",
+        "reference": "set algorithm.kl_coef=0, or model.lora_rank",
+    }
+    return (
+        f"phase {phase} needs about {prediction['peak'] / GIB:.1f} GiB on {prediction['device']}, "
+        f"{prediction['available'] / GIB:.1f} GiB are free; the largest part is {largest} "
+        f"({parts[largest] / GIB:.1f} GiB): {remedies.get(largest, 'set model.dtype=bfloat16, or take a smaller model')}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"config.json lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
+# ---- as text
+
+
+def shown(findings: Mapping[str, Any]) -> str:
+    """The findings for people."""
+    return "\n".join(_lines(findings))
+
+
+def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
+    yield "Versions"
+    for name, version in findings["versions"].items():
+        yield f"  {name:<16}{version or '-'}"
+    machine = findings["machine"]
+    free, total = machine["memory_available"] / GIB, machine["memory_total"] / GIB
+    yield "Machine"
+    yield f"  {machine['cores']} cores, {free:.1f} of {total:.1f} GiB memory free"
+    yield "Backends"
+    for backend in findings["backends"]:
+        yield f"  {backend['name']:<12}{'ready' if backend['usable'] else 'no':<7}{backend['text']}"
+        for device in backend["devices"]:
+            yield f"  {'':<19}{_device(device)}"
+        if backend["kernels"]:
+            yield f"  {'':<19}kernels: {', '.join(f'{name} {kernel}' for name, kernel in backend['kernels'].items())}"
+    if "memory" in findings:
+        yield from _memory(findings["memory"])
+    for warning in findings["warnings"]:
+        yield f"warning: {warning}"
+    for problem in findings["problems"]:
+        yield f"problem: {problem}"
+    yield "Ready." if findings["ok"] else "Not ready."
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    memory = f", {device['free'] / GIB:.1f} of {device['total'] / GIB:.1f} GiB free" if device.get("total") else ""
+    return f"{device['device']}: {device['name']}{memory}{'' if device.get('bfloat16', True) else ', no bfloat16 instructions'}"
+
+
+def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
+    available = memory["available"] / GIB
+    yield (
+        f"Predicted peak memory on {memory['device']}, per rank ({memory['parameters'] / 1e6:.0f} M parameters; "
+        f"{available:.1f} GiB free)"
+    )
+    for phase, parts in memory["phases"].items():
+        total = peak(parts)
+        named = ", ".join(f"{part} {size / GIB:.2f}" for part, size in parts.items() if size >= GIB / 200)
+        mark = "!" if total > memory["available"] else " "
+        yield f" {mark}{phase:<12}{total / GIB:7.2f} GiB   {named}"

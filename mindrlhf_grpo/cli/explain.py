@@ -1,0 +1,123 @@
+"""What a configuration key does, for ``mindrlhf-grpo explain``; a peer's name for a key works too."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from ..config.keys import Catalogue, Key, catalogue, record_path
+from ..config.offline import OfflineConfig
+from ..errors import ConfigError
+
+KINDS = (catalogue(), catalogue(OfflineConfig))  # online runs first: a key that both have is explained once
+
+
+def explain(name: str | None = None) -> str:
+    """The page of a key or section, or the table of all keys for None.
+
+    Args:
+        name: dotted key, section, last part of a key, or what a peer calls it.
+
+    Raises:
+        ConfigError: no such key; the text names the nearest.
+    """
+    if name is None:
+        return "\n".join(_table())
+    path = record_path(name.strip().split("."))
+    for keys in KINDS:
+        if path in keys.records:
+            found = keys.records[path]
+            return "\n".join(_section(found, keys) if found.section else _page(found))
+    pages: dict[str, str] = {}
+    for keys in KINDS:
+        for found_path, page in _by_name(name, keys):
+            pages.setdefault(found_path, page)
+    if not pages:
+        meant = next((near for keys in KINDS if (near := keys.suggestion(name.split(".")))), "")
+        raise ConfigError(f"unknown key {name}; {meant or 'run `mindrlhf-grpo explain` for all'}")
+    return "\n\n".join(pages.values())
+
+
+def _by_name(name: str, keys: Catalogue) -> Iterator[tuple[str, str]]:
+    """Path and page of the keys whose last part this is, else of those that a peer calls so."""
+    same = [key for key in keys.records.values() if key.name == name]
+    for key in same:
+        yield key.path, "\n".join(_page(key) if key.section is None else _section(key, keys))
+    for path, frameworks in ({} if same else keys.by_peer_name(name)).items():
+        yield path, "\n".join([f"{name} in {', '.join(frameworks)} is {path} here.", "", *_page(keys.records[path])])
+
+
+def _table() -> Iterator[str]:
+    """All keys with defaults, by section; what offline training has of its own comes last."""
+    yield "Configuration keys. `mindrlhf-grpo explain KEY` tells more; KEY may be what trl, verl or openrlhf call it."
+    yield ""
+    online, offline = KINDS
+    yield from _rows([key for key in online.children("") if key.section is None], online)
+    for section in (key for key in online.children("") if key.section is not None):
+        yield ""
+        yield from _section(section, online)
+    yield ""
+    yield "With a section `objective`, for training on rows that are there already (SFT, preferences, reward models):"
+    for section in (key for key in offline.children("") if key.section is not None):
+        own = [key for key in _inside(section, offline) if key.path not in online.records]
+        if own:
+            yield ""
+            yield _title(section)
+            yield from _rows(own, offline)
+
+
+def _section(section: Key, keys: Catalogue) -> Iterator[str]:
+    yield _title(section)
+    yield from _rows(_inside(section, keys), keys)
+
+
+def _title(section: Key) -> str:
+    documented = (section.section.__doc__ or "").splitlines()[0] if section.section else ""
+    return f"{section.path}: {section.description or documented}"
+
+
+def _inside(section: Key, keys: Catalogue) -> list[Key]:
+    """The keys of a section and of the sections in it."""
+    return [key for key in keys.leaves() if key.path.startswith(f"{section.path}.")]
+
+
+def _rows(rows: Sequence[Key], keys: Catalogue) -> Iterator[str]:
+    width = max(len(key.path) for key in keys.leaves()) + 2
+    for key in rows:
+        default = "(required)" if key.default is None else f"[{key.default}]"
+        yield from _wrapped(f"{default} {key.description}", f"  {key.path:<{width}}")
+
+
+def _page(key: Key) -> Iterator[str]:
+    yield key.path
+    yield from _wrapped(key.description, "  ")
+    yield from _wrapped(key.accepted, "  takes    ")
+    yield f"  default  {'none: it must be given' if key.default is None else key.default}"
+    if key.peers:
+        peers = "; ".join(f"{framework}: {name}" for framework, name in key.peers)
+        yield from _wrapped(peers, "  peers    ")
+    if presets := _presets(key):
+        yield from _wrapped(presets, "  presets  ")
+    yield "  write    " + _example(key)
+
+
+def _presets(key: Key) -> str:
+    """The value that each preset fills in, for a key of the algorithm left at null."""
+    if key.parent != "algorithm" or key.default != "null":
+        return ""
+    from ..algorithms.presets import OURS, PRESETS
+
+    values = {name: getattr(preset, key.name, None) for name, preset in [("(none)", OURS), *PRESETS.items()]}
+    return "; ".join(f"{name} {'as clip_low' if value is None else value}" for name, value in values.items())
+
+
+def _example(key: Key) -> str:
+    path = key.path.replace(".N.", ".0.")
+    value = key.default if key.default not in (None, "null") else (key.choices or ("...",))[0]
+    return f"{path}={value}" if " " not in str(value) else f"'{path}={value}'"
+
+
+def _wrapped(text: str, first: str) -> list[str]:
+    width = max(60, min(120, shutil.get_terminal_size((120, 24)).columns))
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=" " * len(first)) or [first.rstrip()]

@@ -1,0 +1,249 @@
+"""A model used outside training: the configuration, prompts and completions of ``generate`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..backend import load_backend
+from ..config.file import Draft
+from ..config.offline import OfflineConfig
+from ..config.run import DataConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
+from ..config.vision import ImagesConfig
+from ..data.image_prompts import ImagePrompts
+from ..data.prompts import encode_row
+from ..data.row_forms import listed, located
+from ..data.sources import BadRow, read_rows, source_folder
+from ..errors import ConfigError, DataError
+from ..model_files.folder import find_folder, read_model_config
+from ..run.checkpoint import PREFIX
+from ..run.export import find_policy
+from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ..trainers.preflight import check, check_device
+from ..types import FinishReason, Prompt, Rollout, RolloutGroup, Sampling
+
+UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
+IMAGES = ImagesConfig()  # where rows to generate from have their images
+LONGEST = 1 << 20  # tokens of a prompt; the model's own limit comes first
+
+
+def model_of(path: str) -> str:
+    """The model folder for what a user names: a run, a checkpoint, a model folder, or a hub id."""
+    named = Path(path).expanduser()
+    holds_checkpoints = named.is_dir() and not (named / "config.json").is_file()
+    folder = str(find_policy(named)) if holds_checkpoints else path
+    find_folder(folder)
+    return folder
+
+
+def model_settings(path: str, *, dtype: str = "auto", device: str = "auto") -> ModelConfig:
+    """The model section for what a user names; ``auto`` computes in the type the weights are stored in.
+
+    Raises:
+        ConfigError: another dtype or device than those accepted, or no such model.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"--dtype {dtype} is not accepted; it takes auto, float32 or bfloat16")
+    check_device(device)
+    folder = model_of(path)
+    return ModelConfig(path=folder, dtype=stored_dtype(folder) if dtype == "auto" else dtype, device=device)  # type: ignore[arg-type]
+
+
+def evaluation_config(
+    arguments: Sequence[str], *, model: str | None, source: str | None, rewards: Sequence[str]
+) -> RunConfig | OfflineConfig:
+    """The configuration of an evaluation: a file and overrides, then the options.
+
+    One with an objective keeps its model, which the reference is, and its held-out rows are the source.
+
+    Raises:
+        ConfigError: something is missing or wrong, here or on this machine.
+    """
+    files = [text for text in arguments if "=" not in text]
+    if len(files) > 1:
+        raise ConfigError(f"one configuration file at most; got {', '.join(files)}")
+    draft = Draft.from_file(Path(files[0])) if files else Draft({})
+    draft.with_overrides([text for text in arguments if "=" in text])
+    if draft.offline:
+        if source:
+            draft.put(("eval", "source"), source, "--source")
+        offline = draft.validated()
+        check(offline, draft)
+        return offline
+    if model is not None:
+        draft.put(("model", "path"), model_of(model), "--model")
+        if not files:
+            draft.put(("model", "dtype"), stored_dtype(model_of(model)), "--model")
+    held_out = draft.values.get("eval")
+    chosen = source or (held_out.get("source") if isinstance(held_out, dict) else None)
+    if chosen:
+        draft.put(("data", "source"), chosen, "--source" if source else "eval.source")
+    if rewards:
+        draft.put(("rewards",), [{"function": name} for name in rewards], "--reward")
+    config = draft.validated()
+    check(config, draft)
+    return config
+
+
+def checkpoint_of(path: str | None) -> Path | None:
+    """The checkpoint that a run, or a folder ``step_N``, stands for; None for None.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if path is None:
+        return None
+    folder = Path(model_of(path)).parent
+    if not folder.name.startswith(PREFIX):
+        raise ConfigError(
+            f"--model {path} is no run and no checkpoint; of a configuration with an objective only these"
+        )
+    return folder
+
+
+def stored_dtype(path: str) -> Literal["float32", "bfloat16"]:
+    """The type to compute in: bfloat16 where the weights are stored in 16 bits."""
+    config = read_model_config(find_folder(path))
+    return "bfloat16" if config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16") else "float32"
+
+
+def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]:
+    """Rows to generate from: texts, then the lines of a .txt file or of standard input (-), or a data source's rows.
+
+    Raises:
+        DataError: no prompt at all, an unreadable file, or a bad row.
+    """
+    rows: list[dict[str, Any]] = [{"prompt": text} for text in texts]
+    if file is not None and (file == "-" or file.endswith(".txt")):
+        try:
+            lines = (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from None
+        rows += [{"prompt": line} for line in lines if line.strip()]
+    elif file is not None:
+        source = read_rows(file)
+        for index in range(len(source)):
+            row = source[index]
+            if isinstance(row, BadRow):
+                raise DataError(str(row))
+            if row.get(IMAGES.column):
+                row = {
+                    **row,
+                    IMAGES.column: [located(image, source_folder(file)) for image in listed(row[IMAGES.column])],
+                }
+            rows.append(row)
+    if not rows:
+        raise DataError(
+            "no prompt: give texts, or a file (.txt with one a line, .jsonl, .parquet, - for standard input)"
+        )
+    return rows
+
+
+def encode_prompts(rows: Sequence[Mapping[str, Any]], data: DataConfig, tokenizer: Tokenizer) -> list[Prompt]:
+    """Rows as prompts, numbered in order; where a row has images, with their images."""
+    with_images = None
+    if any(row.get(IMAGES.column) for row in rows):
+        with_images = ImagePrompts(data, IMAGES, tokenizer, Path())
+    prompts = []
+    for number, row in enumerate(rows):
+        try:
+            encoded = encode_row(row, data, tokenizer) if with_images is None else with_images.encode(row)
+        except DataError as error:
+            raise DataError(f"prompt {number + 1}: {error}") from None
+        prompts.append(
+            Prompt(
+                uid=number, row=number, ids=encoded.ids, text=encoded.text, columns=encoded.columns,
+                features=encoded.features,
+            )
+        )  # fmt: skip
+    return prompts
+
+
+def generate(
+    model: ModelConfig,
+    rows: Sequence[Mapping[str, Any]],
+    sampling: Sampling,
+    *,
+    samples: int = 1,
+    backend: str = "torch",
+    system_prompt: str | None = None,
+    chat_template: str = "auto",
+) -> list[RolloutGroup]:
+    """``samples`` completions for each row, in order.
+
+    Raises:
+        UserError: the model, a row or the backend cannot be used.
+    """
+    data = DataConfig(
+        source=UNUSED, system_prompt=system_prompt, chat_template=chat_template, max_prompt_tokens=LONGEST
+    )
+    tokenizer = load_tokenizer(model.path, chat_template=chat_template, trust_remote_code=model.trust_remote_code)
+    prompts = encode_prompts(rows, data, tokenizer)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    check_context(model.path, longest + sampling.max_tokens)
+    config = RunConfig(
+        backend=backend,
+        seed=sampling.seed,
+        model=model,
+        data=data.model_copy(update={"max_prompt_tokens": longest}),
+        rewards=[RewardConfig(function=UNUSED)],
+        rollout=RolloutConfig(max_tokens=sampling.max_tokens, slots=min(64, len(prompts) * samples)),
+    )
+    built = load_backend(config)
+    try:
+        return built.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
+    finally:
+        built.comm.close()
+
+
+def greedy_answers(
+    model: str, rows: Sequence[Mapping[str, Any]], *, max_tokens: int, backend: str = "torch", device: str = "auto"
+) -> list[str]:
+    """The text of a model's likeliest completion of each row, in order. Raises UserError as ``generate``."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+    groups = generate(model_settings(model, device=device), rows, sampling, backend=backend)
+    return [group.rollouts[0].text for group in groups]
+
+
+def bare_config(model: ModelConfig, backend: str) -> RunConfig:
+    """A configuration for a backend whose models are used one by one: it names neither data nor rewards."""
+    return RunConfig(
+        backend=backend, model=model, data=DataConfig(source=UNUSED), rewards=[RewardConfig(function=UNUSED)]
+    )
+
+
+def written_group(uid: int, question: str, answers: Sequence[str]) -> RolloutGroup:
+    """A question with answers that nobody sampled: for what reads their text, not their ids."""
+    no_ids, no_logps = np.zeros(1, np.int64), np.zeros(1, np.float32)
+    rollouts = tuple(
+        Rollout(sample=number, ids=no_ids, logps=no_logps, finish=FinishReason.STOP, text=answer)
+        for number, answer in enumerate(answers)
+    )
+    return RolloutGroup(prompt=Prompt(uid=uid, ids=no_ids, text=question, row=uid), rollouts=rollouts)
+
+
+def as_json(group: RolloutGroup) -> dict[str, Any]:
+    """A prompt with its completions, as plain values."""
+    completions = [{"text": r.text, "finish": r.finish.value, "tokens": len(r.ids)} for r in group.rollouts]
+    return {"prompt": group.prompt.text, "completions": completions}
+
+
+def show_completions(group: RolloutGroup, *, with_prompt: bool) -> None:
+    """Print completions to stdout; what a reader must know of them goes to stderr."""
+    if with_prompt:
+        print(f"> {group.prompt.text}")
+    for rollout in group.rollouts:
+        print(rollout.text, flush=True)
+        if rollout.finish is FinishReason.LENGTH:
+            print(f"[cut at {len(rollout.ids)} tokens]", file=sys.stderr)
+
+
+def check_context(path: str, tokens: int) -> None:
+    """Raise ConfigError if a sequence is longer than the positions the model knows."""
+    limit = read_model_config(find_folder(path)).get("max_position_embeddings")
+    if isinstance(limit, int) and tokens > limit:
+        raise ConfigError(f"prompt and completion take up to {tokens} tokens; {path} knows {limit} positions")

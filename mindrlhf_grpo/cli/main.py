@@ -1,0 +1,325 @@
+"""The command line. Every subcommand imports what it needs when it runs, so that ``--help`` is instant.
+
+Results go to stdout (the last line is one JSON object where a program may want it), everything else to stderr.
+Exit codes: 0 done, 1 doctor found a problem or parity a deviation, 2 a mistake in what was asked, 3 the run stopped
+itself, 70 a bug, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError
+from ..testing.commands import parity_commands
+from .console import INTERRUPTED, fail, guarded, rank_of_process, show_summary
+from .recipe import add_recipe_command
+
+NAME = "mindrlhf-grpo"
+
+app = typer.Typer(
+    name=NAME,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits the process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ["MINDRLHF_DEBUG"] = "1"
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # no bars of loading weights in log files
+    app(args=arguments, prog_name=NAME)
+
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The configuration.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that replace the file's, like train.steps=20 or rewards.0.weight=2.")]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Backend = Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, npu.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: as the weights are stored.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest completion in tokens.")]
+Samples = Annotated[int, typer.Option(min=1, help="Completions for each prompt.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling.")]
+
+
+def version(show: bool) -> None:
+    if show:
+        from .. import __version__
+
+        typer.echo(f"{NAME} {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Start with `mindrlhf-grpo doctor`, then `mindrlhf-grpo train CONFIG.yaml`. "
+    "`mindrlhf-grpo COMMAND --help` has examples."
+)
+def commands(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (also MINDRLHF_DEBUG=1).")] = False,
+) -> None:
+    """Post-training of language models: GRPO from a prompt file and a reward function to a better model."""
+
+
+@app.command()
+@guarded
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Train, or go on with an interrupted run.
+
+    \b
+    mindrlhf-grpo train examples/addition/config.yaml
+    mindrlhf-grpo train config.yaml train.steps=20 run_dir=runs/short
+    torchrun --nproc-per-node 2 -m mindrlhf_grpo train config.yaml
+    msrun --worker_num=2 --local_worker_num=2 --join=True python -m mindrlhf_grpo train config.yaml backend=mindspore
+
+    With a section `objective` it learns from rows that are there (SFT, preferences, a reward model), else online.
+    Everything is written to run_dir. The same command resumes an unfinished run there, exactly.
+    The last line of the output is the summary as JSON.
+    """
+    from ..config.file import read_config
+    from ..trainers.preflight import check
+
+    first = rank_of_process() == 0
+    try:
+        settings, draft = read_config(config, overrides or [])
+        check(settings, draft)
+    except ConfigError:
+        if first:
+            raise
+        raise typer.Exit(ConfigError.exit_code) from None  # every rank finds the same: one says it
+    from ..trainers import train as run
+
+    try:
+        summary = run(settings)
+    except KeyboardInterrupt:
+        fail(f"interrupted; {how_to_go_on(settings.run_dir)}", INTERRUPTED)
+    if rank_of_process() == 0:  # asked anew: on several machines msrun's workers learn theirs when they meet
+        show_summary(summary)
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What the same command will do after an interruption."""
+    from ..run.checkpoint import steps
+
+    saved = steps(run_dir / "checkpoints")
+    if not saved:
+        return f"{run_dir} has no checkpoint yet (checkpoint.every), so the same command starts from the beginning"
+    return f"the same command goes on after step {saved[-1]}, the last checkpoint in {run_dir}"
+
+
+@app.command()
+@guarded
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run, checkpoint, or hub id.")],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts.")] = None,
+    file: Annotated[str | None, typer.Option(help="Prompts: .txt or - for standard input (one a line), .jsonl or .parquet with a column `prompt`.")] = None,
+    max_tokens: MaxTokens = 256,
+    samples: Samples = 1,
+    temperature: Temperature = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among the k most likely tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=1e-9, max=1, help="Sample within this probability mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option(min=0, max=1, help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(min=1e-9, help="Penalty on tokens already seen; 1: none.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A string that ends a completion; may be repeated.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="No chat template: the prompt is continued as text.")] = False,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    backend: Backend = "torch",
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Complete prompts with a model.
+
+    \b
+    mindrlhf-grpo generate models/smollm2 "What is 2 + 3?"
+    mindrlhf-grpo generate runs/addition --file questions.txt --temperature 1 --samples 4
+    mindrlhf-grpo generate models/smollm2 --plain "Once upon a time" --json
+    """
+    from ..json_lines import to_json
+    from ..types import Sampling
+    from .generate import as_json, model_settings, read_prompts, show_completions
+    from .generate import generate as complete
+
+    sampling = Sampling(
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, stop=tuple(stop or ()), seed=seed,
+    )  # fmt: skip
+    rows = read_prompts(prompts or [], file)
+    settings = model_settings(model, dtype=dtype, device=device)
+    template = "none" if plain else "auto"
+    groups = complete(
+        settings, rows, sampling, samples=samples, backend=backend, system_prompt=system, chat_template=template
+    )
+    for group in groups:
+        if json:
+            typer.echo(to_json(as_json(group)))
+        else:
+            show_completions(group, with_prompt=len(groups) > 1)
+
+
+@app.command()
+@guarded
+def evaluate(
+    config: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value]...", help="A configuration (its rewards, held-out source and templates are used), and settings.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, run, checkpoint or hub id; default: the configuration's.")] = None,
+    source: Annotated[str | None, typer.Option(help="Problems, written like data.source; default: eval.source, else data.source.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="Reward function; the first one decides what is right; may be repeated.")] = None,
+    samples: Samples = 1,
+    temperature: Temperature = 0.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest completion; default: rollout.max_tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
+    seed: Seed = 0,
+) -> None:  # fmt: skip
+    """Measure how often a model is right.
+
+    Prints accuracy with a 95% interval and pass@k, as one JSON line.
+
+    \b
+    mindrlhf-grpo evaluate config.yaml --model runs/addition
+    mindrlhf-grpo evaluate --model models/smollm2 --source test.jsonl --reward numeric_match
+    mindrlhf-grpo evaluate config.yaml --samples 8 --temperature 1
+    mindrlhf-grpo evaluate dpo.yaml --model runs/dpo
+
+    A completion is right where the first reward is above 0.5. The interval is Wilson's. A configuration with an
+    objective is measured by its own figures: loss, accuracy of preferences or scores, and their calibration.
+    """
+    from ..config.offline import OfflineConfig
+    from ..json_lines import to_json
+    from ..types import Sampling
+    from .evaluate import evaluate as measure
+    from .generate import checkpoint_of, evaluation_config
+
+    settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [])
+    if isinstance(settings, OfflineConfig):
+        from ..trainers.offline_evaluation import evaluate_offline
+
+        typer.echo(to_json({"model": model or settings.model.path, **evaluate_offline(settings, checkpoint_of(model))}))
+        return
+    sampling = Sampling(
+        max_tokens=max_tokens or settings.rollout.max_tokens, temperature=temperature,
+        stop=tuple(settings.rollout.stop), seed=seed,
+    )  # fmt: skip
+    result = measure(settings, sampling, samples=samples, limit=limit)
+    text = (
+        f"{result['accuracy']:.3f} right ({result['low']:.3f} to {result['high']:.3f}) of {result['problems']} problems"
+    )
+    typer.echo(text, err=True)
+    typer.echo(to_json({"model": settings.model.path, **result}))
+
+
+@app.command()
+@guarded
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
+    """Write RUN/report.html, the page of a run.
+
+    Curves, rewards, health, and every rollout, in one file that needs no network.
+
+    \b
+    mindrlhf-grpo report runs/addition
+    """
+    if not (run / "metrics.jsonl").is_file():
+        raise ConfigError(f"{str(run)!r} is no run: there is no {run / 'metrics.jsonl'}")
+    from ..report import render
+
+    typer.echo(render(run))
+
+
+@app.command()
+@guarded
+def doctor(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="A configuration to check.")] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict memory on 8 x 80 GB CUDA and 8 x 64 GB Ascend; reads neither weights nor data.")] = False,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Check this machine, or a configuration on it.
+
+    Says what is installed, what each backend can do here, and whether a configuration will run and fit.
+
+    \b
+    mindrlhf-grpo doctor
+    mindrlhf-grpo doctor config.yaml rollout.slots=128
+    mindrlhf-grpo doctor --dry-run model_configs/qwen2_5_7b.yaml rollout.slots=256
+
+    With a configuration: its problems, and the predicted peak memory of each phase, from the headers of the
+    weight files; nothing is loaded. The exit code is 0 if it can run, 1 if not. With --dry-run neither weights nor
+    data need to be here: sizes come from config.json in the model's folder, or are known by hub id or by family and
+    size, and the exit code is 0 if it fits on the machine of its backend.
+    """
+    from ..json_lines import to_json
+
+    if dry_run:
+        from ..capacity.dry_run import examine_config, shown
+
+        findings = examine_config(config, overrides or [])
+    else:
+        from .doctor import examine, shown
+
+        findings = examine(config, overrides or [])
+    typer.echo(to_json(findings) if json else shown(findings))
+    raise typer.Exit(0 if findings["ok"] else 1)
+
+
+@app.command()
+@guarded
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run (its newest checkpoint) or a checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Add a LoRA adapter into its base weights.")] = False,
+) -> None:
+    """Write a trained policy as a plain Hugging Face folder.
+
+    \b
+    mindrlhf-grpo export runs/addition models/addition
+    mindrlhf-grpo export runs/lora/checkpoints/step_40 models/merged --merge
+    """
+    from ..json_lines import to_json
+    from ..run.export import export as write
+
+    typer.echo(to_json(write(source, out, merge=merge)))
+
+
+@app.command()
+@guarded
+def explain(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or a peer's name for a key.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors.")] = False,
+) -> None:  # fmt: skip
+    """Explain a configuration key.
+
+    What it does, its default, what it takes, what the peers call it.
+
+    \b
+    mindrlhf-grpo explain
+    mindrlhf-grpo explain rollout.group_size
+    mindrlhf-grpo explain num_generations
+    mindrlhf-grpo explain --schema > config.schema.json
+    """
+    if schema:
+        from ..config.file import schema_text
+
+        typer.echo(schema_text(), nl=False)
+        return
+    from .explain import explain as text_of
+
+    typer.echo(text_of(key))
+
+
+add_recipe_command(app, guarded, program=NAME)
+app.add_typer(parity_commands(guarded), name="parity")

@@ -1,0 +1,296 @@
+"""The configuration of a run: typed, each key described, at most 70 keys (a test counts them).
+
+Reading YAML, overrides and error messages with line numbers live in ``config_file.py``.
+A key's description is what ``mindrlhf-grpo explain KEY`` prints; ``peers`` says what others call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from .algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
+from .parallel import ParallelConfig, SwapConfig
+from .section import Decay, Section, Unit, key
+from .vision import FreezeConfig, ImagesConfig
+
+
+class ModelConfig(Section):
+    """The policy and how it is held in memory."""
+
+    path: str = key(
+        ...,
+        "Folder or hub id of a Hugging Face causal LM.",
+        peers="trl: model; verl: actor_rollout_ref.model.path; openrlhf: --pretrain",
+    )
+    dtype: Literal["float32", "bfloat16"] = key(
+        "float32",
+        "Compute and storage type of the weights; bfloat16 keeps float32 master weights in the optimizer.",
+        peers="trl: bf16; verl: model.fsdp_config.model_dtype",
+    )
+    device: str = key("auto", "auto, cpu, cuda, npu: where the torch backend computes.")
+    lora_rank: int = key(
+        0, "Rank of LoRA adapters; 0 trains all weights.", peers="trl: peft_config.r; verl: model.lora_rank", ge=0
+    )
+    lora_alpha: float = key(
+        32.0, "LoRA scale numerator (scale = alpha / rank).", peers="trl: peft_config.lora_alpha", gt=0
+    )
+    lora_targets: str | list[str] = key(
+        "all-linear",
+        "Modules that get adapters: all-linear or a list of names.",
+        peers="trl: peft_config.target_modules",
+    )
+    recompute: bool = key(
+        False,
+        "Recompute activations in the backward pass: less memory, about a third more time.",
+        peers="trl, verl: gradient_checkpointing",
+    )
+    layout: Literal["auto", "shared", "plain"] = key(
+        "auto",
+        "shared computes a group's prompt once in training, plain repeats it; auto takes shared where a probe at start shows it exact.",
+    )
+    trust_remote_code: bool = key(
+        False, "Run Python code shipped with the model folder.", peers="trl, verl: trust_remote_code"
+    )
+    freeze: FreezeConfig | None = key(None, "Weights that are not trained; null: all are.")
+
+
+class DataConfig(Section):
+    """Where prompts come from."""
+
+    source: str | dict[str, Any] = key(
+        ...,
+        "JSONL or parquet file, datasets folder, hub:NAME, reasoning_gym:TASK, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}.",
+        peers="trl: train_dataset; verl: data.train_files; openrlhf: --prompt_data",
+    )
+    prompt_column: str = key(
+        "prompt",
+        "Column with the prompt: text or a list of messages.",
+        peers="verl: data.prompt_key; openrlhf: --input_key",
+    )
+    system_prompt: str | None = key(None, "System message put before every prompt.")
+    chat_template: str = key(
+        "auto",
+        "auto: the tokenizer's, if it has one; none: plain text; or a Jinja file.",
+        peers="openrlhf: --apply_chat_template",
+    )
+    max_prompt_tokens: int = key(
+        1024, "Longest prompt in tokens.", peers="trl: max_prompt_length; verl: data.max_prompt_length", ge=1
+    )
+    overlong: Literal["error", "drop", "truncate"] = key(
+        "error",
+        "What happens to a longer prompt; truncate keeps its end.",
+        peers="verl: data.truncation, data.filter_overlong_prompts",
+    )
+    bad_rows: Literal["stop", "skip"] = key(
+        "stop", "A row that cannot be used stops the run, or is skipped and counted."
+    )
+    shuffle: bool = key(True, "Draw rows in a seeded random order, anew each epoch.", peers="verl: data.shuffle")
+    images: ImagesConfig | None = key(None, "Images of the prompts; null: prompts are text.")
+
+
+class RewardConfig(Section):
+    """One reward component."""
+
+    function: str = key(
+        ...,
+        "Built-in name, pkg.module:function, file.py:function, or model:FOLDER for a reward model.",
+        peers="trl: reward_funcs; verl: custom_reward_function",
+    )
+    name: str | None = key(None, "Name in metrics and report; default: the function's.")
+    weight: float = key(1.0, "Factor in the sum of components.", peers="trl: reward_weights")
+    arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
+    timeout: float = key(
+        0.0, "Seconds a call may take in a process that can be killed; 0 runs it in this process without a limit.", ge=0
+    )
+    on_failure: float | None = key(
+        0.0, "Value of a sample whose reward crashed, hung or was not finite; null: not applicable."
+    )
+
+
+class MetricConfig(Section):
+    """A function of the user's that turns a step's completions and rewards into further metrics."""
+
+    function: str = key(..., "pkg.module:function or file.py:function; returns a dict of name -> number.")
+    arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
+
+
+class RolloutConfig(Section):
+    """How completions are sampled."""
+
+    group_size: int = key(
+        8,
+        "Completions per prompt (G).",
+        peers="trl: num_generations; verl: rollout.n; openrlhf: --n_samples_per_prompt",
+        ge=1,
+    )
+    max_tokens: int = key(
+        512, "Longest completion in tokens.", peers="trl: max_completion_length; verl: data.max_response_length", ge=1
+    )
+    min_tokens: int = key(0, "Tokens before an end token may be sampled.", ge=0)
+    temperature: float = key(1.0, "Sampling temperature; training log-probs use it too. 0 is greedy.", ge=0)
+    top_k: int = key(0, "Sample among the k most likely tokens; 0: all.", ge=0)
+    top_p: float = key(1.0, "Sample within this probability mass; 1: all.", gt=0, le=1)
+    min_p: Unit = key(0.0, "Drop tokens less likely than this fraction of the likeliest; 0: none.")
+    repetition_penalty: float = key(1.0, "Penalty on tokens already seen; 1: none.", gt=0)
+    stop: list[str] = key([], "Strings that end a completion.")
+    slots: int = key(64, "Completions decoded at once.", peers="vllm: max_num_seqs", ge=1)
+
+
+class TrainConfig(Section):
+    """Steps, batch and optimizer."""
+
+    steps: int = key(
+        100, "Rollout batches to train on.", peers="trl: max_steps; verl: trainer.total_training_steps", ge=1
+    )
+    prompts_per_step: int = key(
+        8,
+        "Prompts in one rollout batch, over all ranks.",
+        peers="verl: data.train_batch_size; trl: batch / num_generations",
+        ge=1,
+    )
+    tokens_per_micro_batch: int = key(
+        8192,
+        "Tokens computed at once in training: sets memory, never the result.",
+        peers="verl: ppo_max_token_len_per_gpu; trl: per_device_train_batch_size; openrlhf: --micro_train_batch_size",
+        ge=1,
+    )
+    learning_rate: float = key(
+        1e-6, "Peak learning rate of AdamW.", peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate", gt=0
+    )
+    schedule: Literal["constant", "linear", "cosine"] | dict[int, float] = key(
+        "constant",
+        "Learning rate after warm-up; or other rates from some steps on: {8000: 1e-7}.",
+        peers="trl: lr_scheduler_type",
+    )
+    warmup_steps: int = key(0, "Steps of linear warm-up.", peers="verl: actor.optim.lr_warmup_steps", ge=0)
+    weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
+    betas: tuple[Decay, Decay] = key(
+        (0.9, 0.999), "AdamW's moment decays.", peers="trl: adam_beta1, adam_beta2; openrlhf: --adam_betas"
+    )
+    max_grad_norm: float = key(
+        1.0,
+        "Clip the global gradient norm; 0: never.",
+        peers="verl: actor.optim.clip_grad, grad_clip; openrlhf: --max_norm",
+        ge=0,
+    )
+
+
+class EvalConfig(Section):
+    """Held-out prompts."""
+
+    source: str | dict[str, Any] | None = key(
+        None,
+        "Held-out rows, written like data.source; null: no evaluation. The first reward component counts as accuracy.",
+        peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset",
+    )
+    every: int = key(
+        0,
+        "Evaluate each n steps; 0: only before and after.",
+        peers="trl: eval_steps; verl: trainer.test_freq; openrlhf: --eval_steps",
+        ge=0,
+    )
+    stop_at: float | None = key(None, "Stop when the held-out metric reaches this.")
+
+
+class CheckpointConfig(Section):
+    """What is kept on disk."""
+
+    every: int = key(
+        0,
+        "Save each n steps; 0: only at the end.",
+        peers="trl: save_steps; verl: trainer.save_freq; openrlhf: --save_steps",
+        ge=0,
+    )
+    keep_last: int = key(
+        2, "Newest checkpoints kept; 0: all.", peers="trl: save_total_limit; verl: trainer.max_actor_ckpt_to_keep", ge=0
+    )
+    keep_best: bool = key(
+        False, "Also keep the checkpoint with the best held-out metric.", peers="trl: load_best_model_at_end"
+    )
+
+
+class TrackersConfig(Section):
+    """Where numbers go besides metrics.jsonl."""
+
+    to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key(
+        [],
+        "Trackers; Weights & Biases takes its key from WANDB_API_KEY and its project from WANDB_PROJECT only.",
+        peers="trl: report_to; verl: trainer.logger",
+    )
+
+
+class TrackingConfig(TrackersConfig):
+    """Where numbers go besides metrics.jsonl, and which rollouts are kept."""
+
+    rollouts_every: int = key(1, "Save the rollouts of each n-th step for the report; 0: none.", ge=0)
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    backend: str = key("torch", "torch, mindspore, or another installed backend.")
+    run_dir: Path = key(
+        Path("runs/default"),
+        "Folder of everything the run writes; an unfinished run in it is resumed.",
+        peers="trl: output_dir; verl: trainer.default_local_dir; openrlhf: --save_path",
+    )
+    seed: int = key(0, "Seed of data order and sampling.", ge=0, lt=2**63)
+    model: ModelConfig = key(..., "The policy.")
+    data: DataConfig = key(..., "Training prompts.")
+    rewards: list[RewardConfig] = key(..., "Reward components, summed by weight.", min_length=1)
+    rollout: RolloutConfig = key(RolloutConfig(), "Sampling.")
+    algorithm: AlgorithmConfig = key(AlgorithmConfig(), "Advantages and loss.")
+    train: TrainConfig = key(TrainConfig(), "Steps and optimizer.")
+    eval: EvalConfig = key(EvalConfig(), "Held-out evaluation.")
+    checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
+    tracking: TrackingConfig = key(TrackingConfig(), "Trackers.")
+    critic: CriticConfig | None = key(None, "The value model of algorithms that need one (ppo).")
+    parallel: ParallelConfig | None = key(None, "How weights are shared out over ranks; null: each holds all.")
+    swap: SwapConfig | None = key(None, "What leaves the device in phases that do not need it; null: nothing.")
+    metrics: list[MetricConfig] | None = key(
+        None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"
+    )
+    items: ItemsConfig | None = key(None, "Items of a completion, where rewards are by item; null: its lines.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        broken = list(self._broken_rules())
+        if broken:
+            raise ValueError("\n".join(broken))
+        return self
+
+    def _broken_rules(self) -> Iterator[str]:
+        """What is wrong between keys; each text starts with the key to change."""
+        prompts, updates = self.train.prompts_per_step, self.algorithm.updates_per_batch
+        if prompts % updates:
+            yield f"train.prompts_per_step ({prompts}) must be a multiple of algorithm.updates_per_batch ({updates})"
+        if self.rollout.temperature == 0:
+            yield "rollout.temperature must be above 0 in training: greedy completions of a group are all equal"
+        if self.rollout.min_tokens > self.rollout.max_tokens:
+            yield f"rollout.min_tokens ({self.rollout.min_tokens}) is above rollout.max_tokens ({self.rollout.max_tokens})"
+        names = [component.name or component.function for component in self.rewards]
+        if len(set(names)) < len(names):
+            yield f"rewards have the same name twice: {', '.join(names)}; give each a name"
+        if isinstance(self.train.schedule, dict):
+            wrong = [at for at, rate in self.train.schedule.items() if at < 1 or rate <= 0]
+            if wrong:
+                yield f"train.schedule takes steps of at least 1 and rates above 0, not {wrong[0]}: {self.train.schedule[wrong[0]]}"
+        if self.critic is not None and self.critic.shared:
+            apart = {
+                "critic.path": self.critic.path, "critic.warmup_steps": self.critic.warmup_steps,
+                "parallel": self.parallel, "swap": self.swap,
+            }  # fmt: skip
+            yield from (
+                f"{name} does not go with critic.shared: that critic is part of the policy"
+                for name, value in apart.items()
+                if value
+            )
+        for name in ("stop_at", "every"):
+            if self.eval.source is None and getattr(self.eval, name):
+                yield f"eval.{name} needs eval.source, the held-out prompts"
+        if self.checkpoint.keep_best and self.eval.source is None:
+            yield "checkpoint.keep_best needs eval.source, the held-out prompts"

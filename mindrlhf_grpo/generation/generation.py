@@ -1,0 +1,225 @@
+"""One call of generate: requests go through slots, tokens come out.
+
+The scheduler says what starts where, the backend's model runner computes and samples; here these are put together.
+Each step hands the last tokens to the runner and gets back one token and one log-prob for every running slot.
+Legend: n rows, P prompt tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BackendError, ConfigError, DataError, RunFailed
+from ..tokenizers.tokenizer import Tokenizer
+from ..types import FinishReason, IntArray, Prompt, Rollout, RolloutGroup, Sampling
+from .sampling import uniforms
+from .scheduler import Admission, Scheduler
+from .stop_strings import StopStrings
+
+PREFILL_TOKENS = 4096  # prompt tokens kept for samples that have not started, beyond those needed at once
+
+Progress = Callable[[int, int], None]  # (completions finished, completions asked for)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """What decides the next token of each row, besides its logits.
+
+    Attributes:
+        uniforms: ``[n]`` in [0, 1).
+        places: ``[n]`` index in its completion of the token that is drawn.
+    """
+
+    uniforms: NDArray[np.float64]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Sampled tokens ``[n]`` and their log-probs ``[n]`` under softmax(logits / temperature), untruncated."""
+
+    tokens: IntArray
+    logps: NDArray[np.float32]
+
+
+class ModelRunner(Protocol):
+    """The device side of generation: the model's forward passes, its KV cache and the sampler."""
+
+    def open(self, slots: int, sampling: Sampling, end_tokens: Sequence[int]) -> None:
+        """Prepare this many empty slots; ``end_tokens`` may not be drawn before ``sampling.min_tokens``."""
+        ...
+
+    def prefill(self, prompts: Mapping[int, IntArray]) -> None:
+        """Compute prompts ``[P]`` and keep their state under their number in this call."""
+        ...
+
+    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: Draws) -> Drawn:
+        """A sample of a kept prompt begins in each of the slots: its first token."""
+        ...
+
+    def release(self, prompts: Sequence[int]) -> None:
+        """Forget kept prompts: no further sample of them starts."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """The sample of one slot goes on in another."""
+        ...
+
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Draws) -> Drawn:
+        """Append a token to each of the slots ``0..n-1``, at these places of their sequences; the next ones."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory of the slots."""
+        ...
+
+
+@dataclass(slots=True)
+class Running:
+    """The completion in one slot so far."""
+
+    prompt: int
+    sample: int
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+
+class Generation:
+    """``group_size`` completions of every prompt.
+
+    Args:
+        version: weight version written on every rollout.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        group_size: int,
+        slots: int,
+        runner: ModelRunner,
+        tokenizer: Tokenizer,
+        version: int,
+        progress: Progress | None = None,
+    ) -> None:
+        self.prompts, self.sampling = prompts, sampling
+        self.runner, self.tokenizer = runner, tokenizer
+        self.version, self.progress = version, progress
+        self.end_tokens = frozenset(tokenizer.eos_ids)
+        self.slots = min(slots, len(prompts) * group_size)
+        lengths = [len(prompt.ids) for prompt in prompts]
+        self.scheduler = Scheduler(lengths, group_size=group_size, slots=self.slots, prefill_tokens=PREFILL_TOKENS)
+        self.stop = StopStrings(sampling.stop, tokenizer, min_tokens=sampling.min_tokens)
+        self.running: dict[int, Running] = {}
+        self.finished: dict[tuple[int, int], Rollout] = {}
+
+    def run(self) -> list[RolloutGroup]:
+        """Generate everything; groups in the order of the prompts, samples in order.
+
+        Raises:
+            RunFailed: logits that are not finite.
+        """
+        self.runner.open(self.slots, self.sampling, self.tokenizer.eos_ids)
+        while not self.scheduler.done:
+            while (admission := self.scheduler.admit()).starts:
+                self._begin(admission)
+            for move in self.scheduler.compact():
+                self.runner.move(move.source, move.target)
+                self.running[move.target] = self.running.pop(move.source)
+            if self.running:
+                self._advance()
+        samples = range(self.scheduler.group_size)
+        return [
+            RolloutGroup(prompt=prompt, rollouts=tuple(self.finished[index, sample] for sample in samples))
+            for index, prompt in enumerate(self.prompts)
+        ]
+
+    def _begin(self, admission: Admission) -> None:
+        """Start samples: compute their prompts, draw their first tokens."""
+        if admission.prefill:
+            self.runner.prefill({index: self.prompts[index].ids for index in admission.prefill})
+        slots = [start.slot for start in admission.starts]
+        for start in admission.starts:
+            self.running[start.slot] = Running(start.prompt, start.sample)
+        drawn = self.runner.start(slots, [start.prompt for start in admission.starts], self._draws(slots))
+        self.runner.release(admission.release)
+        self._append(slots, drawn)
+
+    def _advance(self) -> None:
+        """One token for every running slot."""
+        slots = range(len(self.running))
+        rows = [self.running[slot] for slot in slots]
+        positions = [len(self.prompts[row.prompt].ids) + len(row.ids) - 1 for row in rows]
+        self._append(slots, self.runner.decode([row.ids[-1] for row in rows], positions, self._draws(slots)))
+
+    def _draws(self, slots: Sequence[int]) -> Draws:
+        """The random numbers of the given slots' next tokens."""
+        rows = [self.running[slot] for slot in slots]
+        uids, samples, places = np.array(
+            [(self.prompts[row.prompt].uid, row.sample, len(row.ids)) for row in rows], dtype=np.int64
+        ).T
+        return Draws(uniforms=uniforms(self.sampling.seed, uids, samples, places), places=places)
+
+    def _append(self, slots: Sequence[int], drawn: Drawn) -> None:
+        """Take the tokens in and retire the completions they end."""
+        if not np.isfinite(drawn.logps).all():
+            raise RunFailed("the model's logits are not finite: no token can be sampled")
+        for slot, token, logp in zip(slots, drawn.tokens.tolist(), drawn.logps.tolist(), strict=True):
+            row = self.running[slot]
+            row.ids.append(token)
+            row.logps.append(logp)
+            self._retire(slot, row)
+
+    def _retire(self, slot: int, row: Running) -> None:
+        """Free the slot if its completion is complete."""
+        ended = row.ids[-1] in self.end_tokens
+        before_stop = None if ended else self.stop.cut(row.ids)
+        if not ended and before_stop is None and len(row.ids) < self.sampling.max_tokens:
+            return
+        if before_stop is None:
+            before_stop = self.tokenizer.decode(row.ids[:-1] if ended else row.ids)
+            finish = FinishReason.STOP if ended else FinishReason.LENGTH
+        else:
+            finish = FinishReason.STOP
+        self.finished[row.prompt, row.sample] = Rollout(
+            sample=row.sample, ids=np.array(row.ids, dtype=np.int32), logps=np.array(row.logps, dtype=np.float32),
+            finish=finish, text=before_stop, weight_version=self.version,
+        )  # fmt: skip
+        self.scheduler.finish(slot)
+        del self.running[slot]
+        if self.progress is not None:
+            self.progress(len(self.finished), self.scheduler.total)
+
+
+def check_prompt(
+    prompt: Prompt, sampling: Sampling, *, vocab_size: int, context: int | None, reads_images: bool = False
+) -> None:
+    """Whether a native engine can complete the prompt with a model of this vocabulary and context length.
+
+    Raises:
+        BackendError: it has images, and the model reads text only.
+        DataError: a prompt without tokens, or with tokens the model does not know.
+        ConfigError: the prompt and ``max_tokens`` do not fit the model's context.
+    """
+    length = len(prompt.ids)
+    if prompt.features and not reads_images:
+        raise BackendError(f"row {prompt.row}: the model reads text only, not {', '.join(prompt.features)}")
+    if not length:
+        raise DataError(f"row {prompt.row}: the prompt has no tokens")
+    largest = int(max(prompt.ids))
+    if largest >= vocab_size:
+        raise DataError(
+            f"row {prompt.row}: token {largest} is beyond the model's vocabulary of {vocab_size}: "
+            "the tokenizer belongs to another model"
+        )
+    if context is not None and length + sampling.max_tokens > context:
+        raise ConfigError(
+            f"row {prompt.row}: {length} prompt tokens and rollout.max_tokens {sampling.max_tokens} do not fit the "
+            f"model's context of {context} tokens; lower data.max_prompt_tokens or rollout.max_tokens"
+        )

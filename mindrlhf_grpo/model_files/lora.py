@@ -1,0 +1,106 @@
+"""LoRA adapters added into the weights they belong to: W + scale * B @ A, in NumPy, one tensor at a time.
+
+LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685. The adapter is in peft's layout: A ``[r, in]``,
+B ``[out, r]``. Each weight file of the base is copied and only the merged tensors are written over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CheckpointError
+from .folder import read_header, weight_files
+from .safetensors import as_stored, read_tensor, stored_type
+
+PREFIX = "base_model.model."
+PLAIN = {
+    "bias": "none", "use_dora": False, "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
+    "layers_pattern": None, "trainable_token_indices": None, "target_parameters": None,
+}  # fmt: skip
+
+
+def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
+    """Write ``base`` with the adapter merged into the folder ``out``.
+
+    Raises:
+        CheckpointError: an adapter of another kind than plain LoRA, or one that does not fit the base.
+    """
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    scale = lora_scale(settings)
+    pairs = read_pairs(adapter / "adapter_model.safetensors")
+    files = weight_files(base)
+    if not files:
+        raise CheckpointError(f"{base} has no safetensors weights to merge into")
+    for path in sorted(base.iterdir()):
+        if path.is_file() and path.suffix not in (".bin", ".gguf"):
+            shutil.copyfile(path, out / path.name)
+    merged: set[str] = set()
+    for path in files:
+        merged |= _merge_file(out / path.name, pairs, scale, transposed=bool(settings.get("fan_in_fan_out")))
+    if missing := sorted(set(pairs) - merged):
+        raise CheckpointError(f"the adapter has {missing[0]}, which {base} has not: they belong to different models")
+
+
+def lora_scale(settings: Mapping[str, Any]) -> float:
+    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA; refuses what is not plain LoRA."""
+    for name, plain in PLAIN.items():
+        value = settings.get(name)
+        if value and value != plain:
+            raise CheckpointError(f"cannot merge an adapter with {name}: {value!r}; only plain LoRA is accepted")
+    if settings.get("peft_type", "LORA") != "LORA":
+        raise CheckpointError(f"cannot merge an adapter of type {settings['peft_type']!r}; only LORA is accepted")
+    rank = settings["r"]
+    return float(settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+
+
+def read_pairs(path: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Weight name -> (A, B) in float32, from an adapter file."""
+    factors: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for name, info in read_header(path).items():
+        module, _, side = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+        if side not in ("lora_A", "lora_B"):
+            raise CheckpointError(f"{path} has the tensor {name}, which is no part of plain LoRA")
+        factors.setdefault(f"{module}.weight", {})[side] = read_tensor(path, info)
+    return {name: (sides["lora_A"], sides["lora_B"]) for name, sides in factors.items()}
+
+
+def _merge_file(
+    path: Path,
+    pairs: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]],
+    scale: float,
+    *,
+    transposed: bool,
+) -> set[str]:
+    """Add the adapter to the weights of one file, in place; returns the names merged."""
+    header = read_header(path)
+    of_adapter = {bare(name): name for name in pairs}
+    found = {name: of_adapter[bare(name)] for name in header if bare(name) in of_adapter}
+    for stored_name, name in found.items():
+        info = header[stored_name]
+        a, b = pairs[name]
+        delta = (b @ a) * np.float32(scale)
+        delta = delta.T if transposed else delta
+        if delta.shape != info.shape:
+            raise CheckpointError(f"the adapter's {name} is {delta.shape}, the model's {info.shape}")
+        merged = read_tensor(path, info) + delta
+        stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r+", offset=info.start, shape=(info.size,))
+        stored[:] = as_stored(merged, info.dtype).ravel()
+        stored.flush()
+    return set(found.values())
+
+
+def bare(name: str) -> str:
+    """A weight's name without what stands before it: models that read images are published with other names there
+    (``model.layers``, ``language_model.model.layers``) than transformers has in memory (``model.language_model.layers``).
+    """
+    while name.startswith(("model.", "language_model.")):
+        name = name.partition(".")[2]
+    return name

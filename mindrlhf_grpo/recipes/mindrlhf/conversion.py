@@ -1,0 +1,169 @@
+"""Weights of another code base as a Hugging Face folder, and back, by a table of names. NumPy only, a tensor at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import CheckpointError, ConfigError
+from ...model_files.folder import TOKENIZER_FILES, copy_files, find_folder, read_header, read_model_config, weight_files
+from ...model_files.safetensors import STORED, Stored, read_tensor, write_model
+from .ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt
+from .name_maps import NameMap, Plan, family_of, to_here, to_there
+
+Format = Literal["ckpt", "safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a tensor lies: its type by safetensors' name, its shape, and how to read it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """What was written, and names that were left out because they are no weights."""
+
+    out: Path
+    tensors: int
+    left_out: tuple[str, ...]
+
+
+def to_folder(source: Path, out: Path, maps: Mapping[str, Any], config: Mapping[str, Any]) -> Converted:
+    """A Hugging Face folder of a checkpoint: one ``.ckpt`` or ``.safetensors`` file, or a folder of such files.
+
+    Args:
+        maps: family (``model_type``) -> table of names, see ``name_maps``.
+        config: what becomes ``config.json``.
+
+    Raises:
+        CheckpointError: names or shapes that do not fit the family, an unreadable file, or parts of several ranks.
+        ConfigError: a family without a table.
+    """
+    there = sources(source)
+    plan = to_here(family_of(maps, str(config.get("model_type"))), list(there), model_sizes(config))
+    out.mkdir(parents=True, exist_ok=True)
+    stored, tensors = _computed(plan, there)
+    write_model(out, stored, tensors)
+    dtype = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[next(iter(stored.values())).dtype]
+    text = json.dumps({**config, "dtype": dtype}, indent=2, ensure_ascii=False)
+    (out / "config.json").write_text(text + "\n", encoding="utf-8")
+    return Converted(out=out, tensors=len(stored), left_out=tuple(plan.left_out))
+
+
+def from_folder(folder: Path, out: Path, maps: Mapping[str, Any], form: Format) -> Converted:
+    """A checkpoint under another code base's names: ``OUT/model.ckpt`` or safetensors, with tokenizer and config.json.
+
+    Raises:
+        CheckpointError: weights that the table does not know.
+        ConfigError: no model folder, or a family without a table.
+    """
+    folder = find_folder(str(folder))
+    config = read_model_config(folder)
+    names: NameMap = family_of(maps, str(config.get("model_type")))
+    here = sources(folder)
+    plan = to_there(names, list(here), model_sizes(config))
+    out.mkdir(parents=True, exist_ok=True)
+    stored, tensors = _computed(plan, here)
+    if form == "ckpt":
+        write_ckpt(out / "model.ckpt", tensors, dtypes={name: info.dtype for name, info in stored.items()})
+    else:
+        write_model(out, stored, tensors)
+    copy_files(folder, out, (*TOKENIZER_FILES, "config.json"))
+    return Converted(out=out, tensors=len(stored), left_out=())
+
+
+def sources(path: Path) -> dict[str, Source]:
+    """The tensors of a checkpoint by name.
+
+    Raises:
+        CheckpointError: nothing there that is read, or the parts of several ranks.
+    """
+    found: dict[str, Source] = {}
+    for file in _files(path):
+        tensors = _ckpt_sources(file) if file.suffix == ".ckpt" else _safetensors_sources(file)
+        doubled = sorted(found.keys() & tensors.keys())
+        if doubled:
+            raise CheckpointError(
+                f"{path}: {doubled[0]} lies in several files: these are the parts of several ranks; bring them together "
+                "first (MindSpore: merge_sliced_parameter, unified_safetensors or transform_checkpoints)"
+            )
+        found |= tensors
+    return found
+
+
+def model_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """What rules count rows by, from a ``config.json``."""
+    heads = int(config.get("num_attention_heads", 1))
+    hidden = int(config.get("hidden_size", 0))
+    named = {
+        "hidden": hidden, "heads": heads, "kv_heads": config.get("num_key_value_heads") or heads,
+        "head": config.get("head_dim") or hidden // heads, "inner": config.get("intermediate_size"),
+        "experts": config.get("n_routed_experts"), "expert_inner": config.get("moe_intermediate_size"),
+        "nope": config.get("qk_nope_head_dim"), "rope": config.get("qk_rope_head_dim"),
+        "value": config.get("v_head_dim"), "kv_rank": config.get("kv_lora_rank"),
+    }  # fmt: skip
+    return {"one": 1, **{name: int(value) for name, value in named.items() if value}}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = weight_files(path) if (path / "config.json").is_file() else sorted(path.rglob("*.safetensors"))
+        files = files or sorted(path.rglob("*.ckpt"))
+    else:
+        raise ConfigError(f"there is no checkpoint {str(path)!r}")
+    if not files or files[0].suffix not in (".ckpt", ".safetensors"):
+        raise CheckpointError(f"{path} holds no weights; accepted: .ckpt and .safetensors files, or a folder of them")
+    return files
+
+
+def _ckpt_sources(file: Path) -> dict[str, Source]:
+    return {
+        name: Source(tensor.dtype, tensor.shape, lambda tensor=tensor: read_ckpt_tensor(file, tensor))  # type: ignore[misc]
+        for name, tensor in read_ckpt_header(file).items()
+    }
+
+
+def _safetensors_sources(file: Path) -> dict[str, Source]:
+    return {
+        name: Source(info.dtype, info.shape, lambda info=info: read_tensor(file, info))  # type: ignore[misc]
+        for name, info in read_header(file).items()
+    }
+
+
+def _computed(plan: Plan, given: Mapping[str, Source]) -> tuple[dict[str, Stored], Any]:
+    """Types and shapes of the tensors to be written, and their values one by one.
+
+    Shapes are found by a dry run on arrays without memory.
+    """
+    used: dict[str, set[str]] = {name: set() for name in plan.tensors}
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        def read(source: str) -> NDArray[Any]:
+            used[name].add(source)
+            return np.broadcast_to(np.zeros((), np.uint8), given[source].shape)
+
+        return tuple(plan.tensors[name](read).shape)
+
+    shapes = {name: shape_of(name) for name in plan.tensors}
+    stored = {name: Stored(_dtype(used[name], given), shape) for name, shape in shapes.items()}
+    values = ((name, make(lambda source: given[source].read())) for name, make in plan.tensors.items())
+    return stored, values
+
+
+def _dtype(names: set[str], given: Mapping[str, Source]) -> str:
+    dtype = max((given[name].dtype for name in names), key=lambda kind: (kind == "F32", kind))
+    if dtype not in STORED:
+        raise CheckpointError(f"{min(names)} is of type {dtype}; accepted weights: {', '.join(STORED)}")
+    return dtype

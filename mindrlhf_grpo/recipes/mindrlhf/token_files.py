@@ -1,0 +1,141 @@
+"""Rows that were tokenised before: arrays of ids with masks in ``.npz`` or MindRecord files, as text again.
+
+Text is what the rest of the system starts from. A prompt counts only if its text gives the same ids again, so that
+training sees the tokens that the file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BackendError, DataError
+from ...tokenizers.tokenizer import Tokenizer
+
+Record = Mapping[str, NDArray[Any]]
+SUFFIXES = (".npz", ".mindrecord")
+
+
+def read_token_file(path: Path) -> Iterator[tuple[str, Record]]:
+    """Place and arrays of each row: the first axis of ``.npz`` arrays, or the records of MindSpore's format.
+
+    Raises:
+        DataError: another suffix, a broken file, arrays of different lengths, or MindSpore missing for its own format.
+    """
+    if path.suffix == ".npz":
+        yield from _read_npz(path)
+        return
+    if path.suffix != ".mindrecord":
+        raise DataError(f"{path} is no token file; accepted: {', '.join(SUFFIXES)}")
+    from ...backend import backend_module
+
+    try:
+        module = backend_module("mindspore")
+    except BackendError as error:
+        raise DataError(
+            f"{path} is MindSpore's format ({error}); .npz with the same arrays is read everywhere"
+        ) from None
+    for number, record in enumerate(module.read_records(path)):
+        yield f"{path}[{number}]", {name: np.asarray(value) for name, value in record.items()}
+
+
+def write_token_file(path: Path, records: Iterable[Record]) -> int:
+    """Write rows of equal shapes; returns how many. ``.mindrecord`` needs MindSpore.
+
+    Raises:
+        DataError: no rows, or another suffix.
+    """
+    rows = list(records)
+    if not rows or path.suffix not in SUFFIXES:
+        raise DataError(f"{path}: {'no rows to write' if not rows else 'accepted: ' + ', '.join(SUFFIXES)}")
+    if path.suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez_compressed(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    else:
+        from ...backend import backend_module
+
+        backend_module("mindspore").write_records(path, rows)
+    return len(rows)
+
+
+def _read_npz(path: Path) -> Iterator[tuple[str, Record]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise DataError(f"{path} cannot be read as .npz: {error}") from None
+    counts = {name: len(array) for name, array in arrays.items() if array.ndim}
+    if len(set(counts.values())) != 1:
+        raise DataError(f"{path}: arrays have different numbers of rows: {counts}")
+    for number in range(next(iter(counts.values()))):
+        yield f"{path}[{number}]", {name: arrays[name][number] for name in counts}
+
+
+class TokenText:
+    """Ids as text, special tokens shown."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.pad = tokenizer, tokenizer.pad_id
+        self._special: dict[int, str] = {}
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Text without special tokens."""
+        return self.tokenizer.decode([int(token) for token in ids])
+
+    def exact(self, ids: Iterable[int]) -> str:
+        """Text that becomes the same ids again.
+
+        Raises:
+            DataError: there is none: the ids are another tokenizer's.
+        """
+        tokens = [int(token) for token in ids]
+        if any(not 0 <= token < self.tokenizer.vocab_size for token in tokens):
+            raise DataError(f"id {max(tokens)} is not among the tokenizer's {self.tokenizer.vocab_size} tokens")
+        text, plain = "", list[int]()
+        for token in tokens:
+            if (shown := self._shown(token)) is None:
+                plain.append(token)
+            else:
+                text, plain = text + self.text(plain) + shown, []
+        text += self.text(plain)
+        if self.tokenizer.encode(text) != tokens:
+            raise DataError("the text of these ids has other ids: they are another tokenizer's, or were cut")
+        return text
+
+    def _shown(self, token: int) -> str | None:
+        """What a special token is written as; None for a token of text."""
+        if token not in self._special:
+            self._special[token] = "" if self.tokenizer.decode([token]) else self.tokenizer.piece(token)
+        return self._special[token] or None
+
+
+def without_padding(record: Record, name: str, texts: TokenText, mask: str = "") -> list[int]:
+    """Ids of an array without what fills it up: by a mask, else by the padding ids at its end (on either side).
+
+    Raises:
+        DataError: no such array.
+    """
+    if name not in record:
+        raise DataError(f"the token file has no {name!r}; it has {', '.join(record)}")
+    ids = [int(token) for token in np.ravel(record[name])]
+    if mask in record:
+        return [token for token, real in zip(ids, np.ravel(record[mask]), strict=True) if real == 1]
+    real = [place for place, token in enumerate(ids) if token != texts.pad]
+    return ids[real[0] : real[-1] + 1] if real else []
+
+
+def under_mask(record: Record, name: str, mask: str) -> list[int]:
+    """Ids where the mask is exactly 1: masks are themselves filled up with padding ids in some files."""
+    if name not in record or mask not in record:
+        return []
+    return [int(token) for token, marked in zip(record[name], record[mask], strict=False) if marked == 1]
+
+
+def before_mask(mask: NDArray[Any]) -> int:
+    """How many places lie before the first that is marked."""
+    marked = np.flatnonzero(np.ravel(mask) == 1)
+    return int(marked[0]) if len(marked) else 0

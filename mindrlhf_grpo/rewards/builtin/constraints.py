@@ -1,0 +1,122 @@
+"""Instruction following that a program can check: a row lists constraints, the reward is the share that is met.
+
+A constraint is ``{kind: KIND, value: VALUE}``; kinds and what their values are: ``KINDS``. What is judged is the answer
+after the last thought.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from ...chat.thoughts import without_thoughts
+from ...errors import DataError, did_you_mean
+from .language import language_of
+
+SENTENCE = re.compile(r"[^.!?。！？]*[\w][^.!?。！？]*[.!?。！？]?")
+WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+(?:['’-][^\W_\u3400-\u9fff]+)*")
+BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s+\S", re.MULTILINE)
+
+
+def words(text: str) -> int:
+    """Words, each Chinese character being one."""
+    return len(WORD.findall(text))
+
+
+def paragraphs(text: str) -> int:
+    """Blocks between empty lines."""
+    return len([part for part in re.split(r"\n\s*\n", text) if part.strip()])
+
+
+def is_json(text: str) -> bool:
+    """Whether all of it, a code fence aside, is a JSON object or list."""
+    try:
+        return isinstance(json.loads(re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", text.strip())), dict | list)
+    except ValueError:
+        return False
+
+
+def listed(value: Any) -> list[str]:
+    """One text or several."""
+    return [value] if isinstance(value, str) else [str(one) for one in value]
+
+
+KINDS: Mapping[str, Callable[[str, Any], bool]] = {
+    "include": lambda text, value: all(part.casefold() in text.casefold() for part in listed(value)),  # texts
+    "exclude": lambda text, value: not any(part.casefold() in text.casefold() for part in listed(value)),
+    "starts_with": lambda text, value: text.startswith(tuple(listed(value))),
+    "ends_with": lambda text, value: text.endswith(tuple(listed(value))),
+    "min_words": lambda text, value: words(text) >= int(value),  # numbers
+    "max_words": lambda text, value: words(text) <= int(value),
+    "min_sentences": lambda text, value: len(SENTENCE.findall(text)) >= int(value),
+    "max_sentences": lambda text, value: len(SENTENCE.findall(text)) <= int(value),
+    "paragraphs": lambda text, value: paragraphs(text) == int(value),
+    "bullets": lambda text, value: len(BULLET.findall(text)) == int(value),
+    "language": lambda text, value: language_of(text) == value,  # zh, ja, en or ko
+    "case": lambda text, value: text == {"upper": text.upper(), "lower": text.lower()}[value],  # upper or lower
+    "format": lambda text, value: {"json": is_json, "table": is_table, "title": is_titled}[value](text),
+}
+
+
+def is_table(text: str) -> bool:
+    """Whether there is a Markdown table."""
+    return re.search(r"^\s*\|.+\|\s*\n\s*\|[\s:|-]+\|\s*$", text, re.MULTILINE) is not None
+
+
+def is_titled(text: str) -> bool:
+    """Whether it begins with a Markdown heading."""
+    return re.match(r"#{1,6} \S", text) is not None
+
+
+def constraints(
+    prompts: list[str],
+    completions: list[str],
+    completion_ids: list[list[int]],
+    constraints: list[Any],
+    *,
+    score: Literal["share", "all"] = "share",
+) -> list[float | Exception | None]:
+    """The share of a row's constraints that its answer meets; a row without any is not applicable.
+
+    Args:
+        constraints: of each completion: a list of ``{kind, value}``, or that as JSON text.
+        score: ``all``: 1 if every one is met, else 0.
+    """
+
+    def of(completion: str, asked: Any) -> float | Exception | None:
+        if asked is None:
+            return None
+        try:
+            met = meets(without_thoughts(completion), read_constraints(asked))
+        except DataError as error:
+            return error
+        return float(all(met)) if score == "all" else sum(met) / len(met)
+
+    return [of(*pair) for pair in zip(completions, constraints, strict=True)]
+
+
+def read_constraints(value: Any) -> list[Mapping[str, Any]]:
+    """A row's constraints, checked; raises DataError for what is none."""
+    try:
+        asked = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise DataError(f"constraints are no JSON: {value[:80]!r}") from error
+    asked = [asked] if isinstance(asked, Mapping) else asked
+    if not isinstance(asked, Sequence) or not asked:
+        raise DataError(f"constraints must be a list of {{kind, value}}, not {value!r:.80}")
+    for one in asked:
+        kind = one.get("kind") if isinstance(one, Mapping) else None
+        if kind not in KINDS:
+            hint = did_you_mean(str(kind), KINDS)
+            raise DataError(f"constraint {one!r:.80}: unknown kind{hint}; there are {', '.join(KINDS)}")
+    return list(asked)
+
+
+def meets(text: str, asked: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Of each constraint, whether the text meets it; raises DataError for a value that its kind does not take."""
+    try:
+        return [KINDS[one["kind"]](text, one["value"]) for one in asked]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"a constraint has a wrong value: {error}") from error

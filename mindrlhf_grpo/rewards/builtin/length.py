@@ -1,0 +1,54 @@
+"""Length in tokens: a shaping reward, and the soft overlong penalty.
+
+Lengths are those of ``completion_ids``: what was sampled, the end token included.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...errors import ConfigError
+
+Tokens = Annotated[int, Field(ge=1)]
+
+
+def length(
+    prompts: list[str],
+    completions: list[str],
+    completion_ids: list[list[int]],
+    *,
+    tokens: Tokens,
+    prefer: Literal["target", "short", "long"] = "target",
+) -> list[float]:
+    """A reward in 0..1 that is linear in the number of tokens n.
+
+    ``target``: 1 - |n - tokens| / tokens; ``short``: 1 - n / tokens; ``long``: n / tokens.
+    """
+
+    def shaped(count: int) -> float:
+        ratio = count / tokens
+        value = {"target": 1 - abs(ratio - 1), "short": 1 - ratio, "long": ratio}[prefer]
+        return min(max(value, 0.0), 1.0)
+
+    return [shaped(len(ids)) for ids in completion_ids]
+
+
+def overlong(
+    prompts: list[str],
+    completions: list[str],
+    completion_ids: list[list[int]],
+    *,
+    max_tokens: Tokens,
+    buffer: Tokens,
+    factor: Annotated[float, Field(ge=0)] = 1.0,
+) -> list[float]:
+    """Soft overlong punishment (DAPO, https://arxiv.org/abs/2503.14476, eq. 13), capped.
+
+    0 up to ``max_tokens - buffer`` tokens, then falling linearly to ``-factor`` at ``max_tokens`` and beyond.
+    """
+    if buffer > max_tokens:
+        raise ConfigError(f"reward overlong: buffer ({buffer}) is above max_tokens ({max_tokens})")
+    free = max_tokens - buffer
+    return [0.0 - factor * min(max(len(ids) - free, 0) / buffer, 1.0) for ids in completion_ids]

@@ -1,0 +1,10 @@
+"""Generative judges as rewards: templates, the models that answer, and reading a score out of an answer.
+
+To add a judge template, add a row to ``templates``.
+"""
+
+from __future__ import annotations
+
+from .judge import JudgeReward
+
+__all__ = ["JudgeReward"]

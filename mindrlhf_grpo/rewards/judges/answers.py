@@ -1,0 +1,65 @@
+"""From what a judge writes to a score: a table of verdicts, or a number. What cannot be read is None, never a guess."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from ...errors import ConfigError
+
+Reader: TypeAlias = Callable[[str], float | None]
+Match: TypeAlias = Literal["anywhere", "start"]
+
+NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
+AROUND = " \t\r\n.,;:!?\"'`*()[]<>。，；：！？“”‘’「」"  # what may stand around a verdict
+
+
+def verdict_reader(verdicts: Mapping[str, float], match: Match = "anywhere") -> Reader:
+    """The score of the verdict in a text, letter case aside: all of the text, else the one that stands first.
+
+    Where two verdicts begin at the same place, the longer one counts. ``match="start"``: it must begin the text.
+
+    Raises:
+        ConfigError: no verdict, an empty one, or two that are equal but for case.
+    """
+    table = {verdict.strip().casefold(): float(score) for verdict, score in verdicts.items()}
+    if not table or "" in table or len(table) != len(verdicts):
+        raise ConfigError(f"verdicts must be different texts with their scores, not {dict(verdicts)!r}")
+
+    def read(text: str) -> float | None:
+        said = text.strip(AROUND).casefold()
+        if said in table:
+            return table[said]
+        found = [(said.find(verdict), -len(verdict), verdict) for verdict in table]
+        places = sorted(place for place in found if place[0] == 0 or (place[0] > 0 and match == "anywhere"))
+        return table[places[0][2]] if places else None
+
+    return read
+
+
+def number_reader(accepted: Sequence[float]) -> Reader:
+    """The first number in a text, moved to the nearest accepted one; the smaller where two are as near.
+
+    Raises:
+        ConfigError: no accepted number.
+    """
+    values = sorted(float(value) for value in accepted)
+    if not values:
+        raise ConfigError("numbers must list at least one score that a judge may give")
+
+    def read(text: str) -> float | None:
+        found = NUMBER.search(text)
+        return min(values, key=lambda value: abs(value - float(found[0]))) if found else None
+
+    return read
+
+
+def judged_choice(probability: float, read: str, threshold: float) -> float:
+    """A score from the probability of the first of a judge's choices.
+
+    Args:
+        read: ``prob``: the probability; ``hard``: 1 from ``threshold`` on, else 0; ``both``: the mean of these.
+    """
+    hard = float(probability >= threshold)
+    return {"prob": probability, "hard": hard, "both": (probability + hard) / 2}[read]

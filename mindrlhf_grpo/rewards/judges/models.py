@@ -1,0 +1,209 @@
+"""Where judges compute: language models in this process, one in memory at a time, or servers with a chat protocol.
+
+Judges that name the same folder share one model. Legend: N messages, C choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...chat.chat_server import ChatServer
+from ...config.run import ModelConfig
+from ...errors import ConfigError
+from ...model_files.folder import find_folder, read_model_config
+from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...types import Batch, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from ...backend import Backend, LanguageModel
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a judge's model is.
+
+    Attributes:
+        model: folder of a language model, or the name that a server knows (empty: the one it serves).
+        server: address of a server that speaks OpenAI's chat protocol; empty: in this process.
+        options: of :class:`ChatServer` for a server; of ``model:`` (``dtype``, ...) for a folder.
+        slots: messages answered at once in this process.
+        keep: the weights stay between calls, for one model that fits beside the policy.
+    """
+
+    model: str = ""
+    server: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    slots: int = 64
+    keep: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.server, self.model if self.server else str(find_folder(self.model))
+
+
+class JudgeModel(Protocol):
+    """What answers a judge's messages."""
+
+    def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
+        """The greedy answer to each message; None for one that is too long for the model."""
+        ...
+
+    def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> Floats | None:
+        """``[N, C]``: how likely an answer begins with each choice, among them; NaN rows for messages too long.
+
+        None where it cannot tell (a server).
+        """
+        ...
+
+    def release(self) -> None:
+        """Free what it holds until the next call."""
+        ...
+
+
+class InProcess:
+    """Implements ``JudgeModel`` on a backend."""
+
+    def __init__(self, place: Place, backend: Backend) -> None:
+        self.folder = find_folder(place.model)
+        self.config = ModelConfig.model_validate({"path": str(self.folder), **place.options})
+        self.tokenizer: Tokenizer = load_tokenizer(str(self.folder), trust_remote_code=self.config.trust_remote_code)
+        self.longest: int = read_model_config(self.folder).get("max_position_embeddings") or 1 << 30
+        self.model: LanguageModel = backend.load_language_model(self.config, self.tokenizer, slots=place.slots)
+
+    def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
+        """See ``JudgeModel``."""
+        prompts = self.prompts(messages, max_tokens)
+        said: list[str | None] = [None] * len(messages)
+        sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+        for group in self.model.generate(prompts, sampling, group_size=1) if prompts else ():
+            said[group.prompt.row] = group.rollouts[0].text
+        return said
+
+    def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> Floats:
+        """See ``JudgeModel``."""
+        first = first_tokens(self.tokenizer, choices, self.folder.name)
+        prompts = self.prompts(messages, 1)
+        found = np.full((len(messages), len(choices)), np.nan)
+        if prompts:
+            rows = len(prompts) * len(first)
+            blank, ones = np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.float32)
+            batch = Batch(
+                prompts=tuple(prompt.ids for prompt in prompts),
+                prompt_of=np.repeat(np.arange(len(prompts), dtype=np.int32), len(first)),
+                ids=np.tile(np.asarray(first, np.int64), len(prompts))[:, None],
+                lengths=np.ones(rows, np.int64), mask=ones, weights=blank, advantages=blank,
+            )  # fmt: skip
+            logps = self.model.logps(batch).logps[:, 0].reshape(len(prompts), len(first)).astype(np.float64)
+            weights = np.exp(logps - logps.max(axis=1, keepdims=True))
+            found[[prompt.row for prompt in prompts]] = weights / weights.sum(axis=1, keepdims=True)
+        return found
+
+    def prompts(self, messages: Sequence[str], max_tokens: int) -> list[Prompt]:
+        """The messages that fit, in the model's chat template if it has one; ``row`` is the place of each."""
+        chat = self.tokenizer.has_chat_template
+        found = []
+        for row, text in enumerate(messages):
+            ids = self.tokenizer.chat([{"role": "user", "content": text}]) if chat else self.tokenizer.encode(text)
+            if 0 < len(ids) <= self.longest - max_tokens:
+                found.append(Prompt(uid=row, row=row, ids=np.asarray(ids, np.int32), text=text))
+        return found
+
+    def release(self) -> None:
+        """Free the weights."""
+        self.model.release()
+
+
+class OnServer:
+    """Implements ``JudgeModel`` over HTTP."""
+
+    def __init__(self, place: Place) -> None:
+        self.server = ChatServer(place.server, model=place.model or None, **place.options)
+
+    def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
+        """See ``JudgeModel``; raises ServerError where the server gives none."""
+        conversations = [[{"role": "user", "content": text}] for text in messages]
+        return list(self.server.complete(conversations, max_tokens=max_tokens))
+
+    def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> None:
+        """A server's answers are read as text."""
+        return
+
+    def release(self) -> None:
+        """End the connections."""
+        self.server.close()
+
+
+class JudgeModels:
+    """The models of all judges of a reward, by where they are.
+
+    Attributes:
+        loads: how often each model was brought in, by folder or address; for logs and tests.
+    """
+
+    def __init__(self, backend: Backend | None) -> None:
+        self.backend = backend
+        self.models: dict[tuple[str, str], JudgeModel] = {}
+        self.held: dict[tuple[str, str], bool] = {}  # those in memory, and whether to keep them
+        self.loads: dict[str, int] = {}
+
+    def use(self, place: Place) -> JudgeModel:
+        """The model of a place; all others are freed before it is loaded, except those to keep."""
+        key = place.key
+        model = self.models.get(key) or self.models.setdefault(key, self.build(place))
+        if key not in self.held:
+            self.release()
+            self.held[key] = place.keep
+            name = place.server or key[1]
+            self.loads[name] = self.loads.get(name, 0) + 1
+        return model
+
+    def release(self) -> None:
+        """Free every model, except those to keep."""
+        for key in [key for key, keep in self.held.items() if not keep]:
+            self.models[key].release()
+            del self.held[key]
+
+    def build(self, place: Place) -> JudgeModel:
+        """A model that has not been asked yet."""
+        if place.server:
+            return OnServer(place)
+        if self.backend is None:
+            raise ConfigError(f"judge {place.model!r}: a judge in this process needs a backend to compute it")
+        return InProcess(place, self.backend)
+
+    def close(self) -> None:
+        """Free all of them."""
+        for model in self.models.values():
+            model.release()
+        self.models.clear()
+        self.held.clear()
+
+
+def check_place(place: Place) -> None:
+    """Raise ConfigError for a folder that holds no model, or an address that is none; nothing is loaded."""
+    if place.server:
+        OnServer(place).release()
+        return
+    if not place.model:
+        raise ConfigError("a judge needs a model: a folder, or a server")
+    folder = find_folder(place.model)
+    read_model_config(folder)
+    ModelConfig.model_validate({"path": str(folder), **place.options})
+
+
+def first_tokens(tokenizer: Tokenizer, choices: Sequence[str], name: str) -> list[int]:
+    """The first token of each choice; raises ConfigError unless they differ."""
+    first = [tokenizer.encode(choice)[:1] for choice in choices]
+    flat = [ids[0] for ids in first if ids]
+    if len(set(flat)) < len(choices):
+        raise ConfigError(
+            f"judge {name}: the choices {', '.join(choices)} do not begin with different tokens of its tokenizer"
+        )
+    return flat

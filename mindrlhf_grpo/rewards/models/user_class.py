@@ -1,0 +1,123 @@
+"""A user's own reward model: a class whose objects are called with ``input_ids`` and ``attention_mask`` ``[B, T]``.
+
+It returns B scores, or a mapping with them under ``score``. It is given tensors of the framework its base classes come
+from, NumPy arrays if they come from none, padded on the right.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, DataError, UserError
+from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...user_functions import import_function
+
+Conversation = Sequence[Mapping[str, str]]
+
+
+class UserModel:
+    """A user's class and the tokenizer it reads with; an object of it is made at the first call.
+
+    Args:
+        reference: ``file.py:Class`` or ``pkg.module:Class``. It is built with ``path`` if its constructor takes that,
+            else without arguments.
+        path: folder of the model; its tokenizer is used if it has one, else that of ``policy_folder``.
+        device: where it computes, if it has a method ``to``.
+
+    Raises:
+        ConfigError: no such class, or no tokenizer.
+    """
+
+    def __init__(
+        self, reference: str, *, path: str, policy_folder: Path | None = None, device: Any = None, batch: int = 8
+    ) -> None:
+        try:
+            found = import_function(reference)
+        except UserError as error:
+            raise ConfigError(f"custom reward model {reference!r}: {error}") from error
+        if not inspect.isclass(found) or not any({"forward", "__call__"} & set(vars(base)) for base in found.__mro__):
+            raise ConfigError(f"custom reward model {reference!r} must be a class whose objects can be called")
+        self.reference, self.path, self.device, self.batch = reference, path, device, batch
+        self.made: Any = found
+        self.policy_folder = policy_folder
+        self.model: Any = None
+
+    def scores(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
+        """The score of each conversation ``[N]``.
+
+        Raises:
+            ConfigError: the model gives something else than one number each.
+        """
+        if self.model is None:
+            self.model = self.build()
+        encoded = [self.encode(conversation) for conversation in conversations]
+        parts = [self.call(encoded[start : start + self.batch]) for start in range(0, len(encoded), self.batch)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def build(self) -> Any:
+        """An object of the class, in evaluation mode and on its device where it knows of these."""
+        named = inspect.signature(self.made).parameters
+        model = self.made(path=self.path) if "path" in named else self.made()
+        if hasattr(model, "eval"):
+            model.eval()
+        return model.to(self.device) if self.device is not None and hasattr(model, "to") else model
+
+    def encode(self, conversation: Conversation) -> list[int]:
+        """Ids in the chat template, if there is one."""
+        tokenizer = self.tokenizer
+        if tokenizer.has_chat_template:
+            return tokenizer.chat(conversation, generation_prompt=False)
+        return tokenizer.encode("\n\n".join(message["content"] for message in conversation))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model's folder, else of the policy's."""
+        try:
+            return load_tokenizer(self.path)
+        except DataError:
+            if self.policy_folder is None:
+                raise ConfigError(f"custom reward model {self.reference!r}: {self.path} has no tokenizer") from None
+            return load_tokenizer(str(self.policy_folder))
+
+    def call(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """One batch ``[B]``."""
+        ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+        mask = np.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        returned = self.model(input_ids=self.tensor(ids), attention_mask=self.tensor(mask))
+        scores = as_array(returned["score"] if isinstance(returned, Mapping) else returned).reshape(-1)
+        if len(scores) != len(rows):
+            raise ConfigError(
+                f"custom reward model {self.reference!r} returned {len(scores)} numbers for {len(rows)} conversations"
+            )
+        return scores
+
+    def tensor(self, array: NDArray[np.int64]) -> Any:
+        """As the framework of the class has it: the one that a base class of it is part of."""
+        roots = {base.__module__.partition(".")[0] for base in self.made.__mro__}
+        for name, make in (("torch", "from_numpy"), ("mindspore", "Tensor")):
+            if name in roots:
+                tensor = getattr(sys.modules[name], make)(array)
+                return tensor if self.device is None or name != "torch" else tensor.to(self.device)
+        return array
+
+    def release(self) -> None:
+        """Free the object until the next call."""
+        self.model = None
+        gc.collect()
+
+
+def as_array(values: Any) -> NDArray[np.float64]:
+    """Numbers of any framework."""
+    for step in ("detach", "float", "cpu", "asnumpy", "numpy"):
+        values = getattr(values, step)() if hasattr(values, step) else values
+    return np.asarray(values, np.float64)

@@ -1,0 +1,154 @@
+"""The folder of a run: what it was made with, where it stands, and evidence when it fails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from .. import __version__
+from ..config import yaml_source
+from ..config.file import AnyConfig, dump
+from ..errors import CheckpointError
+from ..json_lines import replace_file
+from ..types import Batch
+from . import checkpoint
+
+# Keys that may change between a run and its resumption: they decide when things happen or how fast, not what.
+FREE = (
+    "run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking",
+    "parallel", "swap",
+)  # fmt: skip
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Where the run stands: everything of the trainer that exact resume needs, as plain JSON.
+
+    Attributes:
+        accuracy_before, accuracy, best_accuracy: held-out accuracy of an online run.
+        before, after, best: held-out figures of a run on given rows, and the best of the one it is judged by.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    stream: dict[str, Any] = field(default_factory=dict)
+    algorithm: dict[str, Any] = field(default_factory=dict)  # what an algorithm keeps between steps
+    accuracy_before: float | None = None
+    accuracy: float | None = None
+    best_accuracy: float | None = None
+    best_step: int | None = None
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    stopped_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``RUN`` and the paths in it."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"{checkpoint.PREFIX}{step}"
+
+    def open(self, config: AnyConfig, versions: dict[str, str]) -> None:
+        """Create the folder with ``config.yaml``, or check that this configuration may go on with it.
+
+        Raises:
+            CheckpointError: the folder holds a run made with other settings.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.clean(self.checkpoints)
+        self.check(config)
+        lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
+        replace_file(self.path / "config.yaml", ("\n".join(lines) + "\n" + dump(config)).encode())
+
+    def check(self, config: AnyConfig) -> None:
+        """Whether this configuration may go on with the folder.
+
+        Raises:
+            CheckpointError: it holds a run made with other settings.
+        """
+        saved = self.path / "config.yaml"
+        if saved.exists() and checkpoint.steps(self.checkpoints):
+            changed = differences(saved_config(saved, type(config)), config)
+            if changed:
+                raise CheckpointError(
+                    f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
+                    "Use another run_dir, or delete this one"
+                )
+
+    def latest(self) -> tuple[Progress, Path] | None:
+        """Progress and folder of the newest checkpoint, verified; None for a fresh run."""
+        steps = checkpoint.steps(self.checkpoints)
+        if not steps:
+            return None
+        folder = self.checkpoint(steps[-1])
+        return Progress(**checkpoint.load_state(folder)), folder
+
+    def save_evidence(self, step: int, batch: Batch, reason: str) -> Path:
+        """Keep the batch a run failed on: ``RUN/failure/step_N.npz`` (plain arrays) and the reason."""
+        folder = self.path / "failure"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step_{step}.npz"
+        prompts = {f"prompt_{index}": ids for index, ids in enumerate(batch.prompts)}
+        arrays = {"prompt_of": batch.prompt_of, "ids": batch.ids, "lengths": batch.lengths, **batch.loss_tensors()}
+        np.savez_compressed(path, **prompts, **arrays)
+        (folder / f"step_{step}.txt").write_text(reason + "\n")
+        return path
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """``RUN/summary.json``."""
+        replace_file(self.path / "summary.json", json.dumps(summary, indent=1).encode())
+
+
+def state(progress: Progress) -> dict[str, Any]:
+    """Progress as JSON."""
+    return asdict(progress)
+
+
+def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
+    """The configuration that a run was made with.
+
+    Raises:
+        CheckpointError: it cannot be read as one of this kind.
+    """
+    try:
+        return kind.model_validate(yaml_source.parse(path.read_text()).value)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
+        raise CheckpointError(
+            f"{path} is not a configuration of this kind of run ({places}); use another run_dir"
+        ) from None
+
+
+def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
+    """Keys outside ``FREE`` whose values differ, as text."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    names = sorted(before.keys() | after.keys())
+    fixed = [name for name in names if not any(name == free or name.startswith(free + ".") for free in FREE)]
+    return [f"{n} was {before.get(n)!r}, is {after.get(n)!r}" for n in fixed if before.get(n) != after.get(n)]
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted keys."""
+    if isinstance(tree, dict):
+        items = list(tree.items())
+    elif isinstance(tree, list):
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in items:
+        flat.update(flatten(value, f"{prefix}.{name}" if prefix else str(name)))
+    return flat

@@ -1,0 +1,142 @@
+"""Where a run's numbers go: ``metrics.jsonl`` always, the screen, and Weights & Biases or TensorBoard if asked.
+
+``metrics.jsonl`` is the record the report is made from: one object per step, on the disk before the next
+step begins. The other places are copies: if one is missing or fails, the run says so once and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import yaml
+
+from ..json_lines import read_json_lines, replace_file, to_json
+from .progress import open_display
+
+METRICS = "metrics.jsonl"
+
+
+class Sink(Protocol):
+    """A place that takes the metrics of each step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Tracker:
+    """Sends each step's metrics to every place. One per run, on rank 0; other ranks use :func:`silent`.
+
+    Args:
+        run_dir: the run's folder.
+        to: further trackers: ``wandb``, ``wandb-offline``, ``tensorboard``.
+        config_text: the resolved configuration as YAML, shown by trackers that can.
+        steps: number of the last step, for the progress display.
+        resume_step: last step to keep of an earlier, interrupted run; its later lines are removed.
+    """
+
+    def __init__(self, run_dir: Path, to: Sequence[str], *, config_text: str, steps: int, resume_step: int) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._sinks: list[Sink] = [MetricsFile(run_dir / METRICS, resume_step)]
+        display = open_display(steps, max(0, resume_step))
+        self._note: Callable[[str], None] = display.note
+        self._sinks.append(display)
+        for name in to:
+            sink = open_sink(name, run_dir, config_text, resume_step, self.note)
+            if sink is not None:
+                self._sinks.append(sink)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record a step; values that are not finite are recorded as null."""
+        plain = {name: plain_number(value) for name, value in metrics.items()}
+        for sink in self._sinks:
+            sink.log(step, plain)
+
+    def note(self, text: str) -> None:
+        """Show a one-line message without breaking the progress bar."""
+        self._note(text)
+
+    def close(self) -> None:
+        """Flush and close every place. Trackers over a network get a limited time."""
+        for sink in reversed(self._sinks):
+            sink.close()
+        self._sinks = []
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class SilentTracker(Tracker):
+    """Takes everything and keeps nothing."""
+
+    def __init__(self) -> None:
+        self._sinks = []
+        self._note = lambda text: None
+
+
+def silent() -> Tracker:
+    """The tracker of every rank but the first."""
+    return SilentTracker()
+
+
+class MetricsFile:
+    """``metrics.jsonl``: appended line by line, each flushed to the disk."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        keep_until(path, resume_step)
+        self._file = path.open("ab")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line and wait until it is on the disk."""
+        self._file.write(to_json({"step": step, **metrics}).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines after a step and those that a kill left half written; whole or not at all."""
+    if not path.exists():
+        return
+    rows = [row for row in read_json_lines(path).rows if isinstance(row.get("step"), int) and row["step"] <= step]
+    replace_file(path, "".join(to_json(row) + "\n" for row in rows).encode())
+
+
+def plain_number(value: float) -> float:
+    """A Python number: NumPy scalars are converted, integers stay integers."""
+    return value if type(value) in (int, float) else float(value)
+
+
+def open_sink(name: str, run_dir: Path, config_text: str, resume_step: int, note: Callable[[str], None]) -> Sink | None:
+    """A tracker by its configuration name; None, with a message, where it cannot be used here.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    package = {"wandb": "wandb", "wandb-offline": "wandb", "tensorboard": "tensorboard"}.get(name)
+    if package is None:
+        raise ValueError(f"tracker {name!r} is unknown; accepted: wandb, wandb-offline, tensorboard")
+    if find_spec(package) is None:
+        note(f"warning: tracker {name} is off: pip install 'mindrlhf-grpo[{package}]' brings it; {METRICS} goes on")
+        return None
+    if name == "tensorboard":
+        from .tensorboard_sink import TensorBoardSink
+
+        return TensorBoardSink(run_dir / "tensorboard", resume_step)
+    if name == "wandb" and not os.environ.get("WANDB_API_KEY"):
+        note(f"warning: tracker wandb is off: WANDB_API_KEY is not set (wandb-offline needs none); {METRICS} goes on")
+        return None
+    from .wandb_sink import WandbSink
+
+    config: dict[str, Any] = yaml.safe_load(config_text) or {}
+    return WandbSink(run_dir, config, offline=name == "wandb-offline", note=note)

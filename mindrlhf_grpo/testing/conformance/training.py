@@ -1,0 +1,180 @@
+"""Conformance of the policy: log-probs, losses, gradients, optimizer steps, saving and resuming."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ...losses import xp
+from ...model_files.folder import read_header, weight_files
+from ...model_files.safetensors import read_tensor
+from ..numpy_model import training as truth
+from ..numpy_model.tiny_llama import random_weights
+from ..numpy_model.training import NumpyAdamW
+from ..parity.settings import BATCHES
+from .under_test import (
+    AFTER_RESUME,
+    LOG_PROBS,
+    NORM,
+    SHAPE,
+    STEPS,
+    BackendUnderTest,
+    Deviates,
+    equal,
+    identical,
+    tensors_within,
+    within,
+)
+
+SUMS = 1e-4  # of a metric sum, relative to the number of tokens
+
+
+def weights_are_those_of_the_folder(backend: BackendUnderTest) -> None:
+    """Every weight under its Hugging Face name, exactly."""
+    identical("weights as loaded", backend.start.weights(), random_weights(SHAPE, seed=0))
+
+
+def log_probs_and_entropies(backend: BackendUnderTest) -> None:
+    """Of tokens, at two temperatures, 0 past each length."""
+    for temperature in backend.recipe.temperatures:
+        batch = replace(backend.batches[0], temperature=temperature)
+        found = backend.start.policy.logps(batch, entropy=True)
+        within(f"log-probs at temperature {temperature:g}", found.logps, truth.logps(backend.truth(), batch), LOG_PROBS)
+        within(
+            f"entropies at temperature {temperature:g}", found.entropy, truth.entropy(backend.truth(), batch), LOG_PROBS
+        )
+
+
+def log_probs_after_each_layer(backend: BackendUnderTest) -> None:
+    """Read off through the final norm and the head."""
+    stack, batch = backend.start, backend.batches[0]
+    found = stack.backend.inspect(stack.policy).layer_logps(batch)
+    expected = truth.layer_logps(backend.truth(), batch)
+    equal("layer ends", len(found), len(expected))
+    for end, (one, other) in enumerate(zip(found, expected, strict=True)):
+        within(f"log-probs after {end} layers", one, other, LOG_PROBS)
+
+
+def losses_and_gradients(backend: BackendUnderTest) -> None:
+    """By parameter; the policy stays as it is. The loss of the optimizer steps is looked at in micro-batches."""
+    stack, batch = backend.start, backend.batches[0]
+    before = stack.policy.fingerprint()
+    inspection = stack.backend.inspect(stack.policy)
+    for name, loss in backend.recipe.losses.items():
+        if name == backend.recipe.trained_with:
+            continue
+        value, gradients = inspection.gradients(batch, loss)
+        true_value, true_gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
+        within(f"loss ({name})", value, true_value, LOG_PROBS)
+        tensors_within(f"gradients ({name})", gradients, true_gradients, NORM)
+    equal("fingerprint after gradients were taken", stack.policy.fingerprint(), before)
+
+
+def gradients_do_not_depend_on_micro_batches(backend: BackendUnderTest) -> None:
+    """One micro-batch, or many."""
+    loss = backend.recipe.losses[backend.recipe.trained_with]
+    cut = backend.stack(train={"tokens_per_micro_batch": 40})
+    value, found = cut.backend.inspect(cut.policy).gradients(backend.batches[0], loss)
+    true_value, expected = truth.loss_and_gradients(backend.truth(), backend.batches[0], loss)
+    within("loss in micro-batches", value, true_value, LOG_PROBS)
+    tensors_within("gradients in micro-batches", found, expected, NORM)
+
+
+def layouts_agree(backend: BackendUnderTest) -> None:
+    """Prompts repeated for each completion, or as the backend lays them out of itself."""
+    plain = backend.stack(model={"layout": "plain"}).policy
+    equal("layout that was asked for", plain.layout, "plain")
+    batch = backend.batches[0]
+    within("log-probs in the plain layout", plain.logps(batch).logps, truth.logps(backend.truth(), batch), LOG_PROBS)
+
+
+def true_weights(backend: BackendUnderTest, steps: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    """Weights after so many steps in NumPy, gradients clipped as the recipe says."""
+    model, recipe = backend.truth(), backend.recipe
+    optimizer = NumpyAdamW(betas=recipe.betas, weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm)
+    for number in range(steps):
+        batch, loss = backend.batches[number % BATCHES], recipe.losses[recipe.trained_with]
+        _, gradients = truth.loss_and_gradients(model, batch, loss)
+        optimizer.step(model.weights, gradients, learning_rate=recipe.learning_rate)
+    return model.weights
+
+
+def one_optimizer_step(backend: BackendUnderTest) -> None:
+    """Loss, gradient norm before clipping, metric sums, and the weights afterwards."""
+    batch, loss = backend.batches[0], backend.recipe.losses[backend.recipe.trained_with]
+    result = backend.training.updates[0]
+    value, gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
+    within("loss of the first step", result.loss, value, LOG_PROBS)
+    norm = truth.global_norm(gradients)
+    within("gradient norm of the first step, relative", result.grad_norm / norm, 1.0, NORM)
+    logps = truth.logps(backend.truth(), batch)
+    tensors = {name: np.asarray(array, np.float64) for name, array in batch.loss_tensors().items()}
+    sums = {name: float(number) for name, number in loss(xp.NUMPY, logps, tensors)[1].items()}
+    tokens = float(batch.mask.sum())
+    spread = truth.entropy(backend.truth(), batch)
+    sums |= {"tokens": tokens, "entropy": float((spread * batch.mask).sum())}
+    equal("names of metric sums", sorted(result.sums), sorted(sums))
+    for name, number in sums.items():
+        within(f"metric sum {name}, by token", result.sums[name] / tokens, number / tokens, SUMS)
+    tensors_within("weights after one step", backend.training.weights[1], true_weights(backend, 1), NORM)
+
+
+def twenty_optimizer_steps(backend: BackendUnderTest) -> None:
+    """AdamW with weight decay and clipping, two batches in turn."""
+    tensors_within(f"weights after {STEPS} steps", backend.training.weights[STEPS], true_weights(backend, STEPS), NORM)
+
+
+def the_reference_is_not_trained(backend: BackendUnderTest) -> None:
+    """Its log-probs after training are those of the initial weights."""
+    batch = backend.batches[0]
+    within("reference log-probs", backend.training.reference, truth.logps(backend.truth(), batch), LOG_PROBS)
+
+
+def a_saved_model_is_a_hugging_face_folder(backend: BackendUnderTest) -> None:
+    """config.json and the trained weights in safetensors, by their names."""
+    trained, folder = backend.training.weights[STEPS], backend.saved / "model"
+    if not (folder / "config.json").is_file():
+        raise Deviates(f"{folder.name} has no config.json")
+    saved = {name: read_tensor(file, info) for file in weight_files(folder) for name, info in read_header(file).items()}
+    identical("saved weights", saved, trained)
+
+
+def resumed_training_is_the_same_bit_for_bit(backend: BackendUnderTest) -> None:
+    """Another policy that loads what was saved goes on with the same weights."""
+    expected = backend.training.weights[STEPS + AFTER_RESUME]
+    stack = backend.stack()
+    stack.policy.load_state(backend.saved / "model", backend.saved / "state")
+    equal("fingerprint after loading", stack.policy.fingerprint(), backend.training.fingerprints[1])
+    for number in range(STEPS + 1, STEPS + AFTER_RESUME + 1):
+        result = backend.step(stack.policy, number)
+        equal(f"loss of step {number} after resuming", result.loss, backend.training.updates[number - 1].loss)
+    identical("weights after resuming", stack.weights(), expected)
+
+
+def an_empty_batch_is_a_step_without_gradient(backend: BackendUnderTest) -> None:
+    """A rank whose rows are all left out takes part: only weight decay acts."""
+    stack, recipe = backend.stack(), backend.recipe
+    empty = backend.batches[0].take([])
+    equal("log-probs of an empty batch", len(stack.policy.logps(empty).logps), 0)
+    result = stack.policy.update(empty, recipe.losses[recipe.trained_with], learning_rate=recipe.learning_rate)
+    equal("loss, gradient norm, tokens", (result.loss, result.grad_norm, result.sums["tokens"]), (0.0, 0.0, 0.0))
+    decay = 1.0 - recipe.learning_rate * recipe.weight_decay
+    expected = {name: weight * decay for name, weight in backend.truth().weights.items()}
+    tensors_within("weights after an empty step", stack.weights(), expected, 1e-6)
+
+
+def a_gradient_that_is_not_finite_stops_the_run(backend: BackendUnderTest) -> None:
+    """``update`` raises RunFailed and leaves the weights as they are."""
+    before, after, refused = backend.training.broken
+    if not refused:
+        raise Deviates("an infinite gradient was applied; update must raise RunFailed")
+    equal("fingerprint after a refused step", after, before)
+
+
+CHECKS = (
+    weights_are_those_of_the_folder, log_probs_and_entropies, log_probs_after_each_layer, losses_and_gradients,
+    gradients_do_not_depend_on_micro_batches, layouts_agree, one_optimizer_step, twenty_optimizer_steps,
+    the_reference_is_not_trained, a_saved_model_is_a_hugging_face_folder, resumed_training_is_the_same_bit_for_bit,
+    an_empty_batch_is_a_step_without_gradient, a_gradient_that_is_not_finite_stops_the_run,
+)  # fmt: skip

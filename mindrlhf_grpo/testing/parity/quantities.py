@@ -1,0 +1,140 @@
+"""What is compared between two stacks, how, and to which tolerance.
+
+A quantity is measured in groups (a loss, a sampling, an optimizer step); each group is a set of named arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError, did_you_mean
+from ...generation.sampling import mix
+
+SKETCH = 4093  # numbers kept of a larger tensor; prime, so that no stride of a matrix falls into one place
+
+
+class Measure(str, Enum):
+    """How a deviation is reckoned."""
+
+    ABSOLUTE = "absolute"  # largest |x - y|
+    RELATIVE = "relative"  # norm of x - y over the norm of y, array by array
+    UNEQUAL = "unequal"  # share of entries that differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """One thing that two stacks must agree on.
+
+    Attributes:
+        tolerance: largest deviation that passes.
+        axes: what the places in an array are called, for messages.
+        backward: arrays are looked through from the last layer to the first, as gradients flow.
+    """
+
+    name: str
+    title: str
+    measure: Measure
+    tolerance: float
+    axes: tuple[str, ...] = ()
+    backward: bool = False
+
+
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity(name="weights", title="weights as loaded", measure=Measure.RELATIVE, tolerance=0.0),
+        Quantity(
+            name="layer_logps", title="log-probs read off after each layer", measure=Measure.ABSOLUTE, tolerance=1e-4,
+            axes=("layer", "row", "token"),
+        ),
+        Quantity(
+            name="logps", title="log-probs of tokens", measure=Measure.ABSOLUTE, tolerance=1e-4, axes=("row", "token")
+        ),
+        Quantity(name="entropy", title="entropies", measure=Measure.ABSOLUTE, tolerance=1e-4, axes=("row", "token")),
+        Quantity(name="losses", title="losses", measure=Measure.ABSOLUTE, tolerance=1e-4),
+        Quantity(
+            name="gradients", title="gradients by parameter", measure=Measure.RELATIVE, tolerance=1e-4, backward=True
+        ),
+        Quantity(name="tokens", title="sampled tokens", measure=Measure.UNEQUAL, tolerance=0.0, axes=("row", "token")),
+        Quantity(
+            name="token_logps", title="log-probs of sampled tokens", measure=Measure.ABSOLUTE, tolerance=1e-4,
+            axes=("row", "token"),
+        ),
+        Quantity(name="step_losses", title="losses of optimizer steps", measure=Measure.ABSOLUTE, tolerance=1e-4),
+        Quantity(name="step_norms", title="gradient norms of optimizer steps", measure=Measure.RELATIVE, tolerance=1e-4),
+        Quantity(
+            name="trained_weights", title="weights after optimizer steps", measure=Measure.RELATIVE, tolerance=1e-4
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One group of a quantity, as one stack has it."""
+
+    quantity: str
+    group: str
+    arrays: Mapping[str, NDArray[Any]]
+
+
+def tolerances(replaced: Iterable[str]) -> dict[str, float]:
+    """Tolerance by quantity; texts like ``logps=1e-3`` replace the usual ones.
+
+    Raises:
+        ConfigError: no such quantity, or no number.
+    """
+    found = {name: quantity.tolerance for name, quantity in QUANTITIES.items()}
+    for text in replaced:
+        name, _, value = text.partition("=")
+        if name not in QUANTITIES:
+            raise ConfigError(
+                f"--tolerance {text}: there is no quantity {name!r}{did_you_mean(name, QUANTITIES)}; "
+                f"accepted: {', '.join(QUANTITIES)}"
+            )
+        if not re.fullmatch(r"\d*\.?\d+([eE][-+]?\d+)?", value):
+            raise ConfigError(f"--tolerance {text}: {value!r} is no number; written {name}=1e-3")
+        found[name] = float(value)
+    return found
+
+
+def by_layer(names: Iterable[str]) -> list[str]:
+    """Parameter names in the order of computation: embedding, layers by number, final norm, head; steps by number."""
+
+    def place(name: str) -> tuple[int, list[tuple[int, str]]]:
+        words = re.split(r"(\d+)", name)
+        stage = 1 if len(words) > 1 else 0 if "embed" in name else 3 if "head" in name else 2
+        return stage, [(int(word), "") if word.isdigit() else (0, word) for word in words]
+
+    return sorted(names, key=place)
+
+
+def sketched(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Large tensors replaced by a count sketch of ``SKETCH`` numbers, small ones as they are.
+
+    The entries, with pseudo-random signs, are added up in ``SKETCH`` places. So norms of tensors and of their
+    differences are kept to about 2%, and no entry is left out (Charikar, Chen, Farach-Colton 2002,
+    https://doi.org/10.1007/3-540-45465-9_59). A bundle of a large model stays small.
+    """
+    return {name: sketch(array) if array.size > SKETCH else np.asarray(array) for name, array in arrays.items()}
+
+
+def sketch(array: NDArray[Any]) -> NDArray[np.float64]:
+    """``[SKETCH]`` float64."""
+    flat = np.ascontiguousarray(array).ravel()
+    total = np.zeros(SKETCH)
+    block = SKETCH * 256
+    for start in range(0, flat.size, block):
+        part = flat[start : start + block].astype(np.float64)
+        places = np.arange(start, start + part.size, dtype=np.uint64)
+        part *= 1.0 - 2.0 * (mix(places) >> np.uint64(63)).astype(np.float64)
+        whole = np.pad(part, (0, -part.size % SKETCH))
+        total += whole.reshape(-1, SKETCH).sum(axis=0)
+    return total

@@ -1,0 +1,87 @@
+"""Tokenizers behind one small protocol; text becomes ids here and nowhere else.
+
+Files are read by the library of their format (tokenizers, sentencepiece, tiktoken), never through a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from ..errors import DataError
+from .chat_template import ChatTemplate, select_template
+from .tokenizer_files import TokenizerFiles, find_tokenizer, is_tiktoken
+
+Message: TypeAlias = dict[str, str]
+Conversation: TypeAlias = list[Message]
+
+
+class Tokenizer(Protocol):
+    """What the system needs of a tokenizer."""
+
+    eos_ids: tuple[int, ...]  # every id that ends a completion
+    pad_id: int
+    vocab_size: int  # ids run over 0..vocab_size-1, added tokens included
+    has_chat_template: bool
+    folder: Path  # where its files are
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, with no special tokens added; special tokens written in the text are recognised."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens; ids the tokenizer does not know (a padded vocabulary) are left out."""
+        ...
+
+    def piece(self, token: int) -> str:
+        """One token as text, special tokens shown: for the report."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+        """Ids of a conversation, by default with what makes the assistant speak next.
+
+        Raises DataError if there is no chat template, or if it refuses the conversation.
+        """
+        ...
+
+
+def load_tokenizer(path: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder, a hub id, or one file (tokenizer.json, tokenizer.model, NAME.tiktoken).
+
+    Args:
+        path: where it is.
+        chat_template: ``auto`` takes the tokenizer's own if it has one, ``none`` takes none, anything else
+            is a Jinja file.
+        trust_remote_code: lets transformers run code shipped with the folder, where no known file is found.
+
+    Raises:
+        DataError: nothing there, a broken file, no end token, or a package that has to be installed.
+    """
+    files = find_tokenizer(path, trust_remote_code=trust_remote_code)
+    source = select_template(chat_template, files.chat_template)
+    template = None if source is None else ChatTemplate(source, files.named_tokens)
+    return _load(files, template, trust_remote_code)
+
+
+def _load(files: TokenizerFiles, template: ChatTemplate | None, trust_remote_code: bool) -> Tokenizer:
+    model: Path | None = files.model
+    if model is None:
+        from .transformers import TransformersTokenizer
+
+        return TransformersTokenizer(files, template, trust_remote_code=trust_remote_code)
+    if model.suffix == ".json":
+        from .huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer(files, template)
+    if is_tiktoken(model):
+        from .tiktoken import TiktokenTokenizer
+
+        return TiktokenTokenizer(files, template)
+    if model.suffix == ".model":
+        from .sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(files, template)
+    raise DataError(
+        f"{model} is no tokenizer; accepted: tokenizer.json, tokenizer.model (sentencepiece or tiktoken), NAME.tiktoken"
+    )

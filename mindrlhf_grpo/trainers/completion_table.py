@@ -1,0 +1,70 @@
+"""What every rank knows of a completion: a few numbers each, gathered over ranks.
+
+Legend: N completions, F reward components, K segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..batches.online import completion_lengths
+from ..rewards import RewardTable
+from ..types import FinishReason, FloatArray, IntArray, RolloutGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostTable:
+    """The completions of one rank or of all.
+
+    Attributes:
+        prompt: number of the prompt in this step, over all ranks ``[N]``.
+        baselines: total reward of the prompt's greedy completion ``[N]``; None where no algorithm asks for it.
+    """
+
+    rewards: RewardTable
+    prompt: IntArray
+    lengths: IntArray
+    truncated: NDArray[np.bool_]
+    baselines: FloatArray | None = None
+
+    @staticmethod
+    def of(
+        groups: Sequence[RolloutGroup], rewards: RewardTable, numbers: Sequence[int], *, greedy: RewardTable | None
+    ) -> HostTable:
+        """The table of groups whose prompts have these numbers; ``greedy`` has one row for each prompt."""
+        sizes = [len(group.rollouts) for group in groups]
+        finish = [rollout.finish for group in groups for rollout in group.rollouts]
+        return HostTable(
+            rewards=rewards,
+            prompt=np.repeat(np.asarray(numbers, np.int64), sizes),
+            lengths=completion_lengths(groups),
+            truncated=np.asarray([reason is FinishReason.LENGTH for reason in finish], bool),
+            baselines=None if greedy is None else np.repeat(np.nan_to_num(greedy.total().mean(axis=1)), sizes),
+        )
+
+    def kept(self, place: IntArray) -> HostTable:
+        """The rows of prompts with a place in this step (-1: none), numbered by it; failures stay counted."""
+        rows = np.flatnonzero(place[self.prompt] >= 0)
+        return HostTable(
+            rewards=replace(self.rewards.take(rows), failures=self.rewards.failures),
+            prompt=place[self.prompt[rows]].astype(np.int64),
+            lengths=self.lengths[rows],
+            truncated=self.truncated[rows],
+            baselines=None if self.baselines is None else self.baselines[rows],
+        )
+
+    @staticmethod
+    def concat(tables: Sequence[HostTable]) -> HostTable:
+        """Rows of all tables, in order."""
+        baselines: list[FloatArray] = [table.baselines for table in tables if table.baselines is not None]
+        return HostTable(
+            rewards=RewardTable.concat([table.rewards for table in tables]),
+            prompt=np.concatenate([table.prompt for table in tables]),
+            lengths=np.concatenate([table.lengths for table in tables]),
+            truncated=np.concatenate([table.truncated for table in tables]),
+            baselines=np.concatenate(baselines).astype(np.float64) if baselines else None,
+        )

@@ -1,0 +1,277 @@
+"""What can be wrong with a run and can be known before weights are loaded, all at once.
+
+A configuration may be well formed and still name a model, file, column, reward or backend that is not
+there. Each check asks the part that owns the matter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..algorithms.offline import Task, resolve_objective
+from ..algorithms.online import resolve as resolve_algorithm
+from ..backend import FRAMEWORKS, available_backends, backend_module
+from ..batches.items import item_function
+from ..config.file import AnyConfig, Draft
+from ..config.keys import catalogue, record_path
+from ..config.offline import OfflineConfig, mixed_rows
+from ..config.run import MetricConfig, RewardConfig, RunConfig
+from ..data.conversations import encode_example
+from ..data.examples import ExampleStream
+from ..data.sources import read_rows
+from ..data.stream import PromptStream
+from ..errors import BackendError, ConfigError, DataError, UserError
+from ..metrics.metric_functions import MetricFunction
+from ..model_files.folder import find_folder, read_model_config
+from ..rewards.models.reward_model import settings_of
+from ..rewards.protocol import ModelReward
+from ..rewards.resolve import Reward, model_reward
+from ..rewards.resolve import resolve as resolve_reward
+from ..rewards.rewards import MODEL, build_own
+from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
+
+T = TypeVar("T")
+DEVICES = ("auto", "cpu", "cuda", "npu", "xpu", "mps")
+PACKAGES = {"wandb": "wandb", "wandb-offline": "wandb", "tensorboard": "tensorboard"}
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems so far, each with the key it belongs to."""
+
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def attempt(self, key: str, action: Callable[[], T]) -> T | None:
+        """What ``action`` returns; if it raises a UserError that is noted under ``key``, and None is returned."""
+        try:
+            return action()
+        except UserError as error:
+            text = str(error)
+            owner = _owner(text) or key
+            problem = (owner, text if text.startswith(owner) else f"{owner}: {text}")
+            if problem not in self.problems:  # of training and held-out rows alike
+                self.problems.append(problem)
+            return None
+
+
+def check(config: AnyConfig, draft: Draft | None = None) -> None:
+    """Raise one ConfigError that lists everything that would stop this run; ``draft`` adds file and line."""
+    problems = problems_of(config)
+    if problems:
+        lines = [f"{draft.place(_parts(key))}: {text}" if draft else text for key, text in problems]
+        raise ConfigError(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines]))
+
+
+def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
+    """(key, text) of everything that would stop this run; each text starts with the key."""
+    found = Findings()
+    found.attempt("model.path", lambda: read_model_config(find_folder(config.model.path)))
+    tokenizer = None if found.problems else found.attempt("model.path", lambda: open_tokenizer(config))
+    found.attempt("model.device", lambda: check_device(config.model.device))
+    found.attempt("data.chat_template", lambda: check_template(config.data.chat_template))
+    if isinstance(config, OfflineConfig):
+        _check_offline(found, config, tokenizer)
+    else:
+        _check_online(found, config, tokenizer)
+    found.attempt("backend", lambda: check_backend(config.backend))
+    if not {"backend", "model.path"} & {key for key, _ in found.problems}:
+        found.attempt("backend", lambda: ask_backend(config))
+    for name in config.tracking.to:
+        _check_tracker(found, name)
+    found.attempt("run_dir", lambda: check_writable(config.run_dir))
+    return found.problems
+
+
+def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    """Prompts, rewards, algorithm, and the models besides the policy."""
+    columns = found.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
+    held_out = config.eval.source
+    if held_out is not None:
+        found.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
+    for index, component in enumerate(config.rewards):
+        _check_reward(found, f"rewards.{index}", component, columns)
+    for index, metric in enumerate(config.metrics or []):
+        found.attempt(f"metrics.{index}.function", partial(check_metric, metric, f"metrics.{index}", columns))
+    if config.items is not None:
+        found.attempt("items.function", partial(item_function, config.items))
+    if config.data.images is not None:
+        found.attempt("data.images", lambda: check_readers_of_images(config))
+    plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
+    if plan is not None:
+        found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
+        found.attempt("critic.path", lambda: check_critic(config, needed="critic" in plan.needs))
+    if config.algorithm.pretraining is not None and tokenizer is not None:
+        rows = mixed_rows(config, config.algorithm.pretraining)
+        found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
+
+
+def check_readers_of_images(config: RunConfig) -> None:
+    """Raise ConfigError for a model beside the policy that would read the tokens of images without their images."""
+    if config.critic is not None:
+        raise ConfigError(
+            "critic reads text only, and data.images gives images; accepted: an algorithm without a critic"
+        )
+    for index, component in enumerate(config.rewards):
+        if component.function.startswith(MODEL) and component.arguments.get("tokens") == "same":
+            raise ConfigError(
+                f"rewards.{index}.arguments: tokens: same gives the reward model the tokens of images, which it cannot "
+                "read; accepted with data.images: own, where it reads <image> as text"
+            )
+
+
+def check_metric(config: MetricConfig, label: str, columns: tuple[str, ...] | None) -> None:
+    """Raise ConfigError for a metric function that is not there, or that needs a column the data lacks."""
+    function = MetricFunction.of(config, label)
+    if columns is not None:
+        function.check(columns)
+
+
+def _check_offline(found: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:
+    """Objective and rows."""
+    task = found.attempt("objective", lambda: resolve_objective(config))
+    for key, source in (("data.source", config.data.source), ("eval.source", config.eval.source)):
+        if source is not None:
+            found.attempt(key, partial(first_example, config, source, task, tokenizer))
+
+
+def first_example(
+    config: OfflineConfig, source: str | dict[str, Any], task: Task | None, tokenizer: Tokenizer | None
+) -> None:
+    """Read a source, and tokenise its first row where objective and tokenizer are known."""
+    if task is None or tokenizer is None:
+        read_rows(source)
+        return
+    data = config.data.model_copy(update={"source": source})
+    ExampleStream(data, task.encoder, tokenizer, seed=config.seed).take(1)
+
+
+def check_critic(config: RunConfig, *, needed: bool) -> None:
+    """Raise ConfigError for a critic that nothing reads, or one that reads other tokens than the policy."""
+    if config.critic is None:
+        return
+    if not needed:
+        raise ConfigError(f"critic has no effect on algorithm.name: {config.algorithm.name}; it belongs to ppo")
+    if config.critic.path is not None:
+        sizes = {
+            path: read_model_config(find_folder(path)).get("vocab_size")
+            for path in (config.model.path, config.critic.path)
+        }
+        if len(set(sizes.values())) > 1:
+            raise ConfigError(
+                f"critic.path {config.critic.path!r} has {sizes[config.critic.path]} tokens in its vocabulary, "
+                f"model.path {sizes[config.model.path]}: they must read the same tokens"
+            )
+
+
+def open_tokenizer(config: AnyConfig) -> Tokenizer:
+    """The tokenizer of the model, with the template that the data section asks for where that exists."""
+    template = config.data.chat_template
+    usable = template in ("auto", "none") or Path(template).is_file()
+    return load_tokenizer(
+        config.model.path,
+        chat_template=template if usable else "auto",
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def first_columns(
+    config: RunConfig, source: str | Mapping[str, Any], tokenizer: Tokenizer | None
+) -> tuple[str, ...] | None:
+    """Columns of the first prompt of a source, which is tokenised too; None where there is no tokenizer."""
+    if tokenizer is None:
+        read_rows(source)
+        return None
+    data = config.data.model_copy(update={"source": source})
+    return tuple(PromptStream(data, tokenizer, seed=config.seed).take(1)[0].columns)
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError unless it can be a device's name; whether it is there, the backend knows."""
+    if device not in DEVICES:
+        raise ConfigError(f"{device!r} is not accepted; it takes one of {', '.join(DEVICES)}")
+
+
+def check_template(template: str) -> None:
+    """Raise DataError if the Jinja file is not there."""
+    if template not in ("auto", "none") and not Path(template).is_file():
+        raise DataError(f"there is no file {template!r}; accepted: auto, none, or a Jinja file")
+
+
+def check_backend(name: str) -> None:
+    """Raise BackendError unless the backend is known and installed; its framework is not imported."""
+    known = available_backends()
+    if name not in known:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+            raise BackendError(f"{name!r} is no name of a backend; available: {', '.join(sorted(known))}")
+        backend_module(name)
+        return
+    if find_spec(known[name]) is None:
+        raise BackendError(f"backend {name!r} is not part of this installation (module {known[name]} not found)")
+    framework = FRAMEWORKS.get(name)
+    if framework and find_spec(framework) is None:
+        raise BackendError(
+            f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'"
+        )
+
+
+def ask_backend(config: AnyConfig) -> None:
+    """Raise what the backend itself refuses: a device, dtype or model family that it does not have."""
+    refuse = getattr(backend_module(config.backend), "check", None)
+    if refuse is not None:
+        refuse(config)
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raise ConfigError if a run cannot write its folder."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"{str(run_dir)!r} is a file; a run needs a folder")
+    existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"{str(run_dir)!r} cannot be written: {existing} is read-only, or no folder")
+
+
+def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
+    if component.function.startswith(MODEL):
+        folder = component.function.removeprefix(MODEL)
+        found.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
+        found.attempt(f"{label}.arguments", lambda: settings_of(folder, component.arguments))
+        return
+    try:
+        own = model_reward(component.function, component.arguments, label=label)
+        if own is not None:
+            reward: ModelReward | Reward = build_own(own, None, None, component.arguments)
+        else:
+            reward = resolve_reward(component.function, component.arguments, label=label)
+        if columns is not None:
+            reward.check(columns)
+    except UserError as error:
+        part = "arguments" if "argument" in str(error) else "function"
+        found.problems.append((f"{label}.{part}", str(error)))
+
+
+def _check_tracker(found: Findings, name: str) -> None:
+    package = PACKAGES[name]
+    if find_spec(package) is None:
+        text = f"{name} needs {package}, which is not installed: pip install 'mindrlhf-grpo[{package}]'"
+        found.problems.append(("tracking.to", f"tracking.to: {text}"))
+    elif name == "wandb" and not os.environ.get("WANDB_API_KEY"):
+        text = "wandb needs WANDB_API_KEY in the environment; wandb-offline does not"
+        found.problems.append(("tracking.to", f"tracking.to: {text}"))
+
+
+def _owner(text: str) -> str:
+    """The key that a message starts with, if it starts with one."""
+    first = text.split(maxsplit=1)[0].rstrip(":,") if text else ""
+    key = catalogue().records.get(record_path(first.split(".")))
+    return first if key is not None and ("." in first or key.section is None) else ""
+
+
+def _parts(key: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))

@@ -1,0 +1,55 @@
+"""Whole runs of the recipe on what the example makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.support import tiny
+from tests.support.repository import ROOT
+
+FLAGS = {
+    "input_key": "prompt", "reference_key": "chosen", "n_samples_per_prompt": 8, "rollout_batch_size": 8,
+    "train_batch_size": 64, "micro_rollout_batch_size": 8, "prompt_max_len": 16, "generate_max_len": 12,
+    "actor_learning_rate": 0.01, "advantage_estimator": "group_norm", "init_kl_coef": 0, "lr_warmup_ratio": 0,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def prepared(folder: Path) -> Path:
+    """Models and rows of the example."""
+    spec = importlib.util.spec_from_file_location("safework_prepare", ROOT / "examples" / "safework" / "prepare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Path = module.write_all(folder)
+    return made
+
+
+def words(made: Path, run: Path, *further: str, rows: str = "format.jsonl") -> list[str]:
+    """The command of a tiny run."""
+    flags = [part for name, value in FLAGS.items() for part in (f"--{name}", str(value))]
+    given = ["--pretrain", str(made / "policy"), "--prompt_data", str(made / rows), "--save_path", str(run)]
+    return [sys.executable, "-m", "mindrlhf_grpo", "recipe", "safework", "train", *flags, *given, *further]
+
+
+def run(command: list[str], expect: int = 0) -> str:
+    """Run a command to its end; returns what it says on standard error."""
+    done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stderr
+
+
+def killed_after(command: list[str], metrics: Path, lines: int) -> None:
+    """Run a command and kill it when its metrics have so many lines."""
+    with subprocess.Popen(command, env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(6000):
+            if metrics.is_file() and metrics.read_text().count("\n") >= lines:
+                break
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            time.sleep(0.02)
+        process.kill()
