@@ -73,14 +73,14 @@ def test_wheel_holds_every_file_of_the_core(wheel: Path) -> None:
 
 
 def test_package_and_backend_import_from_the_wheel_in_another_folder(installed: Path, tmp_path: Path) -> None:
-    code = "import mindrlhf_grpo, mindrlhf_grpo.cli, mindrlhf_grpo.report, mindrlhf_grpo_torch as t; print(mindrlhf_grpo.__file__, t.__file__)"
+    code = "import mindrlhf_grpo, mindrlhf_grpo.cli.main, mindrlhf_grpo.report, mindrlhf_grpo_torch as t; print(mindrlhf_grpo.__file__, t.__file__)"
     core, backend = run_elsewhere(code, installed, tmp_path).split()
     assert Path(core).is_relative_to(installed)
     assert Path(backend).is_relative_to(installed)
 
 
 def test_command_line_runs_from_the_wheel_in_another_folder(installed: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.argv = ['mindrlhf-grpo', '--help']; from mindrlhf_grpo.cli import main; main()"
+    code = "import sys; sys.argv = ['mindrlhf-grpo', '--help']; from mindrlhf_grpo.cli.main import main; main()"
     assert "train" in run_elsewhere(code, installed, tmp_path)
 
 
@@ -93,4 +93,4 @@ def test_metadata_names_license_version_and_backends(wheel: Path) -> None:
     assert re.search(r"^License(-Expression)?: Apache-2.0$", metadata, re.MULTILINE)
     assert "Requires-Python: >=3.10" in metadata
     assert "torch = mindrlhf_grpo_torch" in entry_points
-    assert "mindrlhf-grpo = mindrlhf_grpo.cli:main" in entry_points
+    assert "mindrlhf-grpo = mindrlhf_grpo.cli.main:main" in entry_points

@@ -29,7 +29,7 @@ from .ops import choose_kernels
 
 if TYPE_CHECKING:
     from .training.policy import MindSporePolicy
-    from .training.trained_model import Surroundings
+    from .training.trained_model import RunContext
 
 PACKAGES = ("mindspore", "transformers", "safetensors", "numpy")
 
@@ -62,13 +62,13 @@ class MindSporeBackend:
         """None: code in model folders is torch's."""
         return None
 
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> RunContext:
         """What the models of the run share."""
-        from .training.trained_model import Surroundings
+        from .training.trained_model import RunContext
 
         # Data that is there has completions of any length up to its limit: nothing to size a bucket by.
         rollout = self.config.rollout if isinstance(self.config, RunConfig) else None
-        return Surroundings(
+        return RunContext(
             device=self.device, comm=self.comm, log=self.compile_log, seed=self.config.seed, rollout=rollout
         )
 

@@ -1,6 +1,6 @@
 """The tables of ``docs/algorithms.md``: every estimator, loss and objective there is, from the registries themselves.
 
-``python -m mindrlhf_grpo.algorithm_table --write`` writes them into the document, between its two markers; without
+``python -m docs.tables.algorithms --write`` writes them into the document, between its two markers; without
 ``--write`` they are printed. Each name of a registry has exactly one entry here: anything else raises.
 """
 
@@ -12,16 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindrlhf_grpo.document_table import between, print_or_write
-
+from docs.tables.document import between, print_or_write
 from mindrlhf_grpo.advantages import ESTIMATORS, WHITENINGS
 from mindrlhf_grpo.algorithms.corrections import CORRECTIONS
 from mindrlhf_grpo.algorithms.offline import OBJECTIVES
 from mindrlhf_grpo.algorithms.online import ALGORITHMS
 from mindrlhf_grpo.losses import KL_ESTIMATORS, POLICY_LOSSES
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "algorithms.md"
-BEGIN = "<!-- tables: written by python -m mindrlhf_grpo.algorithm_table --write -->"
+DOCUMENT = Path(__file__).resolve().parents[1] / "algorithms.md"
+BEGIN = "<!-- tables: written by python -m docs.tables.algorithms --write -->"
 END = "<!-- end of tables -->"
 HOST = ("yes", "host", "host")
 ALL = ("yes", "yes", "yes")
@@ -188,4 +187,4 @@ def in_document(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print_or_write(DOCUMENT, table, in_document, module="mindrlhf_grpo.algorithm_table")
+    print_or_write(DOCUMENT, table, in_document, module="docs.tables.algorithms")

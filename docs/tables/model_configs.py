@@ -1,6 +1,6 @@
 """The table of ``model_configs/README.md``: every configuration there on every machine, as ``doctor --dry-run`` finds it.
 
-``python -m mindrlhf_grpo.capacity.model_table --write`` writes it into the document, between its two markers; without
+``python -m docs.tables.model_configs --write`` writes it into the document, between its two markers; without
 ``--write`` it is printed.
 """
 
@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mindrlhf_grpo.document_table import between, print_or_write
-
+from docs.tables.document import between, print_or_write
 from mindrlhf_grpo.capacity.dry_run import GIB, MACHINES, beyond, examine_config
 from mindrlhf_grpo.capacity.memory import peak
 
 FOLDER = Path(__file__).resolve().parents[2] / "model_configs"
 DOCUMENT = FOLDER / "README.md"
-BEGIN = "<!-- table: written by python -m mindrlhf_grpo.capacity.model_table --write -->"
+BEGIN = "<!-- table: written by python -m docs.tables.model_configs --write -->"
 END = "<!-- end of table -->"
 PHASES = ("load", "generate", "score", "update", "checkpoint")
 
@@ -64,4 +63,4 @@ def in_document(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print_or_write(DOCUMENT, table, in_document, module="mindrlhf_grpo.capacity.model_table")
+    print_or_write(DOCUMENT, table, in_document, module="docs.tables.model_configs")

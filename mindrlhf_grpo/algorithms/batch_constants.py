@@ -19,7 +19,7 @@ from ..types import Batch, FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Before:
+class BatchContext:
     """A batch before it is learned from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Before:
         return np.concatenate([np.asarray(part, np.float64) for part in self.gather(numbers)])
 
 
-Preparation: TypeAlias = Callable[[Before], dict[str, NDArray[np.float64]]]
+Preparation: TypeAlias = Callable[[BatchContext], dict[str, NDArray[np.float64]]]
 """Numbers of this rank's rows ``[N]``, by the name of the tensor. Every rank calls it."""
 
 
@@ -61,7 +61,7 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return places
 
 
-def partners(before: Before) -> dict[str, NDArray[np.float64]]:
+def partners(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     """AOT: the reference's log-ratio of equal rank minus the pair's own, at both rows of a pair."""
     mask = before.batch.mask
     policy = before.everywhere(totals(before.logps(before.batch), mask))
@@ -71,7 +71,7 @@ def partners(before: Before) -> dict[str, NDArray[np.float64]]:
     return {"partner": np.repeat(partner[before.share.start : before.share.stop], 2)}
 
 
-def unpaired_partners(before: Before) -> dict[str, NDArray[np.float64]]:
+def unpaired_partners(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     """AOT unpaired: the rejected log-ratio of a chosen row's rank, and the other way round."""
     mask = before.batch.mask
     own = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
@@ -81,14 +81,14 @@ def unpaired_partners(before: Before) -> dict[str, NDArray[np.float64]]:
     return {"partner": both[before.share.start : before.share.stop].reshape(-1)}
 
 
-def mean_ratio(before: Before) -> dict[str, NDArray[np.float64]]:
+def mean_ratio(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     """BCO: mean log-ratio of all rows, chosen and rejected; the same for every row."""
     mask = before.batch.mask
     own = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
     return {"baseline": np.full(len(before.batch), float(before.everywhere(own).mean()))}
 
 
-def baseline(before: Before) -> dict[str, NDArray[np.float64]]:
+def baseline(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     """KTO's z: mean log-ratio of completions under the prompt of the next row, at least 0; the same for every row.
 
     A batch of one row (the rest of a held-out set) has no other prompt: z is 0.

@@ -18,7 +18,7 @@ from ..errors import ConfigError, UserError, did_you_mean
 if TYPE_CHECKING:  # the command line answers --help before it loads the configuration's libraries
     from ..config.file import Draft
 
-PACKAGE = f"{__package__}.recipes"
+PACKAGE = "mindrlhf_grpo.recipes"
 MODULE = "commands"
 ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 

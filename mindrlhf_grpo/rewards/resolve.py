@@ -20,12 +20,13 @@ from .builtin.answers import reference_column
 from .protocol import Inputs, ModelReward
 
 Function: TypeAlias = Callable[..., Any]
+BUILT_IN = f"{__package__}.builtin"
 GIVEN = ("prompts", "completions", "completion_ids")  # always there, whatever the data
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """Where a built-in lives (module of this package, function), the columns and the library it needs."""
+    """Where a built-in lives (module of ``rewards/builtin``, function), the columns and the library it needs."""
 
     module: str
     function: str
@@ -136,7 +137,7 @@ def load_function(reference: str, *, label: str) -> Function:
     """
     if ":" not in reference:
         built_in = _built_in(reference, label)
-        loaded: Function = getattr(importlib.import_module(f".{built_in.module}", __package__), built_in.function)
+        loaded: Function = getattr(importlib.import_module(f"{BUILT_IN}.{built_in.module}"), built_in.function)
         return loaded
     try:
         found = import_function(reference)
@@ -175,7 +176,7 @@ def model_reward(reference: str, arguments: Mapping[str, Any], *, label: str) ->
 def prepare(reference: str) -> None:
     """Load what a built-in's first call would load, so that no limit of time counts it; nothing for other functions."""
     if reference in BUILT_INS:
-        module = importlib.import_module(f".{BUILT_INS[reference].module}", __package__)
+        module = importlib.import_module(f"{BUILT_IN}.{BUILT_INS[reference].module}")
         getattr(module, "prepare", lambda: None)()
 
 

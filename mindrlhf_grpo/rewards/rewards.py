@@ -40,7 +40,7 @@ class Component:
     name: str
     weight: float
     on_failure: float
-    source: Function | Scorer | Own
+    source: Function | Scorer | ModelRewardSource
 
     def close(self) -> None:
         """End a guarded function's process, or free a model's weights."""
@@ -59,7 +59,7 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
+class ModelRewardSource:
     """A reward that computes with models of its own."""
 
     reward: ModelReward
@@ -117,7 +117,7 @@ class Rewards:
         """Raise ConfigError unless the data has the columns that the functions name."""
         there = list(columns)
         for component in self._components:
-            if isinstance(component.source, Function | Own):
+            if isinstance(component.source, Function | ModelRewardSource):
                 component.source.reward.check(there)
 
     def score(self, groups: Sequence[RolloutGroup]) -> RewardTable:
@@ -137,7 +137,7 @@ class Rewards:
                 parts.append((name, component.weight, values))
                 if failed:
                     failures[name] = failed
-            if isinstance(component.source, Own) and columns["completions"]:
+            if isinstance(component.source, ModelRewardSource) and columns["completions"]:
                 failures |= {f"{component.name}/{name}": n for name, n in component.source.failures().items()}
         return RewardTable.stack(parts, failures=failures)
 
@@ -169,7 +169,7 @@ def name_of(config: RewardConfig) -> str:
     return config.name or config.function.rpartition(":")[2].rstrip("/").rpartition("/")[2]
 
 
-def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -> Function | Scorer | Own:
+def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -> Function | Scorer | ModelRewardSource:
     """The function, reward model or class that a component names."""
     if config.function.startswith(MODEL):
         from .models.reward_model import Scorer, settings_of
@@ -184,7 +184,7 @@ def _source(config: RewardConfig, backend: Backend | None, policy: str | None) -
         if config.timeout > 0:
             raise ConfigError(f"{label}: a class with models of its own runs in this process; set timeout: 0")
         folder = None if policy is None else find_folder(policy)
-        return Own(reward=build_own(own, backend, folder, config.arguments))
+        return ModelRewardSource(reward=build_own(own, backend, folder, config.arguments))
     reward = resolve(config.function, config.arguments, label=label)
     return Function(reward=reward, runner=Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward))
 
@@ -213,7 +213,7 @@ def _scored(component: Component, groups: Sequence[RolloutGroup], columns: Input
     count, source = len(columns["completions"]), component.source
     if count == 0:
         return [(component.name, np.zeros((0, 1)), 0)]
-    if isinstance(source, Own):
+    if isinstance(source, ModelRewardSource):
         rows, retried = source.rows(groups, count), ""
     elif isinstance(source, Function):
         rows, retried = run_guarded(source.runner, source.reward.inputs(columns), count)

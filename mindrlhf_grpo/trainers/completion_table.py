@@ -17,7 +17,7 @@ from ..types import FinishReason, FloatArray, IntArray, RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostTable:
+class CompletionTable:
     """The completions of one rank or of all.
 
     Attributes:
@@ -34,11 +34,11 @@ class HostTable:
     @staticmethod
     def of(
         groups: Sequence[RolloutGroup], rewards: RewardTable, numbers: Sequence[int], *, greedy: RewardTable | None
-    ) -> HostTable:
+    ) -> CompletionTable:
         """The table of groups whose prompts have these numbers; ``greedy`` has one row for each prompt."""
         sizes = [len(group.rollouts) for group in groups]
         finish = [rollout.finish for group in groups for rollout in group.rollouts]
-        return HostTable(
+        return CompletionTable(
             rewards=rewards,
             prompt=np.repeat(np.asarray(numbers, np.int64), sizes),
             lengths=completion_lengths(groups),
@@ -46,10 +46,10 @@ class HostTable:
             baselines=None if greedy is None else np.repeat(np.nan_to_num(greedy.total().mean(axis=1)), sizes),
         )
 
-    def kept(self, place: IntArray) -> HostTable:
+    def kept(self, place: IntArray) -> CompletionTable:
         """The rows of prompts with a place in this step (-1: none), numbered by it; failures stay counted."""
         rows = np.flatnonzero(place[self.prompt] >= 0)
-        return HostTable(
+        return CompletionTable(
             rewards=replace(self.rewards.take(rows), failures=self.rewards.failures),
             prompt=place[self.prompt[rows]].astype(np.int64),
             lengths=self.lengths[rows],
@@ -58,10 +58,10 @@ class HostTable:
         )
 
     @staticmethod
-    def concat(tables: Sequence[HostTable]) -> HostTable:
+    def concat(tables: Sequence[CompletionTable]) -> CompletionTable:
         """Rows of all tables, in order."""
         baselines: list[FloatArray] = [table.baselines for table in tables if table.baselines is not None]
-        return HostTable(
+        return CompletionTable(
             rewards=RewardTable.concat([table.rewards for table in tables]),
             prompt=np.concatenate([table.prompt for table in tables]),
             lengths=np.concatenate([table.lengths for table in tables]),

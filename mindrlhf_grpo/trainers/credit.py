@@ -18,11 +18,18 @@ from ..backend import Comm
 from ..batches.sums import combine
 from ..errors import ConfigError
 from ..types import Batch, FloatArray
-from .completion_table import HostTable
+from .completion_table import CompletionTable
 
 
 def assign(
-    plan: Plan, comm: Comm, batch: Batch, whole: HostTable, mine: slice, *, values: FloatArray | None, kl_coef: float
+    plan: Plan,
+    comm: Comm,
+    batch: Batch,
+    whole: CompletionTable,
+    mine: slice,
+    *,
+    values: FloatArray | None,
+    kl_coef: float,
 ) -> tuple[Batch, FloatArray | None]:
     """The batch with advantages and, with a critic, the ``returns`` it learns and its ``old_values``.
 

@@ -26,7 +26,7 @@ from ..run.clock import Clock
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import Batch, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
 from . import credit
-from .completion_table import HostTable
+from .completion_table import CompletionTable
 from .critic import Critic
 
 
@@ -57,7 +57,7 @@ class Drawn:
     """The completions one step keeps, and what was drawn for them."""
 
     groups: list[RolloutGroup]  # of this rank
-    tables: list[HostTable]  # of every rank
+    tables: list[CompletionTable]  # of every rank
     prompts: int  # drawn over all ranks, replaced ones included
     dead: int  # of these, prompts whose group has nothing to learn
     tokens: int  # generated over all ranks
@@ -89,7 +89,7 @@ class Collector:
         drawn = self._rollouts(clock)
         own = drawn.tables[self.comm.rank]
         first_row = sum(len(table.lengths) for table in drawn.tables[: self.comm.rank])
-        whole = HostTable.concat(drawn.tables)
+        whole = CompletionTable.concat(drawn.tables)
         mine = slice(first_row, first_row + len(own.lengths))
         trained = self._trained_rows(whole, self._dead_groups(whole))
         chunk_of = whole.prompt % self.config.algorithm.updates_per_batch
@@ -130,12 +130,12 @@ class Collector:
         wanted, rank, ranks = self.config.train.prompts_per_step, self.comm.rank, self.comm.world_size
         accepted = prompts_drawn = dead_drawn = tokens = 0
         groups: list[RolloutGroup] = []
-        rounds: list[list[HostTable]] = []
+        rounds: list[list[CompletionTable]] = []
         for _ in range(self.config.algorithm.resample_budget if resample else 1):
             prompts = self.stream.take(wanted - accepted)
             new_groups, own = self._round(prompts, clock)
-            tables: list[HostTable] = self.comm.gather_objects(own)
-            whole = HostTable.concat(tables)
+            tables: list[CompletionTable] = self.comm.gather_objects(own)
+            whole = CompletionTable.concat(tables)
             dead = self._dead_groups(whole)
             prompts_drawn, dead_drawn = prompts_drawn + len(dead), dead_drawn + int(dead.sum())
             tokens += int(whole.lengths.sum())
@@ -148,12 +148,12 @@ class Collector:
             accepted += int(keep.sum())
             if accepted == wanted:
                 break
-        kept = [HostTable.concat(parts) for parts in zip(*rounds, strict=True)]
+        kept = [CompletionTable.concat(parts) for parts in zip(*rounds, strict=True)]
         return Drawn(
             groups=groups, tables=kept, prompts=prompts_drawn, dead=dead_drawn, tokens=tokens, rounds=len(rounds)
         )
 
-    def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], HostTable]:
+    def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], CompletionTable]:
         """Generate and score this rank's share of the prompts."""
         numbers = shard(range(len(prompts)), self.comm.rank, self.comm.world_size)
         with clock.phase("generate"):
@@ -168,9 +168,9 @@ class Collector:
         with clock.phase("reward"):
             table = self.rewards.score(groups)
             baseline = None if greedy is None else self.rewards.score(greedy)
-        return groups, HostTable.of(groups, table, numbers, greedy=baseline)
+        return groups, CompletionTable.of(groups, table, numbers, greedy=baseline)
 
-    def _dead_groups(self, whole: HostTable) -> NDArray[np.bool_]:
+    def _dead_groups(self, whole: CompletionTable) -> NDArray[np.bool_]:
         """Of each prompt, whether its completions' rewards leave nothing to learn."""
         test = self.config.algorithm.dead_group_test
         rewards = whole.rewards.without(test.without) if test is not None and test.without else whole.rewards
@@ -180,7 +180,7 @@ class Collector:
         )
         return dead
 
-    def _trained_rows(self, whole: HostTable, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _trained_rows(self, whole: CompletionTable, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """``[N]`` whether a completion has a loss at all."""
         algorithm = self.config.algorithm
         trained: NDArray[np.bool_] = ~np.isnan(whole.rewards.total()).all(axis=1)
@@ -191,7 +191,7 @@ class Collector:
         return trained
 
     def _batch(
-        self, groups: list[RolloutGroup], own: HostTable, trained: NDArray[np.bool_], segments: Segments | None
+        self, groups: list[RolloutGroup], own: CompletionTable, trained: NDArray[np.bool_], segments: Segments | None
     ) -> Batch:
         """This rank's rows and which of their tokens are trained; weights and advantages are still 0."""
         inside = np.arange(int(own.lengths.max(initial=0)))[None, :] < own.lengths[:, None]
@@ -235,7 +235,7 @@ class Collector:
             )
         return replace(batch, weights=weights), tuple(int(trained[chunk_of == chunk].sum()) for chunk in chunks)
 
-    def _scaled(self, whole: HostTable) -> tuple[HostTable, dict[str, float]]:
+    def _scaled(self, whole: CompletionTable) -> tuple[CompletionTable, dict[str, float]]:
         """The rewards that are learned from: one total, where the configuration brings it to a size."""
         if self.scaling is None:
             return whole, {}
@@ -260,7 +260,7 @@ def without_features(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     ]
 
 
-def step_metrics(whole: HostTable, drawn: Drawn) -> dict[str, float]:
+def step_metrics(whole: CompletionTable, drawn: Drawn) -> dict[str, float]:
     """Figures of the global batch."""
     total = whole.rewards.total()
     metrics = {

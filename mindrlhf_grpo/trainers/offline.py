@@ -21,7 +21,7 @@ from .offline_evaluation import HeldOutRows, held_out_rows, with_intervals
 from .offline_samples import write_samples
 from .offline_steps import Steps, load_model
 from .schedule import learning_rate
-from .session import Course, tokenizer_of
+from .session import RunSession, tokenizer_of
 
 
 def train(config: OfflineConfig) -> dict[str, Any]:
@@ -42,33 +42,33 @@ class OfflineTrainer:
 
     def __init__(self, config: OfflineConfig, backend: Backend) -> None:
         self.config, self.comm = config, backend.comm
-        self.course = Course(config, backend)
+        self.session = RunSession(config, backend)
         self.task = resolve_objective(config)
         self.tokenizer = tokenizer_of(config)
         self.stream = self._stream()
         held_out = held_out_rows(config, self.task, self.tokenizer)
-        self.course.open()
+        self.session.open()
 
         self.steps = Steps(task=self.task, model=load_model(config, self.task, backend), comm=self.comm)
         self.stored = self._stored("train", self._stream().all) if self.stores else None
         kept = self._stored("held_out", lambda: held_out) if self.stores and held_out else None
         self.held_out = HeldOutRows(examples=held_out, step=config.train.prompts_per_step, stored=kept)
-        self.course.resume(self._restore)
+        self.session.resume(self._restore)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
         model = self.steps.model
-        self.course.announce([f"training layout: {model.layout} ({model.layout_reason})"])
+        self.session.announce([f"training layout: {model.layout} ({model.layout_reason})"])
         self._first_evaluation()
         try:
-            self.course.steps(self.step)
+            self.session.steps(self.step)
         finally:
-            self.course.tracker.close()
+            self.session.tracker.close()
         return self._finish()
 
     def step(self, step: int) -> None:
         """One batch of rows, learned from."""
-        clock, progress = self.course.clock, self.course.progress
+        clock, progress = self.session.clock, self.session.progress
         examples = self.stream.take(self.config.train.prompts_per_step)
         with clock.phase("logps"):
             batch = self.steps.batch(examples, self.stored)
@@ -77,13 +77,13 @@ class OfflineTrainer:
             try:
                 result = self.steps.model.update(batch, self.task.loss, learning_rate=rate)
             except RunFailed as error:
-                evidence = self.course.folder.save_evidence(step, batch, str(error)) if self.course.main else ""
+                evidence = self.session.folder.save_evidence(step, batch, str(error)) if self.session.main else ""
                 raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
         progress.step, progress.stream = step, self.stream.state()
         with clock.phase("eval"):
             evaluated = self._evaluate(step)
-        self.course.log(step, {**self._update_metrics(rate, examples, result), **evaluated})
-        self.course.keep(step, self.write, self.steps.model.gather)
+        self.session.log(step, {**self._update_metrics(rate, examples, result), **evaluated})
+        self.session.keep(step, self.write, self.steps.model.gather)
 
     def _update_metrics(self, rate: float, examples: Sequence[Example], result: UpdateResult) -> dict[str, float]:
         """Figures of the optimizer step, over all ranks."""
@@ -96,12 +96,12 @@ class OfflineTrainer:
 
     def _first_evaluation(self) -> None:
         """Held-out figures of the untrained model, once in the life of a run."""
-        progress = self.course.progress
+        progress = self.session.progress
         if not self.held_out.examples or progress.step or progress.before:
             return
         progress.before = progress.after = self._held_out_figures(0)
         name = f"eval/{self.task.headline}"
-        self.course.tracker.note(
+        self.session.tracker.note(
             f"held-out {self.task.headline} before training: {progress.before[name]:.4f} "
             f"({len(self.held_out.examples)} rows)"
         )
@@ -111,7 +111,7 @@ class OfflineTrainer:
         every, last = self.config.eval.every, step == self.config.train.steps
         if not self.held_out.examples or not (last or (every and step % every == 0)):
             return {}
-        metrics, progress = self._held_out_figures(step), self.course.progress
+        metrics, progress = self._held_out_figures(step), self.session.progress
         value, sign = metrics[f"eval/{self.task.headline}"], self.task.better
         progress.after = metrics
         if progress.best is None or sign * value > sign * progress.best:
@@ -124,7 +124,7 @@ class OfflineTrainer:
     def _held_out_figures(self, step: int) -> dict[str, float]:
         """Figures of the held-out rows; some of the rows, token by token, go to the report."""
         rows = self.held_out
-        write_samples(self.course.folder.path, step, self.steps, rows.examples, self.tokenizer, rows.stored)
+        write_samples(self.session.folder.path, step, self.steps, rows.examples, self.tokenizer, rows.stored)
         return rows.evaluate(self.steps)
 
     def write(self, folder: Path) -> None:
@@ -135,7 +135,7 @@ class OfflineTrainer:
     def _restore(self, folder: Path) -> None:
         """Take up model, optimizer and data position from a checkpoint."""
         self.steps.model.load_state(folder / "policy", folder / "optimizer")
-        self.stream.load_state(self.course.progress.stream)
+        self.stream.load_state(self.session.progress.stream)
 
     def _stream(self) -> ExampleStream:
         return ExampleStream(self.config.data, self.task.encoder, self.tokenizer, seed=self.config.seed)
@@ -146,22 +146,22 @@ class OfflineTrainer:
 
     def _stored(self, name: str, examples: Any) -> StoredLogProbs:
         """Reference log-probs from the run folder, or computed now by the untrained model and kept there."""
-        folder = self.course.folder.path / "reference"
+        folder = self.session.folder.path / "reference"
         identity = {"fingerprint": self.steps.model.fingerprint()}
         found = reference_logps.load(folder, name, identity)
         if found is None:
             found = reference_logps.compute(examples(), self.config.train.prompts_per_step, self.steps.logps_of_rows)
-            if self.course.main:
+            if self.session.main:
                 reference_logps.save(folder, name, identity, found)
         self.comm.barrier()
         return found
 
     def _finish(self) -> dict[str, Any]:
         """The numbers of the last evaluation are the run's."""
-        progress = self.course.progress
+        progress = self.session.progress
         figures = {
             "objective": self.task.objective.name,
             "before": with_intervals(progress.before),
             "after": with_intervals(progress.after),
         }
-        return self.course.finish(figures, {"best": progress.best, "data": self.stream.counts})
+        return self.session.finish(figures, {"best": progress.best, "data": self.stream.counts})

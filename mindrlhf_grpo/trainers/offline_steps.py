@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from ..algorithms.batch_constants import Before
+from ..algorithms.batch_constants import BatchContext
 from ..algorithms.offline import Task
 from ..backend import Backend, Comm, Policy, TrainedModel, ValueModel
 from ..batches.offline import Denominators, build_offline_batch, with_numbers
@@ -67,7 +67,7 @@ class Steps:
         prepare = self.task.objective.prepare
         if prepare is None:
             return batch
-        before = Before(
+        before = BatchContext(
             examples=examples, share=share, batch=batch, logps=self.logps, ref_logps=self.reference_logps,
             gather=self.comm.gather_objects,
         )  # fmt: skip

@@ -26,7 +26,7 @@ from .experience import Collector, Experience
 from .phases import residency_of
 from .pretraining_mix import mix_of
 from .schedule import learning_rate
-from .session import Course, tokenizer_of
+from .session import RunSession, tokenizer_of
 from .step_metrics import check_on_policy, update_metrics
 
 
@@ -48,7 +48,7 @@ class OnlineTrainer:
 
     def __init__(self, config: RunConfig, backend: Backend) -> None:
         self.config, self.backend, self.comm = config, backend, backend.comm
-        self.course = Course(config, backend)
+        self.session = RunSession(config, backend)
         self.plan = resolve(config.algorithm)
         self.plan.check(config.rollout.group_size)
         self.tokenizer = tokenizer_of(config)
@@ -56,7 +56,7 @@ class OnlineTrainer:
         self.held_out = held_out(config, self.tokenizer)
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
         self.metric_functions = MetricFunctions(config.metrics or [], config.run_dir, self.comm)
-        self.course.open()
+        self.session.open()
 
         self.policy = backend.load_policy()
         self.critic = Critic(config, backend, self.policy) if "critic" in self.plan.needs else None
@@ -64,17 +64,17 @@ class OnlineTrainer:
         self.sync = backend.weight_sync(self.policy, self.engine)
         self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
         self.mix = mix_of(config, self.tokenizer, self.comm)
-        self.course.resume(self._restore)
+        self.session.resume(self._restore)
         self.memory = residency_of(
             config.swap, self.policy, self.critic, self.engine, models_score=self.rewards.uses_models
         )
-        self.course.enter = self.memory.enter
+        self.session.enter = self.memory.enter
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
         self.begin()
         try:
-            self.course.steps(self.step)
+            self.session.steps(self.step)
         finally:
             self.close()
         return self.finish()
@@ -85,22 +85,22 @@ class OnlineTrainer:
 
     def begin(self) -> None:
         """What comes before the first step."""
-        self.course.announce(self._warnings())
+        self.session.announce(self._warnings())
         self.memory.enter("sync")
-        self.sync.push(self.course.progress.step)
+        self.sync.push(self.session.progress.step)
         self.memory.enter("eval")
         self._first_evaluation()
 
     def collect(self) -> Experience:
         """The completions of the next step."""
         self.engine.wake_up()
-        experience = self.collector.collect(self.policy, self.critic, self.course.clock)
+        experience = self.collector.collect(self.policy, self.critic, self.session.clock)
         self.engine.sleep()
         return experience
 
     def learn(self, step: int, experience: Experience) -> None:
         """The rest of a step: update, sync, evaluation, metrics, checkpoint."""
-        clock = self.course.clock
+        clock = self.session.clock
         with clock.phase("update"):
             learned = self._learn(step, experience)
         with clock.phase("sync"):
@@ -116,15 +116,15 @@ class OnlineTrainer:
             experience.groups, experience.table, metrics,
             split="train", step=step, advantages=experience.batch.advantages, kl=experience.kl,
         )  # fmt: skip
-        self.course.log(step, {**metrics, **own, **evaluated, **self.memory.figures()})
-        self.course.keep(step, self.write, self.gather)
+        self.session.log(step, {**metrics, **own, **evaluated, **self.memory.figures()})
+        self.session.keep(step, self.write, self.gather)
 
     def _learn(self, step: int, experience: Experience) -> dict[str, float]:
         """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
         results: list[UpdateResult] = []
         of_critic: list[UpdateResult] = []
         if not any(experience.trained_tokens):
-            self.course.tracker.note(
+            self.session.tracker.note(
                 f"step {step}: no completion can be learned from (all groups dead or masked); skipped"
             )
         rate = learning_rate(self.config.train, step)
@@ -144,7 +144,7 @@ class OnlineTrainer:
                     if len(results) == 1:
                         check_on_policy(results[0], self.config.model.dtype)
                 except RunFailed as error:
-                    evidence = self.course.folder.save_evidence(step, batch, str(error)) if self.course.main else ""
+                    evidence = self.session.folder.save_evidence(step, batch, str(error)) if self.session.main else ""
                     raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
         sync = self.config.algorithm.reference_sync
         if sync is not None and step % sync.every == 0:
@@ -154,14 +154,14 @@ class OnlineTrainer:
 
     def _first_evaluation(self) -> None:
         """Accuracy of the untrained policy, once in the life of a run."""
-        progress = self.course.progress
+        progress = self.session.progress
         if self.held_out is None or progress.step or progress.accuracy_before is not None:
             return
         metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm, self.metric_functions, step=0)
         accuracy = metrics["eval/accuracy"]
         progress.accuracy_before = progress.accuracy = accuracy
         progress.before = metrics
-        self.course.tracker.note(
+        self.session.tracker.note(
             f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)"
         )
 
@@ -171,7 +171,7 @@ class OnlineTrainer:
         if self.held_out is None or not (last or (every and step % every == 0)):
             return {}
         metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm, self.metric_functions, step=step)
-        accuracy, progress = metrics["eval/accuracy"], self.course.progress
+        accuracy, progress = metrics["eval/accuracy"], self.session.progress
         progress.accuracy, progress.after = accuracy, metrics
         if progress.best_accuracy is None or accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best_step = accuracy, step
@@ -182,7 +182,7 @@ class OnlineTrainer:
 
     def _advance(self, step: int) -> None:
         """This step is done: what a resumed run has to know."""
-        progress = self.course.progress
+        progress = self.session.progress
         progress.step, progress.stream = step, self.stream.state()
         progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
         if self.collector.scaling is not None:
@@ -209,7 +209,7 @@ class OnlineTrainer:
 
     def _restore(self, folder: Path) -> None:
         """Take up policy, optimizer, critic and data positions from a checkpoint."""
-        progress = self.course.progress
+        progress = self.session.progress
         self.policy.load_state(folder / "policy", folder / "optimizer")
         if self.critic is not None:
             self.critic.load(folder)
@@ -226,8 +226,8 @@ class OnlineTrainer:
         if not every or step % every:
             return
         parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
-        if self.course.main:
-            write_rollouts(self.course.folder.path, step, parts, self.tokenizer)
+        if self.session.main:
+            write_rollouts(self.session.folder.path, step, parts, self.tokenizer)
 
     def _warnings(self) -> list[str]:
         """What a reader of the curves must know, said at the start and in the report."""
@@ -242,11 +242,11 @@ class OnlineTrainer:
     def close(self) -> None:
         """End what runs beside the trainer."""
         self.rewards.close()
-        self.course.tracker.close()
+        self.session.tracker.close()
 
     def finish(self) -> dict[str, Any]:
         """The numbers of the last evaluation are the run's."""
-        progress = self.course.progress
+        progress = self.session.progress
         figures = {
             "accuracy_before": progress.accuracy_before,
             "accuracy_after": progress.accuracy,
@@ -254,7 +254,7 @@ class OnlineTrainer:
         }
         held_out = {"before": progress.before, "after": progress.after}
         details = {"best_accuracy": progress.best_accuracy, "held_out": held_out, "data": self.stream.counts}
-        return self.course.finish(figures, details | self.memory.summary())
+        return self.session.finish(figures, details | self.memory.summary())
 
 
 def held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:

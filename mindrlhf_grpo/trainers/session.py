@@ -1,4 +1,4 @@
-"""The course of a run, whatever it trains: where it stands, what is kept of it, and what is told about it."""
+"""A run session: folder, progress, clock, tracker and alarms of one training run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..run.tracking import Tracker, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 
-class Course:
+class RunSession:
     """Folder, progress, clock and tracker of one run; rank 0 writes, the others wait.
 
     Raises:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from mindrlhf_grpo.algorithm_table import BEGIN, DOCUMENT, END, Entry, described, in_document, matched, rows, table
 
+from docs.tables.algorithms import BEGIN, DOCUMENT, END, Entry, described, in_document, matched, rows, table
 from mindrlhf_grpo.advantages import ESTIMATORS
 from mindrlhf_grpo.algorithms.corrections import CORRECTIONS
 from mindrlhf_grpo.algorithms.offline import OBJECTIVES
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 def test_document_has_the_tables_of_the_code() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert in_document(text) == text, "run: python -m mindrlhf_grpo.algorithm_table --write"
+    assert in_document(text) == text, "run: python -m docs.tables.algorithms --write"
 
 
 def test_every_name_has_a_row_and_no_row_an_empty_cell() -> None:

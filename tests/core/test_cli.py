@@ -71,7 +71,7 @@ def test_no_command_shows_the_help(run: Run) -> None:
 
 def test_help_is_fast_and_loads_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom mindrlhf_grpo.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "import sys\nfrom mindrlhf_grpo.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'numpy', 'pydantic', 'transformers', 'yaml', 'rich'} & set(sys.modules)))"
     )
     started = time.perf_counter()
@@ -82,7 +82,7 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
 
 def test_preflight_loads_no_framework(config: Path) -> None:
     program = (
-        "import sys\nfrom mindrlhf_grpo.cli import main\n"
+        "import sys\nfrom mindrlhf_grpo.cli.main import main\n"
         f"try: main(['train', {str(config)!r}, 'rollout.group_size=1'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'mindspore', 'transformers', 'datasets'} & set(sys.modules)))"
     )

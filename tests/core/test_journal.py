@@ -102,7 +102,7 @@ def test_two_processes_cannot_use_one_file(tmp_path: Path) -> None:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from mindrlhf_grpo.journal import Journal
+from mindrlhf_grpo.recipes.raiden.journal import Journal
 
 def work(number):
     time.sleep(0.02)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mindrlhf_grpo.capacity.model_table import BEGIN, DOCUMENT, END, in_document
 
+from docs.tables.model_configs import BEGIN, DOCUMENT, END, in_document
 from mindrlhf_grpo.capacity.known_models import config_of, find_known, known_models
 from mindrlhf_grpo.capacity.model_shape import shape_of
 from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
@@ -186,7 +186,7 @@ def test_every_known_model_has_a_file() -> None:
 
 def test_document_has_the_table_of_the_code() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert in_document(text) == text, "run: python -m mindrlhf_grpo.capacity.model_table --write"
+    assert in_document(text) == text, "run: python -m docs.tables.model_configs --write"
     with pytest.raises(ValueError, match="lacks the line"):
         in_document(text.replace(END, ""))
     assert BEGIN in text

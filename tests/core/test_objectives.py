@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mindrlhf_grpo.algorithms.batch_constants import Before
+from mindrlhf_grpo.algorithms.batch_constants import BatchContext
 from mindrlhf_grpo.algorithms.offline import OBJECTIVES, OPTIONS, PRESETS, Task, resolve_objective
 from mindrlhf_grpo.batches.offline import Denominators, build_offline_batch, with_numbers
 from mindrlhf_grpo.batches.online import micro_batches
@@ -152,7 +152,7 @@ def rank_batch(found: Task, examples: list[Example], share: range, gather: Any) 
     batch = replace(batch, ref_logps=made_up(batch, 1))
     if found.objective.prepare is None:
         return batch
-    before = Before(
+    before = BatchContext(
         examples=examples, share=share, batch=batch, logps=lambda batch: made_up(batch, 0),
         ref_logps=lambda batch: made_up(batch, 1), gather=gather,
     )  # fmt: skip

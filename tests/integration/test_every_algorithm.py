@@ -17,7 +17,7 @@ from tests.support.online_runs import PPO, TRAIN
 PROGRAM = """
 import sys
 from pathlib import Path
-from mindrlhf_grpo.config_file import load_config
+from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.trainers import train
 for path in sys.argv[1:]:
     train(load_config(Path(path), [f"run_dir={path.removesuffix('.yaml')}"]))

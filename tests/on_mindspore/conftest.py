@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))  # ``tiny``, whole runs in seconds
 
 HERE = find_spec("mindspore") is not None
 

@@ -130,8 +130,8 @@ def test_a_mistake_ends_training_with_one_block_and_no_traceback(folder: Path) -
 
 def test_what_is_refused_early_does_not_import_mindspore(folder: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom mindrlhf_grpo.config_file import read_config\n"
-        "from mindrlhf_grpo.preflight import problems_of\n"
+        "import sys\nfrom pathlib import Path\nfrom mindrlhf_grpo.config.file import read_config\n"
+        "from mindrlhf_grpo.trainers.preflight import problems_of\n"
         "assert problems_of(read_config(Path(sys.argv[1]), [])[0]) == []\nprint('mindspore' in sys.modules)"
     )
     assert run("-c", program, str(folder / "config.yaml")).stdout == "False\n"

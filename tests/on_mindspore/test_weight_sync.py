@@ -19,7 +19,7 @@ from mindrlhf_grpo_mindspore.devices import Device  # noqa: E402
 from mindrlhf_grpo_mindspore.generation.engine import build_engine  # noqa: E402
 from mindrlhf_grpo_mindspore.sync.weight_sync import build_weight_sync  # noqa: E402
 from mindrlhf_grpo_mindspore.training.policy import MindSporePolicy  # noqa: E402
-from mindrlhf_grpo_mindspore.training.trained_model import Surroundings  # noqa: E402
+from mindrlhf_grpo_mindspore.training.trained_model import RunContext  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
 from mindrlhf_grpo.backend import CompileLog  # noqa: E402
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_policy(folder: Path, **model: Any) -> MindSporePolicy:
     config = RunConfig.model_validate(tiny.settings(folder, model=model))
-    around = Surroundings(
+    around = RunContext(
         device=Device("cpu"), comm=SingleProcess(), log=CompileLog(), seed=config.seed, rollout=config.rollout
     )
     return MindSporePolicy(config, around)

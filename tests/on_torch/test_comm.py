@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.repository import ROOT
 from tests.support.tiny_policy import load_policy, make_batch, weighted_loss, write_model
 
 torch = pytest.importorskip("torch")
@@ -22,7 +23,7 @@ WORKER = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from tiny_policy import make_batch, run_config, weighted_loss
+from tests.support.tiny_policy import make_batch, run_config, weighted_loss
 from mindrlhf_grpo_torch import build
 torch.set_num_threads(1)
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -53,7 +54,7 @@ def free_port() -> int:
 def test_two_ranks_sum_their_gradients(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")  # no biases: Adam would blow up rounding of their near-zero gradients
     port = str(free_port())
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(ROOT), *sys.path])
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(folder), str(tmp_path)],

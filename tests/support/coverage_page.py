@@ -1,6 +1,6 @@
 """Writes docs/coverage.md: each row of the recipes' acceptance tables, the tests that show it, and where they run.
 
-python tests/support/coverage_page.py --write
+python -m tests.support.coverage_page --write
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/recipes")]
-
-from tests.support.acceptance import ROWS  # noqa: E402
-from tests.support.repository import python_files, tree  # noqa: E402
+from tests.support.acceptance import ROWS
+from tests.support.repository import ROOT, python_files, tree
 
 PAGE = ROOT / "docs/coverage.md"
 HEAD = """# Recipes: what is shown, and by which test
 
-Written by `python tests/support/coverage_page.py --write` from the marks on the tests; a test holds it to them.
+Written by `python -m tests.support.coverage_page --write` from the marks on the tests; a test holds it to them.
 *core* is framework-free. Tests of both backends stand in both columns.
 """
 

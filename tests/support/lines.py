@@ -1,20 +1,16 @@
 """Counts the lines of code of each recipe: without blank lines, comments and docstrings.
 
-python tests/support/lines.py
+python -m tests.support.lines
 """
 
 from __future__ import annotations
 
 import ast
 import io
-import sys
 import tokenize
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from tests.support.repository import python_files  # noqa: E402
+from tests.support.repository import ROOT, python_files
 
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 

@@ -10,8 +10,9 @@ import yaml
 
 from mindrlhf_grpo.recipes.mindrlhf.conversion import from_folder
 from mindrlhf_grpo.recipes.mindrlhf.tables import names
+from tests.support.repository import ROOT
 
-HERE = Path(__file__).parent / "mindrlhf"
+HERE = ROOT / "tests/recipes/mindrlhf"
 IMPORTS = """
 from mindformers import LlamaConfig, MindFormerConfig
 from mindrlhf.configs.grpo_configs import GRPOConfig

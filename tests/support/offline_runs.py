@@ -23,7 +23,7 @@ import json, sys
 from functools import cache
 from mindrlhf_grpo_torch import comm
 from mindrlhf_grpo.backend import load_backend
-from mindrlhf_grpo.config_offline import OfflineConfig
+from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.trainers.offline import OfflineTrainer
 comm.connect = cache(comm.connect)
 for values in json.loads(sys.argv[1]):

@@ -7,7 +7,7 @@ import functools
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".git", ".venv", ".venv-peers", "build", "dist", "runs", "models", "__pycache__"}
 
 

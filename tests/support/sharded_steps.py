@@ -14,8 +14,6 @@ from mindrlhf_grpo_torch.training.policy import TorchPolicy
 
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.types import Batch
-
-sys.path += [str(Path(__file__).parents[1] / "backends"), str(Path(__file__).parents[1] / "core")]
 from tests.support.tiny_policy import make_batch, run_config, weighted_loss
 
 TRAIN = {"tokens_per_micro_batch": 12, "max_grad_norm": 0.5, "weight_decay": 0.1}

@@ -14,6 +14,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file
 
+from tests.support.repository import ROOT
+
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz?\n"
 REWARD = """def digits(completions):
     return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
@@ -94,7 +96,8 @@ def environment() -> dict[str, str]:
     """One thread each, no network, no colours: runs are comparable and quiet. msrun starts the first python it finds."""
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
     found = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, **quiet, "PATH": found}
+    here = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return {**os.environ, **quiet, "PATH": found, "PYTHONPATH": here}
 
 
 def command(config: Path, *overrides: str, processes: int = 1) -> list[str]:

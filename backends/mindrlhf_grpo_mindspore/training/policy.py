@@ -27,7 +27,7 @@ from .log_probs import LogProbModel
 from .optim import AdamW
 from .reference import Reference
 from .train_step import reads_entropy, reads_values
-from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
+from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
 from .value_model import ValueOutputs
 
 HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
@@ -39,9 +39,9 @@ class MindSporePolicy(TrainedModel):
     gives_entropies = True
     read_at = "before"
 
-    def __init__(self, config: RunConfig, around: Surroundings) -> None:
+    def __init__(self, config: RunConfig, context: RunContext) -> None:
         architecture = hf.load_architecture(Path(config.model.path).expanduser())
-        super().__init__(config.model, config.train, architecture, around)
+        super().__init__(config.model, config.train, architecture, context)
         self.config = config
         weights = hf.load_weights(self.folder, architecture, config.model.dtype)
         if config.model.lora_rank:
@@ -112,7 +112,7 @@ class MindSporePolicy(TrainedModel):
 
     def roles(self) -> dict[str, Role]:
         """Weights, optimizer, and the frozen copy."""
-        frozen = DeviceMemory(lambda: (self.reference.frozen or {}).values(), self.around.device)
+        frozen = DeviceMemory(lambda: (self.reference.frozen or {}).values(), self.context.device)
         return {**super().roles(), "reference": frozen}
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:

@@ -40,7 +40,7 @@ BUCKETS = "buckets.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class RunContext:
     """What the models of a run share.
 
     Attributes:
@@ -64,10 +64,10 @@ class TrainedModel(ABC):
     optimizer: AdamW
 
     def __init__(
-        self, config: ModelConfig, train: TrainConfig, architecture: Architecture, around: Surroundings
+        self, config: ModelConfig, train: TrainConfig, architecture: Architecture, context: RunContext
     ) -> None:
-        self.model_config, self.train, self.architecture, self.around = config, train, architecture, around
-        self.log, self.comm = around.log, around.comm
+        self.model_config, self.train, self.architecture, self.context = config, train, architecture, context
+        self.log, self.comm = context.log, context.comm
         self.folder = Path(config.path).expanduser()
         self.lora_scale = hf.lora_scale(config)
         self.layout, self.layout_reason = layout_of(config.layout)
@@ -104,7 +104,7 @@ class TrainedModel(ABC):
             parts.append(of_batch)
             gradients = add_up(gradients, found)
         gradients = self.comm.sum_gradients(gradients)
-        norm = gradient_norm(gradients, on_host=self.around.device.kind == "cpu")
+        norm = gradient_norm(gradients, on_host=self.context.device.kind == "cpu")
         if not math.isfinite(norm):
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
         self.optimizer.step(
@@ -153,8 +153,8 @@ class TrainedModel(ABC):
     def roles(self) -> dict[str, Role]:
         """Weights and optimizer."""
         return {
-            "weights": DeviceMemory(lambda: self.weights.values(), self.around.device),
-            "optimizer": DeviceMemory(lambda: self.optimizer.named_state().values(), self.around.device),
+            "weights": DeviceMemory(lambda: self.weights.values(), self.context.device),
+            "optimizer": DeviceMemory(lambda: self.optimizer.named_state().values(), self.context.device),
         }
 
     def gather(self) -> None:
@@ -190,7 +190,7 @@ class TrainedModel(ABC):
 
     def limits(self) -> Sizes:
         """The largest micro-batch that this run can meet, as far as the configuration says."""
-        rollout = self.around.rollout
+        rollout = self.context.rollout
         prompts, group, completion = -(-self.train.prompts_per_step // self.comm.world_size), 1, 1
         if rollout is not None:
             group, completion = rollout.group_size, rollout.max_tokens + (self.read_at == "token")

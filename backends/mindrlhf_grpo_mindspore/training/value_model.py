@@ -37,7 +37,7 @@ from ..models.value_head import FloatHead, head_weights
 from .attention import PlainAttention, SharedAttention
 from .layouts import ModelInput
 from .log_probs import ATTENTION, INPUTS, in_rows
-from .trained_model import Surroundings, TrainedModel, bucket_of, sharpness
+from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
 
 ADAPTER, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
@@ -76,9 +76,9 @@ class MindSporeValueModel(TrainedModel):
 
     gives_entropies = False
 
-    def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, around: Surroundings) -> None:
+    def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, context: RunContext) -> None:
         whole = read_architecture(body_config(read_model_config(Path(config.path).expanduser())))
-        super().__init__(config, train, replace(whole, headless=True), around)
+        super().__init__(config, train, replace(whole, headless=True), context)
         self.read_at = read_at
         self.awake = self.restored = False
         self.load()
@@ -91,9 +91,9 @@ class MindSporeValueModel(TrainedModel):
         if self.awake:
             return
         weights = hf.load_weights(self.folder, self.architecture, self.model_config.dtype)
-        self.head = load_value_head(self.folder, self.architecture.hidden, seed=self.around.seed)
+        self.head = load_value_head(self.folder, self.architecture.hidden, seed=self.context.seed)
         if self.model_config.lora_rank:
-            weights = hf.add_lora(weights, self.model_config, self.architecture, seed=self.around.seed)
+            weights = hf.add_lora(weights, self.model_config, self.architecture, seed=self.context.seed)
         self.take_weights({**weights, **head_weights(self.head)})
         self.readers: dict[str, Compiled] = {}
         self.awake = True

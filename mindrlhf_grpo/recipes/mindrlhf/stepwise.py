@@ -36,14 +36,14 @@ class Stepwise:
         self.online = OnlineTrainer(config, load_backend(config))
         self.online.begin()
         for note in notes:
-            self.online.course.tracker.note(note)
+            self.online.session.tracker.note(note)
         self.prompt_dataset = Sizes(len(self.online.stream), config.train.prompts_per_step)
         self.experience: Experience | None = None
 
     @property
     def done(self) -> int:
         """Steps made so far."""
-        return self.online.course.progress.step
+        return self.online.session.progress.step
 
     def collect(self, asked: Mapping[str, tuple[int | None, int]]) -> None:
         """Completions of the next step; ``asked`` holds what the caller wants and what the configuration says.
@@ -75,11 +75,11 @@ class Stepwise:
 
     def save_checkpoint(self, rank_id: int = 0, steps: int = 0) -> Path:
         """Write a checkpoint of the step that was made last, if there is none yet; its folder."""
-        course = self.online.course
-        if self.done not in checkpoint.steps(course.folder.checkpoints):
+        session = self.online.session
+        if self.done not in checkpoint.steps(session.folder.checkpoints):
             self.online.gather()
-            course.write_checkpoint(self.done, self.online.write)
-        return course.folder.checkpoints / f"step_{self.done}"
+            session.write_checkpoint(self.done, self.online.write)
+        return session.folder.checkpoints / f"step_{self.done}"
 
     def network(self) -> Network:
         """A handle on what is trained."""

@@ -20,7 +20,7 @@ from typing import Any
 from ...errors import DataError
 from ...json_lines import numbered_lines, parse_object
 
-LOG = logging.getLogger("mindrlhf_grpo.journal")
+LOG = logging.getLogger("mindrlhf_grpo.recipes.raiden.journal")
 START = b'{"settings"'
 
 

@@ -3,7 +3,7 @@
 In the tests of a backend of one's own::
 
     import pytest
-    from mindrlhf_grpo.testing.conformance import CHECKS, BackendUnderTest
+    from mindrlhf_grpo.testing.conformance.suite import CHECKS, BackendUnderTest
 
     @pytest.fixture(scope="module")
     def backend(tmp_path_factory):

@@ -68,7 +68,7 @@ def test_same_ids_as_transformers(huggingface: Path, chat_tokenizer: Tokenizer) 
 def test_loading_never_imports_a_framework_or_transformers(huggingface: Path) -> None:
     code = (
         "import sys\n"
-        "from mindrlhf_grpo.data.tokenizer import load_tokenizer\n"
+        "from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer\n"
         f"load_tokenizer({str(huggingface)!r}).chat([{{'role': 'user', 'content': 'x'}}])\n"
         "import mindrlhf_grpo.data.stream\n"
         "print(sorted({'torch', 'mindspore', 'transformers', 'datasets', 'pyarrow', 'reasoning_gym'} & set(sys.modules)))\n"

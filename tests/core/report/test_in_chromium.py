@@ -10,9 +10,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from test_report_safety import with_safety
 
 from mindrlhf_grpo.report import render
+from tests.core.report.test_report_safety import with_safety
 
 MakeRun = Callable[..., Path]
 

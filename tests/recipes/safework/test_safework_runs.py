@@ -70,9 +70,9 @@ def test_metrics_have_their_names_in_the_log(finished: Path):
 
 TAKE_TURNS = """
 import json, os, sys
-from mindrlhf_grpo_torch import language_model
-from mindrlhf_grpo_torch.engine import TorchEngine
-from mindrlhf_grpo.cli import main
+from mindrlhf_grpo_torch.generation import language_model
+from mindrlhf_grpo_torch.generation.engine import TorchEngine
+from mindrlhf_grpo.cli.main import main
 
 log = []
 
