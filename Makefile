@@ -103,7 +103,7 @@ test-slow: $(DEV_STAMP) ## the slow runs: both engines in parity, two workers un
 # MindSpore keeps what it has compiled: a process for every three files bounds the memory. Exit code 5: all skipped.
 define tests
 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore $(1) $(PYTEST_ARGS) && \
-printf '%s\n' tests/on_mindspore/test_*.py | OMP_NUM_THREADS=1 xargs -P 2 -n 3 sh -c \
+find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 3 sh -c \
 	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
 endef
 

@@ -29,7 +29,7 @@ TOP = {
     "examples": "one folder each, one command each",
     "docker": "images, written but not built",
     "benchmarks": "against TRL, one JSON line each",
-    "tests": "core/ mirrors the core; backends/ is torch's, on_mindspore/ MindSpore's; integration/ has whole runs",
+    "tests": "core/ mirrors the core; on_torch/ and on_mindspore/ the backends; integration/ has whole runs",
     "docs": "",
     "requirements": "pinned sets",
     ".ci": "",

@@ -11,7 +11,7 @@ import pytest
 
 from mindrlhf_grpo.algorithms.online import ALGORITHMS
 from tests.support import tiny
-from tests.support.online_runs import PPO, TRAIN
+from tests.support.runs.online_runs import PPO, TRAIN
 
 # One process for all: starting one costs as much as a run.
 PROGRAM = """

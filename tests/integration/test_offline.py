@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import offline_runs as runs
 from tests.support import tiny
+from tests.support.runs import offline_runs as runs
 
 pytest.importorskip("torch")
 

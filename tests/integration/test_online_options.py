@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.online_runs import PPO, TRAIN, run
-from tests.support.resumed import assert_same
+from tests.support.runs.online_runs import PPO, TRAIN, run
+from tests.support.runs.resumed import assert_same
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.support.resumed import assert_same, newest
+from tests.support.runs.resumed import assert_same, newest
 
 STEPS = 20
 KILLS = 10

@@ -19,8 +19,9 @@ from mindrlhf_grpo.config.parallel import ZERO_STAGES, ParallelConfig
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.trainers.online import train
-from tests.support import sharded_steps, tiny
-from tests.support.resumed import assert_same
+from tests.support import tiny
+from tests.support.runs import sharded_steps
+from tests.support.runs.resumed import assert_same
 
 SCRIPT = Path(sharded_steps.__file__)
 STEPS = 3

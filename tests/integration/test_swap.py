@@ -11,7 +11,7 @@ import pytest
 from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
-from tests.support.resumed import assert_same
+from tests.support.runs.resumed import assert_same
 
 pytest.importorskip("torch")
 

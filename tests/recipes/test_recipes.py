@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import coverage_page as coverage
 from tests.support import lines
-from tests.support.acceptance import ROWS
+from tests.support.recipes import coverage_page as coverage
+from tests.support.recipes.acceptance import ROWS
 from tests.support.repository import python_files, tree
 
 RECIPE_LINES = 600

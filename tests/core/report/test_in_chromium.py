@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mindrlhf_grpo.report import render
-from tests.core.report.test_report_safety import with_safety
+from tests.support.report_rows import with_safety
 
 MakeRun = Callable[..., Path]
 

@@ -17,7 +17,7 @@ from mindrlhf_grpo.errors import ConfigError, RunFailed
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
 from mindrlhf_grpo.recipes.mindrlhf.conversion import sources
 from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
-from tests.support import mindrlhf_runs
+from tests.support.recipes import mindrlhf_runs
 
 pytest.importorskip("torch")
 

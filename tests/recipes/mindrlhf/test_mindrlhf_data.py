@@ -18,7 +18,7 @@ from mindrlhf_grpo.recipes.mindrlhf.byte_pairs import write_tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.data import answered, pairs, rows
 from mindrlhf_grpo.recipes.mindrlhf.token_files import write_token_file
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
-from tests.support import mindrlhf_runs
+from tests.support.recipes import mindrlhf_runs
 
 NAME = "mindrlhf_grpo.recipes.mindrlhf.data"
 

@@ -14,7 +14,7 @@ from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
 from mindrlhf_grpo.recipes.mindrlhf.tables import keys
-from tests.support import mindrlhf_runs
+from tests.support.recipes import mindrlhf_runs
 
 HERE = Path(__file__).parent
 

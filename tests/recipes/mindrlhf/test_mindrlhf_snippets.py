@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
-from tests.support import mindrlhf_runs
+from tests.support.recipes import mindrlhf_runs
 
 pytest.importorskip("torch")
 

@@ -14,7 +14,7 @@ from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.raiden.data import Sample, rows, statistics, write_dataset
 from mindrlhf_grpo.recipes.raiden.splitting import split
 from mindrlhf_grpo.recipes.raiden.typed_items import read_items
-from tests.support.raiden_files import samples
+from tests.support.recipes.raiden_files import samples
 
 
 def write(path: Path, content: Any) -> Path:

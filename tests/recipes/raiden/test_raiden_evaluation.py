@@ -14,7 +14,7 @@ from mindrlhf_grpo.recipes.raiden.data import Sample
 from mindrlhf_grpo.recipes.raiden.evaluation import evaluate_responses, role_scores, server_judge
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
 from tests.support.fake_chat_server import serve
-from tests.support.raiden_files import samples, task_of
+from tests.support.recipes.raiden_files import samples, task_of
 
 EVERY = [Sample.model_validate(sample) for sample in samples()]  # per language: one SBK, one CM
 SBK = [sample for sample in EVERY if sample.kind == "sbk"]

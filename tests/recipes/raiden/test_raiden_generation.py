@@ -25,7 +25,7 @@ from mindrlhf_grpo.recipes.raiden.generation import Draft, Job, Writer
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
 from tests.support import tiny
 from tests.support.fake_chat_server import FakeChatServer, serve
-from tests.support.raiden_files import SAID, task_of, write_profiles, writes
+from tests.support.recipes.raiden_files import SAID, task_of, write_profiles, writes
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -18,7 +18,7 @@ from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.raiden.training import read_training
 from tests.support import tiny
-from tests.support.raiden_files import EXAMPLE, prepare, samples
+from tests.support.recipes.raiden_files import EXAMPLE, prepare, samples
 
 LANGUAGES = ("zh", "ja", "en", "ko")
 FLAGS_OF_B = {

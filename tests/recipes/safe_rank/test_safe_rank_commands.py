@@ -17,7 +17,7 @@ from mindrlhf_grpo.recipes.safe_rank.data import rows
 from mindrlhf_grpo.recipes.safe_rank.settings import draft_of, notes, output_of, read
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.trainers.schedule import learning_rate
-from tests.support import movie_world
+from tests.support.recipes import movie_world
 
 BASIC = "--model_name meta-llama/Llama-3.2-3B-Instruct --sft_checkpoint 1500 --lambda_safe 1.0 --penalty_safe 1.0 --use_vllm --bf16"
 WHOLE = """--model_name Qwen/Qwen2.5-0.5B-Instruct --sft_checkpoint 800 --catalog_path gt_catalog_complete.pkl --lr 1e-6

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from mindrlhf_grpo.cli.recipe import run_recipe
 from mindrlhf_grpo.run.export import export
-from tests.support import movie_world, tiny
+from tests.support import tiny
+from tests.support.recipes import movie_world
 
 pytest.importorskip("torch")
 

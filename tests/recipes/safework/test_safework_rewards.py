@@ -17,7 +17,7 @@ from mindrlhf_grpo.recipes.safework.rewards import RoutedReward
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.table import RewardTable
 from mindrlhf_grpo.types import RolloutGroup
-from tests.support.safework_judges import Judges, group
+from tests.support.recipes.safework_judges import Judges, group
 
 GOOD = "<think>t</think>a"
 FUNCTION = "mindrlhf_grpo.recipes.safework.rewards:RoutedReward"

@@ -12,8 +12,8 @@ import pytest
 from mindrlhf_grpo.trainers.preflight import check
 from mindrlhf_grpo.trainers.stages import read_stages, stage_config
 from tests.support import tiny
+from tests.support.recipes.safework_runs import killed_after, prepared, run, words
 from tests.support.repository import ROOT
-from tests.support.safework_runs import killed_after, prepared, run, words
 
 pytest.importorskip("torch")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ups_rm_files
+from tests.support.recipes import ups_rm_files
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.recipes.ups_rm.data import COLUMNS, SUBSETS, Preprocessing, check_data, plain, preprocess, rows
-from tests.support import ups_rm_files
+from tests.support.recipes import ups_rm_files
 
 LABELS = {"is_response_0_safe": True, "is_response_1_safe": False, "safer_response_id": 0, "better_response_id": 1}
 

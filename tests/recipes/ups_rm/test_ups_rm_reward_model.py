@@ -19,7 +19,7 @@ from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
 from mindrlhf_grpo.rewards.models.score_shapes import last_valid, sequence_scores
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
-from tests.support import ups_rm_files
+from tests.support.recipes import ups_rm_files
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -16,7 +16,7 @@ from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.ups_rm import settings
 from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, table
-from tests.support import ups_rm_files
+from tests.support.recipes import ups_rm_files
 
 DOTTED = "actor_rollout_ref.actor"
 

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 MATRIX = "model.layers.2.self_attn.k_proj.weight"
 
 

@@ -24,7 +24,7 @@ data:
 rewards:
   - function: exact_match
 """
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support import tiny
-from tests.support.raiden_files import prepare
+from tests.support.recipes.raiden_files import prepare
 
 pytest.importorskip("mindspore")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.support.resumed import assert_same, newest
+from tests.support.runs.resumed import assert_same, newest
 
 pytest.importorskip("mindspore")
 

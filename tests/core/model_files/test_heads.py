@@ -16,7 +16,7 @@ from mindrlhf_grpo.recipes.ups_rm.head_files import merge_head, named_head, read
 from mindrlhf_grpo.recipes.ups_rm.head_training import HeadTraining, gradients, train_head
 from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
 from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
-from tests.support.ups_rm_files import random_head
+from tests.support.recipes.ups_rm_files import random_head
 
 NAMED = named_head("myrm")
 

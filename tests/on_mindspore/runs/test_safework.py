@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.safework_judges import group
-from tests.support.safework_runs import prepared, run, words
+from tests.support.recipes.safework_judges import group
+from tests.support.recipes.safework_runs import prepared, run, words
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

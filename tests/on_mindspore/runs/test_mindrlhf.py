@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import mindrlhf_runs, tiny
+from tests.support.recipes import mindrlhf_runs
+from tests.support import tiny
 
 ms = pytest.importorskip("mindspore")
 pytest.importorskip("torch")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import ups_rm_files
+from tests.support.recipes import ups_rm_files
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

@@ -1,6 +1,6 @@
 """Writes docs/coverage.md: each row of the recipes' acceptance tables, the tests that show it, and where they run.
 
-python -m tests.support.coverage_page --write
+python -m tests.support.recipes.coverage_page --write
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.acceptance import ROWS
+from tests.support.recipes.acceptance import ROWS
 from tests.support.repository import ROOT, python_files, tree
 
 PAGE = ROOT / "docs/coverage.md"
 HEAD = """# Recipes: what is shown, and by which test
 
-Written by `python -m tests.support.coverage_page --write` from the marks on the tests; a test holds it to them.
+Written by `python -m tests.support.recipes.coverage_page --write` from the marks on the tests; a test holds it to them.
 *core* is framework-free. Tests of both backends stand in both columns.
 """
 

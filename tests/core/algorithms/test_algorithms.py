@@ -17,7 +17,7 @@ from mindrlhf_grpo.errors import ConfigError, UserError
 from mindrlhf_grpo.losses import POLICY_LOSSES, PolicyLoss
 from mindrlhf_grpo.types import Batch
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "algorithms.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "algorithms.md"
 
 
 def plan(**keys: Any) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support import movie_world, tiny
+from tests.support.recipes import movie_world
+from tests.support import tiny
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

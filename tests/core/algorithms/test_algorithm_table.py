@@ -15,7 +15,7 @@ from mindrlhf_grpo.losses import KL_ESTIMATORS, POLICY_LOSSES
 from tests.support.loss_cases import CASES
 from tests.support.offline_losses import CASES as OFFLINE_CASES
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "advantages"
 
 
 def test_document_has_the_tables_of_the_code() -> None:

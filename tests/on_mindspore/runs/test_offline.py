@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.trainers.offline import train
-from tests.support import offline_runs as runs
+from tests.support.runs import offline_runs as runs
 from tests.support import tiny
 
 STEPS = 20
