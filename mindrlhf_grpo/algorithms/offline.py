@@ -12,10 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from ..config.offline import ObjectiveConfig, OfflineConfig
-from ..data.conversations import encode_example
-from ..data.examples import Encoder
-from ..data.labelled import encode_labelled
-from ..data.pairs import encode_pair
+from ..data.row_encoders import Encoder, encode_labelled, encode_pair, encode_supervised
 from ..errors import ConfigError, did_you_mean
 from ..losses import preference, reward_model
 from ..losses.supervised import NegativeLogLikelihood
@@ -56,7 +53,7 @@ class Objective:
 
 
 ENCODERS: dict[str, Encoder] = {
-    "conversations": encode_example,
+    "conversations": encode_supervised,
     "pairs": encode_pair,
     "labelled": encode_labelled,
 }

@@ -15,8 +15,8 @@ from ..config.offline import OfflineConfig
 from ..config.run import DataConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from ..config.vision import ImagesConfig
 from ..data.image_prompts import ImagePrompts
+from ..data.images import absolute_path, image_list
 from ..data.prompts import encode_row
-from ..data.row_forms import listed, located
 from ..data.sources import BadRow, read_rows, source_folder
 from ..errors import ConfigError, DataError
 from ..model_files.folder import find_folder, read_model_config
@@ -133,7 +133,9 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]
             if row.get(IMAGES.column):
                 row = {
                     **row,
-                    IMAGES.column: [located(image, source_folder(file)) for image in listed(row[IMAGES.column])],
+                    IMAGES.column: [
+                        absolute_path(image, source_folder(file)) for image in image_list(row[IMAGES.column])
+                    ],
                 }
             rows.append(row)
     if not rows:

@@ -41,6 +41,25 @@ def images_in(value: Any, folder: Path) -> list[Image]:
     return [_named(value, folder, "the image")]
 
 
+def image_list(value: Any) -> list[Any]:
+    """Return the images of a column, undecoded, as a list: none, one or several."""
+    if value is None or (hasattr(value, "__len__") and len(value) == 0):
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+
+
+def absolute_path(image: Any, folder: Path) -> Any:
+    """Return an image's path resolved against the folder of its data file; other forms of an image unchanged."""
+    if (
+        isinstance(image, str)
+        and len(image) < LONGEST_PATH
+        and not image.startswith("data:")
+        and (folder / image).is_file()
+    ):
+        return str((folder / image).resolve())
+    return image
+
+
 def _named(value: Any, folder: Path, name: str) -> Image:
     try:
         return open_image(value, folder)

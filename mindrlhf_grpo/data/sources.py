@@ -20,9 +20,8 @@ from typing import Any
 
 from ..errors import CUTOFF, DataError, did_you_mean_file
 from .arrow import read_folder, read_hub, read_parquet
-from .json_lines import JsonLines
 from .reasoning_tasks import read_task
-from .rows import BadRow, Rows, unknown
+from .rows import BadRow, JsonLinesRows, Rows, unknown
 from .user_rows import read_function
 
 __all__ = ["BadRow", "Rows", "read_rows", "source_folder", "source_name"]
@@ -79,7 +78,7 @@ def _read_path(name: str, path: Path, arguments: Mapping[str, Any]) -> Rows:
     if path.suffix == ".parquet":
         return read_parquet(path)
     if path.suffix in (".jsonl", ".json"):
-        return JsonLines(path)
+        return JsonLinesRows(path)
     raise DataError(
         f"data source {name!r} has the suffix {path.suffix!r}; accepted files: .jsonl, .json (one object per line), .parquet"
     )

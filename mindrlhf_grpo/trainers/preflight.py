@@ -23,8 +23,8 @@ from ..config.file import AnyConfig, Draft
 from ..config.keys import catalogue, record_path
 from ..config.offline import OfflineConfig, mixed_rows
 from ..config.run import MetricConfig, RewardConfig, RunConfig
-from ..data.conversations import encode_example
 from ..data.examples import ExampleStream
+from ..data.row_encoders import encode_supervised
 from ..data.sources import read_rows
 from ..data.stream import PromptStream
 from ..errors import BackendError, ConfigError, DataError, UserError
@@ -109,7 +109,9 @@ def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | Non
         found.attempt("critic.path", lambda: check_critic(config, needed="critic" in plan.needs))
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
-        found.attempt("algorithm.pretraining", lambda: ExampleStream(rows, encode_example, tokenizer, seed=0).take(1))
+        found.attempt(
+            "algorithm.pretraining", lambda: ExampleStream(rows, encode_supervised, tokenizer, seed=0).take(1)
+        )
 
 
 def check_readers_of_images(config: RunConfig) -> None:

@@ -10,8 +10,8 @@ from ..batches.offline import Denominators, build_offline_batch
 from ..config.algorithm import PretrainingConfig
 from ..config.offline import mixed_rows
 from ..config.run import RunConfig
-from ..data.conversations import encode_example
 from ..data.examples import ExampleStream
+from ..data.row_encoders import encode_supervised
 from ..data.stream import shard
 from ..losses.supervised import NegativeLogLikelihood
 from ..tokenizers.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ class PretrainingMix:
     def __init__(self, config: RunConfig, settings: PretrainingConfig, tokenizer: Tokenizer, comm: Comm) -> None:
         self.settings, self.comm = settings, comm
         self.loss = NegativeLogLikelihood(coef=settings.coef)
-        self.stream = ExampleStream(mixed_rows(config, settings), encode_example, tokenizer, seed=config.seed)
+        self.stream = ExampleStream(mixed_rows(config, settings), encode_supervised, tokenizer, seed=config.seed)
 
     def take(self) -> Sequence[tuple[Batch, Loss]]:
         """This rank's share of the next rows with their loss, for ``Policy.update(also=...)``."""

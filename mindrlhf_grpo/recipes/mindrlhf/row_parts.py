@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...data.json_lines import JsonLines
-from ...data.rows import BadRow
+from ...data.rows import BadRow, JsonLinesRows
 from ...errors import DataError, did_you_mean
 from ...tokenizers.tokenizer import load_tokenizer
 from .token_files import SUFFIXES, Record, TokenText, read_token_file
@@ -105,7 +104,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: a list that is no JSON.
     """
     if path.suffix == ".jsonl" or not path.read_bytes().lstrip().startswith(b"["):
-        lines = JsonLines(path)
+        lines = JsonLinesRows(path)
         yield from ((lines.place(index), lines[index]) for index in range(len(lines)))
         return
     try:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...data.row_forms import listed, located, prompt_text, unwrapped
+from ...data.images import absolute_path, image_list
 from ...data.sources import BadRow, read_rows
 from ...errors import ConfigError, DataError
 from ...rewards.builtin.constraints import read_constraints
 from .registry import Component, check_labels, read_registry, read_routing
+from .row_forms import first_user_text, unwrap_reference
 
 Row = dict[str, Any]
 
@@ -63,17 +64,22 @@ def normal_row(
     row: Row, keys: Mapping[str, str], folder: Path, routes: Mapping[str, Sequence[Component]], text_only: bool
 ) -> Row:
     """One row in its normal form. Raises DataError with what is wrong."""
-    images = [located(image, folder) for image in listed(row.get(keys["images"]))]
+    images = [absolute_path(image, folder) for image in image_list(row.get(keys["images"]))]
     if images and text_only:
         raise DataError(f"it has {len(images)} images, and the run is text_only")
     extra = row.get("extra_info") if isinstance(row.get("extra_info"), Mapping) else {}
     label = row.get(keys["label"]) or (extra or {}).get(keys["label"])
     if not isinstance(label, str) or not label:
         raise DataError(f"it has no {keys['label']!r}, neither at the top nor in extra_info")
-    reference = unwrapped(row.get(keys["reference"]))
+    reference = unwrap_reference(row.get(keys["reference"]))
     kinds = {part.kind for part in routes.get(label, ())}
     if "if_rule" in kinds:
         read_constraints(reference)
     elif kinds & {"rule", "gsm8k_rule", "geo3k_rule"} and reference in (None, ""):
         raise DataError(f"label {label!r} is scored by a rule, and {keys['reference']!r} is empty")
-    return {"prompt": prompt_text(row.get(keys["prompt"])), "reference": reference, "label": label, "images": images}
+    return {
+        "prompt": first_user_text(row.get(keys["prompt"])),
+        "reference": reference,
+        "label": label,
+        "images": images,
+    }

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...data.json_lines import JsonLines
 from ...data.prompts import read_column
-from ...data.rows import BadRow
+from ...data.rows import BadRow, JsonLinesRows
 from ...data.sources import read_rows
 from ...errors import DataError, did_you_mean
 from ...json_lines import to_json
@@ -85,7 +84,7 @@ def lines_of(source: Path, split: str, settings: Preprocessing, counts: dict[str
             LOG.warning("%s is not there: subset %s has no %s lines", path, subset, split)
             counts["missing"].append(f"{subset}/{split}")
             continue
-        lines = JsonLines(path)
+        lines = JsonLinesRows(path)
         for number in range(len(lines)):
             line = checked(lines[number], lines.place(number))
             if not isinstance(line, BadRow):

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from mindrlhf_grpo.config.offline import OfflineDataConfig
-from mindrlhf_grpo.data.conversations import encode_example
-from mindrlhf_grpo.data.examples import Encoder, ExampleStream
-from mindrlhf_grpo.data.labelled import encode_labelled
-from mindrlhf_grpo.data.pairs import encode_pair
+from mindrlhf_grpo.data.examples import ExampleStream
+from mindrlhf_grpo.data.row_encoders import Encoder, encode_labelled, encode_pair, encode_supervised
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from tests.support.tiny_tokenizers import CHATML, write_huggingface
@@ -45,7 +43,7 @@ def trained(tokenizer: Tokenizer, completion: Any) -> list[str]:
 
 
 def test_of_a_conversation_the_assistants_words_and_end_tokens_are_trained(chat_tokenizer: Tokenizer) -> None:
-    made = encode_example({"messages": TURNS}, data(), chat_tokenizer)
+    made = encode_supervised({"messages": TURNS}, data(), chat_tokenizer)
     assert (
         pieces(chat_tokenizer, made.prompt) == "<|im_start|>user\nwhat is 12 + 34?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -58,18 +56,18 @@ def test_of_a_conversation_the_assistants_words_and_end_tokens_are_trained(chat_
 
 def test_words_of_the_user_that_repeat_the_assistants_are_not_trained(chat_tokenizer: Tokenizer) -> None:
     turns = [TURNS[0], TURNS[1], {"role": "user", "content": "it is 46."}, TURNS[3]]
-    (completion,) = encode_example({"messages": turns}, data(), chat_tokenizer).completions
+    (completion,) = encode_supervised({"messages": turns}, data(), chat_tokenizer).completions
     assert trained(chat_tokenizer, completion) == ["it is 46.<|im_end|>", "user assistant system<|im_end|>"]
 
 
 def test_the_prompt_is_the_one_that_a_rollout_would_get(chat_tokenizer: Tokenizer) -> None:
-    made = encode_example({"prompt": "the lazy dog", "completion": "it is 46."}, data(), chat_tokenizer)
+    made = encode_supervised({"prompt": "the lazy dog", "completion": "it is 46."}, data(), chat_tokenizer)
     assert made.prompt.tolist() == chat_tokenizer.chat([{"role": "user", "content": "the lazy dog"}])
     assert pieces(chat_tokenizer, made.completions[0].ids) == "it is 46.<|im_end|>"
 
 
 def test_a_system_prompt_is_put_first_and_moves_no_span(chat_tokenizer: Tokenizer) -> None:
-    made = encode_example({"messages": TURNS}, data(system_prompt="the brown fox"), chat_tokenizer)
+    made = encode_supervised({"messages": TURNS}, data(system_prompt="the brown fox"), chat_tokenizer)
     assert pieces(chat_tokenizer, made.prompt).startswith(
         "<|im_start|>system\nthe brown fox<|im_end|>\n<|im_start|>user"
     )
@@ -77,13 +75,13 @@ def test_a_system_prompt_is_put_first_and_moves_no_span(chat_tokenizer: Tokenize
 
 
 def test_what_a_user_says_last_is_left_out(chat_tokenizer: Tokenizer) -> None:
-    (completion,) = encode_example({"messages": TURNS[:3]}, data(), chat_tokenizer).completions
+    (completion,) = encode_supervised({"messages": TURNS[:3]}, data(), chat_tokenizer).completions
     assert pieces(chat_tokenizer, completion.ids) == "it is 46.<|im_end|>"
 
 
 def test_plain_text_ends_with_the_end_token(plain_tokenizer: Tokenizer) -> None:
     row = {"question": "the quick", "completion": " brown fox"}
-    made = encode_example(row, data(columns={"prompt": "question"}, chat_template="none"), plain_tokenizer)
+    made = encode_supervised(row, data(columns={"prompt": "question"}, chat_template="none"), plain_tokenizer)
     assert pieces(plain_tokenizer, made.prompt) == "the quick"
     assert pieces(plain_tokenizer, made.completions[0].ids) == " brown fox<|im_end|>"
     assert made.completions[0].mask.all()
@@ -97,7 +95,7 @@ def test_an_end_token_is_added_where_the_template_writes_none(tmp_path: Path) ->
     tokenizer = template(
         tmp_path, CHATML.replace("<|im_end|>\n{% endfor %}", "{% if not loop.last %}\n{% endif %}{% endfor %}")
     )
-    (completion,) = encode_example({"messages": TURNS[:2]}, data(), tokenizer).completions
+    (completion,) = encode_supervised({"messages": TURNS[:2]}, data(), tokenizer).completions
     assert pieces(tokenizer, completion.ids) == "it is 46.<|im_end|>"
     assert completion.mask.all()
 
@@ -108,8 +106,8 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> No
     )
     tokenizer = template(tmp_path, forgetful)
     with pytest.raises(DataError, match=r"the tokens of message 1 \(assistant\) cannot be told"):
-        encode_example({"messages": TURNS}, data(), tokenizer)
-    assert encode_example({"messages": TURNS[:2]}, data(), tokenizer).completions
+        encode_supervised({"messages": TURNS}, data(), tokenizer)
+    assert encode_supervised({"messages": TURNS[:2]}, data(), tokenizer).completions
 
 
 def test_pairs_of_text(chat_tokenizer: Tokenizer) -> None:

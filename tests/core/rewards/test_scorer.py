@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.config.offline import OfflineDataConfig
-from mindrlhf_grpo.data.pairs import encode_pair
+from mindrlhf_grpo.data.row_encoders import encode_pair
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer

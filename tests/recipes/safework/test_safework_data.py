@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.data.row_forms import prompt_text, unwrapped
 from mindrlhf_grpo.data.sources import BadRow, read_rows
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.recipes.safework.data import rows
+from mindrlhf_grpo.recipes.safework.row_forms import first_user_text, unwrap_reference
 
 TEXT = {"type": "text", "text": "<image> What is it?"}
 
@@ -43,13 +43,13 @@ def row(**keys: Any) -> dict[str, Any]:
     ],
 )
 def test_a_prompt_in_any_form_is_its_first_user_message(prompt: Any):
-    assert prompt_text(prompt) == "What is it?"
+    assert first_user_text(prompt) == "What is it?"
 
 
 @pytest.mark.parametrize("prompt", [None, "", 3, [], [{"role": "assistant", "content": "a"}], {"role": "user"}])
 def test_a_prompt_without_text_is_refused(prompt: Any):
     with pytest.raises(DataError):
-        prompt_text(prompt)
+        first_user_text(prompt)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_prompt_without_text_is_refused(prompt: Any):
     ],
 )  # fmt: skip
 def test_a_reference_is_unwrapped_by_literals_only(value: Any, expected: Any):
-    assert unwrapped(value) == expected
+    assert unwrap_reference(value) == expected
 
 
 def registry() -> dict[str, str]:

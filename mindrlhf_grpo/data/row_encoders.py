@@ -1,0 +1,175 @@
+"""From a row of an offline dataset to tokens: supervised examples, preference pairs, and labelled completions.
+
+Each kind of row has one encoder; all follow ``Encoder`` and raise DataError without the row's place, which the stream adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..config.offline import OfflineDataConfig
+from ..errors import DataError, did_you_mean
+from ..tokenizers.masks import Completion, encode_conversation, encode_text
+from ..tokenizers.tokenizer import Conversation, Tokenizer
+from ..types import IntArray
+from .prompts import read_column, with_system
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """The result of an encoder: an example without its place in the source."""
+
+    prompt: IntArray
+    completions: tuple[Completion, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+Encoder: TypeAlias = Callable[[Mapping[str, Any], OfflineDataConfig, Tokenizer], Encoded]
+
+
+def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
+    """Supervised fine-tuning: a conversation in ``messages``, or ``prompt`` and ``completion``.
+
+    In a conversation every assistant message is trained and nothing else. Everything before the first assistant
+    message becomes the prompt and the rest one completion, in which the turns of other roles have mask 0.
+
+    Raises:
+        DataError: the row has neither form, a part is empty, or the template hides which tokens are the assistant's.
+    """
+    if column_of(config, "messages") in row:
+        messages = read_text(row, config, "messages")
+        if isinstance(messages, str):
+            raise DataError(f"{column_of(config, 'messages')} is text, not a list of messages")
+        if not tokenizer.has_chat_template or config.chat_template == "none":
+            raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
+        prompt, completion = encode_messages(messages, 0, config, tokenizer)
+    else:
+        prompt, completion = encode_answer(
+            read_text(row, config, "prompt"), read_text(row, config, "completion"), config, tokenizer
+        )
+    return Encoded(prompt=prompt, completions=(completion,))
+
+
+def encode_pair(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
+    """A preference pair: a prompt, (chosen, rejected), and ``margin`` where ``data.columns`` names a column for it.
+
+    Chosen and rejected are text or messages. Messages that do not begin with the assistant are full conversations:
+    their common beginning is the prompt, and a prompt column is ignored.
+
+    Raises:
+        DataError: a part is missing or empty, or the conversations differ from the first message on.
+    """
+    chosen, rejected = read_text(row, config, "chosen"), read_text(row, config, "rejected")
+    numbers = {"margin": read_number(row, config, "margin")} if "margin" in config.columns else {}
+    if is_full_conversation(chosen) and is_full_conversation(rejected):
+        assert isinstance(chosen, list)
+        assert isinstance(rejected, list)
+        start = common_beginning(chosen, rejected)
+        encoded = [encode_messages(messages, start, config, tokenizer) for messages in (chosen, rejected)]
+    else:
+        prompt = read_text(row, config, "prompt")
+        encoded = [encode_answer(prompt, answer, config, tokenizer) for answer in (chosen, rejected)]
+    (prompt_ids, chosen_tokens), (rejected_prompt_ids, rejected_tokens) = encoded
+    if prompt_ids.tolist() != rejected_prompt_ids.tolist():
+        raise DataError("the prompt has other tokens before chosen than before rejected")
+    return Encoded(prompt=prompt_ids, completions=(chosen_tokens, rejected_tokens), numbers=numbers)
+
+
+def is_full_conversation(value: str | Conversation) -> bool:
+    """Tell whether the messages include those that were answered."""
+    return isinstance(value, list) and value[0]["role"] != "assistant"
+
+
+def common_beginning(chosen: Conversation, rejected: Conversation) -> int:
+    """Count the messages with which both conversations begin; they are the prompt.
+
+    Raises:
+        DataError: there is none, or the conversations are equal.
+    """
+    shared = 0
+    for one, other in zip(chosen, rejected, strict=False):
+        if one != other:
+            break
+        shared += 1
+    if shared == len(chosen) == len(rejected):
+        raise DataError("chosen and rejected are the same conversation")
+    if not shared:
+        raise DataError("chosen and rejected differ from the first message on: there is no common prompt")
+    return shared
+
+
+def encode_labelled(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
+    """A completion with a label: true or false, 1 or 0, or a degree between them.
+
+    Raises:
+        DataError: a part is missing or empty, or the label is outside 0..1.
+    """
+    label = read_number(row, config, "label")
+    if not 0 <= label <= 1:
+        raise DataError(f"{column_of(config, 'label')} is {label:g}; accepted: true, false, or a number from 0 to 1")
+    prompt, completion = encode_answer(
+        read_text(row, config, "prompt"), read_text(row, config, "completion"), config, tokenizer
+    )
+    return Encoded(prompt=prompt, completions=(completion,), numbers={"label": label})
+
+
+# ---- parts of a row that several kinds have
+
+
+def column_of(config: OfflineDataConfig, part: str) -> str:
+    """Name the column that holds a part of the row."""
+    return config.columns.get(part, part)
+
+
+def read_number(row: Mapping[str, Any], config: OfflineDataConfig, part: str) -> float:
+    """Read a finite number (or true or false) of a row; raises DataError on anything else."""
+    column = column_of(config, part)
+    if column not in row:
+        raise DataError(
+            f"no column {column!r}{did_you_mean(column, map(str, row))}; columns: {', '.join(map(str, row))}"
+        )
+    value = row[column]
+    if not isinstance(value, (bool, int, float)) or not abs(value) < float("inf"):
+        raise DataError(f"{column} is {value!r}, not a finite number, true or false")
+    return float(value)
+
+
+def read_text(row: Mapping[str, Any], config: OfflineDataConfig, part: str) -> str | Conversation:
+    """Read a part as non-empty text or messages; raises DataError naming it."""
+    try:
+        return read_column(row, column_of(config, part))
+    except DataError as error:
+        raise DataError(str(error).replace("the prompt", part)) from None
+
+
+def encode_answer(
+    prompt: str | Conversation, answer: str | Conversation, config: OfflineDataConfig, tokenizer: Tokenizer
+) -> tuple[IntArray, Completion]:
+    """Tokenise prompt and completion: through the chat template where there is one, else one text after the other.
+
+    Raises:
+        DataError: the row has messages and there is no chat template, or the template refuses them.
+    """
+    if not tokenizer.has_chat_template or config.chat_template == "none":
+        if not isinstance(prompt, str) or not isinstance(answer, str):
+            raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
+        text = prompt if config.system_prompt is None else f"{config.system_prompt}\n\n{prompt}"
+        ids = tokenizer.encode(text)
+        if not ids:
+            raise DataError("the prompt has no tokens")
+        return np.asarray(ids, dtype=np.int32), encode_text(answer, tokenizer)
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    answered = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+    return encode_messages([*asked, *answered], len(asked), config, tokenizer)
+
+
+def encode_messages(
+    messages: Conversation, start: int, config: OfflineDataConfig, tokenizer: Tokenizer
+) -> tuple[IntArray, Completion]:
+    """Tokenise a conversation, the system prompt added; the assistant messages from ``start`` on are trained."""
+    conversation = with_system(messages, config.system_prompt)
+    return encode_conversation(conversation, start + len(conversation) - len(messages), tokenizer)
