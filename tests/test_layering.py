@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mindrlhf_grpo.algorithms.offline import ALIASES, OBJECTIVES
-from mindrlhf_grpo.algorithms.online import ALGORITHMS
+from mindrlhf_grpo.algorithms.plan import ALGORITHMS
+from mindrlhf_grpo.algorithms.task import ALIASES, OBJECTIVES
 from mindrlhf_grpo.losses import POLICY_LOSSES
 from tests.support.repository import ROOT, python_files, tree
 

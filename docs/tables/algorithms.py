@@ -15,8 +15,8 @@ from pathlib import Path
 from docs.tables.document import between, print_or_write
 from mindrlhf_grpo.advantages import ESTIMATORS, WHITENINGS
 from mindrlhf_grpo.algorithms.corrections import CORRECTIONS
-from mindrlhf_grpo.algorithms.offline import OBJECTIVES
-from mindrlhf_grpo.algorithms.online import ALGORITHMS
+from mindrlhf_grpo.algorithms.plan import ALGORITHMS
+from mindrlhf_grpo.algorithms.task import OBJECTIVES
 from mindrlhf_grpo.losses import KL_ESTIMATORS, POLICY_LOSSES
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "algorithms.md"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..algorithms.online import resolve
+from ..algorithms.plan import resolve
 from ..config.file import AnyConfig, read_config
 from ..config.run import RunConfig
 from ..errors import ConfigError, UserError

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from ..algorithms.offline import resolve_objective
-from ..algorithms.online import resolve
+from ..algorithms.plan import resolve
+from ..algorithms.task import resolve_objective
 from ..config.file import AnyConfig
 from ..config.parallel import ParallelConfig, SwapConfig
 from ..config.run import RunConfig

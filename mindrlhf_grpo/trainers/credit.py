@@ -13,7 +13,7 @@ import numpy as np
 
 from ..advantages import gae, moments, reinforce_pp, to_tokens, token_rewards, whiten_tokens
 from ..algorithms.corrections import Correction, entropy_mask
-from ..algorithms.online import Plan
+from ..algorithms.plan import Plan
 from ..backend import Comm
 from ..batches.sums import combine
 from ..errors import ConfigError

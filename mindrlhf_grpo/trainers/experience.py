@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..algorithms.online import Plan
+from ..algorithms.plan import Plan
 from ..algorithms.reward_scaling import RewardScaling
 from ..backend import Comm, Policy, RolloutEngine
 from ..batches.items import ItemSpans, Segments

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..algorithms.offline import resolve_objective
+from ..algorithms.task import resolve_objective
 from ..backend import Backend, UpdateResult, load_backend
 from ..batches import reference_logps
 from ..batches.reference_logps import StoredLogProbs

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..algorithms.offline import Task, resolve_objective
+from ..algorithms.task import Task, resolve_objective
 from ..backend import load_backend
 from ..batches.reference_logps import StoredLogProbs
 from ..batches.sums import combine

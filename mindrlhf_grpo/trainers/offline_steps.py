@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from ..algorithms.batch_constants import BatchContext
-from ..algorithms.offline import Task
+from ..algorithms.task import Task
 from ..backend import Backend, Comm, Policy, TrainedModel, ValueModel
 from ..batches.offline import Denominators, build_offline_batch, with_numbers
 from ..batches.reference_logps import StoredLogProbs

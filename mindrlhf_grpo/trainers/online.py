@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithms.online import resolve
+from ..algorithms.plan import resolve
 from ..backend import Backend, UpdateResult, load_backend
 from ..config.run import DataConfig, RunConfig
 from ..data.stream import PromptStream

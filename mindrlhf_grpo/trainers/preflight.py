@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..algorithms.offline import Task, resolve_objective
-from ..algorithms.online import resolve as resolve_algorithm
+from ..algorithms.plan import resolve as resolve_algorithm
+from ..algorithms.task import Task, resolve_objective
 from ..backend import FRAMEWORKS, available_backends, backend_module
 from ..batches.items import item_function
 from ..config.file import AnyConfig, Draft

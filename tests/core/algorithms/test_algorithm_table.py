@@ -10,7 +10,7 @@ import pytest
 from docs.tables.algorithms import BEGIN, DOCUMENT, END, Entry, described, in_document, matched, rows, table
 from mindrlhf_grpo.advantages import ESTIMATORS
 from mindrlhf_grpo.algorithms.corrections import CORRECTIONS
-from mindrlhf_grpo.algorithms.offline import OBJECTIVES
+from mindrlhf_grpo.algorithms.task import OBJECTIVES
 from mindrlhf_grpo.losses import KL_ESTIMATORS, POLICY_LOSSES
 from tests.support.loss_cases import CASES
 from tests.support.offline_losses import CASES as OFFLINE_CASES

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.advantages import gdpo, grpo
-from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.algorithms.plan import resolve
 from mindrlhf_grpo.algorithms.presets import OURS, PRESETS, Preset
 from mindrlhf_grpo.config.run import AlgorithmConfig
 from mindrlhf_grpo.errors import ConfigError, UserError

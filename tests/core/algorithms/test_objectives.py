@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mindrlhf_grpo.algorithms.batch_constants import BatchContext
-from mindrlhf_grpo.algorithms.offline import OBJECTIVES, OPTIONS, PRESETS, Task, resolve_objective
+from mindrlhf_grpo.algorithms.task import OBJECTIVES, OPTIONS, PRESETS, Task, resolve_objective
 from mindrlhf_grpo.batches.offline import Denominators, build_offline_batch, with_numbers
 from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.config.offline import OfflineConfig

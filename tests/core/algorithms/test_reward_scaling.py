@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.algorithms.plan import resolve
 from mindrlhf_grpo.algorithms.reward_scaling import RewardScaling
 from mindrlhf_grpo.config.algorithm import AlgorithmConfig, ScalingConfig
 from mindrlhf_grpo.errors import ConfigError

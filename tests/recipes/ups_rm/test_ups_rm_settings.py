@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mindrlhf_grpo.algorithms.online import resolve
+from mindrlhf_grpo.algorithms.plan import resolve
 from mindrlhf_grpo.compat.translation import Translation
 from mindrlhf_grpo.config import yaml_source
 from mindrlhf_grpo.config.keys import catalogue
