@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 if TYPE_CHECKING:
-    from .parity.stacks import Result
+    from .parity.check import Result
 
 P = ParamSpec("P")
 Guard = Callable[[Callable[P, None]], Callable[P, None]]
@@ -62,7 +62,7 @@ def record(
     """
     from ..json_lines import to_json
     from .parity.quantities import tolerances
-    from .parity.stacks import record as write
+    from .parity.record import record as write
 
     made = write(
         bundle, backend=backend, model=model, steps=steps, seed=seed, device=device, lora_rank=lora_rank,
@@ -88,8 +88,8 @@ def check(
     The exit code is 0 if everything is within tolerance, 1 if not. The last line of the output is JSON.
     """
     from ..json_lines import to_json
+    from .parity.check import check as compare
     from .parity.perturbation import parse
-    from .parity.stacks import check as compare
     from .parity.summary import rows
 
     perturbation = None if perturb is None else parse(perturb)
@@ -119,7 +119,7 @@ def conform(
     import tempfile
 
     from ..json_lines import to_json
-    from .conformance.suite import CHECKS, BackendUnderTest, Deviates
+    from .conformance import CHECKS, BackendUnderTest, Deviates
 
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -171,8 +171,8 @@ def write_result(result: Result, folder: Path) -> None:
     from rich.console import Console
 
     from ..json_lines import replace_file
+    from .parity.check import write_json
     from .parity.page import html_of
-    from .parity.stacks import write_json
     from .parity.summary import places, table, verdict
 
     folder.mkdir(parents=True, exist_ok=True)

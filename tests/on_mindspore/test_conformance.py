@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindrlhf_grpo.testing.conformance.suite import CHECKS, BackendUnderTest
+from mindrlhf_grpo.testing.conformance import CHECKS, BackendUnderTest
 
 
 @pytest.fixture(scope="module")

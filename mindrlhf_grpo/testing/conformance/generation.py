@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 
 from ...types import FinishReason, RolloutGroup, Sampling
 from ..numpy_model.generation import complete
-from ..parity.settings import SAMPLINGS
-from .under_test import END_TOKENS, LOG_PROBS, STEPS, BackendUnderTest, Deviates, equal, ids, within
+from ..parity.workload import SAMPLINGS
+from .backend_under_test import END_TOKENS, STEPS, BackendUnderTest, ids
+from .comparisons import LOG_PROBS, Deviates, equal, within
 
 
 def sampled(backend: BackendUnderTest, name: str) -> None:
     """Tokens equal to NumPy's, log-probs before truncation."""
-    sampling, size = backend.sampling(name), backend.recipe.group_size
+    sampling, size = backend.sampling(name), backend.workload.group_size
     groups = backend.engine.generate(backend.prompts, sampling, group_size=size)
     compare(backend, groups, sampling)
 
@@ -45,7 +46,7 @@ def sampling_check(name: str) -> Callable[[BackendUnderTest], None]:
 
 def completions_do_not_depend_on_order(backend: BackendUnderTest) -> None:
     """Prompts in another order, and one alone."""
-    sampling, size = backend.sampling(), backend.recipe.group_size
+    sampling, size = backend.sampling(), backend.workload.group_size
     expected = ids(backend.engine.generate(backend.prompts, sampling, group_size=size))
     turned = backend.engine.generate(backend.prompts[::-1], sampling, group_size=size)
     equal("completions of reversed prompts", ids(turned), expected)
@@ -55,15 +56,15 @@ def completions_do_not_depend_on_order(backend: BackendUnderTest) -> None:
 
 def completions_do_not_depend_on_slots(backend: BackendUnderTest) -> None:
     """One at a time."""
-    sampling, size = backend.sampling(), backend.recipe.group_size
+    sampling, size = backend.sampling(), backend.workload.group_size
     expected = ids(backend.engine.generate(backend.prompts, sampling, group_size=size))
-    single = backend.stack(rollout={"slots": 1}).engine(backend.recipe)
+    single = backend.stack(rollout={"slots": 1}).engine(backend.workload)
     equal("completions in one slot", ids(single.generate(backend.prompts, sampling, group_size=size)), expected)
 
 
 def another_seed_gives_other_completions(backend: BackendUnderTest) -> None:
     """The seed of sampling is used."""
-    size = backend.recipe.group_size
+    size = backend.workload.group_size
     one, other = (
         ids(backend.engine.generate(backend.prompts, backend.sampling(seed=seed), group_size=size)) for seed in (0, 1)
     )

@@ -12,8 +12,9 @@ from ...model_files.folder import read_headers
 from ..numpy_model import training as truth
 from ..numpy_model.llama import Array, Gradients
 from ..numpy_model.lora_adapter import adapted_modules, random_adapter, write_adapter
-from ..parity.measuring import load_adapter
-from .under_test import LOG_PROBS, NORM, BackendUnderTest, Deviates, Stack, identical, tensors_within, within
+from ..parity.measurements import load_adapter
+from .backend_under_test import BackendUnderTest, Stack
+from .comparisons import LOG_PROBS, NORM, Deviates, identical, tensors_within, within
 
 RANK, ALPHA = 4, 8.0
 SCALE = ALPHA / RANK
@@ -32,7 +33,7 @@ def adapters_are_computed_and_alone_are_trained(backend: BackendUnderTest) -> No
     within("log-probs with adapters", stack.policy.logps(batch).logps, truth.logps(merged, batch), LOG_PROBS)
     reference = stack.policy.logps(batch, reference=True).logps
     within("reference log-probs with adapters", reference, untouched, LOG_PROBS)
-    loss = backend.recipe.losses[backend.recipe.trained_with]
+    loss = backend.workload.losses[backend.workload.trained_with]
     value, found = stack.backend.inspect(stack.policy).gradients(batch, loss)
     true_value, dense = truth.loss_and_gradients(merged, batch, loss)
     within("loss with adapters", value, true_value, LOG_PROBS)

@@ -12,20 +12,9 @@ from ...model_files.safetensors import read_tensor
 from ..numpy_model import training as truth
 from ..numpy_model.tiny_llama import random_weights
 from ..numpy_model.training import NumpyAdamW
-from ..parity.settings import BATCHES
-from .under_test import (
-    AFTER_RESUME,
-    LOG_PROBS,
-    NORM,
-    SHAPE,
-    STEPS,
-    BackendUnderTest,
-    Deviates,
-    equal,
-    identical,
-    tensors_within,
-    within,
-)
+from ..parity.workload import BATCHES
+from .backend_under_test import AFTER_RESUME, SHAPE, STEPS, BackendUnderTest
+from .comparisons import LOG_PROBS, NORM, Deviates, equal, identical, tensors_within, within
 
 SUMS = 1e-4  # of a metric sum, relative to the number of tokens
 
@@ -37,7 +26,7 @@ def weights_are_those_of_the_folder(backend: BackendUnderTest) -> None:
 
 def log_probs_and_entropies(backend: BackendUnderTest) -> None:
     """Of tokens, at two temperatures, 0 past each length."""
-    for temperature in backend.recipe.temperatures:
+    for temperature in backend.workload.temperatures:
         batch = replace(backend.batches[0], temperature=temperature)
         found = backend.start.policy.logps(batch, entropy=True)
         within(f"log-probs at temperature {temperature:g}", found.logps, truth.logps(backend.truth(), batch), LOG_PROBS)
@@ -61,8 +50,8 @@ def losses_and_gradients(backend: BackendUnderTest) -> None:
     stack, batch = backend.start, backend.batches[0]
     before = stack.policy.fingerprint()
     inspection = stack.backend.inspect(stack.policy)
-    for name, loss in backend.recipe.losses.items():
-        if name == backend.recipe.trained_with:
+    for name, loss in backend.workload.losses.items():
+        if name == backend.workload.trained_with:
             continue
         value, gradients = inspection.gradients(batch, loss)
         true_value, true_gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
@@ -73,7 +62,7 @@ def losses_and_gradients(backend: BackendUnderTest) -> None:
 
 def gradients_do_not_depend_on_micro_batches(backend: BackendUnderTest) -> None:
     """One micro-batch, or many."""
-    loss = backend.recipe.losses[backend.recipe.trained_with]
+    loss = backend.workload.losses[backend.workload.trained_with]
     cut = backend.stack(train={"tokens_per_micro_batch": 40})
     value, found = cut.backend.inspect(cut.policy).gradients(backend.batches[0], loss)
     true_value, expected = truth.loss_and_gradients(backend.truth(), backend.batches[0], loss)
@@ -90,19 +79,21 @@ def layouts_agree(backend: BackendUnderTest) -> None:
 
 
 def true_weights(backend: BackendUnderTest, steps: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-    """Weights after so many steps in NumPy, gradients clipped as the recipe says."""
-    model, recipe = backend.truth(), backend.recipe
-    optimizer = NumpyAdamW(betas=recipe.betas, weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm)
+    """Weights after so many steps in NumPy, gradients clipped as the workload says."""
+    model, workload = backend.truth(), backend.workload
+    optimizer = NumpyAdamW(
+        betas=workload.betas, weight_decay=workload.weight_decay, max_grad_norm=workload.max_grad_norm
+    )
     for number in range(steps):
-        batch, loss = backend.batches[number % BATCHES], recipe.losses[recipe.trained_with]
+        batch, loss = backend.batches[number % BATCHES], workload.losses[workload.trained_with]
         _, gradients = truth.loss_and_gradients(model, batch, loss)
-        optimizer.step(model.weights, gradients, learning_rate=recipe.learning_rate)
+        optimizer.step(model.weights, gradients, learning_rate=workload.learning_rate)
     return model.weights
 
 
 def one_optimizer_step(backend: BackendUnderTest) -> None:
     """Loss, gradient norm before clipping, metric sums, and the weights afterwards."""
-    batch, loss = backend.batches[0], backend.recipe.losses[backend.recipe.trained_with]
+    batch, loss = backend.batches[0], backend.workload.losses[backend.workload.trained_with]
     result = backend.training.updates[0]
     value, gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
     within("loss of the first step", result.loss, value, LOG_PROBS)
@@ -154,12 +145,12 @@ def resumed_training_is_the_same_bit_for_bit(backend: BackendUnderTest) -> None:
 
 def an_empty_batch_is_a_step_without_gradient(backend: BackendUnderTest) -> None:
     """A rank whose rows are all left out takes part: only weight decay acts."""
-    stack, recipe = backend.stack(), backend.recipe
+    stack, workload = backend.stack(), backend.workload
     empty = backend.batches[0].take([])
     equal("log-probs of an empty batch", len(stack.policy.logps(empty).logps), 0)
-    result = stack.policy.update(empty, recipe.losses[recipe.trained_with], learning_rate=recipe.learning_rate)
+    result = stack.policy.update(empty, workload.losses[workload.trained_with], learning_rate=workload.learning_rate)
     equal("loss, gradient norm, tokens", (result.loss, result.grad_norm, result.sums["tokens"]), (0.0, 0.0, 0.0))
-    decay = 1.0 - recipe.learning_rate * recipe.weight_decay
+    decay = 1.0 - workload.learning_rate * workload.weight_decay
     expected = {name: weight * decay for name, weight in backend.truth().weights.items()}
     tensors_within("weights after an empty step", stack.weights(), expected, 1e-6)
 

@@ -23,7 +23,7 @@ from ... import __version__
 from ...errors import BundleError, did_you_mean_file
 from ...run.checkpoint import digest
 from .quantities import Measurement
-from .settings import Recipe
+from .workload import Workload
 
 FORMAT, VERSION = "mindrlhf-grpo parity bundle", 1
 MANIFEST, INPUTS, MODEL, ADAPTER, EXPECTED = "manifest.json", "inputs.safetensors", "model", "adapter", "expected"
@@ -45,7 +45,7 @@ class Manifest(BaseModel):
     version: int
     backend: str
     versions: dict[str, str]
-    recipe: Recipe
+    recipe: Workload
     tolerances: dict[str, float]
     groups: list[tuple[str, str]]
     layers: int

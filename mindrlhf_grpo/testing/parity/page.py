@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ... import __version__
 from ...report.page import asset, policy
+from .check import Result
 from .deviation import Finding
-from .stacks import Result
 from .summary import Row, number, rows, verdict
 
 FOLDER = Path(__file__).parent

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .check import Result
 from .deviation import Finding
 from .quantities import QUANTITIES
-from .stacks import Result
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,7 +13,7 @@ from mindrlhf_grpo.testing.numpy_model.generation import draw
 from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape, NumpyLlama, rms_norm, rotate, rotation, unrotate
 from mindrlhf_grpo.testing.numpy_model.tiny_llama import NumberTokenizer, random_weights
 from mindrlhf_grpo.testing.numpy_model.training import NumpyAdamW
-from mindrlhf_grpo.testing.parity.settings import random_batch, with_old_logps
+from mindrlhf_grpo.testing.parity.workload import random_batch, with_old_logps
 from mindrlhf_grpo.types import Batch, Sampling
 
 LOSS = PolicyLoss(clip_high=0.28, kl_coef=0.1, dual_clip=1.5)

@@ -14,6 +14,7 @@ from mindrlhf_grpo.model_files.safetensors import read_tensor
 from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
 from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, write_tiny_llama
 from mindrlhf_grpo.testing.parity.bundle import INPUTS, MANIFEST, Bundle, create, open_bundle, write_arrays
+from mindrlhf_grpo.testing.parity.check import Result
 from mindrlhf_grpo.testing.parity.deviation import Finding, compare, leaving_out, rounding_in_gradients
 from mindrlhf_grpo.testing.parity.page import html_of
 from mindrlhf_grpo.testing.parity.perturbation import Perturbation, parse, perturbed_copy
@@ -26,18 +27,17 @@ from mindrlhf_grpo.testing.parity.quantities import (
     sketched,
     tolerances,
 )
-from mindrlhf_grpo.testing.parity.settings import (
+from mindrlhf_grpo.testing.parity.summary import places, rows, verdict
+from mindrlhf_grpo.testing.parity.workload import (
     BATCH_ARRAYS,
     BATCHES,
-    Recipe,
+    Workload,
     pack,
     random_batch,
     random_prompts,
     unpack,
     with_old_logps,
 )
-from mindrlhf_grpo.testing.parity.stacks import Result
-from mindrlhf_grpo.testing.parity.summary import places, rows, verdict
 
 Arrays = dict[str, np.ndarray]
 
@@ -205,9 +205,9 @@ def test_inputs_are_packed_and_unpacked() -> None:
 def bundle(folder: Path) -> Bundle:
     def fill(partial: Path) -> dict[str, object]:
         write_arrays(partial / INPUTS, {"x": np.arange(3)})
-        recipe = Recipe(seed=0, steps=1, vocabulary=61, end_tokens=(2,))
+        workload = Workload(seed=0, steps=1, vocabulary=61, end_tokens=(2,))
         return {
-            "backend": "torch", "versions": {}, "recipe": recipe, "tolerances": tolerances([]), "groups": [],
+            "backend": "torch", "versions": {}, "recipe": workload, "tolerances": tolerances([]), "groups": [],
             "layers": 3,
         }  # fmt: skip
 

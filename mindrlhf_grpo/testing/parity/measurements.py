@@ -1,4 +1,4 @@
-"""Drives one backend through a recipe and hands out what it computes, measurement by measurement.
+"""Drives one backend through a workload and hands out what it computes, measurement by measurement.
 
 Recording and checking both run exactly this, so they cannot differ in what they ask.
 """
@@ -19,7 +19,7 @@ from ...batches.online import padded
 from ...types import Batch, Prompt, RolloutGroup
 from ..numpy_model.tiny_llama import NumberTokenizer
 from .quantities import Measurement, sketched
-from .settings import BATCHES, Recipe
+from .workload import BATCHES, Workload
 
 SINGLE = "all"  # name of the array where a group has one
 
@@ -40,33 +40,33 @@ def load_adapter(policy: Policy, folder: Path) -> None:
 
 
 def measure(
-    backend: Backend, policy: Policy, recipe: Recipe, batches: Sequence[Batch], prompts: Sequence[Prompt]
+    backend: Backend, policy: Policy, workload: Workload, batches: Sequence[Batch], prompts: Sequence[Prompt]
 ) -> Iterator[Measurement]:
     """Everything a bundle holds, in the order of a person looking for a cause: inputs first, training last."""
-    yield from measure_forward(backend, policy, recipe, batches[0])
-    yield from measure_gradients(backend, policy, recipe, batches[0])
-    tokenizer = NumberTokenizer(recipe.vocabulary, recipe.end_tokens)
+    yield from measure_forward(backend, policy, workload, batches[0])
+    yield from measure_gradients(backend, policy, workload, batches[0])
+    tokenizer = NumberTokenizer(workload.vocabulary, workload.end_tokens)
     engine = backend.load_engine(policy, tokenizer)
     sync = backend.weight_sync(policy, engine)
     sync.push(0)
-    for name in recipe.samplings:
-        yield from measure_sampling(engine, recipe, prompts, name, group=name)
-    yield from measure_steps(backend, policy, recipe, batches)
+    for name in workload.samplings:
+        yield from measure_sampling(engine, workload, prompts, name, group=name)
+    yield from measure_steps(backend, policy, workload, batches)
     reference = policy.logps(batches[0], reference=True).logps
     yield Measurement(quantity="logps", group="reference, after training", arrays={SINGLE: reference})
     trained = policy.logps(batches[0]).logps
     yield Measurement(quantity="logps", group="policy, after training", arrays={SINGLE: trained})
     sync.push(1)
     for name in ("greedy", "plain"):
-        yield from measure_sampling(engine, recipe, prompts, name, group=f"{name}, after training")
+        yield from measure_sampling(engine, workload, prompts, name, group=f"{name}, after training")
 
 
-def measure_forward(backend: Backend, policy: Policy, recipe: Recipe, batch: Batch) -> Iterator[Measurement]:
+def measure_forward(backend: Backend, policy: Policy, workload: Workload, batch: Batch) -> Iterator[Measurement]:
     """Weights, log-probs after every layer, log-probs and entropies."""
     inspection = backend.inspect(policy)
     yield Measurement(quantity="weights", group=SINGLE, arrays=sketched(inspection.weights()))
     yield Measurement(quantity="layer_logps", group=SINGLE, arrays={SINGLE: inspection.layer_logps(batch)})
-    for temperature in recipe.temperatures:
+    for temperature in workload.temperatures:
         found = policy.logps(replace(batch, temperature=temperature), entropy=True)
         group = f"policy, temperature {temperature:g}"
         yield Measurement(quantity="logps", group=group, arrays={SINGLE: found.logps})
@@ -76,21 +76,21 @@ def measure_forward(backend: Backend, policy: Policy, recipe: Recipe, batch: Bat
     yield Measurement(quantity="logps", group="reference", arrays={SINGLE: reference})
 
 
-def measure_gradients(backend: Backend, policy: Policy, recipe: Recipe, batch: Batch) -> Iterator[Measurement]:
+def measure_gradients(backend: Backend, policy: Policy, workload: Workload, batch: Batch) -> Iterator[Measurement]:
     """Loss and gradients by parameter of every loss."""
     inspection = backend.inspect(policy)
-    for name, loss in recipe.losses.items():
+    for name, loss in workload.losses.items():
         value, gradients = inspection.gradients(batch, loss)
         yield Measurement(quantity="losses", group=name, arrays={SINGLE: np.asarray([value])})
         yield Measurement(quantity="gradients", group=name, arrays=sketched(gradients))
 
 
 def measure_sampling(
-    engine: RolloutEngine, recipe: Recipe, prompts: Sequence[Prompt], sampling: str, *, group: str
+    engine: RolloutEngine, workload: Workload, prompts: Sequence[Prompt], sampling: str, *, group: str
 ) -> Iterator[Measurement]:
     """Tokens, -1 past the end of each completion, and their log-probs."""
-    groups = engine.generate(prompts, recipe.sampling(sampling), group_size=recipe.group_size)
-    arrays = rollout_arrays(groups, recipe.max_tokens)
+    groups = engine.generate(prompts, workload.sampling(sampling), group_size=workload.group_size)
+    arrays = rollout_arrays(groups, workload.max_tokens)
     yield Measurement(quantity="tokens", group=group, arrays={SINGLE: arrays["tokens"]})
     yield Measurement(quantity="token_logps", group=group, arrays=arrays)
 
@@ -105,16 +105,18 @@ def rollout_arrays(groups: Sequence[RolloutGroup], width: int) -> dict[str, NDAr
     }
 
 
-def measure_steps(backend: Backend, policy: Policy, recipe: Recipe, batches: Sequence[Batch]) -> Iterator[Measurement]:
+def measure_steps(
+    backend: Backend, policy: Policy, workload: Workload, batches: Sequence[Batch]
+) -> Iterator[Measurement]:
     """Losses, gradient norms and weights of the optimizer steps."""
     losses: dict[str, NDArray[Any]] = {}
     norms: dict[str, NDArray[Any]] = {}
-    for step in range(1, recipe.steps + 1):
-        batch, loss = batches[(step - 1) % BATCHES], recipe.losses[recipe.trained_with]
-        result = policy.update(batch, loss, learning_rate=recipe.learning_rate)
+    for step in range(1, workload.steps + 1):
+        batch, loss = batches[(step - 1) % BATCHES], workload.losses[workload.trained_with]
+        result = policy.update(batch, loss, learning_rate=workload.learning_rate)
         losses[f"step {step}"] = np.asarray([result.loss])
         norms[f"step {step}"] = np.asarray([result.grad_norm])
-        arrays = trainable(backend.inspect(policy).weights(), lora=recipe.lora_rank > 0)
+        arrays = trainable(backend.inspect(policy).weights(), lora=workload.lora_rank > 0)
         yield Measurement(quantity="trained_weights", group=f"step {step}", arrays=sketched(arrays))
     yield Measurement(quantity="step_losses", group=SINGLE, arrays=losses)
     yield Measurement(quantity="step_norms", group=SINGLE, arrays=norms)

@@ -44,7 +44,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Recipe(BaseModel):
+class Workload(BaseModel):
     """The settings of a bundle, as its manifest keeps them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -23,17 +23,11 @@ from ...types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
 from ..numpy_model.llama import LlamaShape, NumpyLlama
 from ..numpy_model.tiny_llama import NumberTokenizer, random_weights, write_tiny_llama
 from ..numpy_model.training import logps
-from ..parity.settings import BATCHES, Recipe, random_batch, random_prompts, with_old_logps
+from ..parity.workload import BATCHES, Workload, random_batch, random_prompts, with_old_logps
 
 SHAPE = LlamaShape(layers=2)
 END_TOKENS = (2, 3)
-LOG_PROBS = 1e-4  # largest difference of log-probs, entropies and losses
-NORM = 1e-4  # of a difference over the norm of the tensor
 STEPS, AFTER_RESUME = 20, 2
-
-
-class Deviates(AssertionError):
-    """The backend under test computes something else than the truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +40,9 @@ class Stack:
     def weights(self) -> dict[str, FloatArray]:
         return self.backend.inspect(self.policy).weights()
 
-    def engine(self, recipe: Recipe) -> RolloutEngine:
+    def engine(self, workload: Workload) -> RolloutEngine:
         """A new engine on the policy's weights."""
-        return self.backend.load_engine(self.policy, NumberTokenizer(recipe.vocabulary, recipe.end_tokens))
+        return self.backend.load_engine(self.policy, NumberTokenizer(workload.vocabulary, workload.end_tokens))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +74,7 @@ class BackendUnderTest:
 
     def __init__(self, name: str, folder: Path, *, device: str = "auto") -> None:
         self.name, self.folder, self.device = name, folder, device
-        self.recipe = Recipe(seed=0, steps=STEPS, vocabulary=SHAPE.vocabulary, end_tokens=END_TOKENS)
+        self.workload = Workload(seed=0, steps=STEPS, vocabulary=SHAPE.vocabulary, end_tokens=END_TOKENS)
         self.model = write_tiny_llama(folder / "model", SHAPE, seed=0, end_tokens=END_TOKENS)
 
     def truth(self, weights: Mapping[str, NDArray[Any]] | None = None) -> NumpyLlama:
@@ -89,7 +83,7 @@ class BackendUnderTest:
 
     def config(self, **sections: Mapping[str, Any]) -> RunConfig:
         """The configuration, with keys of sections replaced."""
-        config = self.recipe.run_config(self.name, str(self.model), self.device)
+        config = self.workload.run_config(self.name, str(self.model), self.device)
         changed = {name: getattr(config, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
         return config.model_copy(update=changed)
 
@@ -106,7 +100,7 @@ class BackendUnderTest:
     @cached_property
     def engine(self) -> RolloutEngine:
         """An engine on the policy before training."""
-        return self.start.engine(self.recipe)
+        return self.start.engine(self.workload)
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -120,14 +114,14 @@ class BackendUnderTest:
         return random_prompts(np.random.default_rng(1), SHAPE.vocabulary)
 
     def sampling(self, name: str = "plain", **changed: Any) -> Sampling:
-        """One of the recipe's samplings, changed."""
-        settings = {"max_tokens": self.recipe.max_tokens, "seed": self.recipe.seed, **self.recipe.samplings[name]}
+        """One of the workload's samplings, changed."""
+        settings = {"max_tokens": self.workload.max_tokens, "seed": self.workload.seed, **self.workload.samplings[name]}
         return Sampling(**{**settings, **changed})
 
     def step(self, policy: Policy, number: int) -> UpdateResult:
         """Optimizer step ``number``, from 1."""
-        loss = self.recipe.losses[self.recipe.trained_with]
-        return policy.update(self.batches[(number - 1) % BATCHES], loss, learning_rate=self.recipe.learning_rate)
+        loss = self.workload.losses[self.workload.trained_with]
+        return policy.update(self.batches[(number - 1) % BATCHES], loss, learning_rate=self.workload.learning_rate)
 
     @cached_property
     def saved(self) -> Path:
@@ -138,7 +132,7 @@ class BackendUnderTest:
     def training(self) -> Training:
         """One run, from which several checks read."""
         stack, found = self.stack(), Training()
-        policy, engine = stack.policy, stack.engine(self.recipe)
+        policy, engine = stack.policy, stack.engine(self.workload)
         before = policy.fingerprint()
         for number in range(1, STEPS + 1):
             found.updates.append(self.step(policy, number))
@@ -158,55 +152,13 @@ class BackendUnderTest:
 
     def broken_step(self, policy: Policy) -> tuple[str, str, bool]:
         """Fingerprints before and after a step with an infinite gradient, and whether it was refused."""
-        batch, loss = self.batches[0], self.recipe.losses[self.recipe.trained_with]
+        batch, loss = self.batches[0], self.workload.losses[self.workload.trained_with]
         before = policy.fingerprint()
         try:
             policy.update(replace(batch, advantages=np.full_like(batch.advantages, np.inf)), loss, learning_rate=1e-3)
         except RunFailed:
             return before, policy.fingerprint(), True
         return before, policy.fingerprint(), False
-
-
-def within(what: str, found: Any, truth: Any, limit: float) -> None:
-    """Refuse a difference above the limit; what is not a number is refused too."""
-    one, other = np.asarray(found, np.float64), np.asarray(truth, np.float64)
-    if one.shape != other.shape:
-        raise Deviates(f"{what}: shape {list(one.shape)}, should be {list(other.shape)}")
-    gap = np.abs(one - other)
-    if gap.size and not np.nanmax(np.where(np.isnan(gap), np.inf, gap)) <= limit:
-        place = np.unravel_index(int(np.argmax(np.where(np.isnan(gap), np.inf, gap))), gap.shape)
-        raise Deviates(
-            f"{what}: {one[place]:.7g} at {[int(i) for i in place]}, should be {other[place]:.7g} within {limit:g}"
-        )
-
-
-def tensors_within(
-    what: str, found: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]], limit: float
-) -> None:
-    """Refuse other names, other shapes, and tensors farther than ``limit`` of their norm."""
-    if found.keys() != truth.keys():
-        raise Deviates(f"{what}: names differ: {', '.join(sorted(found.keys() ^ truth.keys())[:4])}")
-    for name, expected in truth.items():
-        if found[name].shape != expected.shape:
-            raise Deviates(f"{what}: {name} is {list(found[name].shape)}, should be {list(expected.shape)}")
-        size = max(float(np.linalg.norm(expected)), 1e-12)
-        gap = float(np.linalg.norm(found[name].astype(np.float64) - expected)) / size
-        if not gap <= limit:
-            raise Deviates(f"{what}: {name} is {gap:.2e} of its norm away; accepted: {limit:g}")
-
-
-def equal(what: str, found: Any, truth: Any) -> None:
-    """Refuse anything but equality."""
-    if found != truth:
-        raise Deviates(f"{what}: {found!r}, should be {truth!r}")
-
-
-def identical(what: str, found: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse tensors that are not equal bit for bit."""
-    equal(f"{what}: names", sorted(found), sorted(truth))
-    differing = [name for name, array in truth.items() if found[name].tobytes() != array.tobytes()]
-    if differing:
-        raise Deviates(f"{what}: {len(differing)} of {len(truth)} tensors differ, first {differing[0]}")
 
 
 def ids(groups: Sequence[RolloutGroup]) -> dict[tuple[int, int], list[int]]:
