@@ -70,11 +70,30 @@ class CompileLog:
 class Loss(Protocol):
     """A loss over one micro-batch: a plain sum, because ``tensors['weights']`` carries the denominators.
 
-    Returns the scalar to minimise and named scalars for metrics, each a *sum* over trained tokens;
-    names that start with ``max/`` are combined by maximum instead.
+    A plain function becomes a loss with ``losses.function_loss.FunctionLoss``.
     """
 
-    def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any], /) -> tuple[Any, dict[str, Any]]: ...
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether the policy must add each token's entropy ``[N, T]``, with gradient, as ``tensors["entropies"]``."""
+        ...
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether a policy with a shared critic passes its value head's outputs in place of log-probs."""
+        ...
+
+    def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any], /) -> tuple[Any, dict[str, Any]]:
+        """Return the scalar to minimise and named scalars for metrics.
+
+        A metric is a *sum* over trained tokens; names that start with ``max/`` are combined by maximum instead.
+
+        Args:
+            xp: the backend's array namespace, see ``losses.xp``.
+            outputs: log-probs of a policy, or values of a value model ``[N, T]``.
+            tensors: the arrays of ``Batch.loss_tensors``, as the framework's own, all ``[N, T]``.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

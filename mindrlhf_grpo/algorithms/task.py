@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol
 
+from ..backend import Loss
 from ..config.offline import ObjectiveConfig, OfflineConfig
 from ..data.row_encoders import Encoder, encode_labelled, encode_pair, encode_supervised
 from ..errors import ConfigError, did_you_mean
@@ -20,7 +21,7 @@ from ..types import FloatArray
 from .batch_constants import Preparation, baseline, mean_ratio, partners, unpaired_partners
 
 
-class OfflineLoss(Protocol):
+class OfflineLoss(Loss, Protocol):
     """A loss with what a trainer asks about it.
 
     Attributes:
@@ -28,8 +29,6 @@ class OfflineLoss(Protocol):
     """
 
     counted_by: ClassVar[str]
-
-    def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any], /) -> tuple[Any, dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

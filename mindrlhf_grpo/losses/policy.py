@@ -46,6 +46,7 @@ class PolicyLoss:
 
     own: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[tuple[str, ...]] = ()
+    reads_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a number that cannot be meant."""

@@ -44,6 +44,8 @@ class Sigmoid:
     sft_coef: float = 0.0
 
     counted_by: ClassVar[str] = "pairs"
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
     averaged: ClassVar[bool] = False  # log-ratios are divided by the number of trained tokens
     compared: ClassVar[bool] = True  # to a reference
 
@@ -329,6 +331,8 @@ class KTO:
     undesirable: float = 1.0
 
     counted_by: ClassVar[str] = "rows"
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
     compared: ClassVar[bool] = True
 
     def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -32,6 +32,8 @@ class BradleyTerry:
     centering: float = 0.0
 
     counted_by: ClassVar[str] = "pairs"
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
 
     def __call__(self, xp: Any, values: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and sums over the pairs of the micro-batch.
@@ -89,6 +91,8 @@ class BinaryCrossEntropy:
     """-y log sigmoid(s) - (1 - y) log sigmoid(-s) on single labelled rows, mean over rows."""
 
     counted_by: ClassVar[str] = "rows"
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
 
     def __call__(self, xp: Any, values: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and sums over rows.

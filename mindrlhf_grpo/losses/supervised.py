@@ -17,6 +17,8 @@ class NegativeLogLikelihood:
 
     coef: float = 1.0
     counted_by: ClassVar[str] = "tokens"
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
 
     def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and ``nll``, the unweighted sum over trained tokens.

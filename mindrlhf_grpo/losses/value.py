@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class ValueLoss:
     clip: float = 0.2
     coef: float = 1.0
     reads_values: bool = False
+
+    reads_entropy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.clip < float("inf"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.losses.function_loss import FunctionLoss
 from mindrlhf_grpo.types import Batch
 
 torch = pytest.importorskip("torch")
@@ -96,6 +97,7 @@ def make_batch(groups: list[tuple[int, list[int]]] | None = None, *, seed: int =
     )  # fmt: skip
 
 
+@FunctionLoss
 def weighted_loss(xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
     """A loss that is not linear in the log-probs and reads every token by its own weight."""
     ratio = xp.exp(0.1 * (logps - xp.stop_gradient(logps))) - 0.01 * logps * logps

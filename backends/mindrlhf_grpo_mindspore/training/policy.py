@@ -26,7 +26,6 @@ from ..sync.swap import DeviceMemory
 from .log_probs import LogProbModel
 from .optim import AdamW
 from .reference import Reference
-from .train_step import reads_entropy, reads_values
 from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
 from .value_model import ValueOutputs
 
@@ -148,9 +147,9 @@ class MindSporePolicy(TrainedModel):
 
     def cells(self, loss: Loss) -> LogProbModel | ValueOutputs:
         """Log-probs and entropies, these with gradient where the loss reads them; or a shared critic's values."""
-        if reads_values(loss):
+        if loss.reads_values:
             return self.value_cells()
-        return self.model(entropy_gradient=reads_entropy(loss))
+        return self.model(entropy_gradient=loss.reads_entropy)
 
     def model(self, *, reference: bool = False, entropy_gradient: bool = False) -> LogProbModel:
         """Cells for one compiled function, over the policy's weights or the reference's."""

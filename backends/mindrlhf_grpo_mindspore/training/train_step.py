@@ -48,7 +48,7 @@ class TrainStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model, self.loss, self.trainable = model, loss, trainable
         self.names, self.segments, self.entropies = names, segments, entropies
-        self.reads_entropy = reads_entropy(loss)
+        self.reads_entropy = loss.reads_entropy
 
     def construct(self, sharpness: Tensor, floats: Tensor, segments: Tensor, *inputs: Tensor) -> tuple[Any, ...]:
         """``floats`` is ``[K, N, T]`` -> sums in the order of ``sum_names``, gradients."""
@@ -76,16 +76,6 @@ class TrainStep(nn.Cell):
         return loss, native.stop_gradient(native.stack((*own, *metrics.values())))
 
 
-def reads_entropy(loss: Loss) -> bool:
-    """Whether a loss asks for entropies with gradient."""
-    return bool(getattr(loss, "reads_entropy", False))
-
-
-def reads_values(loss: Loss) -> bool:
-    """Whether a loss of a policy is given the numbers of its value head."""
-    return bool(getattr(loss, "reads_values", False))
-
-
 def loss_arrays(batch: Batch, rows: int, width: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
     """Names and ``[K, N, T]`` of the float arrays that a loss reads, the mask first, and the segments if there are any.
 
@@ -108,7 +98,7 @@ def sum_names(loss: Loss, names: Sequence[str], *, segments: bool, entropies: bo
     tensors: dict[str, Any] = {name: np.ones((1, 1), np.float32) for name in names}
     if segments:
         tensors[INTEGERS] = np.zeros((1, 1), np.int32)
-    if reads_entropy(loss):
+    if loss.reads_entropy:
         tensors[ENTROPIES] = np.ones((1, 1), np.float32)
     with np.errstate(all="ignore"):
         _, metrics = loss(numpy_xp.NUMPY, np.zeros((1, 1), np.float32), tensors)

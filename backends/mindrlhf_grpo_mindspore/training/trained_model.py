@@ -34,7 +34,7 @@ from ..sync.swap import DeviceMemory
 from .buckets import Buckets, Cost, Sizes
 from .layouts import LAYOUTS, ModelInput, needed
 from .optim import AdamW, gradient_norm
-from .train_step import TrainStep, loss_arrays, named_sums, reads_values, sum_names
+from .train_step import TrainStep, loss_arrays, named_sums, sum_names
 
 BUCKETS = "buckets.json"
 
@@ -137,7 +137,7 @@ class TrainedModel(ABC):
         """The compiled train step of a loss, and the names of its sums."""
         key = (loss, names, segments)
         if key not in self.steps:
-            entropies = self.gives_entropies and not reads_values(loss)
+            entropies = self.gives_entropies and not loss.reads_values
             cell = TrainStep(
                 self.cells(loss), loss, ParameterTuple(self.trainable.values()), names, segments=segments,
                 entropies=entropies,

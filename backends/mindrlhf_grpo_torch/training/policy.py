@@ -108,15 +108,14 @@ class TorchPolicy(TrainedModel):
 
         A loss that reads values is given those of the shared critic.
         """
-        if getattr(loss, "reads_values", False):
+        if loss.reads_values:
             assert self.head is not None
             return self.scorer.values(inputs, self.head), {}
-        read = bool(getattr(loss, "reads_entropy", False))
         logps, entropies = self.scorer.logps(
-            inputs, temperature=batch.temperature, entropy="loss" if read else "metric"
+            inputs, temperature=batch.temperature, entropy="loss" if loss.reads_entropy else "metric"
         )
         assert entropies is not None
-        if read:
+        if loss.reads_entropy:
             tensors["entropies"] = entropies
         return logps, {"entropy": (entropies.detach() * tensors["mask"]).sum()}
 

@@ -26,6 +26,7 @@ from mindrlhf_grpo.backend import CompileLog  # noqa: E402
 from mindrlhf_grpo.batches.online import build_batch  # noqa: E402
 from mindrlhf_grpo.config.run import RunConfig  # noqa: E402
 from mindrlhf_grpo.errors import BackendError, RunFailed  # noqa: E402
+from mindrlhf_grpo.losses.function_loss import FunctionLoss  # noqa: E402
 from mindrlhf_grpo.types import Batch, RolloutGroup  # noqa: E402
 
 
@@ -44,6 +45,7 @@ def make_policy(folder: Path, **model: Any) -> MindSporePolicy:
     return MindSporePolicy(config, around)
 
 
+@FunctionLoss
 def weighted_loss(xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
     loss = -xp.sum(logps * tensors["advantages"] * tensors["weights"])
     return loss, {"loss": loss}

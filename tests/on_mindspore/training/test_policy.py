@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -111,7 +111,8 @@ def test_the_size_of_micro_batches_does_not_change_the_update(shallow: Path) -> 
 class EntropyBonus:
     """Reads entropies: half their weighted sum is taken off the weighted log-probs."""
 
-    reads_entropy: bool = True
+    reads_entropy: ClassVar[bool] = True
+    reads_values: ClassVar[bool] = False
 
     def __call__(self, xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
         entropies = tensors["entropies"]

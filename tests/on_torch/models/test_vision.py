@@ -14,6 +14,7 @@ from mindrlhf_grpo.batches.online import build_batch
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.data.stream import PromptStream
 from mindrlhf_grpo.errors import BackendError, ConfigError
+from mindrlhf_grpo.losses.function_loss import FunctionLoss
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup, Sampling
 from tests.support.tiny_vision import FAMILIES, TOWER, prepare, settings
@@ -66,6 +67,7 @@ def batch_of(prompts: Sequence[Prompt], image_token: int) -> Batch:
     return build_batch(groups, mask, weights=weights, temperature=1.0, mask=mask)
 
 
+@FunctionLoss
 def score(xp: Any, logps: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
     """A weighted sum of log-probs."""
     return (logps * tensors["weights"]).sum(), {}

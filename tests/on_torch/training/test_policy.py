@@ -141,6 +141,7 @@ class EntropyBonus:
     """A loss that reads entropies: ``weight`` times their weighted sum is taken off ``weighted_loss``."""
 
     reads_entropy = True
+    reads_values = False
 
     def __init__(self, weight: float) -> None:
         self.weight = weight

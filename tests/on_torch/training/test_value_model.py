@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError, RunFailed
+from mindrlhf_grpo.losses.function_loss import FunctionLoss
 from mindrlhf_grpo.types import Batch
 from tests.support.tiny_policy import make_batch, relative, run_config, weighted_loss, write_model
 from tests.support.tiny_value_model import rows_of, with_head, write_classifier
@@ -239,6 +240,7 @@ def test_an_empty_batch_still_takes_part(folder: Path) -> None:
 def test_coupled_rows_reach_the_loss_as_pairs_though_one_of_a_pair_is_not_trained(folder: Path) -> None:
     seen: list[tuple[int, ...]] = []
 
+    @FunctionLoss
     def pairs(xp: Any, values: Any, tensors: Any) -> tuple[Any, dict[str, Any]]:
         seen.append(tuple(int(length) for length in tensors["mask"].sum(1)))
         n = values.shape[0] // 2
