@@ -93,16 +93,3 @@ def overwrite(parameter: Parameter, values: Tensor) -> None:
     After ``Parameter.set_data`` compiled functions go on reading and writing the storage that it had before.
     """
     ops.assign(parameter, values.astype(parameter.dtype))
-
-
-def padded(size: int, *, least: int) -> int:
-    """The bucket of a dimension: ``least`` times a power of two, or one and a half times that.
-
-    So at most a third of a bucket is padding (beyond ``least``), and sizes up to S need 2 log2(S / least) compilations.
-    """
-    bucket = least
-    while bucket < size:
-        if bucket * 3 // 2 >= size and bucket % 2 == 0:
-            return bucket * 3 // 2
-        bucket *= 2
-    return bucket

@@ -16,10 +16,10 @@ import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 import torch
 from mindrlhf_grpo_mindspore.inspection import MindSporeInspection
-from mindrlhf_grpo_mindspore.sync.fingerprint import fingerprint
 from mindrlhf_grpo_torch.sync.fingerprint import fingerprint as torch_fingerprint
 
 from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.model_files.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")

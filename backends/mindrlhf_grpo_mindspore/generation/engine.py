@@ -14,13 +14,13 @@ from mindrlhf_grpo.backend import CompileLog, Policy
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
+from mindrlhf_grpo.model_files.fingerprint import fingerprint
 from mindrlhf_grpo.model_files.folder import find_folder
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
 from ..models import Architecture, hf
-from ..sync.fingerprint import fingerprint
 from .decoder_steps import Model
 from .runner import RUNNERS, build_runner
 

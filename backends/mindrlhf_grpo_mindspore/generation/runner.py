@@ -21,7 +21,8 @@ from mindrlhf_grpo.backend import CompileLog
 from mindrlhf_grpo.generation.generation import Drawn, Draws
 from mindrlhf_grpo.types import IntArray, Sampling
 
-from ..graph import Compiled, empty, padded
+from ..graph import Compiled, empty
+from ..training.buckets import bucket_size
 from .decoder_steps import DecodeStep, Model, PromptStep, WholeStep
 from .kv_cache import PromptCache, SlotCache, bucket, new_name
 from .sampling_step import Drawing
@@ -230,7 +231,7 @@ class RecomputeRunner:
 
     def _draw(self, slots: Sequence[int], draws: Draws) -> Drawn:
         sequences = [self.sequences[slot] for slot in slots]
-        rows, length = row_bucket(len(slots), self.slots), padded(max(map(len, sequences)), least=LEAST_WHOLE)
+        rows, length = row_bucket(len(slots), self.slots), bucket_size(max(map(len, sequences)), least=LEAST_WHOLE)
         ids = np.zeros((rows, length), np.int32)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence

@@ -21,6 +21,7 @@ from mindrlhf_grpo.errors import CheckpointError, ConfigError, UserError
 from mindrlhf_grpo.model_files.folder import TensorInfo, read_header, read_model_config, weight_files
 from mindrlhf_grpo.model_files.lora import PREFIX, read_pairs
 from mindrlhf_grpo.model_files.lora import lora_scale as plain_lora_scale
+from mindrlhf_grpo.model_files.lora_draws import draw_adapters
 from mindrlhf_grpo.model_files.safetensors import (  # fmt: skip
     SHARD_BYTES,
     Stored,
@@ -33,7 +34,6 @@ from mindrlhf_grpo.model_files.safetensors import (  # fmt: skip
 
 from ..graph import overwrite
 from .architecture import Architecture, read_architecture
-from .lora_draws import draw_adapters
 from .weight_names import CORRECTION, file_parts, is_left_out, linear_modules, weight_shapes
 
 DTYPES = {"float32": ms.float32, "bfloat16": ms.bfloat16, "float16": ms.float16}

@@ -1,1 +1,1 @@
-"""Synchronisation: weights from policy to engine, their fingerprint, and moving them between device and host."""
+"""Synchronisation: weights from policy to engine, and moving them between device and host."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from mindrlhf_grpo.backend import Policy, RolloutEngine
 from mindrlhf_grpo.errors import BackendError, RunFailed
+from mindrlhf_grpo.model_files.fingerprint import fingerprint
 
 from ..generation.decoder_steps import Model
 from ..generation.engine import MindSporeEngine, model_of
 from ..graph import overwrite
-from .fingerprint import fingerprint
 
 
 def build_weight_sync(policy: Policy, engine: RolloutEngine) -> MindSporeWeightSync:

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
-from ..graph import padded
-
 COMPILING = 2e12  # floating point operations of a forward pass in the time of a compilation: a minute of few cores
 WORTH = 1.2  # times that a smaller bucket must be cheaper to be compiled at all
 ROOM = 2.0  # times the need that a new bucket may cost
@@ -113,7 +111,7 @@ class Buckets:
         tokens = min(power_of_two(need.tokens), whole.tokens)
         room = tokens / need.tokens
         return replace(
-            whole, tokens=tokens, prompts=min(padded(math.ceil(need.prompts * room), least=1), whole.prompts),
+            whole, tokens=tokens, prompts=min(bucket_size(math.ceil(need.prompts * room), least=1), whole.prompts),
             completion=min(power_of_two(need.completion), whole.completion),
             predicted=min(in_eighths(math.ceil(need.predicted * room)), whole.predicted),
         )  # fmt: skip
@@ -126,8 +124,8 @@ class Buckets:
     def rounded(self, need: Sizes) -> Sizes:
         """Lengths in steps of a third or a half; tokens, of which the cost depends, in steps of an eighth at most."""
         sizes = Sizes(
-            prompts=padded(need.prompts, least=1), group=need.group, prompt=padded(need.prompt, least=16),
-            completion=padded(need.completion, least=8), tokens=in_eighths(need.tokens), predicted=in_eighths(need.predicted),
+            prompts=bucket_size(need.prompts, least=1), group=need.group, prompt=bucket_size(need.prompt, least=16),
+            completion=bucket_size(need.completion, least=8), tokens=in_eighths(need.tokens), predicted=in_eighths(need.predicted),
         )  # fmt: skip
         if not self.shared:
             sizes = self.filled(sizes, predicted=sizes.predicted)
@@ -150,6 +148,19 @@ class Buckets:
         """Know the buckets of a saved state, and no others."""
         self.known = [Sizes(**sizes) for sizes in saved["known"]]
         self.wasted = float(saved["wasted"])
+
+
+def bucket_size(size: int, *, least: int) -> int:
+    """The bucket of one dimension: ``least`` times a power of two, or one and a half times that.
+
+    So at most a third of a bucket is padding (beyond ``least``), and sizes up to S need 2 log2(S / least) compilations.
+    """
+    bucket = least
+    while bucket < size:
+        if bucket * 3 // 2 >= size and bucket % 2 == 0:
+            return bucket * 3 // 2
+        bucket *= 2
+    return bucket
 
 
 def power_of_two(size: int) -> int:

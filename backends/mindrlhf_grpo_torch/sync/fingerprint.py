@@ -1,32 +1,31 @@
-"""A digest of weights that trainer and engine compute apart and compare after every sync.
+"""The checksums of ``mindrlhf_grpo.model_files.fingerprint``, computed where the tensors lie.
 
-It reads every bit of every tensor with two integer reductions (memory speed, independent of the order of
-summation), so any changed element, any exchange of rows and any exchange of columns shows. Tensors are
-named and shaped as Hugging Face names them: an engine that fuses weights passes views.
+Two integer reductions run at memory speed on any device; only the sums reach the host. An engine that fuses weights
+passes views under their Hugging Face names.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-GOLDEN = -7046029254386353131  # 2**64 / golden ratio as int64: consecutive multiples differ in all bits
+from mindrlhf_grpo.model_files.fingerprint import TensorChecksum, digest
+
+GOLDEN = -7046029254386353131  # fingerprint.GOLDEN as int64
 
 
 def fingerprint(named_tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Hex digest over names, shapes, dtypes and bits; the order of the tensors does not matter."""
-    names: list[str] = []
-    sums: list[Tensor] = []
-    for name, tensor in named_tensors:
-        names.append(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}")
-        sums.append(checksum(tensor.detach()).cpu())
-    digest = hashlib.sha256()
-    for name, pair in sorted(zip(names, (pair.tolist() for pair in sums), strict=True)):
-        digest.update(f"{name}|{pair[0]}|{pair[1]}\n".encode())
-    return digest.hexdigest()
+    return digest(tensor_checksum(name, tensor.detach()) for name, tensor in named_tensors)
+
+
+def tensor_checksum(name: str, tensor: Tensor) -> TensorChecksum:
+    """The facts about one tensor that enter the digest; the tensor itself is not kept."""
+    rows, columns = checksum(tensor).tolist()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return TensorChecksum(name=name, shape=tuple(tensor.shape), dtype=dtype, rows=rows, columns=columns)
 
 
 def checksum(tensor: Tensor) -> Tensor:

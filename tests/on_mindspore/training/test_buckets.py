@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("mindspore")
-
 from mindrlhf_grpo_mindspore.training.buckets import COMPILING, Buckets, Cost, Sizes
 
 SMOLLM2 = Cost(token=2.1e8, prediction=5.7e7, score=1.4e5)

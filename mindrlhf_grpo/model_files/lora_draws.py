@@ -1,7 +1,7 @@
-"""Initial LoRA adapters: the numbers that peft draws for the torch backend, so that both start from the same ones.
+"""Initial LoRA adapters: the numbers that peft draws, so that every backend starts from the same ones.
 
 peft fills A twice (as a linear layer, then as an adapter) and B once before zeroing it, each uniformly within
-1 / sqrt(inputs); torch turns every 32-bit number of the Mersenne Twister into one float32.
+1 / sqrt(inputs); each 32-bit number of the Mersenne Twister becomes one float32.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def draw_adapters(modules: Mapping[str, tuple[int, int]], rank: int, seed: int) 
     """(module, A ``[rank, in]``, B ``[out, rank]``) for modules of shape ``(out, in)``; B is zero."""
     stream = np.random.RandomState(seed & 0xFFFFFFFF)
     for module, (outputs, inputs) in modules.items():
-        _draw(stream, rank * inputs + outputs * rank)
-        unit = _draw(stream, rank * inputs).reshape(rank, inputs).astype(np.float64)
+        draw_unit(stream, rank * inputs + outputs * rank)
+        unit = draw_unit(stream, rank * inputs).reshape(rank, inputs).astype(np.float64)
         bound = float(np.float32(1 / np.sqrt(inputs)))
         a = (unit * (2 * bound) - bound).astype(np.float32)  # rounded once, as a fused multiply-add does
         yield module, a, np.zeros((outputs, rank), np.float32)
 
 
-def _draw(stream: np.random.RandomState, count: int) -> Floats:
-    """Numbers in [0, 1)."""
+def draw_unit(stream: np.random.RandomState, count: int) -> Floats:
+    """Uniform numbers in [0, 1) of 24 random bits each."""
     bits = stream.randint(0, 2**32, count, dtype=np.uint32) & np.uint32((1 << MANTISSA_BITS) - 1)
     return bits.astype(np.float32) * np.float32(2.0**-MANTISSA_BITS)
