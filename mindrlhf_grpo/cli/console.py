@@ -1,4 +1,4 @@
-"""What a person sees of any command: errors as one clear block with an exit code, and the summary at its end."""
+"""The output that all commands share: errors as one clear block with an exit code, and the final summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUG, INTERRUPTED = 70, 130
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Errors as one clear block on stderr and an exit code; a traceback only where asked for."""
+    """Wrap a command: errors become one clear block on stderr and an exit code, with a traceback only on request."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -30,7 +30,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
         except BrokenPipeError:
-            sys.stdout = None  # the reader has gone: nothing to flush at exit
+            sys.stdout = None  # the reader is gone: nothing to flush at exit
             raise typer.Exit(0) from None
         except Exception as error:
             if os.environ.get("MINDRLHF_DEBUG"):
@@ -42,7 +42,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def fail(text: str, code: int) -> None:
-    """Print an error and leave."""
+    """Print an error and exit."""
     rank = rank_of_process()
     typer.secho(f"error{f' (rank {rank})' if rank > 0 else ''}: ", err=True, nl=False, fg=typer.colors.RED, bold=True)
     typer.echo(text, err=True)
@@ -50,7 +50,7 @@ def fail(text: str, code: int) -> None:
 
 
 def rank_of_process() -> int:
-    """This process's rank under torchrun or msrun; 0 when alone, -1 for msrun's scheduler, which only brings ranks together."""
+    """Return this process's rank under torchrun or msrun: 0 for a single process, -1 for msrun's scheduler."""
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         return -1
     value = os.environ.get("RANK", os.environ.get("RANK_ID", "0"))
@@ -58,7 +58,7 @@ def rank_of_process() -> int:
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """The summary as a table on stderr, and as one JSON line on stdout."""
+    """Print the summary as a table on stderr and as one JSON line on stdout."""
     from rich.console import Console
     from rich.table import Table
 
@@ -67,8 +67,8 @@ def show_summary(summary: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in summary.items():
         if isinstance(value, dict):
-            for inner, figure in value.items():
-                table.add_row(f"{name} {inner}", readable(figure))
+            for inner_name, inner_value in value.items():
+                table.add_row(f"{name} {inner_name}", readable(inner_value))
         else:
             table.add_row(name, readable(value))
     Console(stderr=True).print(table)
@@ -76,7 +76,7 @@ def show_summary(summary: dict[str, Any]) -> None:
 
 
 def readable(value: Any) -> str:
-    """A figure of a summary with four digits, an interval as ``a to b``."""
+    """Format a value of the summary: numbers with four digits, an interval as ``a to b``."""
     if isinstance(value, list):
         return " to ".join(readable(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

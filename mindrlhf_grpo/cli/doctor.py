@@ -1,4 +1,4 @@
-"""What is installed, what can run here, and whether a configuration will run and fit, before it does."""
+"""The checks of ``doctor``: installed versions, usable backends, and whether a configuration will run and fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GIB = 2**30
 
 
 def examine(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """Everything ``doctor`` says, as plain values; ``ok`` is whether the configuration (or any backend) can run."""
+    """Return the findings of ``doctor`` as plain values; ``ok`` is true if the configuration (or any backend) can run."""
     available, total = host_memory()
     backends = backend_states()
     findings: dict[str, Any] = {
@@ -53,7 +53,7 @@ def _examine_config(
         check(config, draft)
     except UserError as error:
         problems.append(str(error))
-    device, problem = device_of(config, backends)
+    device, problem = select_device(config, backends)
     if problem and "model.device: " not in "".join(problems):
         problems.append(f"{draft.place(('model', 'device'))}: {problem}")
     if config.model.dtype not in device.get("dtypes", [config.model.dtype]) and "model.dtype: " not in "".join(
@@ -62,7 +62,7 @@ def _examine_config(
         problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
     try:
-        prediction = predicted(config, device, findings["machine"]["memory_available"])
+        prediction = predict_memory(config, device, findings["machine"]["memory_available"])
     except (UserError, KeyError, OSError) as error:
         findings["warnings"].append(f"memory is not predicted: {_reason(error)}")
         return
@@ -73,28 +73,28 @@ def _examine_config(
         findings["warnings"].append(f"{device['device']} computes bfloat16 slowly: it has no instructions for it")
 
 
-def device_of(config: AnyConfig, backends: Sequence[BackendState]) -> tuple[dict[str, Any], str]:
-    """The device a run would compute on, and what is wrong with the one it names."""
+def select_device(config: AnyConfig, backends: Sequence[BackendState]) -> tuple[dict[str, Any], str]:
+    """Return the device a run would compute on, and the problem with the one it names (empty if none)."""
     state = next((backend for backend in backends if backend.name == config.backend), None)
     devices = state.devices if state is not None else []
     if not devices:
         return {"device": "cpu"}, ""
-    wanted = config.model.device
+    requested = config.model.device
     kinds = [str(device["device"]).split(":")[0] for device in devices]
-    if wanted == "auto":
+    if requested == "auto":
         return devices[0], ""
-    if wanted in kinds:
-        return devices[kinds.index(wanted)], ""
-    reason = state.absent.get(wanted, "") if state is not None else ""
-    found = ", ".join(dict.fromkeys(kinds))
-    return devices[-1], f"model.device: {wanted!r} is not here; found: {found}{f'. {reason}' if reason else ''}"
+    if requested in kinds:
+        return devices[kinds.index(requested)], ""
+    reason = state.absent.get(requested, "") if state is not None else ""
+    present = ", ".join(dict.fromkeys(kinds))
+    return devices[-1], f"model.device: {requested!r} is not here; found: {present}{f'. {reason}' if reason else ''}"
 
 
-def predicted(config: AnyConfig, device: Mapping[str, Any], host_available: int) -> dict[str, Any]:
-    """Bytes of each phase and its parts on a device, and what is free there.
+def predict_memory(config: AnyConfig, device: Mapping[str, Any], host_available: int) -> dict[str, Any]:
+    """Predict the bytes of each phase and of its parts on a device, beside the memory that is free there.
 
     Raises:
-        UserError: no such model, or a broken file.
+        UserError: the model does not exist, or a file is broken.
         KeyError: config.json lacks a size.
     """
     folder = find_folder(config.model.path)
@@ -104,20 +104,20 @@ def predicted(config: AnyConfig, device: Mapping[str, Any], host_available: int)
     shape = shape_of(read_model_config(folder), shapes, config.model.freeze.prefixes if config.model.freeze else ())
     on_host = device["device"] == "cpu"
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    scorer, _ = largest_scorer(config, weights_of)
-    found = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator", scorer=scorer)
+    scorer, _ = largest_scorer(config, count_weights)
+    prediction = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator", scorer=scorer)
     return {
         "device": device["device"],
         "available": host_available if on_host else int(device["free"]),
         "parameters": shape.parameters,
-        "phases": found.phases,
-        "peak": found.peak,
-        "peak_phase": found.phase,
+        "phases": prediction.phases,
+        "peak": prediction.peak,
+        "peak_phase": prediction.phase,
     }
 
 
-def weights_of(path: str) -> int:
-    """Number of weights of a model folder, by the headers of its files."""
+def count_weights(path: str) -> int:
+    """Count the weights of a model folder from the headers of its files."""
     folder = find_folder(path)
     return shape_of(read_model_config(folder), read_shapes(folder)).parameters
 
@@ -146,8 +146,8 @@ def _reason(error: Exception) -> str:
 # ---- as text
 
 
-def shown(findings: Mapping[str, Any]) -> str:
-    """The findings for people."""
+def as_text(findings: Mapping[str, Any]) -> str:
+    """Format the findings for people."""
     return "\n".join(_lines(findings))
 
 

@@ -1,6 +1,6 @@
-"""How often a model is right on held-out problems, with an interval that says how sure that is.
+"""Accuracy of a model on held-out problems, with a confidence interval.
 
-Legend: N completions, S samples for each problem.
+Legend: N completions, S samples per problem.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..rewards import Rewards, RewardTable
 from ..tokenizers.tokenizer import load_tokenizer
 from ..types import FinishReason, RolloutGroup, Sampling
 
-RIGHT = 0.5  # a completion counts as right where the first reward component is above this
+RIGHT = 0.5  # a completion counts as right if its first reward component exceeds this
 
 
 def pass_at_k(right: int, samples: int, k: int) -> float:
-    """Chance that at least one of ``k`` completions is right, estimated without bias from ``samples`` of them.
+    """Probability that at least one of ``k`` completions is right: the unbiased estimate from ``samples`` completions.
 
     Chen et al. 2021, https://arxiv.org/abs/2107.03374, eq. 1: 1 - C(samples - right, k) / C(samples, k).
     """
@@ -36,13 +36,13 @@ def pass_at_k(right: int, samples: int, k: int) -> float:
 
 
 def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: int | None = None) -> dict[str, Any]:
-    """Generate for every problem of ``config.data.source``, score, and summarise.
+    """Generate completions for every problem of ``config.data.source``, score them, and summarise.
 
     Args:
         config: model, data and rewards; the first reward component decides what is right.
-        sampling: how completions are drawn; greedy for accuracy.
-        samples: completions for each problem.
-        limit: only the first problems; None: all.
+        sampling: sampling settings; greedy for accuracy.
+        samples: completions per problem.
+        limit: number of problems taken from the start; None takes all.
     """
     started = time.perf_counter()
     model = config.model
@@ -64,9 +64,9 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
 
 
 def summarise(table: RewardTable, samples: int) -> dict[str, Any]:
-    """Accuracy (first completion of each problem) with its 95% interval, pass@1, pass@S, means of the components.
+    """Summarise scores: accuracy of the first completions with its 95% interval, pass@1, pass@S, component means.
 
-    ``table`` has S rows for each problem in turn. Problems without any score are left out and counted.
+    ``table`` has S consecutive rows per problem. Problems without a score are left out and counted.
     """
     values = _means(table.values)
     first = values[:, 0].reshape(-1, samples)
@@ -89,7 +89,7 @@ def summarise(table: RewardTable, samples: int) -> dict[str, Any]:
 
 
 def lengths(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Mean tokens of a completion, and the share cut at the token budget."""
+    """Mean completion length in tokens, and the fraction cut at the token budget."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     return {
         "length/mean": _mean([len(rollout.ids) for rollout in rollouts]),
@@ -98,7 +98,7 @@ def lengths(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def _means(values: NDArray[Any]) -> NDArray[np.float64]:
-    """``[N, F, K]`` -> ``[N, F]``: mean over the segments that apply; NaN where none does."""
+    """Mean over the applicable segments, ``[N, F, K]`` -> ``[N, F]``; NaN where none applies."""
     present = ~np.isnan(values)
     count = present.sum(axis=2)
     total = np.where(present, values, 0.0).sum(axis=2)
@@ -106,7 +106,7 @@ def _means(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _mean(values: Any) -> float:
-    """Mean of what is not NaN; NaN of nothing."""
+    """Mean over the values that are not NaN; NaN if there are none."""
     array = np.asarray(values, dtype=np.float64)
     array = array[~np.isnan(array)]
     return round(float(array.mean()), 6) if array.size else float("nan")

@@ -1,4 +1,4 @@
-"""What a configuration key does, for ``mindrlhf-grpo explain``; a peer's name for a key works too."""
+"""Pages about configuration keys for ``mindrlhf-grpo explain``; other frameworks' names for a key work too."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ KINDS = (catalogue(), catalogue(OfflineConfig))  # online runs first: a key that
 
 
 def explain(name: str | None = None) -> str:
-    """The page of a key or section, or the table of all keys for None.
+    """Return the page of a key or section, or the table of all keys for None.
 
     Args:
-        name: dotted key, section, last part of a key, or what a peer calls it.
+        name: dotted key, section, last part of a key, or another framework's name for it.
 
     Raises:
-        ConfigError: no such key; the text names the nearest.
+        ConfigError: the key does not exist; the text suggests the nearest.
     """
     if name is None:
         return "\n".join(_table())
     path = record_path(name.strip().split("."))
     for keys in KINDS:
         if path in keys.records:
-            found = keys.records[path]
-            return "\n".join(_section(found, keys) if found.section else _page(found))
+            record = keys.records[path]
+            return "\n".join(_section(record, keys) if record.section else _page(record))
     pages: dict[str, str] = {}
     for keys in KINDS:
-        for found_path, page in _by_name(name, keys):
-            pages.setdefault(found_path, page)
+        for matching_path, page in _by_name(name, keys):
+            pages.setdefault(matching_path, page)
     if not pages:
-        meant = next((near for keys in KINDS if (near := keys.suggestion(name.split(".")))), "")
-        raise ConfigError(f"unknown key {name}; {meant or 'run `mindrlhf-grpo explain` for all'}")
+        suggestion = next((near for keys in KINDS if (near := keys.suggestion(name.split(".")))), "")
+        raise ConfigError(f"unknown key {name}; {suggestion or 'run `mindrlhf-grpo explain` for all'}")
     return "\n\n".join(pages.values())
 
 
 def _by_name(name: str, keys: Catalogue) -> Iterator[tuple[str, str]]:
-    """Path and page of the keys whose last part this is, else of those that a peer calls so."""
-    same = [key for key in keys.records.values() if key.name == name]
-    for key in same:
+    """Yield path and page of the keys whose last part is ``name``, else of those that another framework calls so."""
+    named = [key for key in keys.records.values() if key.name == name]
+    for key in named:
         yield key.path, "\n".join(_page(key) if key.section is None else _section(key, keys))
-    for path, frameworks in ({} if same else keys.by_peer_name(name)).items():
+    for path, frameworks in ({} if named else keys.by_peer_name(name)).items():
         yield path, "\n".join([f"{name} in {', '.join(frameworks)} is {path} here.", "", *_page(keys.records[path])])
 
 
 def _table() -> Iterator[str]:
-    """All keys with defaults, by section; what offline training has of its own comes last."""
-    yield "Configuration keys. `mindrlhf-grpo explain KEY` tells more; KEY may be what trl, verl or openrlhf call it."
+    """Yield all keys with their defaults, by section; the keys that only offline training has come last."""
+    yield "Configuration keys. `mindrlhf-grpo explain KEY` has details; KEY may also be the name used by trl, verl or openrlhf."
     yield ""
     online, offline = KINDS
     yield from _rows([key for key in online.children("") if key.section is None], online)
@@ -58,13 +58,13 @@ def _table() -> Iterator[str]:
         yield ""
         yield from _section(section, online)
     yield ""
-    yield "With a section `objective`, for training on rows that are there already (SFT, preferences, reward models):"
+    yield "With a section `objective`, for training on a fixed dataset (SFT, preferences, reward models):"
     for section in (key for key in offline.children("") if key.section is not None):
-        own = [key for key in _inside(section, offline) if key.path not in online.records]
-        if own:
+        offline_only = [key for key in _inside(section, offline) if key.path not in online.records]
+        if offline_only:
             yield ""
             yield _title(section)
-            yield from _rows(own, offline)
+            yield from _rows(offline_only, offline)
 
 
 def _section(section: Key, keys: Catalogue) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _title(section: Key) -> str:
 
 
 def _inside(section: Key, keys: Catalogue) -> list[Key]:
-    """The keys of a section and of the sections in it."""
+    """Return the keys of a section and of its subsections."""
     return [key for key in keys.leaves() if key.path.startswith(f"{section.path}.")]
 
 
@@ -93,7 +93,7 @@ def _page(key: Key) -> Iterator[str]:
     yield key.path
     yield from _wrapped(key.description, "  ")
     yield from _wrapped(key.accepted, "  takes    ")
-    yield f"  default  {'none: it must be given' if key.default is None else key.default}"
+    yield f"  default  {'none: it is required' if key.default is None else key.default}"
     if key.peers:
         peers = "; ".join(f"{framework}: {name}" for framework, name in key.peers)
         yield from _wrapped(peers, "  peers    ")
@@ -103,7 +103,7 @@ def _page(key: Key) -> Iterator[str]:
 
 
 def _presets(key: Key) -> str:
-    """The value that each preset fills in, for a key of the algorithm left at null."""
+    """List the value that each preset fills in for an algorithm key left at null."""
     if key.parent != "algorithm" or key.default != "null":
         return ""
     from ..algorithms.presets import OURS, PRESETS

@@ -1,4 +1,4 @@
-"""A model used outside training: the configuration, prompts and completions of ``generate`` and ``evaluate``."""
+"""Use of a model outside training: the configuration, prompts and completions of ``generate`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ..trainers.preflight import check, check_device
 from ..types import FinishReason, Prompt, Rollout, RolloutGroup, Sampling
 
 UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
-IMAGES = ImagesConfig()  # where rows to generate from have their images
-LONGEST = 1 << 20  # tokens of a prompt; the model's own limit comes first
+IMAGES = ImagesConfig()  # names the column of images in rows to generate from
+LONGEST = 1 << 20  # tokens of a prompt; the model's own limit is reached first
 
 
-def model_of(path: str) -> str:
-    """The model folder for what a user names: a run, a checkpoint, a model folder, or a hub id."""
+def resolve_model(path: str) -> str:
+    """Return the model folder of a run, a checkpoint, a model folder, or a hub id."""
     named = Path(path).expanduser()
     holds_checkpoints = named.is_dir() and not (named / "config.json").is_file()
     folder = str(find_policy(named)) if holds_checkpoints else path
@@ -41,24 +41,24 @@ def model_of(path: str) -> str:
 
 
 def model_settings(path: str, *, dtype: str = "auto", device: str = "auto") -> ModelConfig:
-    """The model section for what a user names; ``auto`` computes in the type the weights are stored in.
+    """Return the model section for a run, checkpoint, folder or hub id; dtype ``auto`` is the type of the stored weights.
 
     Raises:
-        ConfigError: another dtype or device than those accepted, or no such model.
+        ConfigError: the dtype or device is not accepted, or the model does not exist.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"--dtype {dtype} is not accepted; it takes auto, float32 or bfloat16")
     check_device(device)
-    folder = model_of(path)
+    folder = resolve_model(path)
     return ModelConfig(path=folder, dtype=stored_dtype(folder) if dtype == "auto" else dtype, device=device)  # type: ignore[arg-type]
 
 
 def evaluation_config(
     arguments: Sequence[str], *, model: str | None, source: str | None, rewards: Sequence[str]
 ) -> RunConfig | OfflineConfig:
-    """The configuration of an evaluation: a file and overrides, then the options.
+    """Build the configuration of an evaluation from a file and overrides, then the options.
 
-    One with an objective keeps its model, which the reference is, and its held-out rows are the source.
+    A configuration with an objective keeps its model, which is the reference; its held-out rows are the source.
 
     Raises:
         ConfigError: something is missing or wrong, here or on this machine.
@@ -75,9 +75,9 @@ def evaluation_config(
         check(offline, draft)
         return offline
     if model is not None:
-        draft.put(("model", "path"), model_of(model), "--model")
+        draft.put(("model", "path"), resolve_model(model), "--model")
         if not files:
-            draft.put(("model", "dtype"), stored_dtype(model_of(model)), "--model")
+            draft.put(("model", "dtype"), stored_dtype(resolve_model(model)), "--model")
     held_out = draft.values.get("eval")
     chosen = source or (held_out.get("source") if isinstance(held_out, dict) else None)
     if chosen:
@@ -89,33 +89,33 @@ def evaluation_config(
     return config
 
 
-def checkpoint_of(path: str | None) -> Path | None:
-    """The checkpoint that a run, or a folder ``step_N``, stands for; None for None.
+def resolve_checkpoint(path: str | None) -> Path | None:
+    """Return the checkpoint of a run or of a folder ``step_N``; None for None.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the path is neither.
     """
     if path is None:
         return None
-    folder = Path(model_of(path)).parent
+    folder = Path(resolve_model(path)).parent
     if not folder.name.startswith(PREFIX):
         raise ConfigError(
-            f"--model {path} is no run and no checkpoint; of a configuration with an objective only these"
+            f"--model {path} is neither a run nor a checkpoint; a configuration with an objective evaluates only these"
         )
     return folder
 
 
 def stored_dtype(path: str) -> Literal["float32", "bfloat16"]:
-    """The type to compute in: bfloat16 where the weights are stored in 16 bits."""
+    """Return the type to compute in: bfloat16 where the weights are stored in 16 bits."""
     config = read_model_config(find_folder(path))
     return "bfloat16" if config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16") else "float32"
 
 
 def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]:
-    """Rows to generate from: texts, then the lines of a .txt file or of standard input (-), or a data source's rows.
+    """Read rows to generate from: texts, then the lines of a .txt file or of standard input (-), or a data source's rows.
 
     Raises:
-        DataError: no prompt at all, an unreadable file, or a bad row.
+        DataError: there is no prompt, the file cannot be read, or a row is bad.
     """
     rows: list[dict[str, Any]] = [{"prompt": text} for text in texts]
     if file is not None and (file == "-" or file.endswith(".txt")):
@@ -140,13 +140,13 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]
             rows.append(row)
     if not rows:
         raise DataError(
-            "no prompt: give texts, or a file (.txt with one a line, .jsonl, .parquet, - for standard input)"
+            "no prompt: give texts, or a file (.txt with one per line, .jsonl, .parquet, - for standard input)"
         )
     return rows
 
 
 def encode_prompts(rows: Sequence[Mapping[str, Any]], data: DataConfig, tokenizer: Tokenizer) -> list[Prompt]:
-    """Rows as prompts, numbered in order; where a row has images, with their images."""
+    """Encode rows as prompts, numbered in order, with their images where a row has any."""
     with_images = None
     if any(row.get(IMAGES.column) for row in rows):
         with_images = ImagePrompts(data, IMAGES, tokenizer, Path())
@@ -175,7 +175,7 @@ def generate(
     system_prompt: str | None = None,
     chat_template: str = "auto",
 ) -> list[RolloutGroup]:
-    """``samples`` completions for each row, in order.
+    """Generate ``samples`` completions for each row, in order.
 
     Raises:
         UserError: the model, a row or the backend cannot be used.
@@ -205,21 +205,21 @@ def generate(
 def greedy_answers(
     model: str, rows: Sequence[Mapping[str, Any]], *, max_tokens: int, backend: str = "torch", device: str = "auto"
 ) -> list[str]:
-    """The text of a model's likeliest completion of each row, in order. Raises UserError as ``generate``."""
+    """Return the text of the greedy completion of each row, in order; raises UserError as ``generate`` does."""
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
     groups = generate(model_settings(model, device=device), rows, sampling, backend=backend)
     return [group.rollouts[0].text for group in groups]
 
 
 def bare_config(model: ModelConfig, backend: str) -> RunConfig:
-    """A configuration for a backend whose models are used one by one: it names neither data nor rewards."""
+    """Build a configuration to load single models with a backend; it names neither data nor rewards."""
     return RunConfig(
         backend=backend, model=model, data=DataConfig(source=UNUSED), rewards=[RewardConfig(function=UNUSED)]
     )
 
 
 def written_group(uid: int, question: str, answers: Sequence[str]) -> RolloutGroup:
-    """A question with answers that nobody sampled: for what reads their text, not their ids."""
+    """Build a group from written answers, for code that reads their text and not their ids."""
     no_ids, no_logps = np.zeros(1, np.int64), np.zeros(1, np.float32)
     rollouts = tuple(
         Rollout(sample=number, ids=no_ids, logps=no_logps, finish=FinishReason.STOP, text=answer)
@@ -229,13 +229,13 @@ def written_group(uid: int, question: str, answers: Sequence[str]) -> RolloutGro
 
 
 def as_json(group: RolloutGroup) -> dict[str, Any]:
-    """A prompt with its completions, as plain values."""
+    """Return a prompt with its completions as plain values."""
     completions = [{"text": r.text, "finish": r.finish.value, "tokens": len(r.ids)} for r in group.rollouts]
     return {"prompt": group.prompt.text, "completions": completions}
 
 
 def show_completions(group: RolloutGroup, *, with_prompt: bool) -> None:
-    """Print completions to stdout; what a reader must know of them goes to stderr."""
+    """Print completions to stdout and notes about them to stderr."""
     if with_prompt:
         print(f"> {group.prompt.text}")
     for rollout in group.rollouts:
@@ -245,7 +245,7 @@ def show_completions(group: RolloutGroup, *, with_prompt: bool) -> None:
 
 
 def check_context(path: str, tokens: int) -> None:
-    """Raise ConfigError if a sequence is longer than the positions the model knows."""
+    """Raise ConfigError if a sequence exceeds the model's number of positions."""
     limit = read_model_config(find_folder(path)).get("max_position_embeddings")
     if isinstance(limit, int) and tokens > limit:
         raise ConfigError(f"prompt and completion take up to {tokens} tokens; {path} knows {limit} positions")

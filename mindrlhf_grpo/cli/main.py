@@ -1,8 +1,8 @@
-"""The command line. Every subcommand imports what it needs when it runs, so that ``--help`` is instant.
+"""The commands. Each imports its dependencies when it runs, so that ``--help`` is instant.
 
 Results go to stdout (the last line is one JSON object where a program may want it), everything else to stderr.
-Exit codes: 0 done, 1 doctor found a problem or parity a deviation, 2 a mistake in what was asked, 3 the run stopped
-itself, 70 a bug, 130 interrupted.
+Exit codes: 0 done, 1 doctor found a problem or parity a deviation, 2 a mistake in the command or configuration, 3 the
+run stopped itself, 70 a bug, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.remove("--debug")
         os.environ["MINDRLHF_DEBUG"] = "1"
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # no bars of loading weights in log files
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # no progress bars in log files
     app(args=arguments, prog_name=NAME)
 
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The configuration.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that replace the file's, like train.steps=20 or rewards.0.weight=2.")]  # fmt: skip
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the file, such as train.steps=20 or rewards.0.weight=2.")]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Backend = Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, npu.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: as the weights are stored.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Longest completion in tokens.")]
-Samples = Annotated[int, typer.Option(min=1, help="Completions for each prompt.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: the type of the stored weights.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Maximum completion length in tokens.")]
+Samples = Annotated[int, typer.Option(min=1, help="Completions per prompt.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling.")]
 
@@ -73,23 +73,23 @@ def commands(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (also MINDRLHF_DEBUG=1).")] = False,
 ) -> None:
-    """Post-training of language models: GRPO from a prompt file and a reward function to a better model."""
+    """Post-training of language models: GRPO, PPO, DPO, reward models and SFT, on PyTorch and on MindSpore."""
 
 
 @app.command()
 @guarded
 def train(config: Config, overrides: Overrides = None) -> None:
-    """Train, or go on with an interrupted run.
+    """Train a model, or resume an interrupted run.
 
     \b
-    mindrlhf-grpo train examples/addition/config.yaml
-    mindrlhf-grpo train config.yaml train.steps=20 run_dir=runs/short
-    torchrun --nproc-per-node 2 -m mindrlhf_grpo train config.yaml
-    msrun --worker_num=2 --local_worker_num=2 --join=True python -m mindrlhf_grpo train config.yaml backend=mindspore
+    mindrlhf-grpo train examples/tiny/train.yaml
+    mindrlhf-grpo train examples/tiny/train.yaml train.steps=20 run_dir=runs/short
+    torchrun --nproc-per-node 2 -m mindrlhf_grpo train examples/tiny/train.yaml
+    msrun --worker_num=2 --local_worker_num=2 --join=True python -m mindrlhf_grpo train examples/tiny/train.yaml backend=mindspore
 
-    With a section `objective` it learns from rows that are there (SFT, preferences, a reward model), else online.
-    Everything is written to run_dir. The same command resumes an unfinished run there, exactly.
-    The last line of the output is the summary as JSON.
+    A configuration with a section `objective` trains on a fixed dataset (SFT, preferences, a reward model), any other
+    one online. Everything is written to run_dir, and the same command resumes an unfinished run there exactly. The
+    last line of the output is the summary as JSON.
     """
     from ..config.file import read_config
     from ..trainers.preflight import check
@@ -101,19 +101,19 @@ def train(config: Config, overrides: Overrides = None) -> None:
     except ConfigError:
         if first:
             raise
-        raise typer.Exit(ConfigError.exit_code) from None  # every rank finds the same: one says it
+        raise typer.Exit(ConfigError.exit_code) from None  # every rank finds the same problem: one prints it
     from ..trainers import train as run
 
     try:
         summary = run(settings)
     except KeyboardInterrupt:
-        fail(f"interrupted; {how_to_go_on(settings.run_dir)}", INTERRUPTED)
-    if rank_of_process() == 0:  # asked anew: on several machines msrun's workers learn theirs when they meet
+        fail(f"interrupted; {resume_hint(settings.run_dir)}", INTERRUPTED)
+    if rank_of_process() == 0:  # read again: on several machines msrun's workers learn their rank when they connect
         show_summary(summary)
 
 
-def how_to_go_on(run_dir: Path) -> str:
-    """What the same command will do after an interruption."""
+def resume_hint(run_dir: Path) -> str:
+    """Say from where the same command will continue after an interruption."""
     from ..run.checkpoint import steps
 
     saved = steps(run_dir / "checkpoints")
@@ -127,14 +127,14 @@ def how_to_go_on(run_dir: Path) -> str:
 def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run, checkpoint, or hub id.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts.")] = None,
-    file: Annotated[str | None, typer.Option(help="Prompts: .txt or - for standard input (one a line), .jsonl or .parquet with a column `prompt`.")] = None,
+    file: Annotated[str | None, typer.Option(help="File of prompts: .txt or - for standard input (one per line), .jsonl or .parquet with a column `prompt`.")] = None,
     max_tokens: MaxTokens = 256,
     samples: Samples = 1,
     temperature: Temperature = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample among the k most likely tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(min=1e-9, max=1, help="Sample within this probability mass.")] = 1.0,
-    min_p: Annotated[float, typer.Option(min=0, max=1, help="Drop tokens less likely than this share of the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(min=1e-9, help="Penalty on tokens already seen; 1: none.")] = 1.0,
+    min_p: Annotated[float, typer.Option(min=0, max=1, help="Drop tokens less likely than this fraction of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(min=1e-9, help="Penalty on tokens that have already occurred; 1: none.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends a completion; may be repeated.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No chat template: the prompt is continued as text.")] = False,
@@ -147,9 +147,9 @@ def generate(
     """Complete prompts with a model.
 
     \b
-    mindrlhf-grpo generate models/smollm2 "What is 2 + 3?"
-    mindrlhf-grpo generate runs/addition --file questions.txt --temperature 1 --samples 4
-    mindrlhf-grpo generate models/smollm2 --plain "Once upon a time" --json
+    mindrlhf-grpo generate runs/tiny "41203="
+    mindrlhf-grpo generate runs/tiny --file questions.txt --temperature 1 --samples 4
+    mindrlhf-grpo generate models/SmolLM2-135M-Instruct --plain "Once upon a time" --json
     """
     from ..json_lines import to_json
     from ..types import Sampling
@@ -176,14 +176,14 @@ def generate(
 @app.command()
 @guarded
 def evaluate(
-    config: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value]...", help="A configuration (its rewards, held-out source and templates are used), and settings.")] = None,
+    config: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value]...", help="A configuration (its rewards, held-out source and templates are used) and settings that override it.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder, run, checkpoint or hub id; default: the configuration's.")] = None,
-    source: Annotated[str | None, typer.Option(help="Problems, written like data.source; default: eval.source, else data.source.")] = None,
+    source: Annotated[str | None, typer.Option(help="Problems, in the form of data.source; default: eval.source, else data.source.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="Reward function; the first one decides what is right; may be repeated.")] = None,
     samples: Samples = 1,
     temperature: Temperature = 0.0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest completion; default: rollout.max_tokens.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum completion length; default: rollout.max_tokens.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of problems, taken from the start; default: all.")] = None,
     seed: Seed = 0,
 ) -> None:  # fmt: skip
     """Measure how often a model is right.
@@ -191,25 +191,27 @@ def evaluate(
     Prints accuracy with a 95% interval and pass@k, as one JSON line.
 
     \b
-    mindrlhf-grpo evaluate config.yaml --model runs/addition
-    mindrlhf-grpo evaluate --model models/smollm2 --source test.jsonl --reward numeric_match
-    mindrlhf-grpo evaluate config.yaml --samples 8 --temperature 1
-    mindrlhf-grpo evaluate dpo.yaml --model runs/dpo
+    mindrlhf-grpo evaluate examples/tiny/train.yaml --model runs/tiny
+    mindrlhf-grpo evaluate --model models/SmolLM2-135M-Instruct --source test.jsonl --reward numeric_match
+    mindrlhf-grpo evaluate examples/tiny/train.yaml --samples 8 --temperature 1
+    mindrlhf-grpo evaluate examples/ladder/dpo.yaml --model runs/ladder/dpo
 
-    A completion is right where the first reward is above 0.5. The interval is Wilson's. A configuration with an
-    objective is measured by its own figures: loss, accuracy of preferences or scores, and their calibration.
+    A completion is right if its first reward exceeds 0.5. The interval is Wilson's. A configuration with an objective
+    has its own metrics: loss, accuracy of preferences or scores, and their calibration.
     """
     from ..config.offline import OfflineConfig
     from ..json_lines import to_json
     from ..types import Sampling
     from .evaluate import evaluate as measure
-    from .generate import checkpoint_of, evaluation_config
+    from .generate import evaluation_config, resolve_checkpoint
 
     settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [])
     if isinstance(settings, OfflineConfig):
         from ..trainers.offline_evaluation import evaluate_offline
 
-        typer.echo(to_json({"model": model or settings.model.path, **evaluate_offline(settings, checkpoint_of(model))}))
+        typer.echo(
+            to_json({"model": model or settings.model.path, **evaluate_offline(settings, resolve_checkpoint(model))})
+        )
         return
     sampling = Sampling(
         max_tokens=max_tokens or settings.rollout.max_tokens, temperature=temperature,
@@ -226,12 +228,12 @@ def evaluate(
 @app.command()
 @guarded
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
-    """Write RUN/report.html, the page of a run.
+    """Write RUN/report.html, the report of a run.
 
-    Curves, rewards, health, and every rollout, in one file that needs no network.
+    Curves, rewards, health and every rollout, in one file that needs no network.
 
     \b
-    mindrlhf-grpo report runs/addition
+    mindrlhf-grpo report runs/tiny
     """
     if not (run / "metrics.jsonl").is_file():
         raise ConfigError(f"{str(run)!r} is no run: there is no {run / 'metrics.jsonl'}")
@@ -250,29 +252,30 @@ def doctor(
 ) -> None:  # fmt: skip
     """Check this machine, or a configuration on it.
 
-    Says what is installed, what each backend can do here, and whether a configuration will run and fit.
+    Lists what is installed, what each backend can do here, and whether a configuration will run and fit.
 
     \b
     mindrlhf-grpo doctor
-    mindrlhf-grpo doctor config.yaml rollout.slots=128
+    mindrlhf-grpo doctor examples/tiny/train.yaml rollout.slots=128
     mindrlhf-grpo doctor --dry-run model_configs/qwen2_5_7b.yaml rollout.slots=256
 
-    With a configuration: its problems, and the predicted peak memory of each phase, from the headers of the
+    With a configuration it prints the problems and the predicted peak memory of each phase, from the headers of the
     weight files; nothing is loaded. The exit code is 0 if it can run, 1 if not. With --dry-run neither weights nor
-    data need to be here: sizes come from config.json in the model's folder, or are known by hub id or by family and
-    size, and the exit code is 0 if it fits on the machine of its backend.
+    data need to be here: sizes come from config.json in the model's folder or from a table of known models, and the
+    exit code is 0 if it fits on the machine of its backend.
     """
     from ..json_lines import to_json
 
     if dry_run:
-        from ..capacity.dry_run import examine_config, shown
+        from ..capacity.dry_run import examine_config
+        from ..capacity.dry_run import shown as as_text
 
         findings = examine_config(config, overrides or [])
     else:
-        from .doctor import examine, shown
+        from .doctor import as_text, examine
 
         findings = examine(config, overrides or [])
-    typer.echo(to_json(findings) if json else shown(findings))
+    typer.echo(to_json(findings) if json else as_text(findings))
     raise typer.Exit(0 if findings["ok"] else 1)
 
 
@@ -281,12 +284,12 @@ def doctor(
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run (its newest checkpoint) or a checkpoint.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
-    merge: Annotated[bool, typer.Option("--merge", help="Add a LoRA adapter into its base weights.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge a LoRA adapter into its base weights.")] = False,
 ) -> None:
     """Write a trained policy as a plain Hugging Face folder.
 
     \b
-    mindrlhf-grpo export runs/addition models/addition
+    mindrlhf-grpo export runs/tiny models/tiny-trained
     mindrlhf-grpo export runs/lora/checkpoints/step_40 models/merged --merge
     """
     from ..json_lines import to_json
@@ -298,12 +301,12 @@ def export(
 @app.command()
 @guarded
 def explain(
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or a peer's name for a key.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A key, a section, or another framework's name for a key.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a configuration, for editors.")] = False,
 ) -> None:  # fmt: skip
     """Explain a configuration key.
 
-    What it does, its default, what it takes, what the peers call it.
+    Prints its meaning, default and accepted values, and its names in other frameworks.
 
     \b
     mindrlhf-grpo explain
@@ -316,9 +319,9 @@ def explain(
 
         typer.echo(schema_text(), nl=False)
         return
-    from .explain import explain as text_of
+    from .explain import explain as explain_key
 
-    typer.echo(text_of(key))
+    typer.echo(explain_key(key))
 
 
 add_recipe_command(app, guarded, program=NAME)

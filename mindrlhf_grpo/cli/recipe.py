@@ -1,6 +1,6 @@
-"""``mindrlhf-grpo recipe NAME ...``: the commands that a package under ``recipes`` brings.
+"""``mindrlhf-grpo recipe NAME ...``: the commands of the packages under ``recipes``.
 
-The core knows no recipe: a package counts where it has a module ``commands`` with a Typer ``app`` and a line ``HELP``.
+The core names no recipe: a package counts as one if it has a module ``commands`` with a Typer ``app`` and a line ``HELP``.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "allo
 def add_recipe_command(
     app: typer.Typer, guarded: Callable[[Callable[..., None]], Callable[..., None]], *, program: str
 ) -> None:
-    """Give the command line its command ``recipe``; ``guarded`` turns errors into messages and exit codes."""
+    """Add the command ``recipe``; ``guarded`` turns errors into messages and exit codes."""
 
     @app.command(context_settings=ANY_ARGUMENTS, add_help_option=False)
     @guarded
     def recipe(
         context: typer.Context,
-        name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The recipe; none lists them.")] = None,
+        name: Annotated[
+            str | None, typer.Argument(metavar="[NAME]", help="The recipe; without it, all are listed.")
+        ] = None,
     ) -> None:
-        """Run a known system: its data, rewards, settings.
+        """Run a published system: its data, rewards and settings.
 
         \b
         mindrlhf-grpo recipe
-        mindrlhf-grpo recipe NAME --help
+        mindrlhf-grpo recipe safework --help
         """
         if name is None or name in ("-h", "--help"):
             for known in recipe_names():
@@ -49,21 +51,27 @@ def add_recipe_command(
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The recipes of this installation that have commands, as they are written on the command line."""
-    packages = [found.name for found in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__) if found.ispkg]
-    return tuple(sorted(name.replace("_", "-") for name in packages if _has_commands(name)))
+    """Return the installed recipes that have commands, spelled as on the command line."""
+    modules = pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__)
+    return tuple(
+        sorted(
+            name.replace("_", "-")
+            for name in (module.name for module in modules if module.ispkg)
+            if _has_commands(name)
+        )
+    )
 
 
 def recipe_help(name: str) -> str:
-    """What a recipe is, in a line."""
+    """Return the one-line description of a recipe."""
     return str(_commands(name).HELP).splitlines()[0]
 
 
 def run_recipe(name: str, arguments: Sequence[str], *, program: str) -> int:
-    """Run a recipe's command; returns the exit code. Errors are raised as they are.
+    """Run a recipe's command and return the exit code; its errors pass through.
 
     Raises:
-        ConfigError: there is no such recipe.
+        ConfigError: the recipe does not exist.
     """
     names = recipe_names()
     if name not in names:
@@ -76,7 +84,7 @@ def run_recipe(name: str, arguments: Sequence[str], *, program: str) -> int:
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if show is None or not isinstance(code, int) or isinstance(error, UserError):
             raise
-        show()  # a mistake in what was typed: click's error, which newer versions of typer carry under another name
+        show()  # a usage error of click, whose class newer versions of typer carry under another name
         return code
     return result if isinstance(result, int) else 0
 
@@ -85,7 +93,7 @@ def run_draft(draft: Draft, *, print_config: bool = False) -> None:
     """Check and run a configuration as the command ``train`` does, or print it.
 
     Raises:
-        ConfigError: listing everything that would stop the run.
+        ConfigError: something would stop the run; the text lists all of it.
     """
     from ..config.file import dump
     from ..trainers import train
@@ -107,5 +115,5 @@ def _commands(name: str) -> ModuleType:
 
 
 def _has_commands(package: str) -> bool:
-    found = importlib.import_module(f"{PACKAGE}.{package}")
-    return any(module.name == MODULE for module in pkgutil.iter_modules(found.__path__))
+    recipe = importlib.import_module(f"{PACKAGE}.{package}")
+    return any(module.name == MODULE for module in pkgutil.iter_modules(recipe.__path__))

@@ -97,7 +97,7 @@ def test_memory_is_compared_with_the_accelerator(config: Path, monkeypatch: pyte
     monkeypatch.setattr(doctor, "backend_states", lambda: [usable(GPU, CPU)])
     assert doctor.examine(config, ["model.device=auto"])["memory"]["available"] == 79 * 2**30
     assert doctor.examine(config, ["model.device=cpu"])["memory"]["device"] == "cpu"
-    assert "cuda:0: H100, 79.0 of 80.0 GiB free" in doctor.shown(doctor.examine(None, []))
+    assert "cuda:0: H100, 79.0 of 80.0 GiB free" in doctor.as_text(doctor.examine(None, []))
 
 
 def test_without_a_usable_backend_nothing_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_without_a_usable_backend_nothing_is_ready(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(doctor, "backend_states", lambda: [absent])
     found = doctor.examine(None, [])
     assert (found["ok"], found["problems"]) == (False, ["no backend can be used"])
-    assert "pip install 'mindrlhf-grpo[torch]'" in doctor.shown(found)
+    assert "pip install 'mindrlhf-grpo[torch]'" in doctor.as_text(found)
 
 
 def test_what_a_backend_says_of_itself_is_used(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_what_a_backend_says_of_itself_is_used(config: Path, monkeypatch: pytest
     assert device.endswith(": model.device: 'npu' is not here; found: cpu. No driver: install it")
     assert dtype.endswith(": model.dtype: torch does not compute bfloat16 on cpu; accepted: float32")
     assert found["warnings"] == []
-    assert "kernels: rms_norm reference, swiglu fused" in doctor.shown(found)
+    assert "kernels: rms_norm reference, swiglu fused" in doctor.as_text(found)
 
 
 def test_weights_that_are_not_here_leave_memory_unpredicted(config: Path) -> None:
