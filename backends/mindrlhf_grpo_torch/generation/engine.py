@@ -25,7 +25,8 @@ from ..models.hf import local
 from ..models.vision import vision_of
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory
-from .decoder import choose_decoder, without_gradient
+from .decoder import without_gradient
+from .decoder_choice import choose_decoder
 from .runner import TorchRunner
 
 

@@ -14,7 +14,8 @@ from tests.support.tiny_policy import VOCABULARY, make_model
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from mindrlhf_grpo_torch.generation.decoder import UnsupportedModel, choose_decoder  # noqa: E402
+from mindrlhf_grpo_torch.generation.decoder import UnsupportedModel  # noqa: E402
+from mindrlhf_grpo_torch.generation.decoder_choice import choose_decoder  # noqa: E402
 from mindrlhf_grpo_torch.generation.kv_cache import BLOCK, PromptCache, SlotCache  # noqa: E402
 from mindrlhf_grpo_torch.models.hf import hf_tensors  # noqa: E402
 
