@@ -12,6 +12,7 @@ from typing import Literal
 from ..config.file import AnyConfig
 from ..config.offline import OfflineConfig
 from ..config.run import ModelConfig, RunConfig
+from ..parallel.residency import NEEDS, RoleName
 from .device_layout import DeviceLayout
 from .model_shape import ModelShape
 
@@ -33,16 +34,10 @@ PATCHES = 4  # of an image, merged into one token
 # What an allocator keeps of the memory that came and went, as a share of it: measured 0.4 to 0.8 with glibc's.
 ALLOCATOR_SHARE = {"host": 0.5, "accelerator": 0.1}
 LASTING = ("process", "weights", "reference", "optimizer", "critic", "critic optimizer", "engine")
-# Which lasting parts a phase of an online step keeps on the device; `swap` moves the others to the host meanwhile. A
-# critic has phases of its own, without the policy: they take what the policy's take.
-READ = {
-    "generate": ("weights", "engine", "KV cache"),
-    "reward": (),
-    "score": ("weights", "reference"),
-    "update": ("weights", "optimizer"),
-    "checkpoint": ("weights", "optimizer", "reference"),
-}
-ROLES = {
+# The names of the prediction, for people: phases of a step and parts as the table shows them. What each phase needs on
+# the device is in `residency.NEEDS`; a critic has phases of its own, without the policy, which take what the policy's take.
+PHASES = {"generate": "generate", "reward": "reward", "score": "logps", "update": "update", "checkpoint": "checkpoint"}
+PARTS: dict[RoleName, str] = {
     "policy": "weights", "optimizer": "optimizer", "reference": "reference", "critic": "critic",
     "critic_optimizer": "critic optimizer", "engine": "engine", "kv_cache": "KV cache",
 }  # fmt: skip
@@ -257,10 +252,11 @@ def image_tokens(config: AnyConfig) -> int:
 
 
 def without_swapped(config: AnyConfig, phase: str, parts: Parts) -> Parts:
-    """The parts of a phase without what `swap` has moved to the host."""
-    if not isinstance(config, RunConfig) or config.swap is None or phase not in READ:
+    """The parts of a phase without those that `swap` has moved to the host."""
+    if not isinstance(config, RunConfig) or config.swap is None or phase not in PHASES:
         return parts
-    moved = {ROLES[role] for role in config.swap.roles} - set(READ[phase])
+    needed = NEEDS[PHASES[phase]]
+    moved = {PARTS[role] for role in config.swap.roles if role not in needed}
     return {part: 0 if part in moved else size for part, size in parts.items()}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
+from ..parallel.residency import RoleName
 from .section import Section, key
 
 Strategy = Literal["replicate", "zero1", "zero2", "fsdp"]
-RoleName = Literal["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"]
 
 # DeepSpeed's stages by number: each shards one thing more (arXiv:1910.02054, section 5).
 ZERO_STAGES: dict[int, Strategy] = {0: "replicate", 1: "zero1", 2: "zero2", 3: "fsdp"}
@@ -32,7 +32,7 @@ class SwapConfig(Section):
     """What leaves the device in phases of a step that do not need it."""
 
     roles: list[RoleName] = key(
-        ["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"],
+        list(get_args(RoleName)),
         "Parts that move to host memory between their phases; what a run does not have is ignored.",
         peers="verl: fsdp_config.param_offload, fsdp_config.optimizer_offload",
     )

@@ -1,18 +1,36 @@
-"""Which parts of a run have their memory on the device, phase by phase: they take turns instead of all staying.
+"""Swap: in each phase of a step only the parts that compute are on the device; the others wait in host memory.
 
-The state machine is here, the moves are a backend's. On a processor the device is a matter of accounting: bytes are
-counted as if they had left, and what a phase did not ask for reads as NaN, so that a wrong phase shows.
+``NEEDS`` is the one table of phases and parts: the trainer moves memory by it, the memory prediction computes with it,
+and ``swap.roles`` accepts its names. The state machine is here; the backend's roles do the moves. On a CPU the device
+is a matter of accounting: bytes are counted as if they had left, and a part that a phase did not ask for reads as NaN,
+so that a wrong phase shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ..errors import RunFailed
 
 MB = 2**20
+RoleName = Literal["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"]
+
+# Phase of an online step -> the parts that it computes with.
+NEEDS: dict[str, tuple[RoleName, ...]] = {
+    "generate": ("policy", "engine", "kv_cache"),
+    "reward": (),  # reward models bring their own memory
+    "logps": ("policy", "reference"),
+    "values": ("critic",),
+    "update critic": ("critic", "critic_optimizer"),
+    "update": ("policy", "optimizer"),
+    "move reference": ("policy", "reference"),
+    "sync": ("policy", "engine"),
+    "eval": ("policy", "engine", "kv_cache"),
+    "checkpoint": ("policy", "optimizer", "reference"),
+    "checkpoint critic": ("critic", "critic_optimizer"),
+}
 
 
 class Role(Protocol):

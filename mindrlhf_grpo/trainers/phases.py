@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from ..backend import Policy, RolloutEngine
 from ..config.parallel import SwapConfig
-from ..parallel.residency import Residency, Role
+from ..parallel.residency import NEEDS, Residency, Role
 from .critic import Critic
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "generate": ("policy", "engine", "kv_cache"),
-    "reward": (),  # what rewards compute with is their own
-    "logps": ("policy", "reference"),
-    "values": ("critic",),
-    "update critic": ("critic", "critic_optimizer"),
-    "update": ("policy", "optimizer"),
-    "move reference": ("policy", "reference"),
-    "sync": ("policy", "engine"),
-    "eval": ("policy", "engine", "kv_cache"),
-    "checkpoint": ("policy", "optimizer", "reference"),
-    "checkpoint critic": ("critic", "critic_optimizer"),
-}
 
 
 def residency_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from mindrlhf_grpo.capacity.device_layout import DeviceLayout
 from mindrlhf_grpo.capacity.memory import (
+    PARTS,
+    PHASES,
     activation_bytes,
     adapter_parameters,
     allocator_bytes,
@@ -30,6 +32,7 @@ from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.model_files.folder import read_shapes
+from mindrlhf_grpo.parallel.residency import NEEDS, RoleName
 from tests.support.tiny_run import architecture, write_model
 
 SHAPE = ModelShape(
@@ -176,6 +179,11 @@ def test_whole_copies_hold_everything_on_any_number_of_ranks() -> None:
         run_config(train={"prompts_per_step": 8}), SHAPE, reference=True, layout=DeviceLayout(ranks=8)
     )  # fmt: skip
     assert alone == eight
+
+
+def test_every_part_that_can_be_swapped_has_a_place_in_the_prediction() -> None:
+    assert set(PARTS) == set(get_args(RoleName)) == {role for roles in NEEDS.values() for role in roles}
+    assert set(PHASES.values()) <= set(NEEDS)
 
 
 def test_swap_leaves_in_a_phase_what_it_reads() -> None:

@@ -15,8 +15,7 @@ pytest.importorskip("mindspore")
 import mindrlhf_grpo_mindspore
 from mindrlhf_grpo_mindspore.graph import wait
 
-from mindrlhf_grpo.parallel.residency import Residency
-from mindrlhf_grpo.trainers.phases import NEEDS
+from mindrlhf_grpo.parallel.residency import NEEDS, Residency
 
 
 @pytest.fixture(scope="module")
