@@ -1,4 +1,4 @@
-"""Which curves the report draws, in which order and in which words. Metrics that no chart names get their own."""
+"""The curves of the report, with their order and captions. A metric that no chart names gets a chart of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from .reading import Run
 from .safety import marked
 
-PHASES = ("generate", "reward", "logps", "update", "sync", "eval", "save", "compile")
+PHASES = ("generate", "reward", "logps", "values", "update", "sync", "eval", "save", "compile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +19,11 @@ class Chart:
 
     Attributes:
         metrics: metric names or patterns, drawn in this order.
-        says: what to look for, in one line.
-        stacked: parts of a whole, drawn as bars on top of each other.
-        percent: values are fractions, shown as percent.
+        says: the caption: what to look for, in one line.
+        stacked: the series are parts of a whole and drawn as stacked bars.
+        percent: the values are fractions and shown as percentages.
         zero: the axis includes 0.
-        wide: takes two columns.
+        wide: the chart takes two columns.
     """
 
     section: str
@@ -39,51 +39,52 @@ class Chart:
 CHARTS = (
     Chart(section="Learning", title="Reward", says="Mean over the step's completions; each component before weighting.",
           metrics=("reward/mean", "reward/*/mean"), wide=True),
-    Chart(section="Learning", title="Held-out accuracy", says="On rows never trained on: answers that are right, or pairs ranked right.", metrics=("eval/accuracy",), percent=True),
+    Chart(section="Learning", title="Held-out accuracy", says="Share of right answers (or of pairs ranked right) on rows never trained on.", metrics=("eval/accuracy",), percent=True),
     Chart(section="Learning", title="Reward spread", says="Standard deviation over the completions.", metrics=("reward/std",)),
     Chart(section="Learning", title="Held-out components", says="Mean of each reward component.", metrics=("eval/*/mean",)),
     Chart(section="Learning", title="Perplexity", says="exp of the mean negative log-likelihood of a token.",
           metrics=("perplexity", "eval/perplexity"), zero=False),
-    Chart(section="Learning", title="Accuracy in training", says="Rows of the batch ranked or judged right, before the step.",
+    Chart(section="Learning", title="Accuracy in training", says="Share of the batch's rows ranked or judged right, before the step.",
           metrics=("accuracy",), percent=True),
-    Chart(section="Learning", title="Rewards", says="What the policy prefers: beta x log-ratio to the reference.",
+    Chart(section="Learning", title="Rewards", says="Implicit rewards: beta × log-ratio to the reference policy.",
           metrics=("reward/chosen", "reward/rejected", "reward/desirable", "reward/undesirable")),
     Chart(section="Learning", title="Held-out rewards", says="The same on rows never trained on.", metrics=("eval/reward/*",)),
-    Chart(section="Learning", title="Scores", says="Of the reward model.", metrics=("score", "score/*", "eval/score", "eval/score/*")),
+    Chart(section="Learning", title="Scores", says="Scores that the reward model gives.", metrics=("score", "score/*", "eval/score", "eval/score/*")),
     Chart(section="Learning", title="Margin", says="Chosen minus rejected.", metrics=("margin", "eval/margin")),
-    Chart(section="Learning", title="Log-probs", says="Of whole completions; both may fall, chosen should fall less.",
+    Chart(section="Learning", title="Log-probs", says="Log-probs of whole completions; both may fall, chosen should fall less.",
           metrics=("logp/*", "eval/logp/*")),
-    Chart(section="Learning", title="Calibration error", says="|confidence − share right|; 0: differences mean what they say.",
+    Chart(section="Learning", title="Calibration error", says="|confidence − accuracy|; at 0 a score difference means the probability it implies.",
           metrics=("eval/ece",), percent=True),
     Chart(section="Safety", title="Safety, held-out", says="Harmful prompts complied with, benign ones refused; with 95% intervals.",
           metrics=("eval/safety/harmful_compliance", "eval/safety/over_refusal"), percent=True, wide=True),
-    Chart(section="Safety", title="Safety, training prompts", says="The same of sampled completions.",
+    Chart(section="Safety", title="Safety, training prompts", says="The same rates on sampled completions.",
           metrics=("safety/harmful_compliance", "safety/over_refusal"), percent=True, wide=True),
-    Chart(section="Optimisation", title="Loss", says="Online it hovers near 0: watch for jumps. On given rows it falls.",
+    Chart(section="Optimisation", title="Loss", says="Online it hovers near 0: watch for jumps. Offline it should fall.",
           metrics=("loss", "eval/loss"), zero=False),
-    Chart(section="Optimisation", title="KL", says="Distance from the reference, per token.", metrics=("kl/*",)),
-    Chart(section="Optimisation", title="Entropy", says="Nats per token; 0 ends exploration.", metrics=("entropy",)),
+    Chart(section="Optimisation", title="KL", says="Distance from the reference policy, per token.", metrics=("kl/*",)),
+    Chart(section="Optimisation", title="Entropy", says="Nats per token; at 0 exploration has ended.", metrics=("entropy",)),
     Chart(section="Optimisation", title="Gradient norm", says="Before clipping.", metrics=("grad_norm",)),
-    Chart(section="Optimisation", title="Ratio, largest deviation", says="|ratio − 1| of a token; near 0 on-policy.",
+    Chart(section="Optimisation", title="Ratio, largest deviation", says="Largest |ratio − 1| of any token; near 0 on-policy.",
           metrics=("ratio/max_dev", "ratio/max_*")),
-    Chart(section="Optimisation", title="Rollout gap", says="Mean |log-prob trained − sampled|.", metrics=("ratio/rollout_gap",)),
-    Chart(section="Optimisation", title="Clipped tokens", says="Ratio outside the clip range.", metrics=("clip_frac/*",), percent=True),
+    Chart(section="Optimisation", title="Rollout gap", says="Mean |log-prob in training − log-prob when sampled|.", metrics=("ratio/rollout_gap",)),
+    Chart(section="Optimisation", title="Clipped tokens", says="Share of tokens whose ratio lies outside the clip range.", metrics=("clip_frac/*",), percent=True),
     Chart(section="Optimisation", title="Learning rate", says="As scheduled.", metrics=("lr",)),
-    Chart(section="Rollouts", title="Dead groups", says="All rewards equal: nothing to learn.", metrics=("dead_group_frac",), percent=True),
-    Chart(section="Rollouts", title="Completion length", says="Tokens.", metrics=("length/*", "eval/length")),
-    Chart(section="Rollouts", title="Repetition", says="Share of a completion that came before.", metrics=("repetition", "eval/repetition"), percent=True),
-    Chart(section="Rollouts", title="Truncated", says="Cut at the token limit.", metrics=("truncated_frac",), percent=True),
+    Chart(section="Rollouts", title="Dead groups", says="Share of groups whose rewards are all equal: nothing to learn.", metrics=("dead_group_frac",), percent=True),
+    Chart(section="Rollouts", title="Completion length", says="Tokens per completion.", metrics=("length/*", "eval/length")),
+    Chart(section="Rollouts", title="Repetition", says="Share of a completion that repeats earlier text.", metrics=("repetition", "eval/repetition"), percent=True),
+    Chart(section="Rollouts", title="Truncated", says="Share of completions cut at the token limit.", metrics=("truncated_frac",), percent=True),
     Chart(section="Rollouts", title="Tokens per step", says="Generated or read, and trained on.",
           metrics=("tokens/generated", "tokens/read", "tokens/trained")),
-    Chart(section="Rollouts", title="Reward failures", says="Crashed, hung or not finite.", metrics=("reward/failures/*",)),
-    Chart(section="Rollouts", title="Unscored", says="No reward component applied.", metrics=("reward/unscored_frac",), percent=True),
+    Chart(section="Rollouts", title="Generation rounds", says="Rounds of sampling per step; above 1 where dead groups are replaced.", metrics=("generation_rounds",)),
+    Chart(section="Rollouts", title="Reward failures", says="Samples whose reward crashed, hung or was not finite.", metrics=("reward/failures/*",)),
+    Chart(section="Rollouts", title="Unscored", says="Share of completions to which no reward component applied.", metrics=("reward/unscored_frac",), percent=True),
     Chart(section="Cost", title="Time per step", says="Seconds by phase.",
           metrics=(*(f"time/{phase}" for phase in PHASES), "time/other"), stacked=True, wide=True),
-    Chart(section="Cost", title="Speed", says="Tokens generated or read a second, whole step.", metrics=("tokens/second",)),
+    Chart(section="Cost", title="Speed", says="Tokens generated or read per second, over the whole step.", metrics=("tokens/second",)),
     Chart(section="Cost", title="Memory", says="Peak, in MB.", metrics=("memory/*",)),
 )  # fmt: skip
 
-# Drawn under another name or without a story of their own.
+# Drawn under another name, or of no interest by themselves.
 UNPLOTTED = (
     "time/step", "updates", "prompts", "rows", "eval/problems", "ratio/mean", "nll", "eval/nll", "label", "eval/label",
     "desirable", "undesirable", "eval/desirable", "eval/undesirable", "eval/baseline",
@@ -102,9 +103,9 @@ LABELS = {
         for rate in ("harmful_compliance", "over_refusal")
     },
 }
-# Said in words or shaded, not drawn.
+# Written as text or shaded, not drawn as curves.
 BESIDE = ("alarm/*", "*safety/by_phrases", "*safety/*/low", "*safety/*/high", "*safety/*/prompts", "*safety/*/unjudged")
-HIDDEN_WHILE_ZERO = ("time/", "reward/failures/", "reward/unscored_frac")
+HIDDEN_WHILE_ZERO = ("time/", "kl/", "reward/failures/", "reward/unscored_frac")
 
 
 def chart_data(run: Run) -> dict[str, Any]:
@@ -132,12 +133,14 @@ def chart_data(run: Run) -> dict[str, Any]:
 
 
 def matching(patterns: tuple[str, ...], names: dict[str, None]) -> list[str]:
-    """The names that match a pattern, in the order of the patterns."""
+    """Names that match a pattern, in the order of the patterns."""
     return list(dict.fromkeys(name for pattern in patterns for name in names if fnmatchcase(name, pattern)))
 
 
 def worth_drawing(name: str, series: dict[str, list[float | None]]) -> bool:
-    """False for what never happened (failures, phases without time) and for a second copy of the accuracy."""
+    """False for what never happened (failures, phases without time, a second round) and for a copy of the accuracy."""
+    if name == "generation_rounds":
+        return any(value not in (None, 1.0) for value in series[name])
     if name.startswith("eval/") and name.endswith("/mean"):
         return series[name] != series.get("eval/accuracy")
     return any(series[name]) or not name.startswith(HIDDEN_WHILE_ZERO)
@@ -191,5 +194,5 @@ def derived(run: Run) -> dict[str, list[float | None]]:
 
 
 def shortened(value: float | None) -> float | None:
-    """Five significant digits: all that a screen can show."""
+    """Round to five significant digits, all that a screen can show."""
     return None if value is None else float(f"{value:.5g}")

@@ -118,7 +118,7 @@ def sentences(run: Run) -> list[str]:
         )
     dead = run.values("dead_group_frac")
     if dead:
-        lines.append(f"{percent(mean(dead))} of the groups taught nothing, because all their rewards were equal.")
+        lines.append(f"{percent(mean(dead))} of the groups taught nothing: all their rewards were equal.")
     lines.extend(_costs(run))
     reason = run.summary.get("stopped_because")
     if isinstance(reason, str) and reason != "all steps done":
@@ -132,7 +132,7 @@ def _opening(run: Run) -> str:
     made = f"{last:,} of {planned:,} steps" if last < planned else f"{last:,} steps"
     seconds = duration(run)
     took = f" in {span(seconds)}" if seconds else ""
-    return f"{str(algorithm).upper() if algorithm else 'Training'} made {made}{took}."
+    return f"{str(algorithm).upper() if algorithm else 'Training'} ran {made}{took}."
 
 
 def _costs(run: Run) -> list[str]:

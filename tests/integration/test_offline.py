@@ -203,7 +203,7 @@ def test_the_report_says_what_was_learned(folder: Path, tmp_path: Path) -> None:
     assert (shown.what, shown.before) == ("held-out accuracy", "50.0%")
     assert "12 problems" in shown.small_print
     assert ("objective", "dpo") in facts(run)
-    assert sentences(run)[0].startswith("DPO made 6 steps")
+    assert sentences(run)[0].startswith("DPO ran 6 steps")
 
 
 def test_calibration_error_is_the_distance_of_confidence_from_being_right() -> None:

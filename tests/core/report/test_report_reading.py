@@ -87,7 +87,7 @@ def test_an_unfinished_run_says_how_far_it_came(make_run: MakeRun) -> None:
     assert texts(run_dir, "warning") == [
         "Step 12 of 100. There is no summary.json: the run is going on or was interrupted."
     ]
-    assert sentences(read_run(run_dir))[0].startswith("GRPO made 12 of 100 steps in ")
+    assert sentences(read_run(run_dir))[0].startswith("GRPO ran 12 of 100 steps in ")
 
 
 def test_a_run_that_stopped_itself_leads_with_the_reason(make_run: MakeRun) -> None:
