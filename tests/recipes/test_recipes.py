@@ -1,4 +1,4 @@
-"""What holds for every recipe: its acceptance table is shown, it is short, and nothing below it knows its name."""
+"""Rules for every recipe: its acceptance table is shown by tests, it subclasses no trainer, and only recipes read its parts."""
 
 from __future__ import annotations
 
@@ -8,55 +8,68 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import lines
-from tests.support.recipes import coverage_page as coverage
+from tests.support.recipes import coverage_page
 from tests.support.recipes.acceptance import ROWS
-from tests.support.repository import python_files, tree
+from tests.support.repository import ROOT, python_files, tree
 
-RECIPE_LINES = 600
-# Of MindRLHF only the package: its name also stands for a peer, whose presets and names of keys the core knows.
-NAMES = re.compile(r"safe[-_]?work|raiden|ups[-_]?rm|safe[-_]?rank|recipes[./]mindrlhf", re.IGNORECASE)
-OF_RECIPES = [path for path in python_files("mindrlhf_grpo") if "recipes" in path.parts]
-BELOW = [path for path in python_files("mindrlhf_grpo", "backends") if "recipes" not in path.parts]
+IN_RECIPES = [path for path in python_files("mindrlhf_grpo") if path.parts[1] == "recipes"]
+OUTSIDE = [path for path in python_files("mindrlhf_grpo", "backends") if path.parts[1] not in ("recipes", "compat")]
+MOST_MODULES = 20
+LINK = re.compile(r"\]\(\.\./([^)#]+)\)")
 
 
-def test_the_page_is_the_one_of_the_marks() -> None:
-    assert coverage.PAGE.read_text(encoding="utf-8") == coverage.page(coverage.shown())
+def imported_packages(path: Path) -> set[str]:
+    """Packages of the core that a file imports from, wherever the statement stands: ``compat`` for ``..compat.x``."""
+    names: list[str] = []
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names += [f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {name.removeprefix("mindrlhf_grpo.").split(".")[0] for name in names}
 
 
 @pytest.mark.parametrize(("recipe", "row"), [(recipe, row) for recipe, rows in ROWS.items() for row in rows])
 def test_every_row_is_shown_by_a_test(recipe: str, row: str) -> None:
-    assert [one.test for one in coverage.shown() if (one.recipe, one.row) == (recipe, row)] != []
+    assert [mark.test for mark in coverage_page.marked_tests() if (mark.recipe, mark.row) == (recipe, row)] != []
 
 
 def test_marks_name_rows_that_exist() -> None:
-    assert [one for one in coverage.shown() if one.row not in ROWS.get(one.recipe, {})] == []
+    assert [mark for mark in coverage_page.marked_tests() if mark.row not in ROWS.get(mark.recipe, {})] == []
 
 
-@pytest.mark.parametrize(("recipe", "count"), sorted(lines.of_recipes().items()))
-def test_a_recipe_is_short(recipe: str, count: int) -> None:
-    assert count <= RECIPE_LINES, recipe
+@pytest.mark.parametrize("recipe", ROWS)
+def test_the_page_has_every_row_with_every_file_that_shows_it(recipe: str) -> None:
+    page = coverage_page.PAGE.read_text(encoding="utf-8")
+    section = page.partition(f"## {recipe}\n")[2].partition("\n## ")[0]
+    lines = {line.split("|")[1].strip(): line for line in section.splitlines() if line.startswith("|")}
+    for row in ROWS[recipe]:
+        files = {mark.path for mark in coverage_page.marked_tests() if (mark.recipe, mark.row) == (recipe, row)}
+        assert set(LINK.findall(lines[row])) == files, (
+            f"{row}: run `python -m tests.support.recipes.coverage_page --write`"
+        )
 
 
-@pytest.mark.parametrize("path", BELOW, ids=str)
-def test_core_and_backends_name_no_recipe(path: Path) -> None:
-    named = [word for node in ast.walk(tree(path)) for word in words(node) if NAMES.search(word)]
-    assert named == []
+def test_every_file_on_the_page_exists() -> None:
+    linked = LINK.findall(coverage_page.PAGE.read_text(encoding="utf-8"))
+    assert [name for name in linked if not (ROOT / name).is_file()] == []
 
 
-def words(node: ast.AST) -> list[str]:
-    """What a node of the syntax tree says: names, attributes, imports and texts, docstrings among them."""
-    if isinstance(node, ast.Name):
-        return [node.id]
-    if isinstance(node, ast.Attribute):
-        return [node.attr]
-    if isinstance(node, ast.alias):
-        return [node.name]
-    return [str(node.value)] if isinstance(node, ast.Constant) else []
+@pytest.mark.parametrize("path", OUTSIDE, ids=str)
+def test_only_recipes_read_other_programs_files(path: Path) -> None:
+    assert not imported_packages(path) & {"compat", "recipes"}
 
 
-@pytest.mark.parametrize("path", OF_RECIPES, ids=str)
+@pytest.mark.parametrize("path", IN_RECIPES, ids=str)
 def test_no_recipe_subclasses_a_trainer(path: Path) -> None:
     classes = [node for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)]
     bases = [ast.unparse(base) for node in classes for base in node.bases]
     assert [base for base in bases if "Trainer" in base] == []
+
+
+@pytest.mark.parametrize("recipe", sorted({path.parts[2] for path in IN_RECIPES if len(path.parts) > 3}))
+def test_a_recipe_has_few_modules(recipe: str) -> None:
+    modules = [path for path in IN_RECIPES if path.parts[2] == recipe and path.name != "__init__.py"]
+    assert len(modules) <= MOST_MODULES

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ...errors import CheckpointError
 from ...model_files.safetensors import as_stored, from_bfloat16
 
-# Type in a .ckpt -> type by safetensors' name; others (integers of counters, texts) are no weights.
+# Type in a .ckpt -> type by safetensors' name; others (integers of counters, texts) are not weights.
 TYPES = {"Float32": "F32", "Float16": "F16", "BFloat16": "BF16", "Float64": "F64"}
 NUMPY: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 SLICE_BYTES = 512 * 2**20
@@ -29,7 +29,7 @@ VARINT, BYTES = 0, 2  # wire types
 
 @dataclass(frozen=True, slots=True)
 class CkptTensor:
-    """One tensor of a file: type by safetensors' name (MindSpore's own where that has none), shape, byte ranges."""
+    """One tensor of a file: type by safetensors' name (else MindSpore's), shape, byte ranges."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,31 +37,31 @@ class CkptTensor:
 
 
 def read_ckpt_header(path: Path) -> dict[str, CkptTensor]:
-    """The tensors of a file by name; their numbers are not read.
+    """Return the tensors of a file by name, without reading their numbers.
 
     Raises:
-        CheckpointError: no .ckpt file, cut off, encrypted, or with a wrong checksum.
+        CheckpointError: the file is not a .ckpt, is cut off, encrypted, or has a wrong checksum.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found: dict[str, CkptTensor] = {}
+            tensors: dict[str, CkptTensor] = {}
             for name, tensor in _values(data, _end(data)):
-                before = found.get(name)
+                before = tensors.get(name)
                 parts = (*before.parts, *tensor.parts) if before else tensor.parts
-                found[name] = CkptTensor(tensor.dtype, tensor.shape, parts)
+                tensors[name] = CkptTensor(tensor.dtype, tensor.shape, parts)
     except (OSError, ValueError, IndexError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a MindSpore checkpoint ({error}); accepted: a whole .ckpt file, not encrypted"
         ) from None
-    _check_sizes(path, found)
-    return found
+    _check_sizes(path, tensors)
+    return tensors
 
 
 def read_ckpt_tensor(path: Path, tensor: CkptTensor) -> NDArray[np.float32]:
-    """The numbers of a tensor in float32.
+    """Read the numbers of a tensor as float32.
 
     Raises:
-        CheckpointError: a tensor that holds no floating-point numbers.
+        CheckpointError: the tensor does not hold floating-point numbers.
     """
     if tensor.dtype not in NUMPY:
         raise CheckpointError(f"{path}: tensors of type {tensor.dtype} are no weights")
@@ -80,7 +80,7 @@ def write_ckpt(path: Path, tensors: Iterable[tuple[str, NDArray[Any]]], *, dtype
     """Write tensors one by one, as MindSpore would.
 
     Args:
-        dtypes: type of each by safetensors' name.
+        dtypes: tensor -> type by safetensors' name.
     """
     names = {stored: name for name, stored in TYPES.items()}
     with path.open("wb") as file:
@@ -95,7 +95,7 @@ def write_ckpt(path: Path, tensors: Iterable[tuple[str, NDArray[Any]]], *, dtype
 
 
 def _end(data: mmap.mmap) -> int:
-    """Where the values end; checks the checksum behind them."""
+    """Return the offset after the last value; raises ValueError if the checksum behind it is wrong."""
     tail = data[-CHECKSUM_BYTES:]
     if not tail.startswith(CHECKSUM):
         return len(data)
@@ -132,7 +132,7 @@ def _tensor(data: mmap.mmap, start: int, stop: int) -> CkptTensor:
 
 
 def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """(number, first byte, end) of each field; of a number the bytes of it."""
+    """Yield (field number, first byte, end) of each field; for a number, the bytes that hold it."""
     at = start
     while at < stop:
         key, at = _read_varint(data, at)
@@ -174,11 +174,11 @@ def _field(number: int, content: bytes) -> bytes:
     return _varint(number << 3 | BYTES) + _varint(len(content)) + content
 
 
-def _check_sizes(path: Path, found: Mapping[str, CkptTensor]) -> None:
-    for name, tensor in found.items():
+def _check_sizes(path: Path, tensors: Mapping[str, CkptTensor]) -> None:
+    for name, tensor in tensors.items():
         if tensor.dtype not in NUMPY:
             continue
-        wanted = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(NUMPY[tensor.dtype]).itemsize
-        there = sum(end - start for start, end in tensor.parts)
-        if wanted != there:
-            raise CheckpointError(f"{path}: {name} {list(tensor.shape)} needs {wanted} bytes, the file has {there}")
+        needed = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(NUMPY[tensor.dtype]).itemsize
+        present = sum(end - start for start, end in tensor.parts)
+        if needed != present:
+            raise CheckpointError(f"{path}: {name} {list(tensor.shape)} needs {needed} bytes, the file has {present}")

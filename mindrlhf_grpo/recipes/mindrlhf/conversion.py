@@ -1,4 +1,4 @@
-"""Weights of another code base as a Hugging Face folder, and back, by a table of names. NumPy only, a tensor at a time."""
+"""Convert MindFormers' weights to a Hugging Face folder and back, by a table of names; NumPy only, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ...errors import CheckpointError, ConfigError
 from ...model_files.folder import TOKENIZER_FILES, copy_files, find_folder, read_header, read_model_config, weight_files
 from ...model_files.safetensors import STORED, Stored, read_tensor, write_model
 from .ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt
-from .name_maps import NameMap, Plan, family_of, to_here, to_there
+from .weight_names import NameMap, Plan, family_rules, to_here, to_there
 
 Format = Literal["ckpt", "safetensors"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a tensor lies: its type by safetensors' name, its shape, and how to read it."""
+    """One tensor of a checkpoint: its type by safetensors' name, its shape, and a function that reads it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """What was written, and names that were left out because they are no weights."""
+    """The result of a conversion; ``left_out`` are names that are not weights."""
 
     out: Path
     tensors: int
@@ -39,18 +39,18 @@ class Converted:
 
 
 def to_folder(source: Path, out: Path, maps: Mapping[str, Any], config: Mapping[str, Any]) -> Converted:
-    """A Hugging Face folder of a checkpoint: one ``.ckpt`` or ``.safetensors`` file, or a folder of such files.
+    """Write a checkpoint (a ``.ckpt`` or ``.safetensors`` file, or a folder of such files) as a Hugging Face folder.
 
     Args:
-        maps: family (``model_type``) -> table of names, see ``name_maps``.
-        config: what becomes ``config.json``.
+        maps: family (``model_type``) -> table of names, see ``weight_names``.
+        config: the content of ``config.json``.
 
     Raises:
         CheckpointError: names or shapes that do not fit the family, an unreadable file, or parts of several ranks.
         ConfigError: a family without a table.
     """
     there = sources(source)
-    plan = to_here(family_of(maps, str(config.get("model_type"))), list(there), model_sizes(config))
+    plan = to_here(family_rules(maps, str(config.get("model_type"))), list(there), model_sizes(config))
     out.mkdir(parents=True, exist_ok=True)
     stored, tensors = _computed(plan, there)
     write_model(out, stored, tensors)
@@ -61,15 +61,15 @@ def to_folder(source: Path, out: Path, maps: Mapping[str, Any], config: Mapping[
 
 
 def from_folder(folder: Path, out: Path, maps: Mapping[str, Any], form: Format) -> Converted:
-    """A checkpoint under another code base's names: ``OUT/model.ckpt`` or safetensors, with tokenizer and config.json.
+    """Write a folder's weights under MindFormers' names: ``OUT/model.ckpt`` or safetensors, tokenizer and config.json.
 
     Raises:
-        CheckpointError: weights that the table does not know.
+        CheckpointError: a weight that the table does not know.
         ConfigError: no model folder, or a family without a table.
     """
     folder = find_folder(str(folder))
     config = read_model_config(folder)
-    names: NameMap = family_of(maps, str(config.get("model_type")))
+    names: NameMap = family_rules(maps, str(config.get("model_type")))
     here = sources(folder)
     plan = to_there(names, list(here), model_sizes(config))
     out.mkdir(parents=True, exist_ok=True)
@@ -83,10 +83,10 @@ def from_folder(folder: Path, out: Path, maps: Mapping[str, Any], form: Format) 
 
 
 def sources(path: Path) -> dict[str, Source]:
-    """The tensors of a checkpoint by name.
+    """Return the tensors of a checkpoint by name.
 
     Raises:
-        CheckpointError: nothing there that is read, or the parts of several ranks.
+        CheckpointError: no weights, or the parts of several ranks.
     """
     found: dict[str, Source] = {}
     for file in _files(path):
@@ -102,7 +102,7 @@ def sources(path: Path) -> dict[str, Source]:
 
 
 def model_sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """What rules count rows by, from a ``config.json``."""
+    """Return the sizes by which rules count rows, from a ``config.json``."""
     heads = int(config.get("num_attention_heads", 1))
     hidden = int(config.get("hidden_size", 0))
     named = {
@@ -142,28 +142,28 @@ def _safetensors_sources(file: Path) -> dict[str, Source]:
     }
 
 
-def _computed(plan: Plan, given: Mapping[str, Source]) -> tuple[dict[str, Stored], Any]:
-    """Types and shapes of the tensors to be written, and their values one by one.
+def _computed(plan: Plan, sources: Mapping[str, Source]) -> tuple[dict[str, Stored], Any]:
+    """Return types and shapes of the tensors to be written, and an iterator over their values.
 
-    Shapes are found by a dry run on arrays without memory.
+    Shapes come from a dry run on arrays without memory.
     """
     used: dict[str, set[str]] = {name: set() for name in plan.tensors}
 
     def shape_of(name: str) -> tuple[int, ...]:
         def read(source: str) -> NDArray[Any]:
             used[name].add(source)
-            return np.broadcast_to(np.zeros((), np.uint8), given[source].shape)
+            return np.broadcast_to(np.zeros((), np.uint8), sources[source].shape)
 
         return tuple(plan.tensors[name](read).shape)
 
     shapes = {name: shape_of(name) for name in plan.tensors}
-    stored = {name: Stored(_dtype(used[name], given), shape) for name, shape in shapes.items()}
-    values = ((name, make(lambda source: given[source].read())) for name, make in plan.tensors.items())
+    stored = {name: Stored(_dtype(used[name], sources), shape) for name, shape in shapes.items()}
+    values = ((name, make(lambda source: sources[source].read())) for name, make in plan.tensors.items())
     return stored, values
 
 
-def _dtype(names: set[str], given: Mapping[str, Source]) -> str:
-    dtype = max((given[name].dtype for name in names), key=lambda kind: (kind == "F32", kind))
+def _dtype(names: set[str], sources: Mapping[str, Source]) -> str:
+    dtype = max((sources[name].dtype for name in names), key=lambda kind: (kind == "F32", kind))
     if dtype not in STORED:
         raise CheckpointError(f"{min(names)} is of type {dtype}; accepted weights: {', '.join(STORED)}")
     return dtype

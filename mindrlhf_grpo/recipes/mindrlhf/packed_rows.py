@@ -1,8 +1,8 @@
-"""Completions packed into rows of fixed width, as arrays: for readers who take a batch as rows with segments.
+"""A batch as MindRLHF's dataset rows: samples packed into rows of fixed width.
 
-The backends pack by themselves and never need these rows. A row holds whole samples, each a prompt with its completion
-and one end token that is not trained; which samples are real is said by a flag, never by a length.
-Legend: S row width, P samples a row.
+The backends pack for themselves and never read these rows. A row holds complete samples, each a prompt with its completion
+and one end token that is not trained; a flag marks real samples, never a length.
+Legend: S row width, P samples per row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIELDS = {"advantages": "advantages", "old_per_token_logps": "old_logps", "ref_p
 
 
 def pack(batch: Batch, *, width: int, samples: int, pad: int) -> list[Row]:
-    """Rows in the order of the batch's completions; those without a prompt or completion are left out.
+    """Pack a batch into rows, in the order of its completions; those without prompt or completion are left out.
 
     Each has ``prompt_completion_ids [S + 1]``, ``responses_mask``, ``sample_index`` and the arrays of ``FIELDS`` ``[S]``
     (the entry at t belongs to token t + 1), ``actual_sequence_length``, ``sample_valid_length`` and ``sample_is_real``
@@ -29,10 +29,10 @@ def pack(batch: Batch, *, width: int, samples: int, pad: int) -> list[Row]:
 
     Args:
         width: S.
-        samples: at most so many in a row.
+        samples: most samples in a row.
 
     Raises:
-        DataError: a sample that is longer than a row.
+        DataError: a sample is longer than a row.
     """
     rows: list[list[int]] = [[]]
     used = 0
@@ -51,7 +51,7 @@ def pack(batch: Batch, *, width: int, samples: int, pad: int) -> list[Row]:
 
 
 def _length(batch: Batch, number: int) -> int:
-    """Tokens of prompt, completion and the end; 0 where one of them is empty."""
+    """Count the tokens of prompt, completion and end token; 0 where prompt or completion is empty."""
     prompt = len(batch.prompts[int(batch.prompt_of[number])])
     completion = int(batch.lengths[number])
     return prompt + completion + 1 if prompt and completion else 0

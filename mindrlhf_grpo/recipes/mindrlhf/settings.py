@@ -1,7 +1,7 @@
 """MindRLHF's configurations as ours: files with sections (2025), dataclasses of fields and preference YAMLs (2024).
 
-What a key is here stands in ``keys.yaml``; this module computes what depends on several of them. Nothing is kept between
-two calls, so two configurations never share a value.
+``keys.yaml`` gives the meaning of each key; this module computes the settings that depend on several of them. Nothing is
+kept between two calls, so two configurations never share a value.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ...compat.translation import Place, Translation
-from ...compat.yaml_values import listed, nested, plain_yaml, set_by_path
 from ...config.file import AnyConfig, Draft
 from ...data.sources import read_rows
 from ...errors import ConfigError, did_you_mean
-from .models import check_shape, model_folder, shape_of
-from .tables import keys, translated
+from .keys import keys, listed, nested, plain_yaml, set_by_path, translated
+from .model_folders import check_shape, model_folder, shape_of
 from .token_files import SUFFIXES
 
 HERE = __package__
@@ -28,7 +27,7 @@ BACKEND = "MINDRLHF_BACKEND"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A configuration of ours, and a line for everything that is otherwise than it was written."""
+    """Our configuration, and one note for everything that differs from what the file asks for."""
 
     config: AnyConfig
     notes: tuple[str, ...]
@@ -41,10 +40,10 @@ def read_settings(
 
     Args:
         overrides: ``section.key=value`` in MindRLHF's words or in ours; ours win.
-        options: of its command line (``dataset_file``, ``verifier_function``, ...); they win over the file.
+        options: values of its command line (``dataset_file``, ``verifier_function``, ...); they win over the file.
 
     Raises:
-        ConfigError: unknown keys, with their places and the nearest known ones, or values that cannot be used.
+        ConfigError: unknown keys, with their places and the nearest known ones, or unusable values.
     """
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
@@ -56,7 +55,7 @@ def from_values(
     values: dict[str, Any], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None,
     *, backend: str | None = None, place: Callable[[Place], str] = lambda path: "configuration",
 ) -> Settings:  # fmt: skip
-    """The same from the values of a file."""
+    """Do the same with the values of a file."""
     kind = kind_of(values)
     theirs = keys()[kind]
     for text in overrides:
@@ -66,12 +65,12 @@ def from_values(
         if value is not None:
             section, _, key = keys()["options"][name].partition(".")
             values.setdefault(section, {})[key] = value
-    own = [text for text in overrides if text.split(".")[0].split("=")[0] not in theirs]
-    return settings_of(kind, translated(kind, values, place), own, backend=backend)
+    our_overrides = [text for text in overrides if text.split(".")[0].split("=")[0] not in theirs]
+    return to_settings(kind, translated(kind, values, place), our_overrides, backend=backend)
 
 
 def kind_of(values: Mapping[str, Any]) -> str:
-    """Which of the tables of ``keys.yaml`` a configuration belongs to."""
+    """Return the table of ``keys.yaml`` that a configuration belongs to."""
     if "model" in values or "runner_config" in values:
         return "offline"
     if any(key in keys()["grpo"] for key in values):
@@ -79,11 +78,13 @@ def kind_of(values: Mapping[str, Any]) -> str:
     return "grpo_fields" if any(key in values for key in ("beta", "num_generations", "grpo_epochs")) else "ppo_fields"
 
 
-def settings_of(kind: str, found: Translation, own: Sequence[str] = (), *, backend: str | None = None) -> Settings:
-    """Our configuration of what was read; ``own`` are overrides in our words."""
-    notes = [f"{key} has no meaning here: {why}" for key, why in found.ignored.items()]
-    values = {**found.ours(), "backend": backend or chosen_backend()}
-    named = found.named()
+def to_settings(
+    kind: str, translation: Translation, our_overrides: Sequence[str] = (), *, backend: str | None = None
+) -> Settings:
+    """Build our configuration from translated keys; ``our_overrides`` are in our words."""
+    notes = [f"{key} has no meaning here: {why}" for key, why in translation.ignored.items()]
+    values = {**translation.ours(), "backend": backend or chosen_backend()}
+    named = translation.named()
     if str(named.get("optimizer")) not in keys()["optimizers"]:
         raise ConfigError(
             f"optimizer {named['optimizer']!r}: there is AdamW; accepted: {', '.join(keys()['optimizers'])}"
@@ -92,40 +93,42 @@ def settings_of(kind: str, found: Translation, own: Sequence[str] = (), *, backe
     values["run_dir"] = str(named.get("save_dir") or named.get("save") or "runs/mindrlhf")
     if named["device"] == "CPU":
         values["model.device"] = "cpu"
-    fill = {"offline": of_rows, "ppo_fields": of_ppo}.get(kind, of_grpo)
+    fill = {"offline": fill_offline, "ppo_fields": fill_ppo}.get(kind, fill_grpo)
     fill(values, named, notes)
-    learning_rate(values, named, notes)
-    draft = Draft(nested(values), "the translated configuration").with_overrides(own)
+    put_schedule(values, named, notes)
+    draft = Draft(nested(values), "the translated configuration").with_overrides(our_overrides)
     return Settings(draft.validated(), tuple(notes))
 
 
 def chosen_backend() -> str:
-    """MINDRLHF_BACKEND, else MindSpore where it is installed, else torch."""
+    """Return MINDRLHF_BACKEND, else MindSpore where it is installed, else torch."""
     return os.environ.get(BACKEND) or ("mindspore" if find_spec("mindspore") else "torch")
 
 
-def of_grpo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
-    """The rest of a GRPO run."""
+def fill_grpo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
+    """Fill in the settings of a GRPO run that depend on several keys."""
     prompts = named["num_rollouts"] * named["chunk_size"] * named.get("infer_dp", named.get("train_dp", 1))
-    online(values, named, notes, prompts)
+    fill_online(values, named, notes, prompts)
     values |= keys()["fixed"]["grpo"]
-    updates(values, named, notes, prompts * values["rollout.group_size"], prompts)
+    put_updates(values, named, notes, prompts * values["rollout.group_size"], prompts)
     values["train.steps"] = named["epochs"] * max(1, len(read_rows(values["data.source"])) // prompts)
-    values["rewards"] = rewards_of(named.get("verifiers", ["accuracy_reward", "format_reward"]), named.get("weights"))
+    values["rewards"] = reward_components(
+        named.get("verifiers", ["accuracy_reward", "format_reward"]), named.get("weights")
+    )
     if named.get("sync") in (True, "True"):
         values["algorithm.reference_sync"] = {"every": named["sync_steps"], "share": 1.0}
     keep = named.get("save_prompts", True) not in (False, "False")
     values["tracking.rollouts_every"] = named.get("prompts_every", 1) if keep else 0
 
 
-def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
-    """The rest of a PPO run: one completion a prompt, a reward model, a critic."""
+def fill_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
+    """Fill in a PPO run: one completion per prompt, a reward model, a critic."""
     prompts = named["num_rollouts"]
-    online(values, named, notes, prompts)
+    fill_online(values, named, notes, prompts)
     clip, share = named["cliprange"], named["pretrain_coef"]
     values |= {**keys()["fixed"]["ppo"], "algorithm.clip_low": clip, "algorithm.clip_high": clip}
     values |= {"critic.learning_rate": values["train.learning_rate"], "train.steps": named["epochs"]}
-    updates(values, named, notes, prompts, prompts)
+    put_updates(values, named, notes, prompts, prompts)
     reward = other_model(named, values, "reward")
     if not reward:
         raise ConfigError("PPO needs a reward model: reward_model_path names its YAML, or rm_model_config its weights")
@@ -144,17 +147,17 @@ def of_ppo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> N
         )
 
 
-def of_rows(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
-    """The rest of a run on preference rows: DPO, a reward model, or fine-tuning."""
+def fill_offline(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
+    """Fill in a run on a fixed dataset: DPO, a reward model, or fine-tuning."""
     shape, arch = named.get("shape") or {}, str(named.get("arch", ""))
     check_shape(shape)
     source = named.get("model") or shape.get("checkpoint_name_or_path")
-    values["model.path"] = folder_of(source, values, shape=shape, tokenizer=None, key="load_checkpoint")
+    values["model.path"] = policy_folder(source, values, shape=shape, tokenizer=None, key="load_checkpoint")
     values["data.source"] = rows_source(named, values, "pairs")
     if named.get("held_out"):
         values["eval.source"] = rows_source({**named, "dataset": named["held_out"]}, values, "pairs")
     values |= {"data.overlong": "truncate", "data.max_tokens": shape.get("seq_length", 4096)}
-    template_of(values)
+    put_template(values)
     values["train.prompts_per_step"] = named["batch_size"] * named["train_dp"] * named["accumulation"]
     per_epoch = max(1, len(read_rows(values["data.source"])) // values["train.prompts_per_step"])
     steps = named["total_steps"] if named["total_steps"] > 0 else named["epochs"] * per_epoch
@@ -175,8 +178,8 @@ def of_rows(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> 
         values["checkpoint.keep_last"] = callback.get("keep_checkpoint_max", values.get("checkpoint.keep_last", 2))
 
 
-def online(values: dict[str, Any], named: dict[str, Any], notes: list[str], prompts: int) -> None:
-    """What GRPO and PPO have in common: model, reference, data, batch."""
+def fill_online(values: dict[str, Any], named: dict[str, Any], notes: list[str], prompts: int) -> None:
+    """Fill in what GRPO and PPO share: model, reference, data, batch."""
     shape = named.get("shape") or shape_of(named.get("model_yaml"))
     source = named.get("model") or (shape or {}).get("checkpoint_name_or_path")
     reference = named.get("reference")
@@ -189,11 +192,11 @@ def online(values: dict[str, Any], named: dict[str, Any], notes: list[str], prom
         notes.append(
             f"generate_config.load {named['generator']}: completions come from the actor's own weights, {source}"
         )
-    values["model.path"] = folder_of(
+    values["model.path"] = policy_folder(
         source, values, shape=shape, tokenizer=named.get("tokenizer"), key="actor_config.load"
     )
     values["data.source"] = rows_source(named, values, "rows")
-    template_of(values)
+    put_template(values)
     values["data.overlong"] = "drop"
     values["train.prompts_per_step"] = prompts
     values["train.tokens_per_micro_batch"] = named["seq_length"]
@@ -205,17 +208,17 @@ def online(values: dict[str, Any], named: dict[str, Any], notes: list[str], prom
         )
 
 
-def folder_of(
+def policy_folder(
     source: Any, values: Mapping[str, Any], *, shape: Mapping[str, Any] | None, tokenizer: str | None, key: str
 ) -> str:
-    """The model folder to train from, made under the run's folder where there is none."""
+    """Return the model folder to train from, made under the run folder where the source is not one."""
     if not source:
         raise ConfigError(f"{key} names no weights, nor does checkpoint_name_or_path of the model's YAML")
     return model_folder(str(source), Path(values["run_dir"]), shape=shape, tokenizer=tokenizer)
 
 
 def other_model(named: Mapping[str, Any], values: Mapping[str, Any], name: str) -> str | None:
-    """Folder of the reward model or the critic; None where none is named."""
+    """Return the folder of the reward model or critic; None where none is named."""
     shape = named.get(f"{name}_shape") or shape_of(named.get(f"{name}_yaml"))
     source = (shape or {}).get("checkpoint_name_or_path")
     into, tokenizer = Path(values["run_dir"]) / name, named.get("tokenizer") or values["model.path"]
@@ -223,7 +226,7 @@ def other_model(named: Mapping[str, Any], values: Mapping[str, Any], name: str) 
 
 
 def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: str) -> Any:
-    """``data.source``: a file read by ``data.py``, or what is named itself where it is no file."""
+    """Return ``data.source``: a file to be read by ``data.py``; anything else is taken as a source of ours."""
     dataset = named.get("dataset")
     if not dataset:
         raise ConfigError(
@@ -235,25 +238,27 @@ def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: s
     return source | ({"dataset_type": named["dataset_type"]} if named.get("dataset_type") else {})
 
 
-def template_of(values: dict[str, Any]) -> None:
-    """Rows that were tokenised have been through their template."""
+def put_template(values: dict[str, Any]) -> None:
+    """Switch the chat template off for tokenised rows, which have been through theirs."""
     source = values["data.source"]
     if isinstance(source, dict) and str(source["file"]).endswith(SUFFIXES):
         values["data.chat_template"] = "none"
 
 
-def updates(values: dict[str, Any], named: Mapping[str, Any], notes: list[str], samples: int, prompts: int) -> None:
-    """Optimizer steps of a pass: as many as there, as far as groups stay whole."""
+def put_updates(values: dict[str, Any], named: Mapping[str, Any], notes: list[str], samples: int, prompts: int) -> None:
+    """Set the optimizer steps per batch: theirs, or the largest smaller number that keeps groups whole."""
     rows = named["batch_size"] * named.get("pack_num", 1) * named.get("train_dp", 1) * named.get("micro_batch_num", 1)
-    wanted = max(1, samples // rows)
-    made = max(count for count in range(1, prompts + 1) if prompts % count == 0 and count <= wanted)
-    values["algorithm.updates_per_batch"] = made
-    if made != wanted:
-        notes.append(f"{made} optimizer steps for each {samples} completions, not {wanted}: a group stays in one step")
+    requested = max(1, samples // rows)
+    possible = max(count for count in range(1, prompts + 1) if prompts % count == 0 and count <= requested)
+    values["algorithm.updates_per_batch"] = possible
+    if possible != requested:
+        notes.append(
+            f"{possible} optimizer steps for each {samples} completions, not {requested}: a group stays in one step"
+        )
 
 
-def learning_rate(values: dict[str, Any], named: Mapping[str, Any], notes: list[str]) -> None:
-    """The schedule over the steps of the run; where theirs hardly falls in that time, constant."""
+def put_schedule(values: dict[str, Any], named: Mapping[str, Any], notes: list[str]) -> None:
+    """Set the learning-rate schedule over the steps of the run; constant where theirs hardly falls in that time."""
     style = str(named.get("decay_style", "cosine"))
     if style not in keys()["schedules"]:
         raise ConfigError(
@@ -270,11 +275,11 @@ def learning_rate(values: dict[str, Any], named: Mapping[str, Any], notes: list[
         notes.append(f"learning rate falls to 0 at step {steps}, not to {named['min_lr']:g}")
 
 
-def rewards_of(verifiers: Any, weights: Any) -> list[dict[str, Any]]:
-    """Reward components of verifiers by name or as ``module:function``, lists or texts with commas.
+def reward_components(verifiers: Any, weights: Any) -> list[dict[str, Any]]:
+    """Return reward components for verifiers, by name or as ``module:function``; lists or texts with commas.
 
     Raises:
-        ConfigError: an unknown verifier, or another number of weights.
+        ConfigError: an unknown verifier, or a different number of weights.
     """
     names = listed(verifiers)
     factors = [float(weight) for weight in listed(weights)] if weights is not None else [1.0] * len(names)

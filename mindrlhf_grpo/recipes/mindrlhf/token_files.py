@@ -1,7 +1,7 @@
-"""Rows that were tokenised before: arrays of ids with masks in ``.npz`` or MindRecord files, as text again.
+"""Files of tokenised rows (``.npz`` or MindRecord, ids with masks), turned back into text.
 
-Text is what the rest of the system starts from. A prompt counts only if its text gives the same ids again, so that
-training sees the tokens that the file holds.
+The rest of the system starts from text. A prompt is accepted only if its text encodes to the same ids, so that training
+sees the tokens in the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUFFIXES = (".npz", ".mindrecord")
 
 
 def read_token_file(path: Path) -> Iterator[tuple[str, Record]]:
-    """Place and arrays of each row: the first axis of ``.npz`` arrays, or the records of MindSpore's format.
+    """Yield place and arrays of each row: the first axis of ``.npz`` arrays, or the records of MindSpore's format.
 
     Raises:
         DataError: another suffix, a broken file, arrays of different lengths, or MindSpore missing for its own format.
@@ -44,7 +44,7 @@ def read_token_file(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def write_token_file(path: Path, records: Iterable[Record]) -> int:
-    """Write rows of equal shapes; returns how many. ``.mindrecord`` needs MindSpore.
+    """Write rows of equal shapes and return their number; ``.mindrecord`` needs MindSpore.
 
     Raises:
         DataError: no rows, or another suffix.
@@ -76,21 +76,21 @@ def _read_npz(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 class TokenText:
-    """Ids as text, special tokens shown."""
+    """Turns ids back into text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.pad = tokenizer, tokenizer.pad_id
         self._special: dict[int, str] = {}
 
     def text(self, ids: Iterable[int]) -> str:
-        """Text without special tokens."""
+        """Return the text of ids, without special tokens."""
         return self.tokenizer.decode([int(token) for token in ids])
 
     def exact(self, ids: Iterable[int]) -> str:
-        """Text that becomes the same ids again.
+        """Return the text, special tokens written out, that encodes to the same ids.
 
         Raises:
-            DataError: there is none: the ids are another tokenizer's.
+            DataError: there is none: the ids come from another tokenizer.
         """
         tokens = [int(token) for token in ids]
         if any(not 0 <= token < self.tokenizer.vocab_size for token in tokens):
@@ -107,17 +107,17 @@ class TokenText:
         return text
 
     def _shown(self, token: int) -> str | None:
-        """What a special token is written as; None for a token of text."""
+        """Return the spelling of a special token; None for a token of text."""
         if token not in self._special:
             self._special[token] = "" if self.tokenizer.decode([token]) else self.tokenizer.piece(token)
         return self._special[token] or None
 
 
 def without_padding(record: Record, name: str, texts: TokenText, mask: str = "") -> list[int]:
-    """Ids of an array without what fills it up: by a mask, else by the padding ids at its end (on either side).
+    """Return the ids of an array without padding: by a mask, else by the padding ids at either end.
 
     Raises:
-        DataError: no such array.
+        DataError: there is no such array.
     """
     if name not in record:
         raise DataError(f"the token file has no {name!r}; it has {', '.join(record)}")
@@ -129,13 +129,13 @@ def without_padding(record: Record, name: str, texts: TokenText, mask: str = "")
 
 
 def under_mask(record: Record, name: str, mask: str) -> list[int]:
-    """Ids where the mask is exactly 1: masks are themselves filled up with padding ids in some files."""
+    """Return the ids where the mask is exactly 1: in some files masks are themselves padded with padding ids."""
     if name not in record or mask not in record:
         return []
     return [int(token) for token, marked in zip(record[name], record[mask], strict=False) if marked == 1]
 
 
 def before_mask(mask: NDArray[Any]) -> int:
-    """How many places lie before the first that is marked."""
+    """Count the places before the first marked one; 0 without a mark."""
     marked = np.flatnonzero(np.ravel(mask) == 1)
     return int(marked[0]) if len(marked) else 0

@@ -65,7 +65,7 @@ def test_a_configuration_that_hydra_has_read_will_do(folder: Path, monkeypatch: 
 
 
 def test_calls_out_of_order_are_errors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, Qwen2Tokenizer
+    from mindrlhf_grpo.recipes.mindrlhf.script_objects import GRPOConfig, LlamaConfig, Qwen2Tokenizer
 
     monkeypatch.setenv("MINDRLHF_BACKEND", "torch")
     run = GRPOConfig(str(folder / "grpo.yaml"))

@@ -12,8 +12,7 @@ from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.model_files.folder import read_model_config
 from mindrlhf_grpo.recipes.mindrlhf.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt
 from mindrlhf_grpo.recipes.mindrlhf.conversion import from_folder, sources, to_folder
-from mindrlhf_grpo.recipes.mindrlhf.name_maps import family_of, to_here
-from mindrlhf_grpo.recipes.mindrlhf.tables import names
+from mindrlhf_grpo.recipes.mindrlhf.weight_names import family_rules, to_here, weight_names
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -53,9 +52,9 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("form", ["ckpt", "safetensors"])
 def test_a_folder_comes_back_as_it_was(folder: Path, tmp_path: Path, form: Any) -> None:
-    there = from_folder(folder, tmp_path / "there", names(), form)
+    there = from_folder(folder, tmp_path / "there", weight_names(), form)
     source = there.out / "model.ckpt" if form == "ckpt" else there.out / "model.safetensors"
-    here = to_folder(source, tmp_path / "here", names(), read_model_config(folder))
+    here = to_folder(source, tmp_path / "here", weight_names(), read_model_config(folder))
     expected, found = tensors(folder), tensors(here.out)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -67,21 +66,21 @@ def test_names_are_mindformers(tmp_path: Path) -> None:
     write_ckpt(tmp_path / "x.ckpt", values.items(), dtypes=dict.fromkeys(values, "F32"))
     header = read_ckpt_header(tmp_path / "x.ckpt")
     assert header["model.layers.1.self_attn.q_proj.bias"].shape == (16,)
-    plan = to_here(family_of(names(), "qwen2"), ["model.tok_embeddings.embedding_weight"], {"one": 1})
+    plan = to_here(family_rules(weight_names(), "qwen2"), ["model.tok_embeddings.embedding_weight"], {"one": 1})
     assert list(plan.tensors) == ["model.embed_tokens.weight"]
 
 
 def test_prefixes_of_training_are_cut_and_states_of_the_optimizer_left_out() -> None:
     there = ["grpo_model_train.policy_model.model.layers.0.attention.wq.weight", "adam_m.model.norm_out.weight",
              "global_step"]  # fmt: skip
-    plan = to_here(family_of(names(), "llama"), there, {"one": 1})
+    plan = to_here(family_rules(weight_names(), "llama"), there, {"one": 1})
     assert list(plan.tensors) == ["model.layers.0.self_attn.q_proj.weight"]
     assert plan.left_out == ["adam_m.model.norm_out.weight", "global_step"]
 
 
 def test_joined_matrices_of_inference_are_taken_apart() -> None:
     sizes = {"one": 1, "heads": 2, "kv_heads": 1, "head": 3}
-    plan = to_here(family_of(names(), "qwen2"), ["model.layers.0.attention.w_qkv.weight"], sizes)
+    plan = to_here(family_rules(weight_names(), "qwen2"), ["model.layers.0.attention.w_qkv.weight"], sizes)
     whole = np.arange(12 * 2).reshape(12, 2)
     cut = {name.split(".")[4]: make(lambda _: whole) for name, make in plan.tensors.items()}
     assert {name: part[:, 0].tolist() for name, part in cut.items()} == {
@@ -94,7 +93,7 @@ def test_turned_rows_of_latent_attention_are_paired_again() -> None:
     sizes = {"one": 1, "heads": 1, "nope": 1, "rope": 4}
     there = [f"model.layers.0.attention.l2q_{part}_proj.weight" for part in ("nope", "pe")]
     values = {there[0]: np.array([[9.0]]), there[1]: np.array([[0.0], [1.0], [10.0], [11.0]])}
-    plan = to_here(family_of(names(), "deepseek_v3"), there, sizes)
+    plan = to_here(family_rules(weight_names(), "deepseek_v3"), there, sizes)
     (made,) = plan.tensors.values()
     assert made(lambda name: values[name])[:, 0].tolist() == [9.0, 0.0, 10.0, 1.0, 11.0]
 
@@ -102,7 +101,7 @@ def test_turned_rows_of_latent_attention_are_paired_again() -> None:
 def test_experts_that_lie_transposed_are_turned() -> None:
     sizes = {"one": 1, "experts": 2, "expert_inner": 3, "hidden": 2}
     name = "model.layers.3.feed_forward.routed_experts.ffn.w1.weight"
-    plan = to_here(family_of(names(), "deepseek_v3"), [name], sizes)
+    plan = to_here(family_rules(weight_names(), "deepseek_v3"), [name], sizes)
     assert list(plan.tensors)[1] == "model.layers.3.mlp.experts.1.gate_proj.weight"
     plain, turned = np.arange(12).reshape(2, 3, 2), np.arange(12).reshape(2, 3, 2).transpose(0, 2, 1)
     for stacked in (plain, turned):
@@ -128,7 +127,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"text\.ckpt cannot be read"):
         read_ckpt_header(tmp_path / "text.ckpt")
     with pytest.raises(CheckpointError, match=r"1 names that are not known: model\.layers\.0\.attention\.wz"):
-        to_here(family_of(names(), "llama"), ["model.layers.0.attention.wz.weight"], {"one": 1})
+        to_here(family_rules(weight_names(), "llama"), ["model.layers.0.attention.wz.weight"], {"one": 1})
     for rank in (0, 1):
         (tmp_path / f"ranks/rank_{rank}").mkdir(parents=True)
         (tmp_path / f"ranks/rank_{rank}/x.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes())

@@ -14,8 +14,8 @@ from mindrlhf_grpo.data.rows import BadRow
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.data.stream import PromptStream
 from mindrlhf_grpo.errors import DataError
-from mindrlhf_grpo.recipes.mindrlhf.byte_pairs import write_tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.data import answered, pairs, rows
+from mindrlhf_grpo.recipes.mindrlhf.model_folders import write_tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.token_files import write_token_file
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from tests.support.recipes import mindrlhf_runs

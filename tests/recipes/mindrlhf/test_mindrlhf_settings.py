@@ -11,9 +11,9 @@ from mindrlhf_grpo.compat.arguments import read_options
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.recipes.mindrlhf.fields import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
+from mindrlhf_grpo.recipes.mindrlhf.keys import keys
+from mindrlhf_grpo.recipes.mindrlhf.script_objects import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
-from mindrlhf_grpo.recipes.mindrlhf.tables import keys
 from tests.support.recipes import mindrlhf_runs
 
 HERE = Path(__file__).parent

@@ -1,6 +1,6 @@
-"""What each recipe has to show: the rows of its acceptance table, each with what the row is about.
+"""The acceptance table of each recipe: its rows, each with a promise that a test must show.
 
-A test says which row it shows by ``@pytest.mark.row(recipe, name)``; ``coverage_page.py`` writes the map of them.
+A test names its row with ``@pytest.mark.row(recipe, name)``; ``coverage_page.py`` writes the map of them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mindrlhf_grpo.recipes.mindrlhf.conversion import from_folder
-from mindrlhf_grpo.recipes.mindrlhf.tables import names
+from mindrlhf_grpo.recipes.mindrlhf.weight_names import weight_names
 from tests.support.repository import ROOT
 
 HERE = ROOT / "tests/recipes/mindrlhf"
@@ -91,7 +91,7 @@ def prepare(folder: Path, *, steps: int, pretrain: float = 0.9, layers: int = 2)
     write_vocabulary(folder / "tokenizer")
     for name, labels in (("policy", 0), ("reward", 1)):
         write_model(folder / f"{name}_hf", labels=labels, layers=layers)
-        from_folder(folder / f"{name}_hf", folder / name, names(), "ckpt")
+        from_folder(folder / f"{name}_hf", folder / name, weight_names(), "ckpt")
         write_vocabulary(folder / name)
     args = {
         "vocab_path": str(folder / "tokenizer/vocab.json"), "merges_file_path": str(folder / "tokenizer/merges.txt"),

@@ -1,17 +1,35 @@
-"""Values of another program's YAML file and of its command line, before a table says what they are here."""
+"""MindRLHF's keys: YAML files with the lines that their keys stand on, and ``keys.yaml``, which says what each is here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
-from ..config import yaml_source
-from ..errors import ConfigError
-from .translation import Place
+from ...compat.translation import Place, Placer, Table, Translation
+from ...config import yaml_source
+from ...errors import ConfigError
+
+
+@cache
+def package_yaml(name: str) -> dict[str, Any]:
+    """Return the content of a YAML file beside this module."""
+    return plain_yaml((files(__package__) / name).read_text(encoding="utf-8"), name)[0]
+
+
+def keys() -> dict[str, Any]:
+    """Return ``keys.yaml``."""
+    return package_yaml("keys.yaml")
+
+
+def translated(kind: str, values: Mapping[str, Any], place: Placer = lambda path: "configuration") -> Translation:
+    """Read a kind of configuration by its table in ``keys.yaml``; raises ConfigError for unknown keys."""
+    return Table.of(keys()[kind], reasons=keys()["reasons"], unset=(None, "None")).read(values, place)
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a.b": 1}`` as ``{"a": {"b": 1}}``."""
+    """Return dotted keys as a tree: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
     tree: dict[str, Any] = {}
     for key, value in dotted.items():
         *sections, last = key.split(".")
@@ -23,10 +41,10 @@ def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_yaml(text: str, name: str) -> tuple[dict[str, Any], Callable[[Place], str]]:
-    """A YAML file's mapping, and where its keys stand (``file:line``).
+    """Parse a YAML file into its mapping and a function from a key's path to ``file:line``.
 
     Raises:
-        ConfigError: no YAML, or no mapping.
+        ConfigError: the text is not YAML, or not a mapping.
     """
     document = yaml_source.parse(text)
     if document.problems:
@@ -42,10 +60,10 @@ def plain_yaml(text: str, name: str) -> tuple[dict[str, Any], Callable[[Place], 
 
 
 def set_by_path(values: dict[str, Any], text: str) -> None:
-    """Apply ``a.b.c=VALUE``, the value read as YAML.
+    """Set ``a.b.c=VALUE`` in a tree; the value is YAML.
 
     Raises:
-        ConfigError: no ``=``, or a value that is no YAML.
+        ConfigError: there is no ``=``, or the value is not YAML.
     """
     key, equals, written = text.partition("=")
     parts = key.strip().lstrip("+").split(".")
@@ -63,6 +81,6 @@ def set_by_path(values: dict[str, Any], text: str) -> None:
 
 
 def listed(value: Any) -> list[str]:
-    """A list, or a text with commas (brackets and quotes around it or not), as texts."""
+    """Return the items of a list or of a comma-separated text as texts; brackets and quotes are stripped."""
     items = value if isinstance(value, list) else str(value).strip("[]").split(",")
     return [str(item).strip().strip("'\"") for item in items]

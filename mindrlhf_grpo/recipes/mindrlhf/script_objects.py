@@ -1,6 +1,6 @@
-"""The objects that MindRLHF's scripts make before a trainer: configurations, sizes of models, tokenizers.
+"""The objects that MindRLHF's scripts create before a trainer: configurations, model sizes, tokenizers.
 
-Each holds values of its own; none is shared by a class.
+Each object holds its own values; nothing is shared through a class.
 """
 
 from __future__ import annotations
@@ -11,24 +11,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...compat.yaml_values import plain_yaml
 from ...errors import ConfigError
-from .attribute_mapping import AttributeMapping
-from .models import check_shape, shape_of
-from .tables import keys, translated
+from .keys import keys, plain_yaml, translated
+from .model_folders import check_shape, shape_of
 
 CONFIG = "MINDRLHF_CONFIG"
 SAMPLING = ("max_decode_length", "seq_length", "temperature", "top_k", "top_p", "repetition_penalty")
 
 
+class AttributeMapping(dict[str, Any]):
+    """A dict whose keys are also attributes, as MindRLHF's scripts read and set them."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    @staticmethod
+    def wrap(value: Any) -> Any:
+        """Return a value with every nested mapping as an attribute mapping."""
+        if isinstance(value, dict):
+            return AttributeMapping({key: AttributeMapping.wrap(inner) for key, inner in value.items()})
+        return [AttributeMapping.wrap(item) for item in value] if isinstance(value, list) else value
+
+
 class RunFields(AttributeMapping):
-    """The fields of a run: MindRLHF's defaults, then a YAML file's, then those given.
+    """The fields of a run: MindRLHF's defaults, overridden by a YAML file.
 
     Args:
-        file_path: YAML of fields; default: the one that MINDRLHF_CONFIG names, if any.
+        file_path: YAML of fields; default: the file named by MINDRLHF_CONFIG, if any.
 
     Raises:
-        ConfigError: a field that is not known.
+        ConfigError: an unknown field.
     """
 
     kind: ClassVar[str]
@@ -43,13 +60,13 @@ class RunFields(AttributeMapping):
 
 
 class GRPOConfig(RunFields):
-    """Of a GRPO run."""
+    """The fields of a GRPO run."""
 
     kind = "grpo_fields"
 
 
 class PPOConfig(RunFields):
-    """Of a PPO run."""
+    """The fields of a PPO run."""
 
     kind = "ppo_fields"
 
@@ -58,11 +75,11 @@ class MindFormerConfig(AttributeMapping):
     """A model's YAML as nested fields."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(AttributeMapping.of(plain_yaml(Path(path).read_text(encoding="utf-8"), path)[0]))
+        super().__init__(AttributeMapping.wrap(plain_yaml(Path(path).read_text(encoding="utf-8"), path)[0]))
 
 
 class LlamaConfig(AttributeMapping):
-    """Sizes of a model, and where its weights are (``checkpoint_name_or_path``); raises ConfigError for unknown ones."""
+    """Sizes of a model and the path of its weights (``checkpoint_name_or_path``); raises ConfigError for unknown keys."""
 
     def __init__(self, **sizes: Any) -> None:
         check_shape(sizes)
@@ -70,11 +87,11 @@ class LlamaConfig(AttributeMapping):
 
 
 class DeepseekV3Config(LlamaConfig):
-    """Of DeepSeek-V3."""
+    """Sizes of DeepSeek-V3."""
 
 
 class ChatGLM2Config(LlamaConfig):
-    """Of GLM-4-9B."""
+    """Sizes of GLM-4-9B."""
 
 
 class Qwen2Tokenizer:
@@ -99,10 +116,12 @@ Qwen2_5Tokenizer = Qwen2Tokenizer
 
 
 def init_configs(args: Any = None) -> tuple[PPOConfig, LlamaConfig, LlamaConfig, LlamaConfig, LlamaConfig]:
-    """Run, policy, reference, critic and reward model, from the YAMLs that the arguments name."""
+    """Return run, policy, reference, critic and reward model from the YAML files that the arguments name."""
     run = PPOConfig()
-    given = {"mind_dataset_dir" if name == "dataset_dir" else name: value for name, value in vars(args or {}).items()}
-    run.update({name: value for name, value in given.items() if name in keys()["ppo_fields"] and value is not None})
+    arguments = {
+        "mind_dataset_dir" if name == "dataset_dir" else name: value for name, value in vars(args or {}).items()
+    }
+    run.update({name: value for name, value in arguments.items() if name in keys()["ppo_fields"] and value is not None})
     models = []
     for key in ("sft_model_path", "sft_model_path", "critic_model_path", "reward_model_path"):
         shape = shape_of(run.get(key))
@@ -113,7 +132,7 @@ def init_configs(args: Any = None) -> tuple[PPOConfig, LlamaConfig, LlamaConfig,
 
 
 def combine_config(run: RunFields, model: Mapping[str, Any]) -> RunFields:
-    """The run with how the model samples, where the run leaves it open."""
+    """Fill in the model's sampling settings where the run leaves them at their defaults."""
     table = keys()[run.kind]
     for name in SAMPLING:
         if model.get(name) is not None and run.get(name) == table[name].get("default"):
@@ -125,20 +144,20 @@ combine_grpo_config = combine_config
 
 
 def transfer_from_str_to_bool(text: Any) -> bool:
-    """Whether a text says true."""
+    """Return whether a text means true."""
     return str(text).strip().lower() in ("true", "1", "yes")
 
 
 def build_context(config: Any) -> None:
-    """Nothing to do: the backend sets up its device."""
+    """Do nothing: scripts call this, and the backend sets up its device itself."""
 
 
 def build_parallel_config(config: Any) -> None:
-    """Nothing to do: see ``parallel`` of our configuration."""
+    """Do nothing: scripts call this; see ``parallel`` of our configuration."""
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """The values of a configuration object, MindFormers' own included."""
+    """Return the values of a configuration object, ours or MindFormers'."""
     if isinstance(config, Mapping):
         return dict(config)
     return dict(config.to_dict() if hasattr(config, "to_dict") else vars(config))

@@ -1,8 +1,8 @@
-"""The weights of one model under the names of two code bases: a table of rules, applied in either direction.
+"""Rules between MindFormers' names of weights ("there") and Hugging Face's ("here"), applied in either direction.
 
-A rule pairs a name there with one or more names here, ``{n}`` a number and ``{p}`` ``weight`` or ``bias``. Where several
-weights here are one there, ``join`` says how they lie in it: ``rows`` (one after the other, ``parts`` their heads) or
-``stack`` (``{e}`` along a new first axis). Where one weight here is several there, ``split`` names a part each.
+A rule pairs names there with names here; ``{n}`` stands for a layer, ``{e}`` for an expert, ``{p}`` for ``weight`` or
+``bias``. Where several weights here are one there, ``join`` tells how they lie in it: ``rows`` (one after the other within
+each head) or ``stack`` (experts along a new first axis). One weight here may also be several there, cut by ``sizes``.
 Shapes are those of ``[out, in]`` matrices.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CheckpointError, ConfigError
+from .keys import package_yaml
 
 Array = NDArray[Any]
 Read = Callable[[str], Array]
@@ -30,7 +31,7 @@ class Rule:
     """One row of a table.
 
     Attributes:
-        there, here: patterns of names; exactly one of them may have several.
+        there, here: patterns of names; only one of them may have several.
         join: how several weights here lie in one there: ``rows`` or ``stack``.
         sizes: rows of each part of a head, by expressions over the sizes of the model (``nope``, ``rope``, ...).
         heads: the count that rows are grouped by before they are cut; 1: not grouped.
@@ -58,20 +59,20 @@ class NameMap:
 
     @staticmethod
     def of(table: Mapping[str, Any]) -> NameMap:
-        """From plain values: ``rules`` as ``[there, here]`` or mappings, and ``ignored``."""
+        """Build the rules of a family from plain values: ``rules`` as ``[there, here]`` or mappings, and ``ignored``."""
         return NameMap(rules=tuple(_rule(row) for row in table["rules"]), ignored=tuple(table.get("ignored", ())))
 
 
 @dataclass(slots=True)
 class Plan:
-    """What a conversion will write: name -> (shape, how to make it), in order; what was left out."""
+    """The output of a conversion: name -> function that computes the tensor, in order; and the names left out."""
 
     tensors: dict[str, Callable[[Read], Array]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
 
 def to_here(names: NameMap, there: Sequence[str], sizes: Mapping[str, int]) -> Plan:
-    """How the weights here are made of those there.
+    """Plan how to compute the weights here from those there.
 
     Names there may have a prefix (``policy_model.model.layers...``): it is cut until a rule fits.
 
@@ -104,7 +105,7 @@ def to_here(names: NameMap, there: Sequence[str], sizes: Mapping[str, int]) -> P
 
 
 def to_there(names: NameMap, here: Sequence[str], sizes: Mapping[str, int]) -> Plan:
-    """How the weights there are made of those here, by the first rule that knows each name.
+    """Plan how to compute the weights there from those here, by the first rule that knows each name.
 
     Raises:
         CheckpointError: names that no rule knows, or parts of a rule that are missing.
@@ -137,10 +138,10 @@ def _suffixes(name: str) -> Iterator[str]:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    found = re.escape(text)
+    pattern = re.escape(text)
     for mark, what in (("n", r"\d+"), ("e", r"\d+"), ("p", "weight|bias")):
-        found = found.replace(rf"\{{{mark}\}}", f"(?P<{mark}>{what})")
-    return re.compile(found)
+        pattern = pattern.replace(rf"\{{{mark}\}}", f"(?P<{mark}>{what})")
+    return re.compile(pattern)
 
 
 def _fitting(names: NameMap, name: str, side: str) -> list[tuple[Rule, dict[str, str]]]:
@@ -163,7 +164,7 @@ def _filled(pattern: str, marks: Mapping[str, str]) -> str:
 
 
 def _made_here(rule: Rule, marks: Mapping[str, str], sizes: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Names here of a rule with their place in it; of a stack one for each."""
+    """Names here that a rule makes, with the place of each; a stack has one per expert."""
     others = {mark: value for mark, value in marks.items() if mark != "e"}
     if rule.join == "stack":
         count = sizes["experts"]
@@ -192,34 +193,34 @@ def _writer(rule: Rule, place: int, sources: Sequence[str], sizes: Mapping[str, 
 
 
 def _rows(rule: Rule, sizes: Mapping[str, int]) -> list[int]:
-    """Rows of each part, of one head."""
+    """Rows of each part within one head."""
     return [int(np.prod([sizes[factor.strip()] for factor in text.split("*")])) for text in rule.sizes]
 
 
-def _cut(rule: Rule, whole: Array, sizes: Mapping[str, int]) -> list[Array]:
-    """The parts of a matrix whose rows lie head by head; ``halves`` are unpaired."""
+def _cut(rule: Rule, matrix: Array, sizes: Mapping[str, int]) -> list[Array]:
+    """Cut a matrix whose rows lie head by head into its parts; ``halves`` are unpaired."""
     heads = sizes[rule.heads]
-    rows = _rows(rule, sizes) or [len(whole) // len(rule.here)] * len(rule.here)
-    if sum(rows) * heads != len(whole):
-        raise CheckpointError(f"{rule.there[0]} has {len(whole)} rows, the model {heads} times {sum(rows)}")
-    by_head = whole.reshape(heads, sum(rows), *whole.shape[1:])
+    rows = _rows(rule, sizes) or [len(matrix) // len(rule.here)] * len(rule.here)
+    if sum(rows) * heads != len(matrix):
+        raise CheckpointError(f"{rule.there[0]} has {len(matrix)} rows, the model {heads} times {sum(rows)}")
+    by_head = matrix.reshape(heads, sum(rows), *matrix.shape[1:])
     parts = np.split(by_head, np.cumsum(rows)[:-1], axis=1)
     names = rule.there if len(rule.there) > 1 else rule.here
     parts = [_unpaired(p) if n in rule.halves else p for n, p in zip(names, parts, strict=True)]
-    return [part.reshape(-1, *whole.shape[1:]) for part in parts]
+    return [part.reshape(-1, *matrix.shape[1:]) for part in parts]
 
 
 def _joined(rule: Rule, parts: Sequence[Array], sizes: Mapping[str, int]) -> Array:
-    """The reverse of ``_cut``."""
+    """Join the parts again: the inverse of ``_cut``."""
     heads = sizes[rule.heads]
     by_head = [part.reshape(heads, len(part) // heads, *part.shape[1:]) for part in parts]
     by_head = [_paired(p) if n in rule.halves else p for n, p in zip(rule.there, by_head, strict=True)]
-    whole: Array = np.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
-    return whole
+    joined: Array = np.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
+    return joined
 
 
 def _unpaired(rows: Array) -> Array:
-    """``[H, R, ...]``: rows 0, 2, 4, ... of each head, then 1, 3, 5, ..."""
+    """Order rows ``[H, R, ...]`` of each head as 0, 2, 4, ..., 1, 3, 5, ..."""
     return np.concatenate([rows[:, 0::2], rows[:, 1::2]], axis=1)
 
 
@@ -230,16 +231,16 @@ def _paired(rows: Array) -> Array:
 
 
 def _experts_matrix(stacked: Array, sizes: Mapping[str, int], name: str) -> Array:
-    """``[E, out, in]``, whichever way round the matrices lie (grouped matrix products want them transposed)."""
+    """Experts as ``[E, out, in]``; grouped matrix products store them transposed, so both orders are accepted."""
     inner, hidden = sizes["expert_inner"], sizes["hidden"]
-    wanted = (hidden, inner) if "down" in name else (inner, hidden)
+    shape = (hidden, inner) if "down" in name else (inner, hidden)
     if stacked.ndim == 2:  # [E * out, in]
         stacked = stacked.reshape(sizes["experts"], -1, stacked.shape[-1])
-    if stacked.shape[1:] == wanted:
+    if stacked.shape[1:] == shape:
         return stacked
-    if stacked.shape[1:] == wanted[::-1]:
+    if stacked.shape[1:] == shape[::-1]:
         return stacked.transpose(0, 2, 1)
-    raise CheckpointError(f"experts of {name} are {list(stacked.shape)}, the model's are {[sizes['experts'], *wanted]}")
+    raise CheckpointError(f"experts of {name} are {list(stacked.shape)}, the model's are {[sizes['experts'], *shape]}")
 
 
 def _refuse(names: Sequence[str], what: str) -> None:
@@ -248,12 +249,17 @@ def _refuse(names: Sequence[str], what: str) -> None:
         raise CheckpointError(f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}")
 
 
-def family_of(maps: Mapping[str, Any], wanted: str) -> NameMap:
-    """The map of a family.
+def family_rules(maps: Mapping[str, Any], family: str) -> NameMap:
+    """Return the rules of a family.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the family has none.
     """
-    if wanted not in maps:
-        raise ConfigError(f"there are no names for the family {wanted!r}; there are: {', '.join(maps)}")
-    return NameMap.of(maps[wanted])
+    if family not in maps:
+        raise ConfigError(f"there are no names for the family {family!r}; there are: {', '.join(maps)}")
+    return NameMap.of(maps[family])
+
+
+def weight_names() -> dict[str, Any]:
+    """Return ``weight_names.yaml``: family (``model_type``) -> its rules."""
+    return package_yaml("weight_names.yaml")
