@@ -107,9 +107,10 @@ find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 
 	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
 endef
 
-lint: $(DEV_STAMP) ## ruff: rules and format
+lint: $(DEV_STAMP) ## ruff: rules and format; no path of one machine, no large file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m tests.support.hygiene
 
 typecheck: $(DEV_STAMP) ## mypy, strict on the core
 	@$(BIN)/mypy

@@ -1,5 +1,7 @@
 """Package metadata. Core and both backends travel in one wheel; extras bring the frameworks."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

@@ -4,4 +4,6 @@ The core: NumPy and plain Python. It never imports torch or mindspore; backends 
 through :func:`mindrlhf_grpo.backend.load_backend`.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"

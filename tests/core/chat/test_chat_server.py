@@ -144,7 +144,7 @@ def test_the_first_failure_ends_the_waiting_of_all() -> None:
         began = time.monotonic()
         with pytest.raises(ServerError, match="no answer in the form"):
             client.complete([asked("good"), asked("bad")], max_tokens=5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # about 0.2; 30 and more with the waiting
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "", "http://"])

@@ -49,6 +49,6 @@ def test_the_answer_comes_from_the_tag_then_after_the_thought_then_after_a_mark(
 
 
 def test_hostile_text_takes_linear_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     final_answer("<think>" * 50_000 + "<answer>" * 50_000)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 30  # about 0.01; minutes if it were not linear

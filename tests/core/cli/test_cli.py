@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,15 +68,13 @@ def test_no_command_shows_the_help(run: Run) -> None:
     assert code in (0, 2)  # 2 in newer versions of the library
 
 
-def test_help_is_fast_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     program = (
         "import sys\nfrom mindrlhf_grpo.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'numpy', 'pydantic', 'transformers', 'yaml', 'rich'} & set(sys.modules)))"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert time.perf_counter() - started < 5  # about 0.3 s; the machine may be busy
 
 
 def test_preflight_loads_no_framework(config: Path) -> None:

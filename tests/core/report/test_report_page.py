@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -144,10 +143,8 @@ def test_completions_beyond_the_budget_leave_the_page_by_whole_steps(
 
 
 def test_a_run_of_two_thousand_steps_stays_light(make_run: MakeRun) -> None:
-    started = time.perf_counter()
     path = render(make_run(steps=2000, prompts=4, group=16, tokens=100, rollout_steps=list(range(50, 2001, 50))))
     assert path.stat().st_size < 4_000_000
-    assert time.perf_counter() - started < 60
 
 
 def test_rendering_again_replaces_the_page(make_run: MakeRun) -> None:

@@ -78,6 +78,6 @@ def test_the_format_is_exactly_four_tags_around_text(pieces: list[str]):
 
 
 def test_very_long_completions_are_checked_at_once(score: Score):
-    start = time.monotonic()
+    start = time.process_time()
     assert score(tag_format, ["<think>" * 200_000, "<" * 1_000_000, "a</think>" * 200_000]) == [0, 0, 0]
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 30  # about 0.2; hours if it were not linear

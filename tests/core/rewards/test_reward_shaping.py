@@ -119,6 +119,6 @@ def test_a_share_is_between_zero_and_one(text: str):
 
 @pytest.mark.parametrize("text", ["<a" * 300_000, "\\" * 500_000, "\\a" * 300_000, "中a" * 300_000])
 def test_very_long_completions_are_measured_at_once(score: Score, text: str):
-    start = time.monotonic()
+    start = time.process_time()
     score(language, [text], {"want": "zh"})
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 30  # about 0.1; hours if it were not linear
