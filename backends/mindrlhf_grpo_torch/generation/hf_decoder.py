@@ -22,9 +22,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import IntArray
 
-from ..models.hf import causal_lm_of
-from ..models.vision import vision_of
-from ..training.layouts import placed_images, prompt_positions, to_tensor
+from ..models.hf import causal_lm_of, to_tensor
+from ..models.vision import place_images, prompt_positions, vision_of
 from .decoder import UnsupportedModel
 from .kv_cache import PromptCache, SlotCache, round_up
 
@@ -148,7 +147,7 @@ class CachedDecoder:
         """What the model reads of prompts ``[rows, P]``, and the turn of each; see ``PromptCache``."""
         rows, length = ids.shape
         tokens = to_tensor(ids.astype(np.int64), self.device)
-        images = placed_images(ids, features, ((row, row * length) for row in range(rows)), self.vision, self.device)
+        images = place_images(ids, features, range(rows), range(0, rows * length, length), self.vision, self.device)
         if self.vision is None or images is None:
             return {"input_ids": tokens}, [0] * rows
         positions = np.stack(prompt_positions(ids, features, self.vision), axis=1)

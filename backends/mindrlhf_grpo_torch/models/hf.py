@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindrlhf_grpo.config.run import ModelConfig
@@ -42,6 +44,10 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
     if name not in ("auto", found):
         raise BackendError(f"model.device {name!r} is not available here (accelerator: {found}); accepted: auto, cpu")
     return torch.device(found, local_rank % torch.accelerator.device_count())
+
+
+def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def import_npu() -> None:

@@ -9,6 +9,7 @@ hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mindrlhf_grpo.batches.packing import Places, image_places, text_positions
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import IntArray
 
-from ..training.layouts import PlacedImages, to_tensor
+from .hf import to_tensor
 
 MISFIT = "the image processor's settings do not fit the model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedImages:
+    """Images of some prompts, and the places of their embeddings.
+
+    Attributes:
+        features: the arrays of each prompt that has images.
+        embeddings, places, sources: see ``ImagePlaces``.
+    """
+
+    features: tuple[Mapping[str, Any], ...]
+    embeddings: int
+    places: Tensor
+    sources: Tensor
 
 
 def vision_of(whole: Any) -> Vision | None:
@@ -109,3 +126,32 @@ class Vision:
             "pixel_values": np.zeros((merge**2, values), np.float32),
             "image_grid_thw": np.array([[1, merge, merge]], np.int64),
         }
+
+
+def prompt_positions(
+    prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]], vision: Vision | None
+) -> list[Places]:
+    """``[A, P]`` of every prompt."""
+    if vision is None or not any(features):
+        return text_positions(prompts)
+    return [vision.positions(prompt, images) for prompt, images in zip(prompts, features, strict=True)]
+
+
+def place_images(
+    prompts: Sequence[IntArray],
+    features: Sequence[Mapping[str, Any]],
+    copies: Sequence[int] | Places,
+    copy_starts: Sequence[int] | Places,
+    vision: Vision | None,
+    device: torch.device,
+) -> PlacedImages | None:
+    """The images of copies of prompts, see ``packing.image_places``; None without images."""
+    if vision is None or not any(features):
+        return None
+    images = image_places(prompts, [bool(arrays) for arrays in features], vision.token, copies, copy_starts)
+    return PlacedImages(
+        features=tuple(arrays for arrays in features if arrays),
+        embeddings=images.embeddings,
+        places=to_tensor(images.places, device),
+        sources=to_tensor(images.sources, device),
+    )

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mindrlhf_grpo.batches.packing import PackingPlan
+
 NAME = "mindrlhf_shared"
 BLOCK_FILL = 0.75  # a sequence shorter than this fraction of a block's longest opens a new block
 
@@ -85,6 +87,20 @@ class SharedAttention:
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
     longest: int  # tokens of the longest prompt with completion
+
+
+def plan_attention(plan: PackingPlan, device: torch.device) -> SharedAttention:
+    """The attention of a shared packing plan."""
+    spans = zip(plan.prompt_starts, plan.prompt_lengths, plan.members(), strict=True)
+    return SharedAttention(
+        groups=tuple(
+            group_of(int(start), int(length), plan.starts[rows], plan.computed[rows], device)
+            for start, length, rows in spans
+        ),
+        blocks=causal_blocks(plan.prompt_starts, plan.prompt_lengths, device)
+        + causal_blocks(plan.starts[plan.order], plan.computed[plan.order], device),
+        longest=plan.longest,
+    )
 
 
 def group_of(

@@ -22,7 +22,7 @@ from mindrlhf_grpo.types import Batch
 from ..models.hf import causal_lm_of
 from ..models.vision import language_part, vision_of
 from .attention import NAME, attending, register
-from .layouts import ModelInput, plain_input, shared_input
+from .layouts import LAYOUTS, ModelInput
 
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 Layout = Literal["shared", "plain"]
@@ -70,8 +70,7 @@ class PackedModel(ABC):
         """
         if self.vision is None and any(batch.features):
             raise BackendError(f"{type(self.whole).__name__} reads text only, but prompts have images (data.images)")
-        build = shared_input if self.layout == "shared" else plain_input
-        return build(batch, self.device, self.read_at, self.vision)
+        return LAYOUTS[self.layout](batch, self.device, self.read_at, self.vision)
 
     def entered(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A function of the model's weights, which are gathered for it where they are sharded."""
