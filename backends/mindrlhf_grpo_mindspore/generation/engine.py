@@ -20,7 +20,8 @@ from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
-from ..models import Architecture, hf
+from ..models import hf
+from ..training.trained_model import TrainedModel
 from .decoder_steps import Model
 from .runner import RUNNERS, build_runner
 
@@ -50,10 +51,9 @@ def model_of(policy: Policy) -> Model:
     Raises:
         BackendError: the policy belongs to another backend.
     """
-    architecture = getattr(policy, "architecture", None)
-    if not isinstance(architecture, Architecture):
+    if not isinstance(policy, TrainedModel):
         raise BackendError(f"the mindspore engine needs a mindspore policy, not {type(policy).__name__}")
-    return Model(architecture=architecture, weights=policy.weights, lora_scale=policy.lora_scale)
+    return Model(architecture=policy.architecture, weights=policy.weights, lora_scale=policy.lora_scale)
 
 
 class MindSporeEngine:
@@ -124,9 +124,7 @@ class MindSporeEngine:
 
     def roles(self) -> dict[str, Role]:
         """The cache; the weights are the policy's own."""
-        cache = getattr(self.runner, "cache", None)
-        size = (lambda: 0) if cache is None else (lambda: int(self.runner.cache.nbytes))
-        return {"kv_cache": KeyValueCache(self.sleep, self.wake_up, size)}
+        return {"kv_cache": KeyValueCache(self.sleep, self.wake_up, self.runner.cache_bytes)}
 
     def fingerprint(self) -> str:
         """Digest of the weights the engine computes with, adapters merged, by Hugging Face name."""

@@ -101,6 +101,10 @@ class CachedRunner:
         inputs[:, :count] = tokens, positions
         return self.drawing.draw(self._decode_step(rows)(Tensor(inputs)), range(count), draws)
 
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values of the slots."""
+        return self.cache.nbytes
+
     def close(self) -> None:
         """Give back the memory of prompts and slots."""
         self.kept = {}
@@ -216,6 +220,10 @@ class RecomputeRunner:
         for slot, token in enumerate(tokens):
             self.sequences[slot].append(token)
         return self._draw(range(len(tokens)), draws)
+
+    def cache_bytes(self) -> int:
+        """Return 0: there is no cache."""
+        return 0
 
     def close(self) -> None:
         """Forget every sequence."""

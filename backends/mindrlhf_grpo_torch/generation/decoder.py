@@ -55,6 +55,10 @@ class Decoder(Protocol):
         """Hugging Face name -> tensor it computes with; None where it runs the model's own modules."""
         ...
 
+    def cache_bytes(self) -> int:
+        """Bytes that keys and values of the slots take now; 0 without a cache."""
+        ...
+
     def close(self) -> None:
         """Free the memory of the slots."""
         ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mindrlhf_grpo.backend import Policy
@@ -25,6 +24,7 @@ from ..models.hf import local
 from ..models.vision import vision_of
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory
+from ..training.trained_model import TrainedModel
 from .decoder import without_gradient
 from .decoder_choice import choose_decoder
 from .runner import TorchRunner
@@ -36,22 +36,23 @@ def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer)
     Raises:
         ConfigError: the model cannot be loaded.
     """
-    if policy is None or getattr(policy, "shards", None) is not None:  # shards are whole in an engine only
-        model: Any = hf.load_causal_lm(config.model, getattr(policy, "device", None)).requires_grad_(False)
+    trained = None if policy is None else trained_model(policy)
+    if trained is None or trained.shards is not None:  # shards are whole in an engine only
+        device = None if trained is None else trained.device
+        model: Any = hf.load_causal_lm(config.model, device).requires_grad_(False)
         return TorchEngine(model, tokenizer, slots=config.rollout.slots, apart=True)
-    return TorchEngine(model_of(policy), tokenizer, slots=config.rollout.slots)
+    return TorchEngine(trained.model, tokenizer, slots=config.rollout.slots)
 
 
-def model_of(policy: Policy) -> Any:
-    """The Hugging Face model a policy of this backend trains.
+def trained_model(policy: Policy) -> TrainedModel:
+    """Return a policy as the trained model of this backend that it is.
 
     Raises:
         BackendError: the policy belongs to another backend.
     """
-    model = getattr(policy, "model", None)
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(policy, TrainedModel):
         raise BackendError(f"the torch engine needs a torch policy, not {type(policy).__name__}")
-    return model
+    return policy
 
 
 class TorchEngine:
@@ -120,8 +121,8 @@ class TorchEngine:
         }
 
     def cache_bytes(self) -> int:
-        """Of the slots; a decoder without a cache has none."""
-        return int(getattr(getattr(self.decoder, "cache", None), "nbytes", 0))
+        """Bytes of the decoder's key/value cache."""
+        return self.decoder.cache_bytes()
 
     def own_weights(self) -> Iterable[Tensor]:
         """Merged adapters, and all weights of an engine that computes beside a sharded policy."""

@@ -63,6 +63,9 @@ class FusedDecoder:
             shapes = [(2 * self.kv_heads, self.size)] * len(self.tensors.layers)
             self.cache = SlotCache(shapes, slots, self.tensors.embedding.dtype, self.device)
 
+    def cache_bytes(self) -> int:
+        return 0 if self.cache is None else self.cache.nbytes
+
     def close(self) -> None:
         self.cache = None
 

@@ -66,6 +66,9 @@ class RecomputeDecoder:
     def open(self, slots: int) -> None:
         self.rows = [[] for _ in range(slots)]
 
+    def cache_bytes(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.rows = []
 
@@ -122,6 +125,9 @@ class CachedDecoder:
             self.close()
         self.slots = slots
         self.turns = torch.zeros(slots, dtype=torch.long, device=self.device)
+
+    def cache_bytes(self) -> int:
+        return 0 if self.cache is None else self.cache.nbytes
 
     def close(self) -> None:
         self.slots, self.cache, self.layers = 0, None, Cache(layers=[])

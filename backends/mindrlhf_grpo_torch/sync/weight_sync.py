@@ -14,7 +14,7 @@ from torch import Tensor
 from mindrlhf_grpo.backend import Policy, RolloutEngine
 from mindrlhf_grpo.errors import BackendError, RunFailed
 
-from ..generation.engine import TorchEngine, model_of
+from ..generation.engine import TorchEngine, trained_model
 from ..models.hf import hf_tensors
 from ..training.trained_model import TrainedModel
 from .fingerprint import fingerprint
@@ -28,9 +28,8 @@ def build_weight_sync(policy: Policy, engine: RolloutEngine) -> TorchWeightSync 
     """
     if not isinstance(engine, TorchEngine):
         raise BackendError(f"weights go to the torch engine in memory, not to {type(engine).__name__}")
-    if isinstance(policy, TrainedModel) and policy.shards is not None:
-        return ShardedWeightSync(policy, engine)
-    return TorchWeightSync(model_of(policy), engine)
+    trained = trained_model(policy)
+    return TorchWeightSync(trained.model, engine) if trained.shards is None else ShardedWeightSync(trained, engine)
 
 
 class TorchWeightSync:
