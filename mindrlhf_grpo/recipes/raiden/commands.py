@@ -16,14 +16,14 @@ from ...config.yaml_source import parse
 from ...errors import ConfigError, DataError
 from ...json_lines import digest_of, replace_json, to_json
 from ...user_functions import named_function
-from .data import Sample, rows, write_dataset
+from .data import Sample, good_items, rows
 from .evaluation import evaluate_responses, server_judge
 from .generation import Job, Writer
 from .journal import Journal
 from .languages import LANGUAGES, detect_language, load_texts
 from .profiles import profile_text, read_profiles
+from .splits import write_dataset
 from .training import finish, read_training
-from .typed_items import good_items
 
 HELP = "RAIDEN-R1: role awareness; samples from character profiles, GRPO with a verifiable reward, SBK and CM"
 OPTIONS = parse(files(__package__).joinpath("options.yaml").read_text(encoding="utf-8")).value

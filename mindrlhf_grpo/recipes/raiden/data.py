@@ -1,25 +1,21 @@
-"""Samples: read and checked, as rows of a run, and written with their statistics."""
+"""Samples: a JSON file of them is read and checked, and each becomes a row of a run."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from ...data.rows import BadRow
-from ...json_lines import digest_of, replace_json
-from .languages import LANGUAGES, detect_language, load_texts
+from ...errors import DataError
+from .languages import LANGUAGES, Texts, detect_language, load_texts
 from .profiles import DEFAULTS, profile_text
 from .rewards import MULTI, SINGLE
-from .splitting import split
-from .texts import Texts
-from .turns import alternating
-from .typed_items import read_items
 
-COUNTED = ("validation_method", "difficulty", "question_type", "source", "language")
+Item = TypeVar("Item", bound=BaseModel)
 
 
 class Turn(BaseModel):
@@ -66,23 +62,41 @@ class Sample(BaseModel):
         }  # fmt: skip
 
 
-def statistics(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Total, and how many of each validation method, difficulty, question type, source and language."""
-    flat = [{**sample, **sample["metadata"]} for sample in samples]
-    counts: dict[str, Any] = {name: dict(Counter(sample[name] for sample in flat)) for name in COUNTED}
-    single = counts["validation_method"].get(SINGLE, 0)
-    return {"total": len(samples), "single_term": single, "multi_term": len(samples) - single, **counts}
+def read_items(path: Path, model: type[Item]) -> list[Item | BadRow]:
+    """The items of a JSON list, in order.
+
+    Raises:
+        DataError: no such file, no UTF-8, no JSON, no list, or an empty one.
+    """
+    try:
+        items = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON in UTF-8: {error}") from None
+    if not isinstance(items, list) or not items:
+        raise DataError(f"{path} holds no list of items but {'an empty one' if items == [] else type(items).__name__}")
+    return [check_item(item, model, f"{path}[{at}]") for at, item in enumerate(items)]
 
 
-def write_dataset(
-    folder: Path, samples: Sequence[Mapping[str, Any]], train_ratio: float, seed: int, by: str
-) -> dict[str, int]:
-    """Write ``train.json``, ``validation.json`` and ``dataset_stats.json``; returns how many went where."""
-    whose = None if by == "sample" else lambda sample: digest_of(sample["character_profile"])
-    train, validation = split(samples, train_ratio, seed=seed, together=whose)
-    for name, content in (("train", train), ("validation", validation), ("dataset_stats", statistics(samples))):
-        replace_json(folder / f"{name}.json", content)
-    return {"train": len(train), "validation": len(validation)}
+def good_items(path: Path, model: type[Item], limit: int | None = None) -> list[Item]:
+    """The first ``limit`` items of a JSON list (None: all). Raises DataError for a file or an item that is none."""
+    items = read_items(path, model)[:limit]
+    for item in items:
+        if isinstance(item, BadRow):
+            raise DataError(str(item))
+    return [item for item in items if not isinstance(item, BadRow)]
+
+
+def check_item(item: object, model: type[Item], place: str) -> Item | BadRow:
+    """The item as the model has it, or the first thing that is wrong with it."""
+    try:
+        return model.model_validate(item, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the item"
+        got = "" if first["type"] == "missing" else f", not {str(first['input'])[:60]!r}"
+        return BadRow(place, f"{where}: {first['msg']}{got}")
 
 
 def rows(path: str, texts: str | None = None, system_prompt: str | None = None) -> list[dict[str, Any] | BadRow]:
@@ -118,3 +132,18 @@ def character_text(profile: dict[str, str], wording: Texts, language: str) -> st
     known = {**DEFAULTS, **profile}
     names = {"name": "Name", "gender": "Gender", "introduction": "Introduction", "description": "Detailed Description"}
     return wording.fill(language, "policy", "character", **{name: known[label] for name, label in names.items()})
+
+
+def alternating(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Messages whose roles alternate, as many templates want them: neighbours of one role become one message.
+
+    Args:
+        turns: role and content of each.
+    """
+    messages: list[dict[str, str]] = []
+    for role, content in turns:
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{content}"
+        else:
+            messages.append({"role": role, "content": content})
+    return messages

@@ -12,8 +12,8 @@ from typing import Any
 from ...chat.chat_server import ChatModel
 from .data import Sample
 from .generation import same_answer
+from .languages import Texts
 from .rewards import accuracy
-from .texts import Texts
 
 Judge = Callable[[dict[str, Any], str], float | None]
 COLUMNS = ("language", "question_type")

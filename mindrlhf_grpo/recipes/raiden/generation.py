@@ -16,13 +16,12 @@ from typing import Any
 from ...chat.chat_server import ChatModel
 from ...errors import RequestRefused
 from ...rewards.builtin.language import share_of
-from .data import character_text
+from .data import alternating, character_text
 from .keywords import contains, normalised, read_keywords, shared_terms
+from .languages import Texts
 from .profiles import profile_text
 from .replies import usable_line, yes_or_no
 from .rewards import MULTI, SINGLE
-from .texts import Texts
-from .turns import alternating
 
 AGREEMENT = 0.7  # share of independent answers that must bear a sample out
 

@@ -15,9 +15,7 @@ from ...chat.thoughts import final_answer
 from ...errors import ConfigError
 from ...rewards.builtin.format import has_format
 from .keywords import contains, normalised, slots_filled
-from .languages import load_texts
-from .texts import Texts
-from .turns import content_of
+from .languages import Texts, load_texts
 
 Profile: TypeAlias = Literal["paper", "repo", "easyr1"]
 Slots: TypeAlias = Sequence[str | Sequence[str]]  # keywords; a list: equivalents
@@ -119,3 +117,10 @@ def _check(profile: str) -> None:
         raise ConfigError(
             f"profile {profile!r} of the role-awareness reward is unknown; there are {', '.join(PROFILES)}"
         )
+
+
+def content_of(completion: Any) -> str:
+    """The text of a completion that may be a message or a list of messages, of which the last one counts."""
+    if isinstance(completion, Sequence) and not isinstance(completion, str):
+        completion = completion[-1] if completion else ""
+    return str(completion.get("content") or "") if isinstance(completion, Mapping) else str(completion)

@@ -20,9 +20,8 @@ from ...config.file import Draft
 from ...config.run import RunConfig
 from ...config.yaml_source import parse
 from ...errors import ConfigError
-from .data import Sample
+from .data import Sample, read_items
 from .rewards import check_weights
-from .typed_items import read_items
 
 UNKNOWN = "{place}: there is no key {name!r}{near}; there are {known}"
 REFUSED = "{place}: {name} is {value!r}; it takes {accepted}"

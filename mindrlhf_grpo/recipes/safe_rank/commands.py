@@ -78,7 +78,7 @@ def check_command(
 ) -> None:  # fmt: skip
     """How much of a catalog the oracle knows, and how many of its films each trait rules out."""
     from .data import rows
-    from .titles import load_catalog
+    from .film_files import load_catalog
 
     oracle, catalog = create_oracle(oracle_path, risk_threshold), sorted(load_catalog(catalog_path))
     risks = [oracle.get_movie_traits(title, year) for title, year in catalog]

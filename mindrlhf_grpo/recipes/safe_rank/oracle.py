@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, did_you_mean
-from .plain_tables import read_table
-from .titles import lookup_key, pairs, year_of
+from .film_files import pairs, read_table
+from .titles import lookup_key, year_of
 
 LOG = logging.getLogger("mindrlhf_grpo.recipes.safe_rank")
 RISKS, TITLES = "movie_trait_sensitivity.json", ("title_to_imdb.json", "title_to_imdb.pkl")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any, Literal, TypeAlias
 
+from .film_files import load_catalog
 from .oracle import THRESHOLD, SafetyOracle, create_oracle
 from .parsing import Item, parse, text_of
 from .ranking import discount
-from .titles import fold, load_catalog, year_of
+from .titles import fold, year_of
 
 Form: TypeAlias = Literal["log_decay", "gain", "exp_inf"]
 Discount: TypeAlias = Literal["none", "log"]

@@ -14,8 +14,7 @@ from ...config.file import Draft
 from ...config.yaml_source import parse
 from ...errors import ConfigError
 from ...trainers.stages import launched_processes
-from .checked_rows import split_path
-from .data import rows
+from .data import rows, split_path
 
 PRESETS = {"balanced": 1.0, "safety": 2.0, "quality": 0.5}
 PARTS = {"grpo": [0], "gdpo": [1, 2]}  # of the rewards in run.yaml

@@ -11,9 +11,8 @@ import pytest
 
 from mindrlhf_grpo.data.rows import BadRow
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.recipes.raiden.data import Sample, rows, statistics, write_dataset
-from mindrlhf_grpo.recipes.raiden.splitting import split
-from mindrlhf_grpo.recipes.raiden.typed_items import read_items
+from mindrlhf_grpo.recipes.raiden.data import Sample, read_items, rows
+from mindrlhf_grpo.recipes.raiden.splits import split, statistics, write_dataset
 from tests.support.recipes.raiden_files import samples
 
 

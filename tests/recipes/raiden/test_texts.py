@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.recipes.raiden.texts import Texts, load_texts
+from mindrlhf_grpo.recipes.raiden.languages import Texts, load_texts
 
 TEXTS = Texts({"en": {"ask": "Who is $name? It costs $$5.", "cue": "^(yes|no)$", "bad": "(", "deep": {"er": "x"}}})
 
@@ -49,4 +49,4 @@ def test_a_users_file_that_does_not_fit_is_an_error(tmp_path: Path, content: str
     if content is not None:
         path.write_text(content)
     with pytest.raises(ConfigError, match=said):
-        load_texts("mindrlhf_grpo.recipes.raiden", "texts.yaml", str(path))
+        load_texts(str(path))

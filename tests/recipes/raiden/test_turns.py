@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo.recipes.raiden.turns import alternating, content_of
+from mindrlhf_grpo.recipes.raiden.data import alternating
+from mindrlhf_grpo.recipes.raiden.rewards import content_of
 
 
 def test_neighbours_of_one_role_become_one_message() -> None:

@@ -15,8 +15,8 @@ import yaml
 
 from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.recipes.safe_rank.film_files import load_catalog
 from mindrlhf_grpo.recipes.safe_rank.oracle import create_oracle, traits
-from mindrlhf_grpo.recipes.safe_rank.titles import load_catalog
 from tests.support.repository import ROOT
 
 FOLDER = ROOT / "examples/safe_rank"

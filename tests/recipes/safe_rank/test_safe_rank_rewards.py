@@ -12,9 +12,10 @@ import pytest
 from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.safe_rank import rewards
+from mindrlhf_grpo.recipes.safe_rank.film_files import load_catalog
 from mindrlhf_grpo.recipes.safe_rank.oracle import SafetyOracle
 from mindrlhf_grpo.recipes.safe_rank.parsing import parse
-from mindrlhf_grpo.recipes.safe_rank.titles import load_catalog, lookup_key
+from mindrlhf_grpo.recipes.safe_rank.titles import lookup_key
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 

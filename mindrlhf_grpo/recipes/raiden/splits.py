@@ -1,0 +1,57 @@
+"""Samples divided into training and validation data, and written with their statistics."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...json_lines import digest_of, replace_json
+from .rewards import SINGLE
+
+T = TypeVar("T")
+COUNTED = ("validation_method", "difficulty", "question_type", "source", "language")
+
+
+def statistics(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Total, and how many of each validation method, difficulty, question type, source and language."""
+    flat = [{**sample, **sample["metadata"]} for sample in samples]
+    counts: dict[str, Any] = {name: dict(Counter(sample[name] for sample in flat)) for name in COUNTED}
+    single = counts["validation_method"].get(SINGLE, 0)
+    return {"total": len(samples), "single_term": single, "multi_term": len(samples) - single, **counts}
+
+
+def write_dataset(
+    folder: Path, samples: Sequence[Mapping[str, Any]], train_ratio: float, seed: int, by: str
+) -> dict[str, int]:
+    """Write ``train.json``, ``validation.json`` and ``dataset_stats.json``; returns how many went where."""
+    whose = None if by == "sample" else lambda sample: digest_of(sample["character_profile"])
+    train, validation = split(samples, train_ratio, seed=seed, together=whose)
+    for name, content in (("train", train), ("validation", validation), ("dataset_stats", statistics(samples))):
+        replace_json(folder / f"{name}.json", content)
+    return {"train": len(train), "validation": len(validation)}
+
+
+def split(
+    items: Sequence[T], share: float, *, seed: int, together: Callable[[T], str] | None = None
+) -> tuple[list[T], list[T]]:
+    """The items shuffled; the first ``int(n * share)`` of them, and the others.
+
+    Args:
+        together: items with the same text stay on one side; then these texts are shuffled and counted.
+
+    Raises:
+        ValueError: ``share`` is not in 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share {share} is not in 0..1")
+    keys = [str(at) if together is None else together(item) for at, item in enumerate(items)]
+    order = list(dict.fromkeys(keys))
+    random.Random(seed).shuffle(order)
+    count = int(len(order) * share + 1e-9)  # 0.29 * 100 is a little below 29
+    place = {key: at for at, key in enumerate(order)}
+    ranked = sorted(range(len(items)), key=lambda at: place[keys[at]])
+    first = [items[at] for at in ranked if place[keys[at]] < count]
+    return first, [items[at] for at in ranked if place[keys[at]] >= count]

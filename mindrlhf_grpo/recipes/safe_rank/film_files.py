@@ -1,0 +1,74 @@
+"""Files of films: tables in JSON or in pickles that hold plain values only (nothing in a pickle is run), and catalogs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from .titles import fold, year_of
+
+CONTAINERS: dict[tuple[str, str], type] = {("builtins", "set"): set, ("builtins", "frozenset"): frozenset}
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Refuses every class and function; containers, texts and numbers need none."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in CONTAINERS:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return CONTAINERS[module, name]
+
+
+def read_table(path: Path) -> Any:
+    """What a JSON file, or a pickle (``.pkl``) of plain values, holds.
+
+    Raises:
+        DataError: no such file, a broken one, or a pickle with objects.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {str(path)!r}; accepted: .json, or .pkl with plain values")
+    if path.suffix not in (".pkl", ".pickle"):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON: {error}") from error
+    try:
+        with path.open("rb") as file:
+            return PlainUnpickler(file).load()
+    except Exception as error:  # a broken pickle raises almost anything
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be read: {reason}; accepted: plain values only, better as JSON") from error
+
+
+def load_catalog(path: str | Path) -> frozenset[tuple[str, int]]:
+    """The films that may be recommended, as folded title and year: JSON ``[[title, year], ...]`` or a pickled set.
+
+    Raises:
+        DataError: no such file, a pickle with anything but plain values, or entries without a year.
+    """
+    return frozenset((fold(title), year) for title, year, *_ in pairs(read_table(Path(path)), str(path)))
+
+
+def pairs(table: Any, name: str) -> list[tuple[str, int, Any]]:
+    """(title, year, value) of a table: rows, or a mapping from (title, year), from ``Title (1999)`` or ``title|1999``."""
+    entries: Iterable[Any] = table
+    if isinstance(table, Mapping):
+        entries = [(*(key if isinstance(key, tuple) else split_key(str(key))), value) for key, value in table.items()]
+    found = []
+    for entry in entries:
+        row = list(entry.values()) if isinstance(entry, Mapping) else entry
+        year = year_of(row[1]) if isinstance(row, (list, tuple)) and len(row) > 1 else None
+        if year is None:
+            raise DataError(f"{name}: {entry!r} is no title with a year")
+        found.append((str(row[0]), year, row[2] if len(row) > 2 else None))
+    return found
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Title and year of ``Title (1999)`` or ``title|1999``."""
+    title, _, year = key.rstrip(") ").replace("(", "|").rpartition("|")
+    return title, year
