@@ -20,29 +20,12 @@ import numpy as np
 from mindspore import Tensor, communication, ops
 
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 from .host_link import KEY_BYTES, HostLink, accept, join, listen, own_address
 
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
 HOST_BYTES = 64  # room for the text of an address
-
-
-class SingleProcess:
-    """No other ranks."""
-
-    rank, world_size = 0, 1
-
-    def gather_objects(self, item: Any) -> list[Any]:
-        return [item]
-
-    def barrier(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-    def sum_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
-        return gradients
 
 
 class MindSporeRanks:

@@ -13,25 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mindrlhf_grpo.parallel.single_process import SingleProcess
+
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
-
-
-class SingleProcess:
-    """No other ranks."""
-
-    rank, world_size, local_rank = 0, 1, 0
-
-    def gather_objects(self, item: Any) -> list[Any]:
-        return [item]
-
-    def barrier(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        return
 
 
 class TorchRanks:

@@ -24,9 +24,10 @@ from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
 from mindrlhf_grpo.parallel.residency import Role
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
 
-from ..comm import MindSporeRanks, SingleProcess
+from ..comm import MindSporeRanks
 from ..devices import Device
 from ..graph import Compiled
 from ..models import Architecture, hf

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.parallel.resharding import Copy, Layout, Parameter, chunk, plan, slices
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 
-from ..comm import SingleProcess, TorchRanks
+from ..comm import TorchRanks
 from ..models import hf
 from .attention import attending
 

@@ -20,9 +20,10 @@ from mindrlhf_grpo.model_files.folder import find_folder, read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import NAME, load_value_head
 from mindrlhf_grpo.parallel.residency import Role
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
 
-from ..comm import SingleProcess, TorchRanks
+from ..comm import TorchRanks
 from ..models import hf
 from ..models.lean_layers import make_lean
 from ..models.value_head import value_head

@@ -24,10 +24,11 @@ from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.config.run import TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.parallel.residency import Role
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
 
 from .. import xp
-from ..comm import SingleProcess, TorchRanks
+from ..comm import TorchRanks
 from ..models import hf
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory

@@ -19,9 +19,10 @@ from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
 from mindrlhf_grpo.model_files.folder import find_folder
 from mindrlhf_grpo.model_files.value_head import NAME, ValueHead, load_value_head, write_head_settings
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
 
-from ..comm import SingleProcess, TorchRanks
+from ..comm import TorchRanks
 from ..models import hf
 from ..models.lean_layers import make_lean
 from ..models.value_head import value_head

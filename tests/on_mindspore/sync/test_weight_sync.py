@@ -14,7 +14,6 @@ from tests.support.tiny_generation import tokens as tokens_of
 
 ms = pytest.importorskip("mindspore")
 
-from mindrlhf_grpo_mindspore.comm import SingleProcess  # noqa: E402
 from mindrlhf_grpo_mindspore.devices import Device  # noqa: E402
 from mindrlhf_grpo_mindspore.generation.engine import build_engine  # noqa: E402
 from mindrlhf_grpo_mindspore.sync.weight_sync import build_weight_sync  # noqa: E402
@@ -27,6 +26,7 @@ from mindrlhf_grpo.batches.online import build_batch  # noqa: E402
 from mindrlhf_grpo.config.run import RunConfig  # noqa: E402
 from mindrlhf_grpo.errors import BackendError, RunFailed  # noqa: E402
 from mindrlhf_grpo.losses.function_loss import FunctionLoss  # noqa: E402
+from mindrlhf_grpo.parallel.single_process import SingleProcess  # noqa: E402
 from mindrlhf_grpo.types import Batch, RolloutGroup  # noqa: E402
 
 

@@ -35,8 +35,9 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def policy_of(folder: Path, family: str, **model: Any) -> Any:
-    from mindrlhf_grpo_torch.comm import SingleProcess
     from mindrlhf_grpo_torch.training.policy import TorchPolicy
+
+    from mindrlhf_grpo.parallel.single_process import SingleProcess
 
     config = RunConfig.model_validate(settings(folder, family, model=model))
     return TorchPolicy(config, torch.device("cpu"), SingleProcess())
