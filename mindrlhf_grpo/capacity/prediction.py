@@ -13,7 +13,7 @@ from ..config.file import AnyConfig
 from ..config.parallel import ParallelConfig, SwapConfig
 from ..config.run import RunConfig
 from ..errors import UserError
-from ..rewards.rewards import MODEL
+from ..rewards.sources import MODEL_PREFIX
 from .device_layout import DeviceLayout
 from .memory import BYTES, Parts, allocator_bytes, peak, phases
 from .model_shape import ModelShape
@@ -77,7 +77,11 @@ def largest_scorer(config: AnyConfig, weights_of: Callable[[str], int]) -> tuple
     sizes, unknown = [0], []
     for component in config.rewards if isinstance(config, RunConfig) else []:
         inside = component.arguments
-        path = component.function.removeprefix(MODEL) if component.function.startswith(MODEL) else inside.get("model")
+        path = (
+            component.function.removeprefix(MODEL_PREFIX)
+            if component.function.startswith(MODEL_PREFIX)
+            else inside.get("model")
+        )
         if not path or not isinstance(path, str):
             continue
         options = inside.get("options") if isinstance(inside.get("options"), dict) else {}

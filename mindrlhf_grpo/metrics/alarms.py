@@ -17,7 +17,7 @@ from typing import Any
 from ..config.file import AnyConfig
 from ..config.run import RunConfig
 from ..json_lines import read_json_lines
-from ..rewards.rewards import name_of
+from ..rewards.sources import component_name
 from ..run.tracking import METRICS
 from .trends import drift, mann_kendall
 
@@ -127,7 +127,7 @@ class Alarms:
 def judging_weights(config: RunConfig) -> dict[str, float]:
     """Reward component -> weight, without those that say what a refusal is: neither more of it nor less is better."""
     refusals = {metric.arguments.get("refusal_judge") for metric in config.metrics or ()}
-    names = {name_of(component): component.weight for component in config.rewards}
+    names = {component_name(component): component.weight for component in config.rewards}
     return {name: weight for name, weight in names.items() if name not in refusals}
 
 

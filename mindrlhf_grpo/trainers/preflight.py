@@ -30,11 +30,11 @@ from ..data.stream import PromptStream
 from ..errors import BackendError, ConfigError, DataError, UserError
 from ..metrics.metric_functions import MetricFunction
 from ..model_files.folder import find_folder, read_model_config
-from ..rewards.models.reward_model import settings_of
+from ..rewards.models.reward_model import settings_from_arguments
 from ..rewards.protocol import ModelReward
 from ..rewards.resolve import Reward, model_reward
 from ..rewards.resolve import resolve as resolve_reward
-from ..rewards.rewards import MODEL, build_own
+from ..rewards.sources import MODEL_PREFIX, build_model_reward
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ def check_readers_of_images(config: RunConfig) -> None:
             "critic reads text only, and data.images gives images; accepted: an algorithm without a critic"
         )
     for index, component in enumerate(config.rewards):
-        if component.function.startswith(MODEL) and component.arguments.get("tokens") == "same":
+        if component.function.startswith(MODEL_PREFIX) and component.arguments.get("tokens") == "same":
             raise ConfigError(
                 f"rewards.{index}.arguments: tokens: same gives the reward model the tokens of images, which it cannot "
                 "read; accepted with data.images: own, where it reads <image> as text"
@@ -240,15 +240,15 @@ def check_writable(run_dir: Path) -> None:
 
 
 def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
-    if component.function.startswith(MODEL):
-        folder = component.function.removeprefix(MODEL)
+    if component.function.startswith(MODEL_PREFIX):
+        folder = component.function.removeprefix(MODEL_PREFIX)
         found.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
-        found.attempt(f"{label}.arguments", lambda: settings_of(folder, component.arguments))
+        found.attempt(f"{label}.arguments", lambda: settings_from_arguments(folder, component.arguments))
         return
     try:
         own = model_reward(component.function, component.arguments, label=label)
         if own is not None:
-            reward: ModelReward | Reward = build_own(own, None, None, component.arguments)
+            reward: ModelReward | Reward = build_model_reward(own, None, None, component.arguments)
         else:
             reward = resolve_reward(component.function, component.arguments, label=label)
         if columns is not None:

@@ -60,9 +60,9 @@ def learn_head(
     """
     examples = list(labelled(files))
     groups = [written_group(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
-    backend = load_backend(config_of(body, model))
+    backend = load_backend(backend_config(body, model))
     try:
-        scorer = Scorer(settings_of(body, {**model, "keep": True}), backend, headless=True)
+        scorer = Scorer(scorer_settings(body, {**model, "keep": True}), backend, headless=True)
         parts = [scorer.embeddings(groups[start : start + CHUNK]) for start in range(0, len(groups), CHUNK)]
     finally:
         backend.comm.close()
@@ -93,15 +93,15 @@ def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any
         raise ConfigError(f"{folder!r} is a model of type {kind!r}; a reward model of this recipe has {MODEL_TYPE!r}")
     question, answers = texts
     group = written_group(0, question, answers)
-    backend = load_backend(config_of(folder, model))
+    backend = load_backend(backend_config(folder, model))
     report: dict[str, Any] = {
         "model_type": kind,
         "hidden_dim_str": read_model_config(find_folder(folder))["hidden_dim_str"],
     }
     try:
-        logits = Scorer(settings_of(folder, model), backend).score([group])
+        logits = Scorer(scorer_settings(folder, model), backend).score([group])
         if own_code:
-            theirs = Scorer(settings_of(folder, {**model, "trust_remote_code": True}), backend).score([group])
+            theirs = Scorer(scorer_settings(folder, {**model, "trust_remote_code": True}), backend).score([group])
             report["own_code_differs_by"] = float(np.abs(theirs - logits).max())
     finally:
         backend.comm.close()
@@ -114,12 +114,12 @@ def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any
     return {**report, "scores": scored}
 
 
-def settings_of(folder: str, model: Mapping[str, Any]) -> ScorerSettings:
+def scorer_settings(folder: str, model: Mapping[str, Any]) -> ScorerSettings:
     """How the recipe's reward models are read: own template, at its last token, the logit as it is."""
     kept = {key: value for key, value in model.items() if key != "backend"}
     return ScorerSettings(model=folder, end="template", **kept)
 
 
-def config_of(folder: str, model: Mapping[str, Any]) -> RunConfig:
+def backend_config(folder: str, model: Mapping[str, Any]) -> RunConfig:
     """A configuration that names a backend and a device; it trains nothing."""
     return bare_config(ModelConfig(path=folder, device=model["device"], dtype=model["dtype"]), model["backend"])

@@ -100,7 +100,7 @@ class ScorerSettings:
             )
 
 
-def settings_of(model: str, arguments: Mapping[str, Any]) -> ScorerSettings:
+def settings_from_arguments(model: str, arguments: Mapping[str, Any]) -> ScorerSettings:
     """Settings from the arguments of a reward component.
 
     Raises:

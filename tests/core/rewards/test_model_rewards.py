@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards
+from mindrlhf_grpo.rewards.sources import ModelClassSource
 from mindrlhf_grpo.trainers.preflight import Findings, _check_reward
 from mindrlhf_grpo.types import RolloutGroup
 
@@ -64,10 +66,12 @@ def test_a_class_is_built_with_backend_and_policy_and_gives_named_components(gro
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
     with Rewards([config(user)], backend="the backend", policy=str(tmp_path)) as rewards:  # type: ignore[arg-type]
-        own = rewards._components[0].source.reward  # type: ignore[union-attr]
+        source = rewards.components[0].source
+        assert isinstance(source, ModelClassSource)
+        own: Any = source.reward
         table = rewards.score([group(["a", "bbbb"], c=1)])
-        assert (own.backend, own.folder) == ("the backend", tmp_path)  # type: ignore[union-attr]
-    assert own.closed == ["the backend"]  # type: ignore[union-attr]
+        assert (own.backend, own.folder) == ("the backend", tmp_path)
+    assert own.closed == ["the backend"]
     assert table.names == ("own", "own/half")
     np.testing.assert_array_equal(table.values[:, :, 0], [[1.0, 0.5], [4.0, np.nan]])
     assert table.total()[:, 0].tolist() == [3.0, 8.0]

@@ -18,7 +18,7 @@ import mindrlhf_grpo_torch
 
 from mindrlhf_grpo.cli.generate import written_group
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, settings_of
+from mindrlhf_grpo.recipes.ups_rm.reward_model import backend_config, scorer_settings
 from mindrlhf_grpo.rewards.models.reward_model import Scorer
 
 ANSWERS = ("bad help", "good kind moon river stone", "train", "moon bad")
@@ -31,8 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scorer(module: Any, model: Path, **settings: Any) -> Scorer:
-    config = config_of(str(model), {**MODEL, "backend": "torch"})
-    return Scorer(settings_of(str(model), {**MODEL, **settings}), module.build(config), headless=True)
+    config = backend_config(str(model), {**MODEL, "backend": "torch"})
+    return Scorer(scorer_settings(str(model), {**MODEL, **settings}), module.build(config), headless=True)
 
 
 @pytest.mark.row("ups_rm", "Backends")

@@ -14,7 +14,7 @@ import pytest
 from mindrlhf_grpo.cli.generate import written_group
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
-from mindrlhf_grpo.recipes.ups_rm.reward_model import config_of, settings_of
+from mindrlhf_grpo.recipes.ups_rm.reward_model import backend_config, scorer_settings
 from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
 from mindrlhf_grpo.rewards.models.score_shapes import last_valid, sequence_scores
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
@@ -32,11 +32,11 @@ MASK = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
 def backend(folder: Path) -> Any:
     from mindrlhf_grpo_torch import build
 
-    return build(config_of(str(folder), MODEL))
+    return build(backend_config(str(folder), MODEL))
 
 
 def scores(folder: Path, **settings: Any) -> np.ndarray:
-    found = Scorer(settings_of(str(folder), {**MODEL, **settings}), backend(folder)).score(
+    found = Scorer(scorer_settings(str(folder), {**MODEL, **settings}), backend(folder)).score(
         [written_group(0, QUESTION, ANSWERS)]
     )
     return np.asarray(found)
@@ -116,7 +116,7 @@ def test_the_score_does_not_depend_on_padding_or_on_its_side(raw: Path, native: 
         assert logits.shape == (4, 1)
         assert np.abs(logits[:, 0].numpy() - native).max() < 1e-5
     for row, answer in enumerate(ANSWERS):
-        one = Scorer(settings_of(str(raw / "rm"), MODEL), backend(raw / "rm")).score(
+        one = Scorer(scorer_settings(str(raw / "rm"), MODEL), backend(raw / "rm")).score(
             [written_group(0, QUESTION, [answer])]
         )
         assert one[0] == pytest.approx(native[row], abs=1e-5)
@@ -164,14 +164,14 @@ def test_a_response_without_tokens_has_no_score(raw: Path) -> None:
     )
     group = written_group(0, QUESTION, ANSWERS[:1])
     groups = [RolloutGroup(prompt=group.prompt, rollouts=(*group.rollouts, empty))]
-    settings = settings_of(str(raw / "rm"), {**MODEL, "squash": "sigmoid_neg"})
+    settings = scorer_settings(str(raw / "rm"), {**MODEL, "squash": "sigmoid_neg"})
     found = Scorer(settings, backend(raw / "rm")).score(groups)
     assert 0 < found[0] < 1
     assert np.isnan(found[1])
 
 
 def test_the_head_reads_what_numpy_says_it_does(raw: Path, native: np.ndarray) -> None:
-    scorer = Scorer(settings_of(str(raw / "rm"), MODEL), backend(raw / "rm"))
+    scorer = Scorer(scorer_settings(str(raw / "rm"), MODEL), backend(raw / "rm"))
     embeddings = scorer.embeddings([written_group(0, QUESTION, ANSWERS)])
     assert embeddings.shape == (4, 48)
     assert np.abs(ups_rm_files.random_head().apply(embeddings) - native).max() < 1e-5
