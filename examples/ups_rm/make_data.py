@@ -37,11 +37,13 @@ def main() -> None:
     make(arguments.out)
 
 
-def make(out: Path) -> Path:
+def make(out: Path, *, seed: int = 0) -> Path:
     """``policy``, ``body`` (of the reward model) and ``Data/PKU-SafeRLHF`` in a folder."""
-    write_model(out / "policy", ["<pad>", "<end>", "<user>", "<assistant>", *WORDS, *ASKED], POLICY_TEMPLATE, seed=4)
+    write_model(
+        out / "policy", ["<pad>", "<end>", "<user>", "<assistant>", *WORDS, *ASKED], POLICY_TEMPLATE, seed=seed + 4
+    )
     special = ["[pad]", "[begin]", "[end]", "[Q]", "[A]"]
-    write_model(out / "body", [*special, *sorted(ASKED + WORDS, reverse=True)], REWARD_TEMPLATE, seed=1)
+    write_model(out / "body", [*special, *sorted(ASKED + WORDS, reverse=True)], REWARD_TEMPLATE, seed=seed + 1)
     draw = np.random.default_rng(0)
     for subset in SUBSETS:
         for split, rows in (("train", 200), ("test", 8)):

@@ -13,6 +13,8 @@ from mindrlhf_grpo.algorithms.plan import ALGORITHMS
 from tests.support import tiny
 from tests.support.runs.online_runs import PPO, TRAIN
 
+pytestmark = pytest.mark.trains
+
 # One process for all: starting one costs as much as a run.
 PROGRAM = """
 import sys

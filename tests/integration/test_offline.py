@@ -20,6 +20,8 @@ from mindrlhf_grpo.report.words import facts, headline, sentences
 from mindrlhf_grpo.trainers import offline
 from mindrlhf_grpo.trainers.offline_evaluation import calibration_error, evaluate_offline
 
+pytestmark = pytest.mark.trains
+
 MODEL, TIMES = "model.safetensors", ("time/", "memory/")
 
 

@@ -12,6 +12,8 @@ from tests.support import tiny
 from tests.support.runs.online_runs import PPO, TRAIN, run
 from tests.support.runs.resumed import assert_same
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

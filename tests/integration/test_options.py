@@ -16,6 +16,8 @@ from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 SHORT = {"train": {"steps": 2}, "rollout": {"group_size": 4, "max_tokens": 6, "slots": 8}}
 BY_LINE = """
 def per_line(completions):

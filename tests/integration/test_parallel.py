@@ -9,6 +9,8 @@ import pytest
 
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 STEPS = 5
 OPTIONS = {
     "seed": 1,  # of the losses of these steps none is near 0, where terms cancel and float32 has no 1e-6 left

@@ -15,6 +15,8 @@ from tests.support.tiny import environment
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 MATRIX = "model.layers.1.mlp.up_proj.weight"
 
 

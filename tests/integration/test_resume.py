@@ -13,6 +13,8 @@ import pytest
 from tests.support import tiny
 from tests.support.runs.resumed import assert_same, newest
 
+pytestmark = pytest.mark.trains
+
 STEPS = 20
 KILLS = 10
 OPTIONS = {
@@ -33,7 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
     config = tiny.prepare(undisturbed, **OPTIONS)
     started = time.monotonic()
-    tiny.train(config, f"run_dir={tmp_path / 'timed'}")
+    tiny.train(config, f"run_dir={tmp_path / 'timed'}", apart=True)
     seconds = time.monotonic() - started
     moments = random.Random(7)
     life = kills = saved = 0

@@ -14,6 +14,8 @@ from tests.support import tiny
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 JUDGES = """
 def digits(completions):
     return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]

@@ -23,6 +23,8 @@ from tests.support import tiny
 from tests.support.runs import sharded_steps
 from tests.support.runs.resumed import assert_same
 
+pytestmark = pytest.mark.trains
+
 SCRIPT = Path(sharded_steps.__file__)
 STEPS = 3
 OPTIONS: dict[str, Any] = {

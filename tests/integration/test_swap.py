@@ -15,6 +15,8 @@ from tests.support.runs.resumed import assert_same
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 STEPS = 3
 OPTIONS: dict[str, Any] = {
     "train": {"steps": STEPS, "prompts_per_step": 4, "learning_rate": 0.001},

@@ -21,6 +21,8 @@ from mindrlhf_grpo.types import Sampling
 from tests.support import tiny
 from tests.support.tiny_vision import FAMILIES, TOWER, prepare, settings
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:

@@ -14,13 +14,18 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file
 
+from mindrlhf_grpo import trainers
+from mindrlhf_grpo.config.file import read_config
+from mindrlhf_grpo.trainers.preflight import check
 from tests.support.repository import ROOT
+from tests.support.seeds import shifted
 
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz?\n"
 REWARD = """def digits(completions):
     return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
 """
 SPECIAL = ["<pad>", "<eos>"]
+THREADS = os.environ.get("OMP_NUM_THREADS", "1")
 
 
 def write_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
@@ -34,7 +39,7 @@ def write_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(seed)
+    torch.manual_seed(shifted(seed))
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=hidden,
@@ -93,8 +98,8 @@ def prepare(folder: Path, *, layers: int = 2, **sections: dict[str, Any]) -> Pat
 
 
 def environment() -> dict[str, str]:
-    """One thread each, no network, no colours: runs are comparable and quiet. msrun starts the first python it finds."""
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
+    """One thread unless told, no network, no colours: runs are comparable. msrun starts the first python it finds."""
+    quiet = {"OMP_NUM_THREADS": THREADS, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
     found = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     here = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     return {**os.environ, **quiet, "PATH": found, "PYTHONPATH": here}
@@ -123,14 +128,26 @@ def msrun(workers: int, logs: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def train(config: Path, *overrides: str, processes: int = 1) -> dict[str, Any]:
-    """Run to the end; returns the JSON of the last line of standard output."""
+def train(config: Path, *overrides: str, processes: int = 1, apart: bool = False) -> dict[str, Any]:
+    """Run to the end and return the summary: in this process if it is one, for starting another takes longer than the run."""
+    if processes == 1 and not apart:
+        return train_here(config, *overrides)
     done = subprocess.run(
         command(config, *overrides, processes=processes), env=environment(), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return summary
+
+
+def train_here(config: Path, *overrides: str) -> dict[str, Any]:
+    """Run to the end in this process, with the threads that a process of its own would have."""
+    import torch
+
+    torch.set_num_threads(int(THREADS))
+    settings, draft = read_config(config, list(overrides))
+    check(settings, draft)
+    return trainers.train(settings)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.seeds import shifted
+
 ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,7 +81,7 @@ def make_model(name: str, *, seed: int = 0) -> Any:
     """A random model of transformers, with attention and routing strong enough to be seen."""
     family, settings = MODELS[name]
     ids = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    torch.manual_seed(seed)
+    torch.manual_seed(shifted(seed))
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(family, **settings, **ids), attn_implementation="eager"
     )

@@ -11,6 +11,7 @@ import pytest
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.losses.function_loss import FunctionLoss
 from mindrlhf_grpo.types import Batch
+from tests.support.seeds import shifted
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -52,7 +53,7 @@ def make_model(family: str = "llama", *, seed: int = 0, **shape: int) -> Any:
     """A random model with attention strong enough to be seen; ``shape`` replaces sizes of the family."""
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     settings = {"vocab_size": VOCABULARY, **special, **FAMILIES[family], **shape}
-    torch.manual_seed(seed)
+    torch.manual_seed(shifted(seed))
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(family, **settings))
     for parameter in model.parameters():
         if parameter.dim() > 1:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.types import Batch
+from tests.support.seeds import shifted
 from tests.support.tiny_policy import write_model
 
 torch = pytest.importorskip("torch")
@@ -20,7 +21,7 @@ def write_classifier(folder: Path, family: str = "llama", kind: str = "SequenceC
     """A random model with a head of one number that is large enough to be seen."""
     config = transformers.AutoConfig.from_pretrained(write_model(folder / "body", family), num_labels=1)
     model = getattr(transformers, f"AutoModelFor{kind}").from_config(config)
-    torch.manual_seed(0)
+    torch.manual_seed(shifted())
     for parameter in model.parameters():
         parameter.data.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.15)
     model.eval().save_pretrained(folder)

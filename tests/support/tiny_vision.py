@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.repository import ROOT
+from tests.support.seeds import shifted
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -34,7 +35,7 @@ def example() -> ModuleType:
 
 
 def write_model(folder: Path, family: str) -> Path:
-    written: Path = example().write_model(folder, family)
+    written: Path = example().write_model(folder, family, seed=shifted())
     return written
 
 

@@ -18,6 +18,8 @@ from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
 from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
 from tests.support.recipes.ups_rm_files import random_head
 
+pytestmark = pytest.mark.trains
+
 NAMED = named_head("myrm")
 
 

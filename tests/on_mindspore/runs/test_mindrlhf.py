@@ -20,6 +20,8 @@ pytest.importorskip("torch")
 from mindrlhf_grpo.recipes.mindrlhf.ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt  # noqa: E402
 from mindrlhf_grpo.recipes.mindrlhf.token_files import read_token_file, write_token_file  # noqa: E402
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ from mindrlhf_grpo.trainers.offline import train
 from tests.support.runs import offline_runs as runs
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 STEPS = 20
 
 

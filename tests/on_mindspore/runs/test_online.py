@@ -13,6 +13,8 @@ from tests.support import tiny
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 STEPS = 20
 TRAIN = {"steps": STEPS, "prompts_per_step": 8, "learning_rate": 0.003}
 RUNS: dict[str, dict[str, Any]] = {

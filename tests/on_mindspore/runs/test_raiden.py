@@ -16,6 +16,8 @@ from tests.support.recipes.raiden_files import prepare
 
 pytest.importorskip("mindspore")
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.mark.row("raiden", "Trainers A/B")
 def test_the_reward_rises_and_sbk_and_cm_are_reported_by_language(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from tests.support.runs.resumed import assert_same, newest
 
 pytest.importorskip("mindspore")
 
+pytestmark = pytest.mark.trains
+
 STEPS = 4
 OPTIONS = {
     "backend": "mindspore",

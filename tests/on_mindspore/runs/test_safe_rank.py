@@ -15,6 +15,8 @@ from tests.support import tiny
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.mark.row("safe_rank", "End-to-end")
 @pytest.mark.parametrize("mode", ["grpo", "gdpo"])

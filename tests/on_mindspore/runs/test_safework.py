@@ -20,6 +20,8 @@ from mindrlhf_grpo.backend import backend_module
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.recipes.safework.rewards import RoutedReward
 
+pytestmark = pytest.mark.trains
+
 STEPS = 12
 
 

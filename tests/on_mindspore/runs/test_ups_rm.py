@@ -21,6 +21,8 @@ from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.ups_rm.reward_model import backend_config, scorer_settings
 from mindrlhf_grpo.rewards.models.reward_model import Scorer
 
+pytestmark = pytest.mark.trains
+
 ANSWERS = ("bad help", "good kind moon river stone", "train", "moon bad")
 MODEL = {"device": "cpu", "dtype": "float32"}
 

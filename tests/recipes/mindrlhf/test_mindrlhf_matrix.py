@@ -16,6 +16,8 @@ pytest.importorskip("torch")
 from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
 from mindrlhf_grpo.trainers import train
 
+pytestmark = pytest.mark.trains
+
 EXAMPLES = ROOT / "examples/mindrlhf"
 MODELS = "models/mindrlhf"
 WORDS = {

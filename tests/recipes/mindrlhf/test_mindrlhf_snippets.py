@@ -13,6 +13,8 @@ from tests.support.recipes import mindrlhf_runs
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from mindrlhf_grpo.recipes.raiden.training import read_training
 from tests.support import tiny
 from tests.support.recipes.raiden_files import EXAMPLE, prepare, samples
 
+pytestmark = pytest.mark.trains
+
 LANGUAGES = ("zh", "ja", "en", "ko")
 FLAGS_OF_B = {
     "model_name": "model_name_or_path", "train_data": "train_data_path", "eval_data": "eval_data_path",

@@ -18,6 +18,8 @@ from tests.support.recipes import movie_world
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,8 @@ from tests.support.repository import ROOT
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 STEPS = 14
 
 

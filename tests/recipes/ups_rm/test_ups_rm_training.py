@@ -11,6 +11,8 @@ from tests.support.recipes import ups_rm_files
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,7 @@ import yaml
 from mindrlhf_grpo.recipes.mindrlhf.conversion import from_folder
 from mindrlhf_grpo.recipes.mindrlhf.weight_names import weight_names
 from tests.support.repository import ROOT
+from tests.support.seeds import shifted
 
 HERE = ROOT / "tests/recipes/mindrlhf"
 IMPORTS = """
@@ -60,7 +61,7 @@ def write_model(folder: Path, *, labels: int = 0, layers: int = 2) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
-    torch.manual_seed(0)
+    torch.manual_seed(shifted())
     config = Qwen2Config(
         vocab_size=259, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=48, max_position_embeddings=128, initializer_range=0.2, bos_token_id=None, eos_token_id=256,

@@ -11,6 +11,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tests.support.seeds import shifted
+
 GORE = "Anti-gore / squeamish"
 KINDS = {
     "space": ("Nova", "Orbit", "Xeno", "Hull"),
@@ -74,7 +76,7 @@ def write_model(folder: Path, *, steps: int = 110) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(0)
+    torch.manual_seed(shifted())
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,

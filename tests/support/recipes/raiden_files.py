@@ -11,6 +11,7 @@ import yaml
 
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
 from tests.support.repository import ROOT
+from tests.support.seeds import shifted
 
 EXAMPLE = ROOT / "examples" / "raiden"
 CHARACTERS = ("雾灯", "ツキミ", "Brindle", "달콩")
@@ -29,7 +30,7 @@ def tiny_model(folder: Path, data: Path) -> Path:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    written: Path = module.write_model(folder, [data])
+    written: Path = module.write_model(folder, [data], seed=shifted())
     return written
 
 

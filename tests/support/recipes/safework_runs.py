@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support import tiny
 from tests.support.repository import ROOT
+from tests.support.seeds import shifted
 
 FLAGS = {
     "input_key": "prompt", "reference_key": "chosen", "n_samples_per_prompt": 8, "rollout_batch_size": 8,
@@ -26,7 +27,7 @@ def prepared(folder: Path) -> Path:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made: Path = module.write_all(folder)
+    made: Path = module.write_all(folder, seed=shifted())
     return made
 
 

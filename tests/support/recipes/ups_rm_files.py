@@ -15,6 +15,7 @@ from mindrlhf_grpo.model_files.value_head import ValueHead
 from mindrlhf_grpo.recipes.ups_rm.head_files import named_head, write_head
 from mindrlhf_grpo.recipes.ups_rm.reward_model import merge
 from tests.support.repository import ROOT
+from tests.support.seeds import shifted
 
 EXAMPLE = ROOT / "examples" / "ups_rm"
 TINY = EXAMPLE / "tiny.yaml"
@@ -27,7 +28,7 @@ def make(folder: Path) -> Path:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made: Path = module.make(folder)
+    made: Path = module.make(folder, seed=shifted())
     return made
 
 
