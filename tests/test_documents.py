@@ -1,0 +1,260 @@
+"""The documents are true: links and code places exist, commands parse, and the quick ones are run.
+
+Commands run in one temporary folder with a copy of the examples, the files that the README shows, and a tiny model
+under the name of each model that is named. A command that is not run here must match a line of ``NOT_RUN``, which
+says why; it is still parsed by the command line's own parser.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from mindrlhf_grpo.cli.main import app, main
+from mindrlhf_grpo.cli.recipe import recipe_names
+from mindrlhf_grpo.config.file import load_config
+from tests.support import documents as docs
+from tests.support.documents import Command
+from tests.support.repository import ROOT, tree
+
+README = Path("README.md")
+TOPICS = {
+    "advantage", "KL", "loss", "reward", "packing", "sampling", "weight sync", "swap", "configuration key",
+    "checkpoint", "resume", "dead groups", "parity", "command line", "a new backend", "add an algorithm", "add a model",
+    "add a reward", "add a data source",
+}  # fmt: skip
+NOT_RUN = {
+    r"^mindrlhf-grpo recipe (?!.*--help)(?!$)": "each recipe's commands are run in tests/recipes, with its own files",
+    r"^mindrlhf-grpo parity check .*": "compiles for MindSpore: tests/integration/test_parity.py",
+    r"^mindrlhf-grpo parity runs ": "two finished runs: tests/integration/test_parity.py",
+    r"^mindrlhf-grpo parity conform --backend mindspore": "tests/on_mindspore has the conformance suite",
+    r"^mindrlhf-grpo parity conform": "tests/on_torch has the conformance suite",
+    r"backend[= ]mindspore": "compiles for MindSpore: tests/on_mindspore has whole runs",
+    r"^mindrlhf-grpo parity record .*(BUNDLE|--lora-rank|--model)": "the form without options is run",
+    r"model\.dtype=bfloat16": "minutes on a processor without bfloat16 instructions",
+    r"hub:|\.\.\.|[A-Z]{4,}\.": "a placeholder for the reader's own value",
+    r"^mindrlhf-grpo (train|doctor|evaluate) (?!examples/|sums\.yaml|dpo\.yaml|model_configs/|--)\S+": "a file of the reader's own",
+    r"^mindrlhf-grpo (train|export) \S*(safe_rank|ladder|vision)": "tests/recipes and tests/integration run these examples",
+    r"^mindrlhf-grpo evaluate examples/ladder": "tests/integration/test_offline.py",
+    r"^mindrlhf-grpo (train|export|generate|evaluate|doctor|report) .*runs/(?!tiny|sums)": "a run of the reader's own",
+}  # fmt: skip
+HELP_PAGES = [
+    (), ("train",), ("generate",), ("evaluate",), ("report",), ("doctor",), ("export",), ("explain",), ("recipe",),
+    ("parity",), ("parity", "record"), ("parity", "check"), ("parity", "conform"), ("parity", "runs"),
+]  # fmt: skip
+
+DOCUMENTS = docs.documents()
+COMMANDS = [command for document in DOCUMENTS for command in docs.commands(document)]
+OURS = [command for command in COMMANDS if command.words[0].endswith("mindrlhf-grpo") or "mindrlhf_grpo" in command.words]
+
+
+def arguments_of(command: Command) -> list[str]:
+    """What our command line gets: the words after ``mindrlhf-grpo`` or ``-m mindrlhf_grpo``."""
+    words = command.words
+    return words[1:] if words[0].endswith("mindrlhf-grpo") else words[words.index("mindrlhf_grpo") + 1 :]
+
+
+def is_run(command: Command) -> bool:
+    return command.words[0] == "mindrlhf-grpo" and not any(re.search(line, command.text) for line in NOT_RUN)
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse as the command line does, without running anything; raises its usage errors."""
+    command: Any = typer.main.get_command(app)
+    rest = [argument for argument in arguments if argument != "--debug"]
+    name = "mindrlhf-grpo"
+    while True:
+        if "--help" in rest[:1]:
+            return
+        if hasattr(command, "commands"):
+            name = rest[0] if rest else ""
+            assert name in command.commands, f"no command {name!r} among {', '.join(command.commands)}"
+            command, rest = command.commands[name], rest[1:]
+        elif name == "recipe" and rest:
+            assert rest[0] in recipe_names()
+            module = importlib.import_module(f"mindrlhf_grpo.recipes.{rest[0].replace('-', '_')}.commands")
+            name, command, rest = rest[0], typer.main.get_command(module.app), rest[1:]
+        else:
+            command.make_context(name, list(rest))
+            return
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    assert [link for link in docs.links(document) if not (ROOT / document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=str)
+def test_places_in_the_code_exist(document: Path) -> None:
+    tops = {path.name for path in ROOT.iterdir()}
+    known = [place for place in docs.places(document) if place[0].split("/")[0] in tops - {"runs", "models"}]
+    assert [path for path, _ in known if not (ROOT / path).is_file()] == []
+    assert [place for place in known if place[1] and place[0].endswith(".py") and not defines(*place)] == []
+
+
+def test_readme_answers_where_is_what() -> None:
+    section = re.search(r"^## Where is what\n(.*?)(?=^## |\Z)", docs.text_of(README), re.MULTILINE | re.DOTALL)
+    assert section
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", section[1], re.MULTILINE))
+    assert set(rows) >= TOPICS
+    assert all("`" in rows[topic] or "](" in rows[topic] for topic in TOPICS)
+
+
+def test_index_lists_every_page() -> None:
+    pages = {path.relative_to("docs").as_posix() for path in DOCUMENTS if path.parts[0] == "docs"}
+    assert pages - set(docs.links(Path("docs/index.md"))) == {"index.md"}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "make" in command.words[:1]], ids=str)
+def test_make_targets_exist(command: Command) -> None:
+    named = [word for word in command.words[1:] if "=" not in word and not word.startswith("-")]
+    assert set(named) <= docs.make_targets()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_files_in_commands_exist(command: Command) -> None:
+    own = {"examples", "tests", "benchmarks", "docs", "model_configs", "requirements"}
+    named = [word.split("::")[0] for word in command.words if "/" in word and word.split("/")[0] in own]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("command", OURS, ids=str)
+def test_commands_parse(command: Command) -> None:
+    parse(arguments_of(command))
+
+
+@pytest.mark.parametrize("page", HELP_PAGES, ids=" ".join)
+def test_examples_of_the_help_parse_and_name_files_that_exist(
+    page: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*page, "--help"])
+    shown = capsys.readouterr().out
+    lines = re.findall(r"^\s+((?:mindrlhf-grpo|torchrun|msrun) .*)$", shown, re.MULTILINE)
+    assert lines or not page
+    for line in lines:
+        command = Command(README, line.strip())
+        if "NAME" not in line:
+            parse(arguments_of(command))
+        named = [word for word in command.words if word.startswith(("examples/", "model_configs/"))]
+        assert all((ROOT / path).is_file() for path in named), line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_blocks_of_python_yaml_and_json_parse(document: Path) -> None:
+    for language, content in docs.blocks(document):
+        if language == "python":
+            ast.parse(content)
+        elif language == "yaml":
+            assert yaml.safe_load(content) is not None
+        elif language == "json":
+            json.loads(content)
+
+
+# ---- run for real
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader has it: the examples, the README's files, and tiny models under the names it uses."""
+    pytest.importorskip("torch")
+    from tests.support.tiny import write_model
+
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("examples", "model_configs", "docs"):
+        shutil.copytree(ROOT / name, folder / name)
+    model = write_model(folder / "models" / "tiny")
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 4096}))
+    for name in ("SmolLM2-135M-Instruct", "tiny-sorter"):
+        (folder / "models" / name).symlink_to(model)
+    for document in DOCUMENTS:
+        for name, content in docs.named_files(document).items():
+            (folder / name).write_text(content)
+    sums = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
+    pairs = [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": row["answer"] + "0"} for row in sums]
+    for name, rows in {"problems": sums, "held_out": sums[:4], "pairs": pairs, "held_out_pairs": pairs[:4]}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+SHORT = ["train.steps=2", "train.prompts_per_step=2"]
+SHORT_ONLINE = [*SHORT, "rollout.group_size=4", "rollout.max_tokens=4", "model.device=cpu"]
+
+
+def run(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a command, run in this process and in the given folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MINDRLHF_DEBUG", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def reader(sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sandbox with two finished runs in it: ``runs/tiny`` and ``runs/sums``."""
+    for config, name in (("examples/tiny/train.yaml", "tiny"), ("sums.yaml", "sums")):
+        if not (sandbox / "runs" / name / "summary.json").exists():
+            small = ["eval.source=null", "checkpoint.every=1", "data.max_prompt_tokens=64"]
+            assert run(["train", config, *SHORT_ONLINE, *small], sandbox, monkeypatch) == 0
+    return sandbox
+
+
+QUICK = sorted({command.text for command in COMMANDS if is_run(command)})
+
+
+@pytest.mark.parametrize("text", QUICK)
+def test_quick_commands_run(text: str, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = Command(README, text).words[1:]
+    monkeypatch.setattr("sys.stdin", None)
+    if arguments[0] == "train":
+        online = "objective" not in yaml.safe_load((reader / arguments[1]).read_text())
+        short = SHORT_ONLINE if online else [*SHORT, "model.path=models/tiny", "model.device=cpu"]
+        arguments += [*short, "eval.source=null", f"run_dir=runs/{abs(hash(text))}"]
+    elif arguments[0] == "evaluate":
+        arguments += ["--limit", "4", "--max-tokens", "4"]
+    elif arguments[0] == "generate":
+        arguments += ["--max-tokens", "4"]
+    elif arguments[0] == "export":
+        shutil.rmtree(reader / arguments[2], ignore_errors=True)
+    assert run(arguments, reader, monkeypatch) == 0
+
+
+def test_quickstart_is_what_make_runs(sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining of the example and a short GRPO run, the two lines of ``make quickstart-tiny``."""
+    rule = re.search(r"^quickstart-tiny:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert rule
+    assert [line.split()[1:3] for line in rule[1].splitlines()] == [
+        ["examples/tiny/pretrain.py"], ["train", "examples/tiny/train.yaml"],
+    ]  # fmt: skip
+    assert load_config(ROOT / "examples/tiny/train.yaml", []).model.path == "models/tiny-sorter"
+
+
+def defines(path: str, symbol: str) -> bool:
+    """Whether a Python file defines ``name`` or ``Class.name`` at its top."""
+    body: list[ast.stmt] = tree(Path(path)).body
+    for name in symbol.split("."):
+        matching = [node for node in body if name in names(node)]
+        if not matching:
+            return False
+        body = getattr(matching[0], "body", [])
+    return True
+
+
+def names(node: ast.stmt) -> set[str]:
+    """The names that a statement binds."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
