@@ -147,7 +147,7 @@ def generate(
     """Complete prompts with a model.
 
     \b
-    mindrlhf-grpo generate runs/tiny "41203="
+    mindrlhf-grpo generate runs/tiny "41203=" --max-tokens 6
     mindrlhf-grpo generate runs/tiny --file questions.txt --temperature 1 --samples 4
     mindrlhf-grpo generate models/SmolLM2-135M-Instruct --plain "Once upon a time" --json
     """
