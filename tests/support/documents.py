@@ -22,6 +22,7 @@ class Command:
 
     document: Path
     text: str
+    inline: bool = False  # mentioned in a sentence, perhaps without its arguments
 
     @property
     def words(self) -> list[str]:
@@ -30,6 +31,11 @@ class Command:
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
         return words[: words.index(">")] if ">" in words else words
+
+    @property
+    def has_placeholder(self) -> bool:
+        """Whether a word stands for the reader's own value (``NAME``, ``FOLDER``, ``...``)."""
+        return any(re.search(r"(^|=|/)[A-Z][A-Z_]{2,}$|\.\.\.", word) for word in self.words)
 
     def __str__(self) -> str:
         return f"{self.document}: {self.text}"
@@ -73,17 +79,17 @@ def commands(document: Path) -> list[Command]:
     for language, content in blocks(document):
         if language in TEXT:
             for line in re.sub(r"\\\n\s*", "", content).splitlines():
-                found += _commands_of(document, line)
+                found += _commands_of(document, line, inline=False)
     for inline in re.findall(r"`([^`\n]+)`", prose(document)):
         if len(inline.split()) > 1:
-            found += _commands_of(document, inline)
-    return list(dict.fromkeys(found))
+            found += _commands_of(document, inline, inline=True)
+    return list({command.text: command for command in reversed(found)}.values())[::-1]
 
 
-def _commands_of(document: Path, line: str) -> list[Command]:
+def _commands_of(document: Path, line: str, *, inline: bool) -> list[Command]:
     line = re.sub(r"\s+#\s.*$", "", line.strip()).removeprefix("$ ")
     parts = [part.strip() for part in line.split(" && ")]
-    return [Command(document, part) for part in parts if first_word(part) in PROGRAMS]
+    return [Command(document, part, inline) for part in parts if first_word(part) in PROGRAMS]
 
 
 def first_word(line: str) -> str:
