@@ -14,7 +14,7 @@ BACKENDS = find_packages("backends")
 setup(
     name="mindrlhf-grpo",
     version=VERSION,
-    description="Post-training of language models with two native engines, one truth: MindSpore on Ascend, PyTorch on CUDA",
+    description="Post-training of language models (GRPO, PPO, DPO, reward models, SFT) on PyTorch and MindSpore",
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
