@@ -1,7 +1,7 @@
-"""Which weights of a training model make up a weight of the model that generates, and how ranks share them.
+"""The weights of a training model that make up each weight of the generating model, and how ranks divide them.
 
-Names follow Hugging Face; MindFormers' older names of the same matrices are known too. Prefixes that only say how a
-model is wrapped do not count.
+Names follow Hugging Face; MindFormers' older names of the same matrices are known too. Prefixes of wrappers are
+ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..errors import ConfigError, did_you_mean
 from .resharding import Parameter, Part
 
-# One matrix of the generating model, and the matrices of the training model that it is made of, one under another.
+# A matrix of the generating model: the matrices of the training model that are stacked in it.
 JOINED: dict[str, tuple[str, ...]] = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "w_qkv": ("wq", "wk", "wv"),
@@ -21,14 +21,15 @@ JOINED: dict[str, tuple[str, ...]] = {
     "w_gate_hidden": ("w1", "w3"),
     "fused_qkv_a_proj_with_mqa": ("q_a_proj", "kv_a_proj_with_mqa"),
 }
-# Latent attention (DeepSeek): every head's rows of one matrix are its keys', then its values'.
+# Latent attention (DeepSeek): in one matrix, each head has the rows of its keys, then those of its values.
 PARTED: dict[str, tuple[str, int]] = {
     "k_b_proj": ("kv_b_proj", 0),
     "v_b_proj": ("kv_b_proj", 1),
     "lkv2kv_k_nope": ("lkv2kv", 0),
     "lkv2kv_v": ("lkv2kv", 1),
 }
-# Ranks share the outputs of these, the inputs of those (Megatron, arXiv:1909.08053); all others each holds whole.
+# Ranks divide the outputs of the first, the inputs of the second (Megatron, arXiv:1909.08053); of all other weights
+# each rank holds everything.
 OUTPUTS = {
     "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "q_b_proj", "kv_b_proj", "embed_tokens", "lm_head",
     "wq", "wk", "wv", "w1", "w3", "lkv2kv", "tok_embeddings", *PARTED, *(set(JOINED) - {"fused_qkv_a_proj_with_mqa"}),
@@ -45,8 +46,8 @@ class HeadSizes:
     """Rows of one head.
 
     Attributes:
-        size: of queries, keys and values; 1: heads may be cut.
-        keys, values: of latent attention's up-projection, keys without their rotary part.
+        size: rows of queries, keys and values each; 1: heads may be cut.
+        keys, values: rows in latent attention's up-projection, keys without their rotary part.
     """
 
     size: int = 1
@@ -54,78 +55,81 @@ class HeadSizes:
     values: int = 0
 
 
-def parameters_of(shapes: Mapping[str, tuple[int, ...]], heads: HeadSizes | None = None) -> list[Parameter]:
-    """Weights by name and whole shape, with the axis that tensor-parallel ranks share and the layer they go with."""
+def describe_parameters(shapes: Mapping[str, tuple[int, ...]], heads: HeadSizes | None = None) -> list[Parameter]:
+    """Describe weights given by name and full shape: the axis that tensor-parallel ranks divide, and the layer."""
     heads = heads or HeadSizes()
-    layers = [int(found.group(1)) for found in map(LAYER.search, shapes) if found]
+    layers = [int(match.group(1)) for match in map(LAYER.search, shapes) if match]
     last = max(layers, default=0)
     return [
         Parameter(
-            name=name, shape=tuple(shape), axis=axis_of(name, len(shape)), layer=layer_of(name, last),
-            parts=() if not shape else (whole(name, tuple(shape), heads),),
+            name=name, shape=tuple(shape), axis=divided_axis(name, len(shape)), layer=layer_number(name, last),
+            parts=() if not shape else (all_rows(name, tuple(shape), heads),),
         )
         for name, shape in shapes.items()
     ]  # fmt: skip
 
 
-def matched(
+def match_parameters(
     train: Mapping[str, tuple[int, ...]], infer: Mapping[str, tuple[int, ...]], heads: HeadSizes | None = None
 ) -> list[Parameter]:
-    """The generating model's weights, each made of the training model's.
+    """Describe the generating model's weights, each as parts of the training model's.
 
     Raises:
         ConfigError: a weight of either side without a counterpart, or of another shape.
     """
     heads = heads or HeadSizes()
-    known = {bare(name): name for name in train}
-    found: list[Parameter] = []
+    known = {bare_name(name): name for name in train}
+    shapes = {bare: train[name] for bare, name in known.items()}
+    matches: list[Parameter] = []
     used: set[str] = set()
-    for parameter in parameters_of(infer, heads):
-        parts = tuple(
-            replace(part, tensor=known[part.tensor])
-            for part in counterparts(parameter.name, {own: train[name] for own, name in known.items()}, heads)
-        )
+    for parameter in describe_parameters(infer, heads):
+        counterparts = source_parts(parameter.name, shapes, heads)
+        parts = tuple(replace(part, tensor=known[part.tensor]) for part in counterparts)
         length = sum(stop - start for part in parts for start, stop in part.rows)
         if parameter.shape and length != parameter.shape[parameter.joined]:
             sources = ", ".join(f"{part.tensor} {train[part.tensor]}" for part in parts)
             raise ConfigError(f"weight {parameter.name!r} is {parameter.shape}; made of {sources} it would be another")
         used |= {part.tensor for part in parts}
-        found.append(replace(parameter, parts=parts))
+        matches.append(replace(parameter, parts=parts))
     if left := sorted(set(train) - used):
         raise ConfigError(f"weights of the policy that the engine has no place for: {', '.join(left[:3])}")
-    return found
+    return matches
 
 
-def counterparts(name: str, known: Mapping[str, tuple[int, ...]], heads: HeadSizes) -> list[Part]:
-    """What a weight is made of, by bare names."""
-    own = bare(name)
-    if own in known:
-        return [whole(own, known[own], heads)]
-    module = module_of(own)
+def source_parts(name: str, known: Mapping[str, tuple[int, ...]], heads: HeadSizes) -> list[Part]:
+    """The parts that make up a weight, by bare names.
+
+    Raises:
+        ConfigError: no weight of the training model corresponds to it.
+    """
+    bare = bare_name(name)
+    if bare in known:
+        return [all_rows(bare, known[bare], heads)]
+    module = module_name(bare)
     if module in JOINED:
-        names = [swap(own, module, source) for source in JOINED[module]]
+        names = [replace_module(bare, module, source) for source in JOINED[module]]
         if all(source in known for source in names):
-            return [whole(source, known[source], heads) for source in names]
+            return [all_rows(source, known[source], heads) for source in names]
     if module in PARTED:
-        source = swap(own, module, PARTED[module][0])
+        source = replace_module(bare, module, PARTED[module][0])
         if source in known:
-            return [of_heads(source, known[source], heads, values=bool(PARTED[module][1]))]
-    if module == "lm_head" and (tied := swap(own, module, "embed_tokens")) in known:
-        return [whole(tied, known[tied], heads)]
-    raise ConfigError(f"weight {name!r} of the engine has no counterpart in the policy{did_you_mean(own, known)}")
+            return [head_rows(source, known[source], heads, values=bool(PARTED[module][1]))]
+    if module == "lm_head" and (tied := replace_module(bare, module, "embed_tokens")) in known:
+        return [all_rows(tied, known[tied], heads)]
+    raise ConfigError(f"weight {name!r} of the engine has no counterpart in the policy{did_you_mean(bare, known)}")
 
 
-def whole(name: str, shape: tuple[int, ...], heads: HeadSizes) -> Part:
-    """All rows of a tensor, along the axis it is shared by."""
-    axis = axis_of(name, len(shape)) or 0
-    unit = heads.size if module_of(name) in HEADS else 1
-    if module_of(name) in {"kv_b_proj", "lkv2kv"}:
+def all_rows(name: str, shape: tuple[int, ...], heads: HeadSizes) -> Part:
+    """All rows of a tensor, along the axis that ranks divide."""
+    axis = divided_axis(name, len(shape)) or 0
+    unit = heads.size if module_name(name) in HEADS else 1
+    if module_name(name) in {"kv_b_proj", "lkv2kv"}:
         unit = heads.keys + heads.values or 1
     return Part(tensor=name, rows=((0, shape[axis]),) if shape else (), unit=unit)
 
 
-def of_heads(name: str, shape: tuple[int, ...], heads: HeadSizes, *, values: bool) -> Part:
-    """Every head's keys, or values, of an up-projection of both.
+def head_rows(name: str, shape: tuple[int, ...], heads: HeadSizes, *, values: bool) -> Part:
+    """Every head's rows of keys, or of values, in an up-projection of both.
 
     Raises:
         ConfigError: rows that are no whole number of heads.
@@ -140,31 +144,31 @@ def of_heads(name: str, shape: tuple[int, ...], heads: HeadSizes, *, values: boo
     return Part(tensor=name, rows=tuple((start, start + length) for start in starts), unit=length)
 
 
-def axis_of(name: str, dimensions: int) -> int | None:
-    """The axis of a weight that tensor-parallel ranks share."""
-    module = module_of(name)
+def divided_axis(name: str, dimensions: int) -> int | None:
+    """The axis of a weight that tensor-parallel ranks divide; None: each rank holds everything."""
+    module = module_name(name)
     if module in OUTPUTS:
         return 0
     return 1 if module in INPUTS and dimensions > 1 else None
 
 
-def layer_of(name: str, last: int) -> int:
-    """The layer a weight goes with: embeddings with the first, what comes after the layers with the last."""
-    found = LAYER.search(name)
-    if found:
-        return int(found.group(1))
+def layer_number(name: str, last: int) -> int:
+    """The layer a weight goes with: embeddings with the first, weights after the layers with the last."""
+    match = LAYER.search(name)
+    if match:
+        return int(match.group(1))
     return 0 if "embed" in name else last
 
 
-def module_of(name: str) -> str:
+def module_name(name: str) -> str:
     """``model.layers.0.mlp.up_proj.weight`` -> ``up_proj``."""
     return name.split(".")[-2] if "." in name else name
 
 
-def swap(name: str, module: str, other: str) -> str:
+def replace_module(name: str, module: str, other: str) -> str:
     return ".".join(other if part == module else part for part in name.split("."))
 
 
-def bare(name: str) -> str:
-    """A name without what wraps the model."""
+def bare_name(name: str) -> str:
+    """A name without the prefixes of wrappers."""
     return WRAPPERS.sub("", name)

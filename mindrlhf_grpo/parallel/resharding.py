@@ -1,9 +1,9 @@
-"""From one layout of weights on ranks to another: a plan of slice copies. Pure: nothing is communicated here.
+"""Resharding: the plan of slice copies from one layout of weights on ranks to another. Nothing is communicated here.
 
-A backend executes a plan with its own collectives; ``execute`` does it in NumPy on simulated ranks. What a layout
-holds is written in *tensors*, the smallest weights either side knows (Hugging Face's): a fused parameter is several
-of them along one axis, so that q, k and v can lie apart in training and in one matrix for generation.
-``parameter_names.py`` says which tensors a parameter consists of.
+A backend executes a plan with its own collectives; ``execute`` does it in NumPy on simulated ranks. Plans are written
+in *tensors*, the smallest weights either side knows (Hugging Face's): a fused parameter is several of them along one
+axis, so that q, k and v can be separate in training and one matrix for generation. ``parameter_names`` maps
+parameters to tensors.
 Legend: a box is (start, stop) on every axis.
 """
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 
 Box = tuple[tuple[int, int], ...]
-Held = Mapping[str, NDArray[Any]]
+RankArrays = Mapping[str, NDArray[Any]]
 
 
-class Place(NamedTuple):
+class RankPlace(NamedTuple):
     """A rank's pipeline stage, its data-parallel replica and its tensor-parallel shard."""
 
     stage: int
@@ -32,11 +32,11 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How many ranks share what: rank = (stage * dp + replica) * tp + shard.
+class RankLayout:
+    """Data-, tensor- and pipeline-parallel sizes: rank = (stage * dp + replica) * tp + shard.
 
     Attributes:
-        sharded: replicas share every parameter out along its first axis instead of each holding it (FSDP, ZeRO-3).
+        sharded: replicas divide every parameter along its first axis instead of each holding it (FSDP, ZeRO-3).
 
     Raises:
         ConfigError: a number below 1.
@@ -56,11 +56,11 @@ class Layout:
     def ranks(self) -> int:
         return self.dp * self.tp * self.pp
 
-    def place(self, rank: int) -> Place:
-        return Place(rank // (self.dp * self.tp), rank // self.tp % self.dp, rank % self.tp)
+    def place(self, rank: int) -> RankPlace:
+        return RankPlace(rank // (self.dp * self.tp), rank // self.tp % self.dp, rank % self.tp)
 
     def check_inference(self) -> None:
-        """Generation runs all layers on every rank.
+        """Check that the layout can generate: every rank runs all layers.
 
         Raises:
             ConfigError: more than one pipeline stage.
@@ -71,11 +71,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Rows of one tensor that a parameter holds along its axis, in this order.
+    """The rows of one tensor that a parameter holds along its axis, in order.
 
     Attributes:
-        rows: spans (start, stop) of the tensor; they are cut over tensor-parallel ranks as if they were one.
-        unit: rows that stay together, a head's; with fewer units than ranks, ranks share them.
+        rows: spans (start, stop) of the tensor; tensor-parallel ranks divide them as if they were one span.
+        unit: rows that stay together, such as those of a head; with fewer units than ranks, several ranks hold one.
     """
 
     tensor: str
@@ -85,13 +85,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A weight of a model as one of its sides holds it.
+    """A weight of the training or of the generating model.
 
     Attributes:
-        shape: of the whole.
-        axis: along which tensor-parallel ranks share it; None: each holds it whole.
-        layer: which layer it goes with, for pipeline stages: what comes before the first layer with that one.
-        parts: what it consists of along ``axis`` (the first one for None); empty: the tensor of its own name.
+        shape: the full shape, over all ranks.
+        axis: the axis that tensor-parallel ranks divide; None: each rank holds all of it.
+        layer: the layer whose pipeline stage holds it; weights before the first layer go with that one.
+        parts: the tensors it consists of along ``axis`` (the first axis for None); empty: the tensor of its own name.
     """
 
     name: str
@@ -105,14 +105,14 @@ class Parameter:
         """The axis along which its parts lie."""
         return self.axis or 0
 
-    def whole(self) -> tuple[Part, ...]:
-        """Its parts, the tensor of its own name where none are given."""
+    def all_parts(self) -> tuple[Part, ...]:
+        """The parts; the tensor of its own name where none are listed."""
         return self.parts or (Part(tensor=self.name, rows=((0, self.shape[self.joined]),)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A box of a tensor, and where it begins in the parameter of a rank that holds it."""
+    """A box of a tensor, and its first place in the parameter of a rank that holds it."""
 
     parameter: str
     tensor: str
@@ -122,7 +122,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A box of a rank's parameter goes into a box of another's."""
+    """One copy: from a box of one rank's parameter into a box of another's."""
 
     source: int
     source_parameter: str
@@ -137,11 +137,11 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ReshardingPlan:
     """All copies, in the order of the target's parameters.
 
     Attributes:
-        sources, targets: shapes of what each rank holds before and after.
+        sources, targets: shapes of the parameters on each rank, before and after.
     """
 
     copies: tuple[Copy, ...]
@@ -149,8 +149,10 @@ class Plan:
     targets: tuple[dict[str, tuple[int, ...]], ...]
 
     def steps(self, level: int) -> list[tuple[Copy, ...]]:
-        """What is copied at once. 0: everything, source and target both on the device; 1: one parameter after
-        another, source and target both in host memory but for that one.
+        """Groups of copies that happen at once.
+
+        Level 0: all of them, with source and target on the device. Level 1: one parameter after another, with the
+        rest of source and target in host memory.
 
         Raises:
             ConfigError: another level.
@@ -165,12 +167,12 @@ class Plan:
         return [tuple(copies) for copies in by_name.values()]
 
     def peak_elements(self, level: int) -> list[int]:
-        """The most weights a rank has on its device during the copies, by rank."""
+        """The largest number of weights on each rank's device during the copies."""
         ranks = range(max(len(self.sources), len(self.targets)))
         return [max(self.resident(step, rank, level) for step in self.steps(level)) for rank in ranks]
 
     def resident(self, step: Sequence[Copy], rank: int, level: int) -> int:
-        """Weights on a rank's device during one step."""
+        """Number of weights on a rank's device during one step."""
         source = self.sources[rank] if rank < len(self.sources) else {}
         target = self.targets[rank] if rank < len(self.targets) else {}
         if level == 0:
@@ -180,79 +182,85 @@ class Plan:
         return sum(math.prod(source[name]) for name in read) + sum(math.prod(target[name]) for name in written)
 
 
-def plan(
-    source: Layout,
-    held: Sequence[Parameter],
-    target: Layout,
-    wanted: Sequence[Parameter],
+def plan_resharding(
+    source: RankLayout,
+    source_parameters: Sequence[Parameter],
+    target: RankLayout,
+    target_parameters: Sequence[Parameter],
     *,
     only: int | None = None,
-) -> Plan:
-    """Copies that bring every wanted parameter of the target's ranks together from what the source's ranks hold.
+) -> ReshardingPlan:
+    """Plan the copies that fill every parameter on the target's ranks from the shards of the source's ranks.
 
-    A rank reads what it holds itself before what another holds; the others take turns among replicas.
+    A rank reads its own weights before another's; where it must read another's, replicas take turns.
 
     Args:
         only: plan for this rank of the target alone.
 
     Raises:
-        ConfigError: rows of a wanted parameter that no rank holds, or heads that the ranks cannot share.
+        ConfigError: rows of a target parameter that no rank holds, or heads that the ranks cannot divide.
     """
     holders: dict[str, dict[Box, list[tuple[int, Block]]]] = {}
     for rank in range(source.ranks):
-        for block in blocks(source, held, rank):
+        for block in rank_blocks(source, source_parameters, rank):
             holders.setdefault(block.tensor, {}).setdefault(block.box, []).append((rank, block))
     copies = [
         copy
         for rank in (range(target.ranks) if only is None else [only])
-        for block in blocks(target, wanted, rank)
+        for block in rank_blocks(target, target_parameters, rank)
         for copy in copies_into(rank, block, holders.get(block.tensor, {}))
     ]
-    order = {parameter.name: place for place, parameter in enumerate(wanted)}
+    order = {parameter.name: place for place, parameter in enumerate(target_parameters)}
     copies.sort(key=lambda copy: (order[copy.target_parameter], copy.target))
-    return Plan(copies=tuple(copies), sources=shapes(source, held), targets=shapes(target, wanted))
+    return ReshardingPlan(
+        copies=tuple(copies),
+        sources=rank_shapes(source, source_parameters),
+        targets=rank_shapes(target, target_parameters),
+    )
 
 
 def copies_into(rank: int, block: Block, holders: Mapping[Box, list[tuple[int, Block]]]) -> Iterator[Copy]:
-    """What fills one block of a rank."""
-    found = 0
+    """The copies that fill one block of a rank."""
+    copied = 0
     for box, held in holders.items():
         common = intersection(block.box, box)
         if common is None:
             continue
-        source, own = next((pair for pair in held if pair[0] == rank), held[rank % len(held)])
+        source, source_block = next((pair for pair in held if pair[0] == rank), held[rank % len(held)])
         copy = Copy(
-            source=source, source_parameter=own.parameter, source_box=local(common, own),
-            target=rank, target_parameter=block.parameter, target_box=local(common, block),
+            source=source, source_parameter=source_block.parameter, source_box=box_in_parameter(common, source_block),
+            target=rank, target_parameter=block.parameter, target_box=box_in_parameter(common, block),
         )  # fmt: skip
-        found += copy.elements
+        copied += copy.elements
         yield copy
-    if found != volume(block.box):
+    if copied != volume(block.box):
         raise ConfigError(
             f"parameter {block.parameter!r} needs {volume(block.box)} weights of {block.tensor!r}, "
-            f"of which the source holds {found}"
+            f"of which the source holds {copied}"
         )
 
 
-def blocks(layout: Layout, parameters: Sequence[Parameter], rank: int) -> Iterator[Block]:
-    """What a rank holds, box by box."""
+def rank_blocks(layout: RankLayout, parameters: Sequence[Parameter], rank: int) -> Iterator[Block]:
+    """The blocks that a rank holds."""
     layers = 1 + max((parameter.layer for parameter in parameters), default=0)
     for parameter in parameters:
         if parameter.layer * layout.pp // layers == layout.place(rank).stage:
-            yield from blocks_of(layout, parameter, layout.place(rank))
+            yield from parameter_blocks(layout, parameter, layout.place(rank))
 
 
-def blocks_of(layout: Layout, parameter: Parameter, place: Place) -> Iterator[Block]:
-    """The boxes of one parameter at one place."""
+def parameter_blocks(layout: RankLayout, parameter: Parameter, place: RankPlace) -> Iterator[Block]:
+    """The blocks of one parameter at one place."""
     if not parameter.shape:
-        yield Block(parameter=parameter.name, tensor=parameter.whole()[0].tensor if parameter.parts else parameter.name,
+        yield Block(parameter=parameter.name, tensor=parameter.all_parts()[0].tensor if parameter.parts else parameter.name,
                     box=(), at=())  # fmt: skip
         return
     axis = parameter.joined
-    rows = [(part.tensor, span) for part in parameter.whole() for span in shared(part, parameter, layout, place)]
+    rows = [
+        (part.tensor, span) for part in parameter.all_parts() for span in shard_rows(part, parameter, layout, place)
+    ]
     others = [(0, size) for size in parameter.shape]
     if layout.sharded and axis == 0:
-        rows = cut(rows, place.replica, layout.dp)
+        rows = span_chunk(rows, place.replica, layout.dp)
     elif layout.sharded:
         others[0] = chunk(parameter.shape[0], place.replica, layout.dp)
     begin = 0
@@ -264,7 +272,7 @@ def blocks_of(layout: Layout, parameter: Parameter, place: Place) -> Iterator[Bl
             yield Block(parameter=parameter.name, tensor=tensor, box=box, at=at)
 
 
-def shared(part: Part, parameter: Parameter, layout: Layout, place: Place) -> list[tuple[int, int]]:
+def shard_rows(part: Part, parameter: Parameter, layout: RankLayout, place: RankPlace) -> list[tuple[int, int]]:
     """The rows of a part that a tensor-parallel shard holds.
 
     Raises:
@@ -276,49 +284,51 @@ def shared(part: Part, parameter: Parameter, layout: Layout, place: Place) -> li
     shards = min(layout.tp, units) if part.unit > 1 else layout.tp
     if part.unit > 1 and (units % shards or layout.tp % shards):
         raise ConfigError(f"{part.tensor!r}: {units} heads cannot be shared by {layout.tp} tensor-parallel ranks")
-    spans = cut([(part.tensor, span) for span in part.rows], place.shard * shards // layout.tp, shards)
+    spans = span_chunk([(part.tensor, span) for span in part.rows], place.shard * shards // layout.tp, shards)
     return [span for _, span in spans]
 
 
-def cut(rows: Sequence[tuple[str, tuple[int, int]]], index: int, count: int) -> list[tuple[str, tuple[int, int]]]:
-    """The ``index``-th of ``count`` chunks of spans that lie one after another."""
+def span_chunk(
+    rows: Sequence[tuple[str, tuple[int, int]]], index: int, count: int
+) -> list[tuple[str, tuple[int, int]]]:
+    """The ``index``-th of ``count`` chunks of consecutive spans."""
     first, last = chunk(sum(stop - start for _, (start, stop) in rows), index, count)
-    found: list[tuple[str, tuple[int, int]]] = []
+    chunk_spans: list[tuple[str, tuple[int, int]]] = []
     begin = 0
     for tensor, (start, stop) in rows:
         low, high = max(first - begin, 0) + start, min(last - begin, stop - start) + start
         if low < high:
-            found.append((tensor, (low, high)))
+            chunk_spans.append((tensor, (low, high)))
         begin += stop - start
-    return found
+    return chunk_spans
 
 
 def chunk(size: int, index: int, count: int) -> tuple[int, int]:
-    """Equal chunks rounded up, as ``torch.chunk`` and FSDP cut: the last ones may be short or empty."""
+    """Bounds of one of equal chunks, rounded up as in ``torch.chunk`` and FSDP: the last may be short or empty."""
     length = -(-size // count)
     return min(index * length, size), min((index + 1) * length, size)
 
 
-def shapes(layout: Layout, parameters: Sequence[Parameter]) -> tuple[dict[str, tuple[int, ...]], ...]:
-    """Of each rank: the shape of every parameter that it holds a part of."""
-    found: list[dict[str, tuple[int, ...]]] = []
+def rank_shapes(layout: RankLayout, parameters: Sequence[Parameter]) -> tuple[dict[str, tuple[int, ...]], ...]:
+    """The shapes of the parameters on each rank, as far as it holds them."""
+    all_ranks: list[dict[str, tuple[int, ...]]] = []
     for rank in range(layout.ranks):
-        mine: dict[str, tuple[int, ...]] = {}
-        for block in blocks(layout, parameters, rank):
+        shapes: dict[str, tuple[int, ...]] = {}
+        for block in rank_blocks(layout, parameters, rank):
             ends = tuple(at + stop - start for at, (start, stop) in zip(block.at, block.box, strict=True))
-            before = mine.get(block.parameter, ends)
-            mine[block.parameter] = tuple(map(max, before, ends))
-        found.append(mine)
-    return tuple(found)
+            before = shapes.get(block.parameter, ends)
+            shapes[block.parameter] = tuple(map(max, before, ends))
+        all_ranks.append(shapes)
+    return tuple(all_ranks)
 
 
 def intersection(one: Box, other: Box) -> Box | None:
-    """The box in both, None if it is empty."""
+    """The common part of two boxes, None if it is empty."""
     common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
     return common if all(start < stop for start, stop in common) else None
 
 
-def local(box: Box, block: Block) -> Box:
+def box_in_parameter(box: Box, block: Block) -> Box:
     """A box of a tensor as a box of the parameter that holds the block."""
     return tuple(
         (start - first + at, stop - first + at)
@@ -335,27 +345,30 @@ def slices(box: Box) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in box)
 
 
-def share_out(layout: Layout, parameters: Sequence[Parameter], tensors: Held) -> list[dict[str, NDArray[Any]]]:
-    """What every rank of a layout holds of whole tensors, as copies."""
-    found: list[dict[str, NDArray[Any]]] = []
-    for rank, of_rank in enumerate(shapes(layout, parameters)):
-        mine = {name: np.empty(shape, next(iter(tensors.values())).dtype) for name, shape in of_rank.items()}
-        for block in blocks(layout, parameters, rank):
-            inside = local(block.box, block)
-            mine[block.parameter][slices(inside)] = tensors[block.tensor][slices(block.box)]
-        found.append(mine)
-    return found
+def shard_tensors(
+    layout: RankLayout, parameters: Sequence[Parameter], tensors: RankArrays
+) -> list[dict[str, NDArray[Any]]]:
+    """Cut full tensors into the parameters of every rank, as copies."""
+    dtype = next(iter(tensors.values())).dtype
+    all_ranks: list[dict[str, NDArray[Any]]] = []
+    for rank, shapes in enumerate(rank_shapes(layout, parameters)):
+        arrays = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+        for block in rank_blocks(layout, parameters, rank):
+            inside = box_in_parameter(block.box, block)
+            arrays[block.parameter][slices(inside)] = tensors[block.tensor][slices(block.box)]
+        all_ranks.append(arrays)
+    return all_ranks
 
 
-def execute(plan: Plan, held: Sequence[Held], *, level: int = 0) -> list[dict[str, NDArray[Any]]]:
-    """Carry a plan out in memory: what every rank of the target holds, from what every rank of the source holds."""
-    dtypes = {name: array.dtype for of_rank in held for name, array in of_rank.items()}
-    found: list[dict[str, NDArray[Any]]] = [{} for _ in plan.targets]
+def execute(plan: ReshardingPlan, sources: Sequence[RankArrays], *, level: int = 0) -> list[dict[str, NDArray[Any]]]:
+    """Carry a plan out in memory: the parameters of every rank of the target from those of every rank of the source."""
+    dtypes = {name: array.dtype for arrays in sources for name, array in arrays.items()}
+    targets: list[dict[str, NDArray[Any]]] = [{} for _ in plan.targets]
     for step in plan.steps(level):
         for copy in step:
-            name, mine = copy.target_parameter, found[copy.target]
-            if name not in mine:
-                mine[name] = np.empty(plan.targets[copy.target][name], dtypes[copy.source_parameter])
-            read = held[copy.source][copy.source_parameter][slices(copy.source_box)]
-            mine[name][slices(copy.target_box)] = read
-    return found
+            name, arrays = copy.target_parameter, targets[copy.target]
+            if name not in arrays:
+                arrays[name] = np.empty(plan.targets[copy.target][name], dtypes[copy.source_parameter])
+            read = sources[copy.source][copy.source_parameter][slices(copy.source_box)]
+            arrays[name][slices(copy.target_box)] = read
+    return targets

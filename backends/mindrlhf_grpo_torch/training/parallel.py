@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.errors import BackendError
-from mindrlhf_grpo.parallel.resharding import Copy, Layout, Parameter, chunk, plan, slices
+from mindrlhf_grpo.parallel.resharding import Copy, Parameter, RankLayout, chunk, plan_resharding, slices
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 from ..comm import TorchRanks
@@ -71,10 +71,10 @@ class Shards:
     def __init__(self, packed: PackedModel, settings: ParallelConfig, device: torch.device, comm: TorchRanks) -> None:
         self.packed, self.settings, self.comm = packed, settings, comm
         parameters = [Parameter(name=name, shape=tuple(p.shape)) for name, p in packed.whole.named_parameters()]
-        layout = Layout(dp=comm.world_size, sharded=True)
-        ways = plan(layout, parameters, Layout(dp=comm.world_size), parameters, only=comm.rank)
+        layout = RankLayout(dp=comm.world_size, sharded=True)
+        plan = plan_resharding(layout, parameters, RankLayout(dp=comm.world_size), parameters, only=comm.rank)
         self.copies: dict[str, list[Copy]] = {parameter.name: [] for parameter in parameters}
-        for copy in ways.copies:
+        for copy in plan.copies:
             self.copies[copy.target_parameter].append(copy)
         self.units = fully_sharded(packed, settings, device)
 

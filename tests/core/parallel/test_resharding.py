@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.parallel import resharding
-from mindrlhf_grpo.parallel.parameter_names import HeadSizes, matched, parameters_of
-from mindrlhf_grpo.parallel.resharding import Layout, Parameter, Part, execute, plan, share_out
+from mindrlhf_grpo.parallel.parameter_names import HeadSizes, describe_parameters, match_parameters
+from mindrlhf_grpo.parallel.resharding import Parameter, Part, RankLayout, execute, plan_resharding, shard_tensors
 from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape, NumpyLlama
 from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, weight_shapes
 
 SHAPE = LlamaShape(layers=4, heads=8, kv_heads=4, head_size=4, vocabulary=64)
 HEADS = HeadSizes(size=4)
-TRAIN, INFER = Layout(dp=1, tp=4, pp=2), Layout(dp=2, tp=4, pp=1)
+TRAIN, INFER = RankLayout(dp=1, tp=4, pp=2), RankLayout(dp=2, tp=4, pp=1)
 
 
 def engine_shapes() -> dict[str, tuple[int, ...]]:
@@ -41,16 +41,19 @@ def test_from_1_4_2_to_2_4_1_every_element_arrives_and_logits_stay(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     weights: dict[str, Any] = random_weights(SHAPE, seed=0)
-    held, wanted = parameters_of(weight_shapes(SHAPE), HEADS), matched(weight_shapes(SHAPE), engine_shapes(), HEADS)
-    found = execute(plan(TRAIN, held, INFER, wanted), share_out(TRAIN, held, weights), level=level)
+    held, wanted = (
+        describe_parameters(weight_shapes(SHAPE), HEADS),
+        match_parameters(weight_shapes(SHAPE), engine_shapes(), HEADS),
+    )
+    found = execute(plan_resharding(TRAIN, held, INFER, wanted), shard_tensors(TRAIN, held, weights), level=level)
     assert len(found) == 8
-    for mine, expected in zip(found, share_out(INFER, wanted, weights), strict=True):
+    for mine, expected in zip(found, shard_tensors(INFER, wanted, weights), strict=True):
         assert mine.keys() == expected.keys() == engine_shapes().keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(mine[name], array, err_msg=name)
     assert found[0]["layers.0.self_attn.qkv_proj.weight"].shape == (16, 32)  # 8 rows of q, 4 of k, 4 of v
     assert found[0]["layers.0.mlp.down_proj.weight"].shape == (32, 12)
-    back = execute(plan(INFER, wanted, Layout(), held), found)[0]
+    back = execute(plan_resharding(INFER, wanted, RankLayout(), held), found)[0]
     ids = np.arange(9)
     logits = [
         NumpyLlama(SHAPE, one).logits(NumpyLlama(SHAPE, one).hidden_states(ids)[0][-1]) for one in (weights, back)
@@ -61,8 +64,11 @@ def test_from_1_4_2_to_2_4_1_every_element_arrives_and_logits_stay(
 
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
 def test_offloading_both_models_during_the_copy_takes_a_parameters_memory_instead_of_two_models() -> None:
-    held, wanted = parameters_of(weight_shapes(SHAPE), HEADS), matched(weight_shapes(SHAPE), engine_shapes(), HEADS)
-    found = plan(TRAIN, held, INFER, wanted)
+    held, wanted = (
+        describe_parameters(weight_shapes(SHAPE), HEADS),
+        match_parameters(weight_shapes(SHAPE), engine_shapes(), HEADS),
+    )
+    found = plan_resharding(TRAIN, held, INFER, wanted)
     of_train, of_infer = (
         [sum(map(math.prod, mine.values())) for mine in shapes] for shapes in (found.sources, found.targets)
     )
@@ -74,20 +80,20 @@ def test_offloading_both_models_during_the_copy_takes_a_parameters_memory_instea
 
 
 def test_a_rank_reads_its_own_weights_before_anothers() -> None:
-    held = parameters_of({"norm.weight": (6,), "o_proj.weight": (4, 6)})
-    copies = plan(Layout(dp=2, tp=2), held, Layout(dp=2, tp=2), held).copies
+    held = describe_parameters({"norm.weight": (6,), "o_proj.weight": (4, 6)})
+    copies = plan_resharding(RankLayout(dp=2, tp=2), held, RankLayout(dp=2, tp=2), held).copies
     assert all(copy.source == copy.target for copy in copies)
 
 
 def test_replicas_take_turns_as_the_source_of_other_ranks() -> None:
-    held = parameters_of({"norm.weight": (6,)})
-    copies = plan(Layout(dp=2), held, Layout(dp=4), held).copies
+    held = describe_parameters({"norm.weight": (6,)})
+    copies = plan_resharding(RankLayout(dp=2), held, RankLayout(dp=4), held).copies
     assert [copy.source for copy in copies] == [0, 1, 0, 1]
 
 
 def test_shards_of_fsdp_are_cut_like_torch_chunks() -> None:
-    held = parameters_of({"norm.weight": (5,)})
-    found = share_out(Layout(dp=4, sharded=True), held, {"norm.weight": np.arange(5)})
+    held = describe_parameters({"norm.weight": (5,)})
+    found = shard_tensors(RankLayout(dp=4, sharded=True), held, {"norm.weight": np.arange(5)})
     assert [mine["norm.weight"].tolist() if mine else [] for mine in found] == [[0, 1], [2, 3], [4], []]
 
 
@@ -95,18 +101,18 @@ def test_latent_attention_is_parted_head_by_head() -> None:
     heads = HeadSizes(keys=3, values=2)
     train = {"model.layers.0.self_attn.kv_b_proj.weight": (20, 2)}
     infer = {f"layers.0.self_attn.{name}.weight": (rows, 2) for name, rows in (("k_b_proj", 12), ("v_b_proj", 8))}
-    held, wanted = parameters_of(train, heads), matched(train, infer, heads)
+    held, wanted = describe_parameters(train, heads), match_parameters(train, infer, heads)
     tensors = {name: np.arange(40).reshape(20, 2) for name in train}
-    layouts = Layout(tp=2), Layout(tp=4)
-    found = execute(plan(layouts[0], held, layouts[1], wanted), share_out(layouts[0], held, tensors))
+    layouts = RankLayout(tp=2), RankLayout(tp=4)
+    found = execute(plan_resharding(layouts[0], held, layouts[1], wanted), shard_tensors(layouts[0], held, tensors))
     second_head = tensors["model.layers.0.self_attn.kv_b_proj.weight"][5:10]
     np.testing.assert_array_equal(found[1]["layers.0.self_attn.k_b_proj.weight"], second_head[:3])
     np.testing.assert_array_equal(found[1]["layers.0.self_attn.v_b_proj.weight"], second_head[3:])
 
 
 def test_few_key_heads_are_held_by_several_ranks() -> None:
-    held = parameters_of({"layers.0.k_proj.weight": (4, 3)}, HeadSizes(size=2))
-    found = share_out(Layout(tp=4), held, {"layers.0.k_proj.weight": np.arange(12).reshape(4, 3)})
+    held = describe_parameters({"layers.0.k_proj.weight": (4, 3)}, HeadSizes(size=2))
+    found = shard_tensors(RankLayout(tp=4), held, {"layers.0.k_proj.weight": np.arange(12).reshape(4, 3)})
     assert [mine["layers.0.k_proj.weight"][0, 0] for mine in found] == [0, 0, 6, 6]
 
 
@@ -120,28 +126,32 @@ def test_few_key_heads_are_held_by_several_ranks() -> None:
 )
 def test_weights_without_a_counterpart_are_named(train: Any, infer: Any, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        matched(train, infer)
+        match_parameters(train, infer)
     assert text in str(caught.value)
 
 
 def test_an_engine_has_no_pipeline_stages() -> None:
     with pytest.raises(ConfigError, match="one pipeline stage, not 2"):
-        Layout(tp=2, pp=2).check_inference()
+        RankLayout(tp=2, pp=2).check_inference()
     INFER.check_inference()
 
 
 def test_other_memory_levels_are_refused() -> None:
     with pytest.raises(ConfigError, match="reshard_mem_opt_level is 2; accepted: 0"):
-        plan(Layout(), [], Layout(), []).steps(2)
+        plan_resharding(RankLayout(), [], RankLayout(), []).steps(2)
 
 
 def test_heads_that_ranks_cannot_share_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 heads cannot be shared by 2"):
-        list(resharding.blocks(Layout(tp=2), parameters_of({"q_proj.weight": (6, 2)}, HeadSizes(size=2)), 0))
+        list(
+            resharding.rank_blocks(
+                RankLayout(tp=2), describe_parameters({"q_proj.weight": (6, 2)}, HeadSizes(size=2)), 0
+            )
+        )
 
 
 LAYOUTS = st.builds(
-    Layout, dp=st.integers(1, 3), tp=st.integers(1, 4), pp=st.integers(1, 3), sharded=st.booleans()
+    RankLayout, dp=st.integers(1, 3), tp=st.integers(1, 4), pp=st.integers(1, 3), sharded=st.booleans()
 )  # fmt: skip
 
 
@@ -172,12 +182,12 @@ def models(draw: Any) -> tuple[list[Parameter], list[Parameter], dict[str, Any]]
 
 @given(models=models(), source=LAYOUTS, target=LAYOUTS, level=st.integers(0, 1))
 def test_any_layout_becomes_any_other_with_every_element_in_its_place(
-    models: Any, source: Layout, target: Layout, level: int
+    models: Any, source: RankLayout, target: RankLayout, level: int
 ) -> None:
     held, wanted, tensors = models
-    found = plan(source, held, target, wanted)
-    result = execute(found, share_out(source, held, tensors), level=level)
-    for mine, expected in zip(result, share_out(target, wanted, tensors), strict=True):
+    found = plan_resharding(source, held, target, wanted)
+    result = execute(found, shard_tensors(source, held, tensors), level=level)
+    for mine, expected in zip(result, shard_tensors(target, wanted, tensors), strict=True):
         assert mine.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(mine[name], array)
