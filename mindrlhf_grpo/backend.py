@@ -1,8 +1,8 @@
-"""What a backend implements, and how it is found.
+"""The contract of a backend: the protocols it implements, and how it is found by name.
 
-A backend is a module (or entry point in the group ``mindrlhf_grpo.backends``) with a function
-``build(config) -> Backend``, and where it can tell early what it refuses, ``check(config)``, which raises a
-UserError without importing the framework. The core talks to it in NumPy arrays and plain Python only.
+A backend is a module with the members of ``BackendModule``, named by an entry point in the group
+``mindrlhf_grpo.backends`` or by its own name; its ``build(config)`` returns a ``Backend``. The core talks to it in
+NumPy arrays and plain Python only. ``docs/extend/add_a_backend.md`` describes every member.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, runtime_checkable
+
+from numpy.typing import NDArray
 
 from .errors import BackendError
 from .parallel.residency import Role
@@ -23,11 +26,17 @@ from .tokenizers.tokenizer import Tokenizer
 from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
 
 if TYPE_CHECKING:
-    from .config.run import ModelConfig, TrainConfig
+    from .config.algorithm import CriticConfig
+    from .config.parallel import ParallelConfig
+    from .config.run import ModelConfig, RolloutConfig, TrainConfig
 
 GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
-FRAMEWORKS = {"torch": "torch", "mindspore": "mindspore"}
+
+Capability = Literal["lora", "moved_reference", "value_model", "remote_code", "language_model"]
+"""A part of the contract that a backend may leave out: LoRA adapters, ``Policy.sync_reference``,
+``Backend.load_value_model`` with a shared critic's ``Policy.values``, ``Backend.load_remote_code``,
+``Backend.load_language_model``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,20 +211,27 @@ class Policy(TrainedModel, Protocol):
         ...
 
 
-class ValueModel(TrainedModel, Protocol):
-    """A language model's body with a head of one number: a critic or a reward model."""
+class ValueReader(Protocol):
+    """A model that gives one number per completion token: all that a reward asks of a reward model."""
 
     def values(self, batch: Batch) -> FloatArray:
-        """``[N, T]`` float32 without gradient, 0 past each length: at each completion token, see ``ReadAt``."""
+        """Values ``[N, T]`` float32 without gradient, 0 past each length: at each completion token, see ``ReadAt``."""
         ...
 
     def embeddings(self, batch: Batch) -> FloatArray:
-        """``[N, E]`` float32 without gradient: the hidden state that the head reads at each row's last token."""
+        """Hidden states ``[N, E]`` float32 without gradient, as the head reads them at each row's last token.
+
+        Raises BackendError for a model whose hidden states cannot be read.
+        """
         ...
 
     def release(self) -> None:
         """Free the weights until the next call, which loads them again: several models take the memory of one."""
         ...
+
+
+class ValueModel(ValueReader, TrainedModel, Protocol):
+    """A language model's body with a head of one number: a critic or a reward model."""
 
 
 class RolloutEngine(Protocol):
@@ -302,62 +318,241 @@ class Backend(Protocol):
     comm: Comm
     compile_log: CompileLog  # stays empty where nothing is compiled
 
-    def load_policy(self) -> Policy: ...
-    def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel: ...
-    def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
-        """A reward model computed by the Python code in its folder; None where the backend does not run such code.
+    @property
+    def device(self) -> Any:
+        """The device of this process, as the framework names it; user-defined models are moved there."""
+        ...
 
-        Only ``values`` and ``release`` are for use; the score of a row stands at its last token.
+    def load_policy(self) -> Policy:
+        """Load the model to train from ``config.model``. Raises ConfigError where it cannot be loaded."""
+        ...
+
+    def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
+        """Load a critic or reward model; a folder without a head gets a small random one from the run's seed."""
+        ...
+
+    def load_remote_code(self, model: ModelConfig, train: TrainConfig) -> ValueReader | None:
+        """Load a reward model computed by the Python code in its folder; None where the backend runs no such code.
+
+        The score of a row stands at its last token.
         """
         ...
 
-    def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel: ...
-    def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine: ...
-    def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync: ...
-    def memory(self) -> dict[str, float]: ...  # "peak_rss_mb", and "peak_device_mb" where there is a device
-    def versions(self) -> dict[str, str]: ...
-    def inspect(self, policy: Policy) -> Inspection: ...
+    def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
+        """Make a language model beside the policy, never trained; its weights are read at the first call."""
+        ...
+
+    def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
+        """Make an engine on the policy's weights, or without a policy on weights loaded from ``config.model``.
+
+        Raises BackendError for a policy of another backend.
+        """
+        ...
+
+    def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
+        """Connect a policy and an engine of this backend. Raises BackendError for those of another."""
+        ...
+
+    def memory(self) -> dict[str, float]:
+        """Peak memory of this process in MB: ``peak_rss_mb``, and ``peak_device_mb`` where there is an accelerator."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that the run depends on, ``python`` and ``device`` among them."""
+        ...
+
+    def inspect(self, policy: Policy) -> Inspection:
+        """Look inside a policy of this backend. Raises BackendError for one of another."""
+        ...
+
+
+class BackendConfig(Protocol):
+    """The part of a configuration that a backend reads; ``RunConfig`` and ``OfflineConfig`` have it."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def rollout(self) -> RolloutConfig: ...
+    @property
+    def critic(self) -> CriticConfig | None: ...
+    @property
+    def parallel(self) -> ParallelConfig | None: ...
+
+
+class _DeviceRequired(TypedDict):
+    device: str
+    name: str
+    bfloat16: bool
+
+
+class DeviceEntry(_DeviceRequired, total=False):
+    """One device in ``DeviceListing``.
+
+    Attributes:
+        device: as ``model.device`` names it, with an index: ``cpu``, ``cuda:0``.
+        name: the product.
+        bfloat16: whether it computes bfloat16 in hardware.
+        free, total: bytes of an accelerator's memory.
+        dtypes: where not every ``model.dtype`` works, those that do.
+    """
+
+    free: int
+    total: int
+    dtypes: list[str]
+
+
+class _ListingRequired(TypedDict):
+    framework: str
+    devices: list[DeviceEntry]
+
+
+class DeviceListing(_ListingRequired, total=False):
+    """Devices that a backend finds on this machine; printed as JSON by a process of its own.
+
+    Attributes:
+        framework: name and version.
+        devices: accelerators first, the processor last.
+        absent: kind of device -> why it is not among ``devices``, and the remedy.
+        kernels: operation -> the implementation that serves it, where the backend has a choice.
+    """
+
+    absent: dict[str, str]
+    kernels: dict[str, str]
+
+
+class BackendModule(Protocol):
+    """The module that a backend is found by. It can be imported where its framework is missing or broken.
+
+    Only ``build``, ``list_devices``, ``from_numpy`` and ``to_numpy`` may import the framework.
+    """
+
+    @property
+    def FRAMEWORK(self) -> str:
+        """Import name of the framework."""
+        ...
+
+    @property
+    def UNSUPPORTED(self) -> Mapping[Capability, str]:
+        """The capabilities that the backend leaves out, each with the reason; the conformance suite prints it."""
+        ...
+
+    def build(self, config: BackendConfig, /) -> Backend:
+        """Build the backend of one run. Raises what ``check`` raises, and BackendError for a device that is absent."""
+        ...
+
+    def check(self, config: BackendConfig, /) -> None:
+        """Raise BackendError or ConfigError for a configuration that the backend refuses; it runs before any loading."""
+        ...
+
+    def environment_warning(self) -> str:
+        """Return a package to replace or a setting to change on this machine, with the remedy; empty: all is well."""
+        ...
+
+    def list_devices(self) -> DeviceListing:
+        """List the devices of this machine; ``mindrlhf-grpo doctor`` calls it in a process of its own."""
+        ...
+
+    def from_numpy(self, array: NDArray[Any], /, device: Any = None) -> Any:
+        """Make an array of the framework, on a ``Backend.device`` where one is passed."""
+        ...
+
+    def to_numpy(self, array: Any, /) -> NDArray[Any]:
+        """Return the numbers of an array of the framework in float32; it may have a gradient and lie on a device."""
+        ...
+
+
+@runtime_checkable
+class RecordFiles(Protocol):
+    """Further members of a ``BackendModule`` whose framework has a file format of rows."""
+
+    def read_records(self, path: Path, /) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a file in its order. Raises DataError for a file that is missing or broken."""
+        ...
+
+    def write_records(self, path: Path, rows: Sequence[Mapping[str, Any]], /) -> None:
+        """Write rows of arrays; an existing file is replaced."""
+        ...
 
 
 def available_backends() -> dict[str, str]:
-    """Backend name -> module, the built-in ones and those installed under the entry-point group."""
-    found = {point.name: point.value.split(":")[0] for point in entry_points(group=GROUP)}
-    return {**MODULES, **found}
+    """Return backend name -> module: the built-in ones and those installed under the entry-point group."""
+    installed = {point.name: point.value.split(":")[0] for point in entry_points(group=GROUP)}
+    return {**MODULES, **installed}
 
 
-def backend_module(name: str) -> Any:
-    """Import a backend by entry-point name or by module name.
+def backend_module(name: str) -> BackendModule:
+    """Import a backend by entry-point name or by module name; its framework must be installed but is not imported.
 
     Raises:
-        BackendError: unknown name, or its framework is not installed.
+        BackendError: unknown name, a module that lacks members of ``BackendModule``, or its framework is not installed.
     """
+    module = _import(name)
+    lacking = [member for member in MEMBERS if not hasattr(module, member)]
+    if lacking:
+        raise BackendError(
+            f"module {module.__name__} is no backend: it lacks {', '.join(lacking)} (docs/extend/add_a_backend.md)"
+        )
+    backend = cast(BackendModule, module)
+    if importlib.util.find_spec(backend.FRAMEWORK) is None:
+        remedy = f": pip install 'mindrlhf-grpo[{name}]'" if name in MODULES else ""
+        raise BackendError(f"backend {name!r} needs {backend.FRAMEWORK}, which is not installed{remedy}")
+    return backend
+
+
+def _import(name: str) -> ModuleType:
+    """Import the module that a backend's name leads to, whatever it contains."""
     known = available_backends()
-    module = known.get(name, name if "." in name or importlib.util.find_spec(name) else "")
-    if name not in known and not is_backend(module):
+    module = known.get(name, name)
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent package that is absent, or no name of a module
+        there = False
+    if not there and name in known:
+        raise BackendError(f"backend {name!r} is not part of this installation (module {module} not found)")
+    if not there:
         raise BackendError(
             f"backend {name!r} is unknown; available: {', '.join(sorted(known))}, or a module with build(config)"
         )
-    framework = FRAMEWORKS.get(name)
-    if framework and importlib.util.find_spec(framework) is None:
-        raise BackendError(
-            f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'"
-        )
-    if importlib.util.find_spec(module) is None:
-        raise BackendError(f"backend {name!r} is not part of this installation (module {module} not found)")
-    return importlib.import_module(module)
-
-
-def is_backend(module: str) -> bool:
-    """Whether a module can be imported and offers ``build``."""
-    if not module or module in FRAMEWORKS.values():
-        return False
     try:
-        return hasattr(importlib.import_module(module), "build")
-    except ImportError:
-        return False
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendError(f"backend {name!r} cannot be imported: {error}") from error
 
 
-def load_backend(config: Any) -> Backend:
+MEMBERS = [name for name in vars(BackendModule) if not name.startswith("_")]
+
+
+def load_backend(config: BackendConfig) -> Backend:
     """Build the backend that ``config.backend`` names for this run."""
-    backend: Backend = backend_module(config.backend).build(config)
-    return backend
+    return backend_module(config.backend).build(config)
+
+
+def record_files(name: str) -> RecordFiles:
+    """Return the reader and writer of a backend's own file format.
+
+    Raises:
+        BackendError: an unknown backend, an absent framework, or one without such a format.
+    """
+    module = backend_module(name)
+    if not isinstance(module, RecordFiles):
+        raise BackendError(f"backend {name!r} has no file format of rows: it lacks read_records or write_records")
+    return module
+
+
+def backend_of_type(kind: type) -> BackendModule | None:
+    """Return the installed backend whose framework a class or one of its bases belongs to; None without one."""
+    roots = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    for name in available_backends():
+        try:
+            module = backend_module(name)
+        except BackendError:
+            continue
+        if module.FRAMEWORK in roots:
+            return module
+    return None

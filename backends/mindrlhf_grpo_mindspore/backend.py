@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import mindspore as ms
 
 from mindrlhf_grpo.backend import (
+    BackendConfig,
     CompileLog,
     Inspection,
     LanguageModel,
@@ -18,9 +15,11 @@ from mindrlhf_grpo.backend import (
     ReadAt,
     RolloutEngine,
     ValueModel,
+    ValueReader,
     WeightSync,
 )
 from mindrlhf_grpo.config.run import ModelConfig, RunConfig, TrainConfig
+from mindrlhf_grpo.parallel.process import package_versions, peak_host_memory
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 
 from . import comm
@@ -39,7 +38,7 @@ class MindSporeBackend:
 
     name = "mindspore"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: BackendConfig) -> None:
         self.config = config
         self.compile_log = CompileLog()
         self.device = select(config.model.device, config.model.dtype, comm.local_rank())
@@ -58,15 +57,15 @@ class MindSporeBackend:
 
         return MindSporeValueModel(model, train, read_at, self.surroundings())
 
-    def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
-        """None: code in model folders is torch's."""
+    def load_remote_code(self, model: ModelConfig, train: TrainConfig) -> ValueReader | None:
+        """Return None: the code in model folders is written for torch."""
         return None
 
     def surroundings(self) -> RunContext:
         """What the models of the run share."""
         from .training.trained_model import RunContext
 
-        # Data that is there has completions of any length up to its limit: nothing to size a bucket by.
+        # A fixed dataset has completions of any length up to its limit, so its buckets are sized on demand.
         rollout = self.config.rollout if isinstance(self.config, RunConfig) else None
         return RunContext(
             device=self.device, comm=self.comm, log=self.compile_log, seed=self.config.seed, rollout=rollout
@@ -98,18 +97,11 @@ class MindSporeBackend:
 
     def memory(self) -> dict[str, float]:
         """Peak memory of this process so far, in MB."""
-        unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in kB elsewhere
-        peak = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit}
+        peak = peak_host_memory()
         if self.device.kind == "npu":
             peak["peak_device_mb"] = ms.runtime.max_memory_allocated() / 2**20
         return peak
 
     def versions(self) -> dict[str, str]:
-        """What the run ran on."""
-        found = {"python": platform.python_version(), "device": str(self.device)}
-        for package in PACKAGES:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "absent"
-        return found
+        """Versions of the packages that a run depends on."""
+        return package_versions(PACKAGES, device=str(self.device))

@@ -11,13 +11,13 @@ from mindrlhf_grpo.model_files.folder import find_folder, read_model_config
 from mindrlhf_grpo.model_files.value_head import body_config
 
 if TYPE_CHECKING:
+    from mindrlhf_grpo.backend import BackendConfig
     from mindrlhf_grpo.config.parallel import ParallelConfig
-    from mindrlhf_grpo.config.run import RunConfig
 
 DEVICES = ("auto", "cpu", "npu")
 
 
-def check(config: RunConfig) -> None:
+def check(config: BackendConfig) -> None:
     """Raise unless this backend can run the configuration, as far as that can be known without MindSpore.
 
     Raises:
@@ -37,8 +37,22 @@ def check(config: RunConfig) -> None:
 
 def check_numpy(version: str) -> None:
     """Raise BackendError for NumPy 2, with which the first operation of MindSpore 2.10 fails."""
-    if int(version.split(".")[0]) >= 2:
+    if numpy_2(version):
         raise BackendError(f"backend 'mindspore' needs numpy < 2, here is numpy {version}: pip install 'numpy<2'")
+
+
+def environment_warning() -> str:
+    """Return the remedy for a NumPy with which the first operation of MindSpore 2.10 fails."""
+    return numpy_warning(np.__version__)
+
+
+def numpy_warning(version: str) -> str:
+    """Return the remedy for a version of NumPy; empty for one that works."""
+    return f"mindspore 2.10 needs numpy < 2, here is {version}: pip install 'numpy<2'" if numpy_2(version) else ""
+
+
+def numpy_2(version: str) -> bool:
+    return int(version.split(".")[0]) >= 2
 
 
 def check_device(device: str) -> None:

@@ -1,18 +1,17 @@
-"""What MindSpore computes on here: ``python -m mindrlhf_grpo_mindspore.devices`` prints one JSON object.
+"""The device that MindSpore computes on, and those it finds here.
 
-``mindrlhf-grpo doctor`` runs it in a process of its own, so that a broken driver does not take doctor along.
+``mindrlhf-grpo doctor`` lists them in a process of its own, so that a broken driver does not take doctor along.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import dataclass
-from typing import Any
 
 import mindspore as ms
 from mindspore.device_context import ascend
 
+from mindrlhf_grpo.backend import DeviceEntry, DeviceListing
 from mindrlhf_grpo.errors import BackendError
 
 from .checks import check_dtype
@@ -23,14 +22,14 @@ DTYPES = {"cpu": ["float32"], "npu": ["float32", "bfloat16"]}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a process computes on: ``kind`` is cpu or npu."""
+    """The device of this process: ``kind`` is cpu or npu."""
 
     kind: str
     index: int = 0
 
     @property
     def target(self) -> str:
-        """MindSpore's word for it."""
+        """Its name in MindSpore."""
         return "Ascend" if self.kind == "npu" else "CPU"
 
     def __str__(self) -> str:
@@ -69,29 +68,29 @@ def why_no_ascend() -> str:
     )
 
 
-def devices() -> dict[str, Any]:
+def devices() -> DeviceListing:
     """Version of MindSpore, devices with memory in bytes and dtypes, why Ascend is absent, kernels by operation."""
-    found = [npu(index) for index in range(ascend.device_count())] if ascend_is_usable() else []
-    kernels = choose_kernels("npu", "bfloat16") if found else choose_kernels("cpu", "float32")
-    absent = {} if found else {"npu": why_no_ascend()}
-    listed = [*found, cpu()]
+    npus = [npu(index) for index in range(ascend.device_count())] if ascend_is_usable() else []
+    kernels = choose_kernels("npu", "bfloat16") if npus else choose_kernels("cpu", "float32")
+    absent = {} if npus else {"npu": why_no_ascend()}
+    listed = [*npus, cpu()]
     return {"framework": f"mindspore {ms.__version__}", "devices": listed, "absent": absent, "kernels": kernels}
 
 
-def npu(index: int) -> dict[str, Any]:
+def npu(index: int) -> DeviceEntry:
     """Name, free and total memory of one Ascend device."""
     ms.set_device("Ascend", index)
-    found = ms.hal.get_device_properties(index, "Ascend")
+    properties = ms.hal.get_device_properties(index, "Ascend")
     return {
-        "device": f"npu:{index}", "name": found.name, "free": found.free_memory, "total": found.total_memory,
-        "bfloat16": True, "dtypes": DTYPES["npu"],
-    }  # fmt: skip
+        "device": f"npu:{index}",
+        "name": properties.name,
+        "free": properties.free_memory,
+        "total": properties.total_memory,
+        "bfloat16": True,
+        "dtypes": DTYPES["npu"],
+    }
 
 
-def cpu() -> dict[str, Any]:
+def cpu() -> DeviceEntry:
     """The processor as MindSpore uses it."""
     return {"device": "cpu", "name": platform.machine(), "bfloat16": False, "dtypes": DTYPES["cpu"]}
-
-
-if __name__ == "__main__":
-    print(json.dumps(devices()))

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .checks import check, environment_warning
 
 if TYPE_CHECKING:
-    from mindrlhf_grpo.config.run import RunConfig
+    from numpy.typing import NDArray
+
+    from mindrlhf_grpo.backend import BackendConfig, Capability, DeviceListing
 
     from .backend import TorchBackend
 
-__all__ = ["build"]
+__all__ = [
+    "FRAMEWORK", "UNSUPPORTED", "build", "check", "environment_warning", "from_numpy", "list_devices", "to_numpy",
+]  # fmt: skip
+
+FRAMEWORK = "torch"
+UNSUPPORTED: Mapping[Capability, str] = {}
 
 
-def build(config: RunConfig) -> TorchBackend:
-    """The backend of one run."""
+def build(config: BackendConfig) -> TorchBackend:
+    """Build the backend of one run."""
     from .backend import TorchBackend
 
     return TorchBackend(config)
+
+
+def list_devices() -> DeviceListing:
+    """List what PyTorch can compute on here."""
+    from .devices import devices
+
+    return devices()
+
+
+def from_numpy(array: NDArray[Any], device: Any = None) -> Any:
+    """Make a tensor, on a device where one is passed."""
+    from . import arrays
+
+    return arrays.from_numpy(array, device)
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """Return the numbers of a tensor."""
+    from . import arrays
+
+    return arrays.to_numpy(array)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import torch
 
 from mindrlhf_grpo.backend import (
+    BackendConfig,
     CompileLog,
     Inspection,
     LanguageModel,
@@ -18,9 +15,11 @@ from mindrlhf_grpo.backend import (
     ReadAt,
     RolloutEngine,
     ValueModel,
+    ValueReader,
     WeightSync,
 )
-from mindrlhf_grpo.config.run import ModelConfig, RunConfig, TrainConfig
+from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
+from mindrlhf_grpo.parallel.process import package_versions, peak_host_memory
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 
 from . import comm
@@ -37,7 +36,7 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: BackendConfig) -> None:
         self.config = config
         self.compile_log = CompileLog()  # nothing is compiled here
         self.device = device_of(config.model.device, comm.local_rank())
@@ -60,11 +59,11 @@ class TorchBackend:
         parallel = self.config.parallel if train is self.config.train else None
         return TorchValueModel(model, train, read_at, self.device, self.comm, seed=self.config.seed, parallel=parallel)
 
-    def load_own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
-        """A reward model by the Python code in its folder."""
-        from .models.remote_code import OwnCodeClassifier
+    def load_remote_code(self, model: ModelConfig, train: TrainConfig) -> ValueReader | None:
+        """Load a reward model computed by the Python code in its folder."""
+        from .models.remote_code import RemoteCodeClassifier
 
-        return OwnCodeClassifier(model, train, self.device)
+        return RemoteCodeClassifier(model, train, self.device)
 
     def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
         """A language model beside the policy, never trained; its weights are read at the first call."""
@@ -92,18 +91,11 @@ class TorchBackend:
 
     def memory(self) -> dict[str, float]:
         """Peak memory of this process so far, in MB."""
-        unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in kB elsewhere
-        peak = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit}
+        peak = peak_host_memory()
         if self.device.type == "cuda":
             peak["peak_device_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         return peak
 
     def versions(self) -> dict[str, str]:
-        """What the run ran on."""
-        found = {"python": platform.python_version(), "device": str(self.device)}
-        for package in PACKAGES:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "absent"
-        return found
+        """Versions of the packages that a run depends on."""
+        return package_versions(PACKAGES, device=str(self.device))

@@ -1,34 +1,34 @@
-"""What PyTorch can compute on here: ``python -m mindrlhf_grpo_torch.devices`` prints one JSON object.
+"""The devices that PyTorch can compute on here.
 
-``mindrlhf-grpo doctor`` runs it in a process of its own, so that a broken driver does not take doctor along.
+``mindrlhf-grpo doctor`` lists them in a process of its own, so that a broken driver does not take doctor along.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from mindrlhf_grpo.backend import DeviceEntry, DeviceListing
 
 from .models.hf import import_npu
 
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # what /proc/cpuinfo calls it on x86 and Arm
 
 
-def devices() -> dict[str, Any]:
+def devices() -> DeviceListing:
     """Version of torch, accelerators with memory in bytes, and whether each computes bfloat16 in hardware."""
     import_npu()
-    found = [accelerator(index) for index in range(torch.accelerator.device_count())] if available() else []
-    return {"framework": f"torch {torch.__version__}", "devices": [*found, cpu()]}
+    accelerators = [accelerator(index) for index in range(torch.accelerator.device_count())] if available() else []
+    return {"framework": f"torch {torch.__version__}", "devices": [*accelerators, cpu()]}
 
 
 def available() -> bool:
     return torch.accelerator.is_available()
 
 
-def accelerator(index: int) -> dict[str, Any]:
+def accelerator(index: int) -> DeviceEntry:
     """Name, free and total memory of one accelerator."""
     current = torch.accelerator.current_accelerator()
     kind = current.type if current is not None else "none"
@@ -39,7 +39,7 @@ def accelerator(index: int) -> dict[str, Any]:
     return {"device": f"{kind}:{index}", "name": name, "free": free, "total": total, "bfloat16": bfloat16}
 
 
-def cpu() -> dict[str, Any]:
+def cpu() -> DeviceEntry:
     """The processor as torch uses it."""
     name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     return {"device": "cpu", "name": name, "bfloat16": any(flag in cpu_flags() for flag in BFLOAT16_FLAGS)}
@@ -49,7 +49,3 @@ def cpu_flags() -> set[str]:
     """Instruction sets of the processor, by the names of /proc/cpuinfo; empty where there is no such file."""
     cpuinfo = Path("/proc/cpuinfo")
     return set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-
-
-if __name__ == "__main__":
-    print(json.dumps(devices()))

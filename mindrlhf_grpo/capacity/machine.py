@@ -9,12 +9,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..backend import FRAMEWORKS, available_backends
+from ..backend import available_backends, backend_module
+from ..errors import BackendError
 
 PACKAGES = (
     "numpy", "pydantic", "tokenizers", "transformers", "safetensors", "datasets", "math-verify", "torch", "peft",
@@ -81,21 +81,17 @@ def processors() -> int:
 
 def backend_states() -> list[BackendState]:
     """Every known backend."""
-    return [backend_state(name, module) for name, module in sorted(available_backends().items())]
+    return [backend_state(name) for name in sorted(available_backends())]
 
 
-def backend_state(name: str, module: str) -> BackendState:
-    """One backend: is it there, is its framework, and which devices does that find."""
-    framework = FRAMEWORKS.get(name)
-    warning = numpy_warning() if name == "mindspore" and framework and installed(framework) else ""
-    if find_spec(module) is None:
-        return BackendState(name=name, usable=False, text="not part of this installation", devices=[], warning=warning)
-    if framework and find_spec(framework) is None:
-        text = f"{framework} is missing: pip install 'mindrlhf-grpo[{name}]'"
-        return BackendState(name=name, usable=False, text=text, devices=[], warning=warning)
-    if find_spec(f"{module}.devices") is None:
-        return BackendState(name=name, usable=True, text=f"installed ({module})", devices=[], warning=warning)
-    found = probe(f"{module}.devices")
+def backend_state(name: str) -> BackendState:
+    """Examine one backend: whether it and its framework are installed, and which devices it finds."""
+    try:
+        module = backend_module(name)
+    except BackendError as error:
+        return BackendState(name=name, usable=False, text=str(error), devices=[])
+    warning = module.environment_warning()
+    found = probe(available_backends()[name])
     if isinstance(found, str):
         return BackendState(name=name, usable=False, text=found, devices=[], warning=warning)
     return BackendState(
@@ -106,7 +102,7 @@ def backend_state(name: str, module: str) -> BackendState:
 
 def probe(module: str) -> dict[str, Any] | str:
     """Run a backend's device listing in a process of its own: its JSON, or what went wrong."""
-    command = [sys.executable, "-m", module]
+    command = [sys.executable, "-m", "mindrlhf_grpo.capacity.device_listing", module]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -119,9 +115,3 @@ def probe(module: str) -> dict[str, Any] | str:
     except ValueError:
         pass
     return f"broken: {last or f'exit code {done.returncode}'}"
-
-
-def numpy_warning() -> str:
-    """MindSpore 2.10 fails in its first operation with NumPy 2."""
-    found = installed("numpy") or ""
-    return f"mindspore 2.10 needs numpy < 2, here is {found}: pip install 'numpy<2'" if found.startswith("2") else ""

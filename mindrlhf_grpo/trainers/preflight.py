@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..algorithms.plan import resolve as resolve_algorithm
 from ..algorithms.task import Task, resolve_objective
-from ..backend import FRAMEWORKS, available_backends, backend_module
+from ..backend import available_backends, backend_module
 from ..batches.items import item_function
 from ..config.file import AnyConfig, Draft
 from ..config.keys import catalogue, record_path
@@ -209,25 +209,14 @@ def check_template(template: str) -> None:
 def check_backend(name: str) -> None:
     """Raise BackendError unless the backend is known and installed; its framework is not imported."""
     known = available_backends()
-    if name not in known:
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-            raise BackendError(f"{name!r} is no name of a backend; available: {', '.join(sorted(known))}")
-        backend_module(name)
-        return
-    if find_spec(known[name]) is None:
-        raise BackendError(f"backend {name!r} is not part of this installation (module {known[name]} not found)")
-    framework = FRAMEWORKS.get(name)
-    if framework and find_spec(framework) is None:
-        raise BackendError(
-            f"backend {name!r} needs {framework}, which is not installed: pip install 'mindrlhf-grpo[{name}]'"
-        )
+    if name not in known and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        raise BackendError(f"{name!r} is no name of a backend; available: {', '.join(sorted(known))}")
+    backend_module(name)
 
 
 def ask_backend(config: AnyConfig) -> None:
     """Raise what the backend itself refuses: a device, dtype or model family that it does not have."""
-    refuse = getattr(backend_module(config.backend), "check", None)
-    if refuse is not None:
-        refuse(config)
+    backend_module(config.backend).check(config)
 
 
 def check_writable(run_dir: Path) -> None:

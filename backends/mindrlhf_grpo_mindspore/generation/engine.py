@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import mindspore as ms
 
-from mindrlhf_grpo.backend import CompileLog, Policy
-from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.backend import BackendConfig, CompileLog, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
@@ -27,7 +26,7 @@ from .runner import RUNNERS, build_runner
 
 
 def build_engine(
-    config: RunConfig, policy: Policy | None, tokenizer: Tokenizer, compile_log: CompileLog
+    config: BackendConfig, policy: Policy | None, tokenizer: Tokenizer, compile_log: CompileLog
 ) -> MindSporeEngine:
     """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
 
@@ -38,7 +37,7 @@ def build_engine(
     return MindSporeEngine(model, tokenizer, slots=config.rollout.slots, compile_log=compile_log)
 
 
-def load_model(config: RunConfig) -> Model:
+def load_model(config: BackendConfig) -> Model:
     """The model of a configuration, for an engine of its own."""
     folder = find_folder(config.model.path)
     architecture = hf.load_architecture(folder)

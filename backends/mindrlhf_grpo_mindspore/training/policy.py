@@ -11,8 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from numpy.typing import NDArray
 
-from mindrlhf_grpo.backend import LogProbs, Loss
-from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.backend import BackendConfig, LogProbs, Loss
 from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import ValueHead, load_value_head
@@ -38,7 +37,7 @@ class MindSporePolicy(TrainedModel):
     gives_entropies = True
     read_at = "before"
 
-    def __init__(self, config: RunConfig, context: RunContext) -> None:
+    def __init__(self, config: BackendConfig, context: RunContext) -> None:
         architecture = hf.load_architecture(Path(config.model.path).expanduser())
         super().__init__(config.model, config.train, architecture, context)
         self.config = config

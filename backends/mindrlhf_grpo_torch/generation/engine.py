@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mindrlhf_grpo.backend import Policy
-from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.backend import BackendConfig, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
@@ -30,7 +29,7 @@ from .decoder_choice import choose_decoder
 from .runner import TorchRunner
 
 
-def build_engine(config: RunConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
+def build_engine(config: BackendConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
     """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
 
     Raises:

@@ -7,14 +7,12 @@ sequence or one a token. It is scored with, never trained.
 from __future__ import annotations
 
 import gc
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mindrlhf_grpo.backend import Loss, UpdateResult
 from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, ConfigError
@@ -27,10 +25,8 @@ from . import hf
 CLASSES = ("AutoModelForTokenClassification", "AutoModelForSequenceClassification")  # of auto_map, in this order
 
 
-class OwnCodeClassifier:
-    """Implements ``backend.ValueModel`` as far as a reward needs it: the score stands at each row's last token."""
-
-    layout, layout_reason = "plain", "the model is called as a whole"
+class RemoteCodeClassifier:
+    """Implements ``backend.ValueReader``: the score stands at each row's last token."""
 
     def __init__(self, config: ModelConfig, train: TrainConfig, device: torch.device) -> None:
         self.config, self.train, self.device = config, train, device
@@ -69,25 +65,8 @@ class OwnCodeClassifier:
             torch.accelerator.empty_cache()
 
     def embeddings(self, batch: Batch) -> NDArray[np.float32]:
-        raise self.refused()
-
-    def update(self, batch: Batch, loss: Loss, *, learning_rate: float, also: Any = ()) -> UpdateResult:
-        raise self.refused()
-
-    def fingerprint(self) -> str:
-        raise self.refused()
-
-    def save_model(self, folder: Path, *, merge: bool = False) -> None:
-        raise self.refused()
-
-    def save_state(self, folder: Path) -> None:
-        raise self.refused()
-
-    def load_state(self, model: Path, state: Path) -> None:
-        raise self.refused()
-
-    def refused(self) -> BackendError:
-        return BackendError(f"{self.config.path}: a model that runs its own code is scored with, not trained")
+        """Raise BackendError: the hidden states of such a model are its own affair."""
+        raise BackendError(f"{self.config.path}: a model that runs its own code is scored with, not trained")
 
 
 def class_of(path: str) -> str:

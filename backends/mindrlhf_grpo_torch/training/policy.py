@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mindrlhf_grpo.backend import LogProbs, Loss
-from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.backend import BackendConfig, LogProbs, Loss
 from mindrlhf_grpo.model_files.folder import find_folder, read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import NAME, load_value_head
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
@@ -41,7 +41,7 @@ HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
 class TorchPolicy(TrainedModel):
     """Implements ``backend.Policy``."""
 
-    def __init__(self, config: RunConfig, device: torch.device, comm: SingleProcess | TorchRanks) -> None:
+    def __init__(self, config: BackendConfig, device: torch.device, comm: SingleProcess | TorchRanks) -> None:
         super().__init__(config.train, device, comm, config.parallel)
         self.config = config
         model = hf.load_causal_lm(config.model, device)

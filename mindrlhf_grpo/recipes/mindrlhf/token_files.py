@@ -31,15 +31,15 @@ def read_token_file(path: Path) -> Iterator[tuple[str, Record]]:
         return
     if path.suffix != ".mindrecord":
         raise DataError(f"{path} is no token file; accepted: {', '.join(SUFFIXES)}")
-    from ...backend import backend_module
+    from ...backend import record_files
 
     try:
-        module = backend_module("mindspore")
+        records = record_files("mindspore")
     except BackendError as error:
         raise DataError(
             f"{path} is MindSpore's format ({error}); .npz with the same arrays is read everywhere"
         ) from None
-    for number, record in enumerate(module.read_records(path)):
+    for number, record in enumerate(records.read_records(path)):
         yield f"{path}[{number}]", {name: np.asarray(value) for name, value in record.items()}
 
 
@@ -56,9 +56,9 @@ def write_token_file(path: Path, records: Iterable[Record]) -> int:
         with path.open("wb") as file:
             np.savez_compressed(file, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
     else:
-        from ...backend import backend_module
+        from ...backend import record_files
 
-        backend_module("mindspore").write_records(path, rows)
+        record_files("mindspore").write_records(path, rows)
     return len(rows)
 
 

@@ -79,7 +79,7 @@ class RoutedReward:
             if name in ("format", "missing", *RULES):
                 raise ConfigError(f"a judge cannot be called {name!r}, which is another part of the reward")
             if entry.cls:
-                device = getattr(backend, "device", None)
+                device = None if backend is None else backend.device
                 self.custom[name] = UserModel(entry.cls, path=entry.path, policy_folder=policy_folder, device=device)
             else:
                 check_place(place_of(entry))

@@ -26,7 +26,7 @@ from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ...types import Batch, Prompt, Rollout, RolloutGroup
 
 if TYPE_CHECKING:
-    from ...backend import Backend, ValueModel
+    from ...backend import Backend, ValueReader
 
 LOG = logging.getLogger("mindrlhf_grpo.rewards")
 CHOICES = {
@@ -144,7 +144,7 @@ class Scorer:
             check_same_tokenizer(Path(folder), policy_tokenizer)
         else:
             self.tokenizer = load_tokenizer(folder, chat_template=settings.chat_template)
-        self.model: ValueModel | None = None
+        self.model: ValueReader | None = None
 
     def score(self, groups: Sequence[RolloutGroup]) -> Floats:
         """``[N]`` float64, group by group, sample by sample; NaN (not applicable) for a completion without tokens.
@@ -185,7 +185,7 @@ class Scorer:
         finally:
             self.rest()
 
-    def loaded(self) -> ValueModel:
+    def loaded(self) -> ValueReader:
         """The model, which reads its weights again if they were released."""
         if self.model is None:
             settings = self.settings
@@ -193,7 +193,7 @@ class Scorer:
                 {"path": settings.model, "device": settings.device, "dtype": settings.dtype}
             )
             train = TrainConfig(tokens_per_micro_batch=settings.tokens_per_micro_batch)
-            self.model = self.own_code(model, train) or self.backend.load_value_model(model, train, read_at="token")
+            self.model = self.remote_code(model, train) or self.backend.load_value_model(model, train, read_at="token")
         return self.model
 
     def rest(self) -> None:
@@ -201,12 +201,12 @@ class Scorer:
         if self.model is not None and not self.settings.keep:
             self.model.release()
 
-    def own_code(self, model: ModelConfig, train: TrainConfig) -> ValueModel | None:
+    def remote_code(self, model: ModelConfig, train: TrainConfig) -> ValueReader | None:
         """The model by its folder's own code, where that is asked for, there and can be run."""
         if not self.settings.trust_remote_code:
             return None
         there = bool(read_model_config(find_folder(self.settings.model)).get("auto_map"))
-        found = self.backend.load_own_code(model, train) if there else None
+        found = self.backend.load_remote_code(model, train) if there else None
         if found is None:
             why = f"backend {self.backend.name!r} does not run such code" if there else "the folder ships none"
             LOG.info("reward model %s is read natively, not by its own code: %s", self.settings.model, why)

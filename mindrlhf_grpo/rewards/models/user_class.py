@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...backend import backend_of_type
 from ...errors import ConfigError, DataError, UserError
 from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ...user_functions import import_function
@@ -47,6 +47,7 @@ class UserModel:
             raise ConfigError(f"custom reward model {reference!r} must be a class whose objects can be called")
         self.reference, self.path, self.device, self.batch = reference, path, device, batch
         self.made: Any = found
+        self.framework = backend_of_type(found)
         self.policy_folder = policy_folder
         self.model: Any = None
 
@@ -102,13 +103,8 @@ class UserModel:
         return scores
 
     def tensor(self, array: NDArray[np.int64]) -> Any:
-        """As the framework of the class has it: the one that a base class of it is part of."""
-        roots = {base.__module__.partition(".")[0] for base in self.made.__mro__}
-        for name, make in (("torch", "from_numpy"), ("mindspore", "Tensor")):
-            if name in roots:
-                tensor = getattr(sys.modules[name], make)(array)
-                return tensor if self.device is None or name != "torch" else tensor.to(self.device)
-        return array
+        """An array of the framework that the class or one of its bases belongs to; the NumPy array without one."""
+        return array if self.framework is None else self.framework.from_numpy(array, self.device)
 
     def release(self) -> None:
         """Free the object until the next call."""
@@ -117,7 +113,8 @@ class UserModel:
 
 
 def as_array(values: Any) -> NDArray[np.float64]:
-    """Numbers of any framework."""
-    for step in ("detach", "float", "cpu", "asnumpy", "numpy"):
-        values = getattr(values, step)() if hasattr(values, step) else values
+    """Return the numbers in float64 of a list, a NumPy array, or an array of a backend's framework."""
+    if not isinstance(values, (np.ndarray, list, tuple, float, int)):
+        backend = backend_of_type(type(values))
+        values = values if backend is None else backend.to_numpy(values)
     return np.asarray(values, np.float64)

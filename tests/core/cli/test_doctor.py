@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mindrlhf_grpo.backend import MODULES
 from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.capacity.machine import BackendState
 from mindrlhf_grpo.cli import doctor
@@ -133,23 +136,28 @@ def test_weights_that_are_not_here_leave_memory_unpredicted(config: Path) -> Non
 # ---- the machine
 
 
-def test_a_backend_that_is_not_installed_is_a_normal_row() -> None:
-    state = machine.backend_state("mindspore", "mindrlhf_grpo_no_such_module")
-    assert (state.usable, state.text) == (False, "not part of this installation")
+def test_a_backend_that_is_not_installed_is_a_normal_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "mindspore", "mindrlhf_grpo_no_such_module")
+    monkeypatch.setattr("mindrlhf_grpo.backend.entry_points", lambda group: [])
+    state = machine.backend_state("mindspore")
+    assert not state.usable
+    assert "is not part of this installation (module mindrlhf_grpo_no_such_module not found)" in state.text
 
 
 def test_numpy_2_is_warned_of_for_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "installed", lambda package: {"numpy": "2.4.6", "mindspore": "2.10.0"}.get(package))
-    assert machine.backend_state("mindspore", "mindrlhf_grpo_no_such_module").warning == (
+    monkeypatch.setattr(machine, "probe", lambda module: {"framework": "mindspore 2.10.0", "devices": []})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # MindSpore need not be installed
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    assert machine.backend_state("mindspore").warning == (
         "mindspore 2.10 needs numpy < 2, here is 2.4.6: pip install 'numpy<2'"
     )
-    monkeypatch.setattr(machine, "installed", lambda package: {"numpy": "1.26.4", "mindspore": "2.10.0"}.get(package))
-    assert machine.backend_state("mindspore", "mindrlhf_grpo_no_such_module").warning == ""
+    monkeypatch.setattr(np, "__version__", "1.26.4")
+    assert machine.backend_state("mindspore").warning == ""
 
 
 def test_a_framework_that_breaks_does_not_take_doctor_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_listing.py").write_text("raise ImportError('no driver')\n")
-    (tmp_path / "silent_listing.py").write_text("pass\n")
+    (tmp_path / "silent_listing.py").write_text("import sys\n\ndef list_devices():\n    sys.exit()\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert machine.probe("broken_listing") == "broken: ImportError: no driver"
     assert machine.probe("silent_listing") == "broken: exit code 0"
@@ -163,7 +171,10 @@ def test_host_memory_is_positive_and_ordered() -> None:
 def test_torch_lists_its_devices() -> None:
     pytest.importorskip("torch")
     done = subprocess.run(
-        [sys.executable, "-m", "mindrlhf_grpo_torch.devices"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "mindrlhf_grpo.capacity.device_listing", "mindrlhf_grpo_torch"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = json.loads(done.stdout)
     assert found["framework"].startswith("torch ")
