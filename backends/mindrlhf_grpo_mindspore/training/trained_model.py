@@ -23,7 +23,6 @@ from mindrlhf_grpo.batches.sums import clip_scale, step_sums, trained_rows
 from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
-from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch

@@ -18,7 +18,6 @@ from mindrlhf_grpo.backend import BackendConfig, LogProbs, Loss
 from mindrlhf_grpo.model_files.folder import find_folder, read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import NAME, load_value_head
-from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
