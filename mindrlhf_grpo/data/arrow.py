@@ -1,4 +1,4 @@
-"""Rows that live in Arrow tables: parquet files, ``datasets`` folders and hub datasets. Read lazily, row by row."""
+"""Rows in Arrow tables: parquet files, ``datasets`` folders and hub datasets, read lazily row by row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .rows import IndexedRows, Rows, unknown
 
 
 def read_parquet(path: Path) -> Rows:
-    """Rows of a parquet file, memory-mapped; raises DataError where it is broken."""
+    """Open a parquet file, memory-mapped; raises DataError if it is broken."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -28,15 +28,15 @@ def read_parquet(path: Path) -> Rows:
 
 
 def read_folder(path: Path, *, split: str | None = None) -> Rows:
-    """Rows of a folder that ``save_to_disk`` wrote, or of a folder of data files.
+    """Open a folder that ``save_to_disk`` wrote, or a folder of data files.
 
     Args:
         path: the folder.
-        split: which part; needed only where there are several and none is called ``train``. A folder of data
-            files also takes the slices of ``datasets`` (``train[:90%]``).
+        split: name of the split; required only if there are several and none is called ``train``. A folder of data
+            files also accepts slices as ``datasets`` writes them (``train[:90%]``).
 
     Raises:
-        DataError: nothing readable there, or no such split.
+        DataError: nothing there can be read, or the split does not exist.
     """
     if not any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         return _load(str(path), None, split, label=str(path))
@@ -50,10 +50,10 @@ def read_folder(path: Path, *, split: str | None = None) -> Rows:
 
 
 def read_hub(name: str, *, config: str | None = None, split: str | None = None) -> Rows:
-    """Rows of a dataset on the Hugging Face hub (``hub:NAME``), from its cache where there is no network.
+    """Open a dataset of the Hugging Face hub (``hub:NAME``), from its cache without a network.
 
     Raises:
-        DataError: unknown dataset, config or split, or no network and not in the cache.
+        DataError: the dataset, config or split is unknown, or there is no network and it is not in the cache.
     """
     return _load(name, config, split, label=f"hub:{name}")
 

@@ -1,8 +1,8 @@
-"""From images to what a vision-language model reads: arrays, and as many tokens in the prompt as an image takes.
+"""The input of vision-language models: arrays from images, and the image tokens of a prompt.
 
-The arrays are made by the model folder's image processor of transformers (its Pillow form: the same numbers on every
-machine). Templates write one placeholder token for an image; it becomes the image's tokens here, once, among ids: text
-is never expanded, so nothing can be expanded twice.
+The model folder's image processor in transformers makes the arrays (its Pillow form, which gives the same numbers on
+every machine). Templates write one placeholder token per image. It is expanded to the image's tokens here, once and
+among ids: text is never expanded, so nothing can be expanded twice.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTokens:
-    """How models of one family read images.
+    """The image tokens of one model family.
 
     Attributes:
-        placeholder: what stands for an image in text that no template renders.
+        placeholder: the text of an image in a prompt that no template renders.
         token: id of the placeholder, and of each of the image's tokens.
         before, after: ids around an image's tokens that templates leave out.
-        count: tokens of each image, from what the image processor made.
-        features: the arrays that the model reads.
+        count: a function from the processor's arrays to the number of tokens of each image.
+        features: names of the arrays that the model reads.
         call: settings of every call of the image processor.
     """
 
@@ -49,26 +49,26 @@ class ImageTokens:
     call: Mapping[str, Any] = field(default_factory=dict)
 
     def expanded(self, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
-        """The ids with the tokens of each image in the place of its placeholder.
+        """Replace the placeholder of each image by its tokens.
 
         Raises:
-            DataError: there are more or fewer placeholders than images.
+            DataError: the numbers of placeholders and of images differ.
         """
-        found = sum(token == self.token for token in ids)
-        if found != len(counts):
+        placeholders = sum(token == self.token for token in ids)
+        if placeholders != len(counts):
             raise DataError(
-                f"the prompt has {found} image tokens before expansion for {len(counts)} images: "
+                f"the prompt has {placeholders} image tokens before expansion for {len(counts)} images: "
                 f"its text must not hold {self.placeholder!r} or a part of it, and its chat template must write one for each image"
             )
-        left = iter(counts)
-        written: list[int] = []
+        remaining = iter(counts)
+        expanded: list[int] = []
         for token in ids:
-            written += [*self.before, *[token] * next(left), *self.after] if token == self.token else [token]
-        return written
+            expanded += [*self.before, *[token] * next(remaining), *self.after] if token == self.token else [token]
+        return expanded
 
 
 def qwen_tokens(config: Mapping[str, Any], tokenizer: Tokenizer, processor: Any) -> ImageTokens:
-    """Qwen2-VL and Qwen2.5-VL: squares of ``merge_size`` patches are one token."""
+    """Return the image tokens of Qwen2-VL and Qwen2.5-VL, in which a square of ``merge_size`` patches is one token."""
     merged = int(processor.merge_size) ** 2
     return ImageTokens(
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
@@ -79,7 +79,7 @@ def qwen_tokens(config: Mapping[str, Any], tokenizer: Tokenizer, processor: Any)
 
 
 def internvl_tokens(config: Mapping[str, Any], tokenizer: Tokenizer, processor: Any) -> ImageTokens:
-    """InternVL: an image is cut into tiles (and a thumbnail) that each take the same number of tokens."""
+    """Return the image tokens of InternVL, which cuts an image into tiles of equal numbers of tokens and a thumbnail."""
     vision = config["vision_config"]
     sides = [
         size // patch for size, patch in zip(_pair(vision["image_size"]), _pair(vision["patch_size"]), strict=True)
@@ -99,7 +99,7 @@ def internvl_tokens(config: Mapping[str, Any], tokenizer: Tokenizer, processor: 
     )
 
 
-PACKAGES = {"PIL": "pillow"}  # module -> its package, where they have different names
+PACKAGES = {"PIL": "pillow"}  # module -> package, where the names differ
 FAMILIES = {"qwen2_vl": qwen_tokens, "qwen2_5_vl": qwen_tokens, "internvl": internvl_tokens}
 
 
@@ -107,8 +107,8 @@ class ImageProcessor:
     """The image processor of a model folder.
 
     Raises:
-        ConfigError: the model reads text only, or is of a family that is not known here.
-        DataError: a setting that the processor does not have, or a broken file.
+        ConfigError: the model reads text only, or its family is not supported.
+        DataError: the processor does not have a setting, or a file is broken.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
@@ -142,10 +142,10 @@ class ImageProcessor:
             )
 
     def read(self, images: Sequence[Image]) -> tuple[dict[str, NDArray[Any]], list[int]]:
-        """The arrays of a prompt's images, and how many tokens each takes.
+        """Return the arrays of a prompt's images and the number of tokens of each.
 
         Raises:
-            DataError: the processor refuses an image (too narrow, or empty) or a setting's value.
+            DataError: the processor refuses an image (too narrow, or empty) or the value of a setting.
         """
         if not images:
             return {}, []
@@ -158,7 +158,7 @@ class ImageProcessor:
 
 
 def check_installed(*modules: str) -> None:
-    """Raise ConfigError where a package that images need is missing."""
+    """Raise ConfigError if a package that images need is missing."""
     missing = [PACKAGES.get(module, module) for module in modules if find_spec(module) is None]
     if missing:
         raise ConfigError(f"data.images needs {' and '.join(missing)}: pip install {' '.join(missing)}")

@@ -1,7 +1,7 @@
-"""Prompts with images: where each image stands in the conversation, and the row as tokens and arrays.
+"""Prompts with images: the place of each image in the conversation, and the row as tokens and arrays.
 
-A conversation is written with ``<image>`` in the place of each image. People, rewards and judges that read text see it
-so; the chat template gets segments of text and images instead.
+A conversation has ``<image>`` in the place of each image. People, rewards and judges that read text see it in this
+form; the chat template receives segments of text and images instead.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .prompts import EncodedPrompt, is_templated, read_column, readable, with_sy
 from .rows import BadRow, Rows
 
 MARKER = "<image>"
-SEARCHED = 1000  # rows among which one must have the column of images
+SEARCHED = 1000  # rows that are searched for the column of images
 
 
 class ImagePrompts:
     """Turns rows with and without images into prompts.
 
     Args:
-        folder: what relative paths of images start from.
+        folder: the folder that relative paths of images start from.
 
     Raises:
-        ConfigError: the model reads text only, or is of a family that is not known here.
-        DataError: a setting that the image processor does not have.
+        ConfigError: the model reads text only, or its family is not supported.
+        DataError: the image processor does not have a setting.
     """
 
     def __init__(self, config: DataConfig, settings: ImagesConfig, tokenizer: Tokenizer, folder: Path) -> None:
@@ -41,76 +41,76 @@ class ImagePrompts:
         self.processor = ImageProcessor(tokenizer.folder, settings.processor, tokenizer)
 
     def check_column(self, rows: Rows) -> None:
-        """Raise DataError if no row has the column, and another one looks like it: rows may be text, not by mistake."""
-        wanted, others = self.settings.column, dict[str, None]()
+        """Raise DataError if no row has the column and another one looks like it; rows without images are allowed."""
+        column, others = self.settings.column, dict[str, None]()
         for index in range(min(len(rows), SEARCHED)):
             row = rows[index]
             if isinstance(row, BadRow):
                 continue
-            if wanted in row:
+            if column in row:
                 return
             others |= {
-                str(name): None for name, value in row.items() if similar(name, wanted) or looks_like_image(value)
+                str(name): None for name, value in row.items() if similar(name, column) or looks_like_image(value)
             }
         if others:
-            raise DataError(f"data.images.column: no row has a column {wanted!r}; perhaps {' or '.join(others)}")
+            raise DataError(f"data.images.column: no row has a column {column!r}; perhaps {' or '.join(others)}")
 
     def encode(self, row: Mapping[str, Any]) -> EncodedPrompt:
-        """The prompt of a row, its images counted in its tokens.
+        """Encode the prompt of a row; its tokens include those of its images.
 
         Raises:
-            DataError: what is wrong with prompt or images; without its place.
+            DataError: prompt or images cannot be used; the text does not have the row's place.
         """
         images = images_in(row.get(self.settings.column), self.folder)
         if self.settings.limit and len(images) > self.settings.limit:
             raise DataError(f"{len(images)} images; data.images.limit is {self.settings.limit}")
-        asked = self._asked(row, len(images))
+        prompt = self._marked_prompt(row, len(images))
         features, counts = self.processor.read(images)
-        messages, ids = self._ids(asked)
+        messages, ids = self._ids(prompt)
         ids = self.processor.tokens.expanded(ids, counts)
         return EncodedPrompt(
             ids=np.asarray(ids if features else ids[-self.config.max_prompt_tokens :], dtype=np.int32),
-            text=readable(asked),
+            text=readable(prompt),
             columns={key: column for key, column in row.items() if key != self.config.prompt_column},
             tokens=len(ids),
             messages=messages,
             features=features,
         )
 
-    def _asked(self, row: Mapping[str, Any], images: int) -> str | Conversation:
-        """The prompt column with a marker in the place of each image."""
+    def _marked_prompt(self, row: Mapping[str, Any], images: int) -> str | Conversation:
+        """Return the prompt column with a marker in the place of each image."""
         column = self.config.prompt_column
         value, segmented = without_segments(row.get(column))
-        asked = read_column({**row, column: value} if column in row else row, column)
+        prompt = read_column({**row, column: value} if column in row else row, column)
         if self.settings.markers == "strip" and not segmented:
-            asked = images_first(asked, images)
-        spoken = asked if isinstance(asked, str) else "".join(message["content"] for message in asked)
-        if (found := spoken.count(MARKER)) != images:
+            prompt = images_first(prompt, images)
+        prompt_text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
+        if (markers := prompt_text.count(MARKER)) != images:
             where = "image segments" if segmented else f"{MARKER} in its text"
-            raise DataError(f"the prompt has {found} {where} for {images} images in column {self.settings.column!r}")
-        return asked
+            raise DataError(f"the prompt has {markers} {where} for {images} images in column {self.settings.column!r}")
+        return prompt
 
-    def _ids(self, asked: str | Conversation) -> tuple[Conversation, list[int]]:
-        """Messages with markers, and ids with one placeholder for each image."""
+    def _ids(self, prompt: str | Conversation) -> tuple[Conversation, list[int]]:
+        """Return messages with markers, and ids with one placeholder per image."""
         if is_templated(self.config, self.tokenizer):
             messages = with_system(
-                asked if isinstance(asked, list) else [{"role": "user", "content": asked}], self.config.system_prompt
+                prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}], self.config.system_prompt
             )
             conversation: list[Any] = [{**message, "content": segments(message["content"])} for message in messages]
             return messages, self.tokenizer.chat(conversation)
-        if isinstance(asked, list):
+        if isinstance(prompt, list):
             raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
-        text = asked if self.config.system_prompt is None else f"{self.config.system_prompt}\n\n{asked}"
+        text = prompt if self.config.system_prompt is None else f"{self.config.system_prompt}\n\n{prompt}"
         return [], self.tokenizer.encode(text.replace(MARKER, self.processor.tokens.placeholder))
 
 
-def similar(name: str, wanted: str) -> bool:
-    """Whether a column's name may have been meant."""
-    return bool(did_you_mean(wanted, [name], cutoff=0.8)) or any(word in name.lower() for word in ("image", "img"))
+def similar(name: str, requested: str) -> bool:
+    """Tell whether a column may be the one that was requested."""
+    return bool(did_you_mean(requested, [name], cutoff=0.8)) or any(word in name.lower() for word in ("image", "img"))
 
 
 def looks_like_image(value: Any) -> bool:
-    """Whether a column's value can only be an image, or a list of images."""
+    """Tell whether a column's value can only be an image or a list of images."""
     if isinstance(value, list | tuple):
         return any(looks_like_image(item) for item in value)
     if isinstance(value, Mapping):
@@ -122,7 +122,7 @@ def looks_like_image(value: Any) -> bool:
 
 
 def without_segments(value: Any) -> tuple[Any, bool]:
-    """The prompt with the content of its messages as text, and whether a list of segments placed an image."""
+    """Return the prompt with its messages' content as text, and whether segments place the images."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         return value, False
     listed = [isinstance(item, Mapping) and _is_listed(item.get("content")) for item in value]
@@ -148,7 +148,7 @@ def _is_listed(content: Any) -> bool:
 
 
 def _joined(content: Sequence[Mapping[str, Any]], number: int, placed: bool) -> str:
-    """Segments as text with markers."""
+    """Join segments to text with markers."""
     parts = []
     for segment in content:
         kind = segment.get("type")
@@ -161,11 +161,11 @@ def _joined(content: Sequence[Mapping[str, Any]], number: int, placed: bool) -> 
     return "".join(parts)
 
 
-def images_first(asked: str | Conversation, images: int) -> str | Conversation:
-    """The prompt without markers in its text, and one for each image before the first user message's."""
-    if isinstance(asked, str):
-        return MARKER * images + without_markers(asked)
-    plain = [{**message, "content": without_markers(message["content"])} for message in asked]
+def images_first(prompt: str | Conversation, images: int) -> str | Conversation:
+    """Remove the markers from the text and put one per image before the text of the first user message."""
+    if isinstance(prompt, str):
+        return MARKER * images + without_markers(prompt)
+    plain = [{**message, "content": without_markers(message["content"])} for message in prompt]
     first = next((number for number, message in enumerate(plain) if message["role"] == "user"), None)
     if first is None and images:
         raise DataError("the prompt has images but no user message to put them in")
@@ -175,14 +175,14 @@ def images_first(asked: str | Conversation, images: int) -> str | Conversation:
 
 
 def without_markers(text: str) -> str:
-    """The text without ``<image>`` and the line break or space that belongs to it."""
+    """Remove each ``<image>`` with the line break or space that follows it."""
     for written in (f"{MARKER}\n", f"{MARKER} ", MARKER):
         text = text.replace(written, "")
     return text
 
 
 def segments(content: str) -> str | list[dict[str, str]]:
-    """Content with markers as a template wants it: text alone stays text."""
+    """Split content at its markers into the segments that templates expect; text alone stays text."""
     if MARKER not in content:
         return content
     parts: list[dict[str, str]] = []

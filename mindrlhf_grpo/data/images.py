@@ -1,6 +1,6 @@
-"""Images of a row, however it holds them: paths, bytes, base64 text, data URLs, PIL images, records of ``datasets``.
+"""Images of a row in any form: paths, bytes, base64 text, data URLs, PIL images, records of ``datasets``.
 
-What is wrong with an image is raised as DataError without the place of its row; the stream, which knows it, adds it.
+An image that cannot be read raises DataError without the place of its row, which the stream adds.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 ACCEPTED = "a path, bytes, base64 text, a data URL, or a PIL image"
 DATA_URL = re.compile(r"data:(?P<kind>[\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*(?P<base64>;base64)?,", re.ASCII)
-LONGEST_PATH = 4096  # characters; a longer text is no path, and asking the file system about it would be an error
+LONGEST_PATH = 4096  # characters; a longer text is no path, and the file system would reject it
 
 
 def images_in(value: Any, folder: Path) -> list[Image]:
-    """The images of a row's column, decoded, in RGB.
+    """Decode the images of a row's column, in RGB.
 
     Args:
         value: one image, a sequence of them, or nothing (None, empty text, an empty list).
-        folder: what relative paths start from.
+        folder: the folder that relative paths start from.
 
     Raises:
-        DataError: something there is no image; the text says which and why.
+        DataError: an image cannot be read; the text says which one and why.
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return []
@@ -68,16 +68,16 @@ def _named(value: Any, folder: Path, name: str) -> Image:
 
 
 def open_image(value: Any, folder: Path) -> Image:
-    """One image in RGB, turned as its EXIF data says; raises DataError, whose text goes on after the image's name."""
+    """Open an image in RGB, rotated by its EXIF data; raises DataError whose text continues the image's name."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if isinstance(value, Mapping):  # {"bytes": ..., "path": ...} of datasets, {"image": ...} of chat messages
-        held = next((value[key] for key in ("bytes", "image", "path", "url") if value.get(key) is not None), None)
-        if held is None:
+        content = next((value[key] for key in ("bytes", "image", "path", "url") if value.get(key) is not None), None)
+        if content is None:
             raise DataError(f"is a mapping without bytes, image, path or url; it has {', '.join(map(str, value))}")
-        return open_image(held, folder)
+        return open_image(content, folder)
     try:
-        image = value if isinstance(value, Image.Image) else Image.open(io.BytesIO(content_of(value, folder)))
+        image = value if isinstance(value, Image.Image) else Image.open(io.BytesIO(read_content(value, folder)))
         image.load()
         turned: Image.Image = ImageOps.exif_transpose(image)
         return turned.convert("RGB")
@@ -89,8 +89,8 @@ def open_image(value: Any, folder: Path) -> Image:
         raise DataError(f"is damaged: {error}") from None
 
 
-def content_of(value: Any, folder: Path) -> bytes:
-    """The bytes of an image's file; raises DataError where the value holds or names none."""
+def read_content(value: Any, folder: Path) -> bytes:
+    """Return the bytes of an image's file; raises DataError if the value holds or names none."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     if isinstance(value, Path):
@@ -112,7 +112,7 @@ def content_of(value: Any, folder: Path) -> bytes:
 def _exists(text: str, folder: Path) -> bool:
     try:
         return (folder / Path(text).expanduser()).exists()
-    except (OSError, ValueError):  # no name of a file on this system
+    except (OSError, ValueError):  # not a valid file name on this system
         return False
 
 
@@ -136,7 +136,7 @@ def _from_data_url(url: str) -> bytes:
 
 
 def _base64(text: str) -> bytes | None:
-    """The bytes a text stands for, None if it is no base64 of anything as long as an image."""
+    """Decode base64 text; None if it is not base64 or too short for an image."""
     joined = "".join(text.split())
     if len(joined) < 32 or not re.fullmatch(r"[A-Za-z0-9+/_-]+={0,2}", joined):
         return None

@@ -1,6 +1,6 @@
-"""One row becomes one prompt: the column is checked, the chat template applied, the length kept.
+"""From a row to a prompt: the column is checked, the chat template applied, and the original length kept.
 
-What is wrong with a row is raised as DataError without its place; the stream, which knows it, adds it.
+A row that cannot be used raises DataError without its place, which the stream adds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ from ..types import IntArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """Tokens ``[P]``, the text for people and rewards, the row's other columns, the tokens before any cut, the messages,
-    and the arrays of its images."""
+    """A tokenised prompt.
+
+    Attributes:
+        ids: tokens ``[P]``, cut to the limit.
+        text: the prompt for people and rewards.
+        columns: the row's other columns.
+        tokens: number of tokens before any cut.
+        messages: the conversation, empty without a chat template.
+        features: the arrays of its images.
+    """
 
     ids: IntArray
     text: str
@@ -31,16 +39,16 @@ class EncodedPrompt:
 
 
 def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer) -> EncodedPrompt:
-    """The prompt of a row; longer ones are cut to the last ``max_prompt_tokens`` whatever ``overlong`` says.
+    """Encode the prompt of a row; it is cut to its last ``max_prompt_tokens``, whatever ``overlong`` says.
 
     Raises:
-        DataError: no prompt column, a prompt of the wrong shape, an empty one, or a template that refuses it.
+        DataError: the prompt column is missing, empty or of the wrong form, or the chat template refuses it.
     """
     value = read_column(row, config.prompt_column)
     messages: Conversation = []
     if is_templated(config, tokenizer):
-        asked = value if isinstance(value, list) else [{"role": "user", "content": value}]
-        messages = with_system(asked, config.system_prompt)
+        written = value if isinstance(value, list) else [{"role": "user", "content": value}]
+        messages = with_system(written, config.system_prompt)
         ids = tokenizer.chat(messages)
     elif isinstance(value, list):
         raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
@@ -58,12 +66,12 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
 
 
 def is_templated(config: DataConfig, tokenizer: Tokenizer) -> bool:
-    """Whether prompts go through a chat template."""
+    """Tell whether prompts go through a chat template."""
     return tokenizer.has_chat_template and config.chat_template != "none"
 
 
 def read_column(row: Mapping[str, Any], column: str) -> str | Conversation:
-    """The prompt column: non-empty text, or messages that are not all empty. Raises DataError on anything else."""
+    """Read the prompt column: non-empty text, or messages that are not all empty; raises DataError on anything else."""
     if column not in row:
         hint = did_you_mean(column, map(str, row))
         raise DataError(f"no column {column!r}{hint}; columns: {', '.join(map(str, row)) or 'none'}")
@@ -79,7 +87,7 @@ def read_column(row: Mapping[str, Any], column: str) -> str | Conversation:
 
 
 def with_system(messages: Conversation, system_prompt: str | None) -> Conversation:
-    """The conversation with the system prompt first; a row's own system message is kept after it in the same message."""
+    """Put the system prompt first; a row's own system message follows it in the same message."""
     if system_prompt is None:
         return messages
     if messages[0]["role"] == "system":
@@ -88,12 +96,12 @@ def with_system(messages: Conversation, system_prompt: str | None) -> Conversati
 
 
 def readable(value: str | Conversation) -> str:
-    """The prompt as people and rewards read it: the text, or the only user message, or ``role: content`` paragraphs."""
+    """Format a prompt for people and rewards: the text, the only user message, or ``role: content`` paragraphs."""
     if isinstance(value, str):
         return value
-    spoken = [message for message in value if message["role"] != "system"]
-    if len(spoken) == 1:
-        return spoken[0]["content"]
+    without_system = [message for message in value if message["role"] != "system"]
+    if len(without_system) == 1:
+        return without_system[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in value)
 
 

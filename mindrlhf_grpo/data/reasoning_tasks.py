@@ -11,8 +11,8 @@ from ..errors import DataError
 from .rows import IndexedRows, Rows, unknown
 
 SEED_STRIDE = 1_000_003
-# Their rows follow the order of Python sets, which differs between processes unless PYTHONHASHSEED is fixed
-# (found by comparing all tasks of reasoning-gym 0.1.25 under two hash seeds).
+# The rows of these tasks follow the order of Python sets, which differs between processes unless PYTHONHASHSEED is fixed
+# (from a comparison of all tasks of reasoning-gym 0.1.25 under two hash seeds).
 SET_ORDERED = frozenset(
     {
         "codeio", "isomorphic_strings", "knight_swap", "list_functions",
@@ -22,19 +22,19 @@ SET_ORDERED = frozenset(
 
 
 def read_task(task: str, arguments: Mapping[str, Any]) -> Rows:
-    """Rows of a reasoning-gym task: prompt, answer, metadata, task, entry.
+    """Open a reasoning-gym task; its rows have prompt, answer, metadata, task and entry.
 
-    ``entry`` is the whole problem, which ``reasoning_gym.get_score_answer_fn(row["task"])(answer, entry)`` scores.
-    reasoning-gym draws row i from ``Random(seed + i)``, so two neighbouring seeds would share all rows but one;
-    here seeds stand a million apart, and a training and a held-out source with different seeds are disjoint
-    draws. Without ``seed`` it is 0.
+    ``entry`` is the full problem, which ``reasoning_gym.get_score_answer_fn(row["task"])(answer, entry)`` scores.
+    reasoning-gym draws row i from ``Random(seed + i)``, so two neighbouring seeds would share all rows but one.
+    Here seeds are a million apart, so a training and a held-out source with different seeds are disjoint draws.
+    The default seed is 0.
 
     Args:
         task: name of a reasoning-gym dataset.
         arguments: ``size``, ``seed`` and the task's own settings.
 
     Raises:
-        DataError: no package, unknown task or setting, a value that the task refuses, or a task whose rows
+        DataError: the package is missing, the task or a setting is unknown, the task refuses a value, or its rows
             would differ between ranks.
     """
     try:

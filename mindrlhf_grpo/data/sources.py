@@ -1,4 +1,4 @@
-"""Where rows come from: the text or mapping under ``data.source`` becomes ``Rows``.
+"""Data sources: the text or mapping under ``data.source`` becomes ``Rows``.
 
 | source | rows |
 |---|---|
@@ -7,7 +7,7 @@
 | ``path/folder`` | written by ``datasets``' save_to_disk, or a folder of data files; argument ``split`` |
 | ``hub:NAME`` | a dataset of the Hugging Face hub; arguments ``split``, ``config`` |
 | ``reasoning_gym:TASK`` | generated problems; arguments ``size``, ``seed`` and the task's own |
-| ``pkg.module:function``, ``path/file.py:function`` | what the function returns; arguments are its own |
+| ``pkg.module:function``, ``path/file.py:function`` | what the function returns; arguments are passed to it |
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SCHEMES = ("hub", "reasoning_gym")
 
 
 def read_rows(source: str | Mapping[str, Any]) -> Rows:
-    """The rows of a source, given as text or as ``{name: TEXT, argument: value, ...}``.
+    """Open a source, written as text or as ``{name: TEXT, argument: value, ...}``.
 
     Raises:
-        DataError: unknown or unreadable source, or an argument it does not take.
+        DataError: the source is unknown or unreadable, or does not take an argument.
     """
     name = source_name(source)
     arguments = {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "name"}
@@ -52,7 +52,7 @@ def read_rows(source: str | Mapping[str, Any]) -> Rows:
 
 
 def source_name(source: str | Mapping[str, Any]) -> str:
-    """The text of a source without its arguments; raises DataError where there is none."""
+    """Return the text of a source without its arguments; raises DataError if it has none."""
     name = source if isinstance(source, str) else source.get("name")
     if not isinstance(name, str) or not name:
         raise DataError(
@@ -62,7 +62,7 @@ def source_name(source: str | Mapping[str, Any]) -> str:
 
 
 def source_folder(source: str | Mapping[str, Any]) -> Path:
-    """What relative paths in the rows of a source start from: the folder of its file, else the current one."""
+    """Return the folder that relative paths in the rows start from: that of the source's file, else the current one."""
     path = Path(source_name(source)).expanduser()
     if not path.exists() and path.name.partition(":")[0].endswith(".py"):
         path = path.with_name(path.name.partition(":")[0])

@@ -1,4 +1,4 @@
-"""The order in which rows are drawn: seeded, endless, resumable to the row, the same on every rank.
+"""Streams of prompts or examples: rows in a seeded, endless order, resumable to the row, the same on every rank.
 
 The order of an epoch depends on (seed, epoch) alone, so a state of a few numbers continues it exactly.
 """
@@ -30,7 +30,7 @@ SAMPLED = 16  # rows that enter the fingerprint of the data, besides their numbe
 
 
 class RowSettings(Protocol):
-    """Where rows come from, and what happens to those that cannot be used."""
+    """The configuration of a stream: the source, and the treatment of rows that cannot be used."""
 
     @property
     def source(self) -> str | dict[str, Any]: ...
@@ -43,14 +43,14 @@ class RowSettings(Protocol):
 
 
 class RowStream(Generic[Drawn]):
-    """What the rows of one source become, epoch after epoch; rows are tokenised when drawn.
+    """The encoded rows of one source, epoch after epoch; rows are tokenised when drawn.
 
     Attributes:
         counts: draws so far that were ``dropped`` (over-long), ``truncated``, or ``skipped`` (bad row).
-        what: what a row becomes, for messages.
+        noun: the name of one draw, for messages.
     """
 
-    what = "row"
+    noun = "row"
 
     def __init__(self, config: RowSettings, *, seed: int) -> None:
         """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
@@ -65,27 +65,27 @@ class RowStream(Generic[Drawn]):
         self.counts = {"dropped": 0, "truncated": 0, "skipped": 0}
         self._epoch = 0
         self._position = 0  # draws of this epoch
-        self._kept = 0  # usable draws of this epoch
-        self._last_loss = ""  # why the last row was left out, for the message when none is left
+        self._usable = 0  # usable draws of this epoch
+        self._last_rejection = ""  # why the last row was left out, for the message when none remains
         self._order = self._order_of(0)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Drawn | None:
-        """What a row becomes; None if it is left out, which ``accept_overlong`` has counted.
+        """Encode a row; None if it is left out, which ``accept_overlong`` has counted.
 
         Raises:
-            DataError: the row cannot be used; without its place.
+            DataError: the row cannot be used; the text does not have its place.
             StoppedByRow: an over-long row ends the run.
         """
         raise NotImplementedError
 
     def take(self, n: int) -> list[Drawn]:
-        """The next ``n`` usable draws; taking in any portions gives the same ones.
+        """Return the next ``n`` usable draws; the portions in which they are taken do not matter.
 
         Raises:
-            DataError: a bad or over-long row where the configuration says so, or an epoch without a usable row.
+            DataError: a bad or over-long row stops the run, or an epoch has no usable row.
         """
         taken: list[Drawn] = []
         while len(taken) < n:
@@ -95,28 +95,28 @@ class RowStream(Generic[Drawn]):
             drawn = self._draw(row, self._epoch)
             self._position += 1
             if drawn is not None:
-                self._kept += 1
+                self._usable += 1
                 taken.append(drawn)
         return taken
 
     def all(self) -> list[Drawn]:
-        """Every usable row once, in the source's order (held-out rows); ``take`` is not moved by it."""
+        """Return every usable row once, in the source's order (held-out rows); the position of ``take`` stays."""
         drawn = [self._draw(row, 0) for row in range(len(self._rows))]
-        usable = [one for one in drawn if one is not None]
+        usable = [draw for draw in drawn if draw is not None]
         if not usable:
             raise self._nothing_left()
         return usable
 
     def state(self) -> dict[str, Any]:
-        """What ``load_state`` needs to go on with the next row: plain JSON."""
-        position = {"epoch": self._epoch, "position": self._position, "kept": self._kept}
+        """Return the state from which ``load_state`` continues with the next row, as plain JSON."""
+        position = {"epoch": self._epoch, "position": self._position, "kept": self._usable}
         return {**position, "counts": dict(self.counts), **self._identity()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken.
+        """Continue from a state.
 
         Raises:
-            DataError: a state of another source, other rows, another seed or order, or an incomplete one.
+            DataError: the state is incomplete, or of another source, other rows, another seed or order.
         """
         expected = self.state()
         missing = sorted(set(expected) - set(state))
@@ -127,7 +127,7 @@ class RowStream(Generic[Drawn]):
                 raise DataError(
                     f"cannot resume: data source {self._name} has {key} {now!r}, the saved position {state[key]!r}"
                 )
-        self._epoch, self._position, self._kept = (int(state[key]) for key in ("epoch", "position", "kept"))
+        self._epoch, self._position, self._usable = (int(state[key]) for key in ("epoch", "position", "kept"))
         if self._epoch < 0 or not 0 <= self._position <= len(self._rows):
             raise DataError(
                 f"saved data position {self._position} of epoch {self._epoch} is outside the {len(self._rows)} rows"
@@ -136,11 +136,11 @@ class RowStream(Generic[Drawn]):
         self._order = self._order_of(self._epoch)
 
     def accept_overlong(self, row: int, reason: str, *, can_be_cut: bool = True) -> bool:
-        """Count an over-long row as the configuration says; whether it is used, cut to the limit.
+        """Count an over-long row by the configuration, and tell whether it is used, cut to the limit.
 
         Args:
-            reason: what is too long, with both numbers.
-            can_be_cut: whether anything would be left to learn from; otherwise ``truncate`` drops the row.
+            reason: the part that is too long, with both numbers.
+            can_be_cut: false if a cut row would have nothing left to learn; then ``truncate`` drops the row.
 
         Raises:
             StoppedByRow: over-long rows are errors.
@@ -152,7 +152,7 @@ class RowStream(Generic[Drawn]):
             self.counts["truncated"] += 1
             return True
         self.counts["dropped"] += 1
-        self._last_loss = reason
+        self._last_rejection = reason
         return False
 
     def _draw(self, row: int, epoch: int) -> Drawn | None:
@@ -172,18 +172,18 @@ class RowStream(Generic[Drawn]):
         if self._config.bad_rows == "stop":
             raise _stopped(row)
         self.counts["skipped"] += 1
-        self._last_loss = str(row)
+        self._last_rejection = str(row)
 
     def _next_epoch(self) -> None:
-        if not self._kept:
+        if not self._usable:
             raise self._nothing_left()
-        self._epoch, self._position, self._kept = self._epoch + 1, 0, 0
+        self._epoch, self._position, self._usable = self._epoch + 1, 0, 0
         self._order = self._order_of(self._epoch)
 
     def _nothing_left(self) -> DataError:
         counts = ", ".join(f"{value} {key}" for key, value in self.counts.items() if key != "truncated")
         return DataError(
-            f"no usable {self.what} in the {len(self._rows)} rows of {self._name} ({counts}); the last: {self._last_loss}"
+            f"no usable {self.noun} in the {len(self._rows)} rows of {self._name} ({counts}); the last: {self._last_rejection}"
         )
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
@@ -203,13 +203,13 @@ class RowStream(Generic[Drawn]):
 
 
 class StoppedByRow(DataError):
-    """A row that ends the run although others could be used; the text has its place."""
+    """A row that ends the run although others could be used; the text includes its place."""
 
 
 class PromptStream(RowStream[Prompt]):
     """Prompts of one source."""
 
-    what = "prompt"
+    noun = "prompt"
 
     def __init__(self, config: DataConfig, tokenizer: Tokenizer, *, seed: int) -> None:
         """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
@@ -221,7 +221,7 @@ class PromptStream(RowStream[Prompt]):
             self._images.check_column(self._rows)
 
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Prompt | None:
-        """The prompt of a row; None if it is over-long and left out. One with images is never cut."""
+        """Encode a prompt; None if it is over-long and left out. A prompt with images is never cut."""
         if self._images is None:
             encoded = encode_row(content, self._settings, self._tokenizer)
         else:
@@ -240,16 +240,16 @@ class PromptStream(RowStream[Prompt]):
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of ``0..rows-1`` from (seed, epoch).
+    """Return a permutation of ``0..rows-1`` from (seed, epoch).
 
-    Sorts the raw output of Philox: NumPy keeps bit streams equal between versions, its shuffles only by habit.
+    It sorts the raw output of Philox: NumPy guarantees equal bit streams between versions, but not equal shuffles.
     """
     raw = np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(rows)
     return np.argsort(raw, kind="stable")
 
 
 def fingerprint(rows: Rows) -> str:
-    """Hex digest of the number of rows and of up to 16 of them, the first and the last among them."""
+    """Return a hex digest of the number of rows and of up to 16 of them, including the first and the last."""
     digest = hashlib.sha256(str(len(rows)).encode())
     for index in sorted({int(i) for i in np.linspace(0, len(rows) - 1, SAMPLED)}):
         row = rows[index]
@@ -259,7 +259,7 @@ def fingerprint(rows: Rows) -> str:
 
 
 def shard(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """This rank's contiguous part; sizes differ by at most one, the parts in rank order are the whole.
+    """Return this rank's contiguous part; sizes differ by at most one, and the parts in rank order make up all items.
 
     Raises:
         ValueError: ``rank`` is not in ``0..world_size-1``.
@@ -274,7 +274,7 @@ def _stopped(row: BadRow, more: str = "") -> DataError:
 
 
 def _canonical(value: Any) -> Any:
-    """A value as JSON that is equal in every process: no addresses, no order of sets, keys as text."""
+    """Return a value as JSON that is equal in every process: no addresses, no order of sets, keys as text."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -12,10 +12,10 @@ from .rows import BadRow, IndexedRows, Rows, unknown
 
 
 def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
-    """Rows that a function returns: an iterable of dicts (or of ``BadRow``), read to its end once.
+    """Call a function that returns an iterable of dicts (or ``BadRow``) and read it to its end once.
 
     Raises:
-        DataError: no such file, module or function, arguments it does not take, or an exception inside it.
+        DataError: the file, module or function does not exist, does not take the arguments, or raises an exception.
     """
     try:
         function = import_function(name)

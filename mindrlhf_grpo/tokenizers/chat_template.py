@@ -1,7 +1,7 @@
-"""Chat templates: sandboxed Jinja from a conversation to text, as the field's templates expect it.
+"""Chat templates: a conversation rendered to text by sandboxed Jinja, with the names that published templates use.
 
-Rendering is a function of the messages alone: a template that asks for today's date gets a fixed one,
-so that a resumed run sees the prompts of the undisturbed run.
+Rendering is a function of the messages alone: a template that asks for today's date gets a fixed one, so that a
+resumed run sees the same prompts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TODAY = date(2024, 7, 26)
 
 
 class GenerationTag(Extension):
-    """``{% generation %}``, with which templates mark the assistant's words: its body is rendered as it is."""
+    """The tag ``{% generation %}``, which marks the assistant's text in templates: its body is rendered unchanged."""
 
-    tags = {"generation"}  # noqa: RUF012  (declared so by Jinja)
+    tags = {"generation"}  # noqa: RUF012  (Jinja declares it this way)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -36,7 +36,7 @@ class ChatTemplate:
     """A compiled template with the special tokens it may name (``bos_token``, ``eos_token``, ...)."""
 
     def __init__(self, source: str, named_tokens: Mapping[str, str]) -> None:
-        """Raises DataError on a template that does not compile."""
+        """Raises DataError if the template does not compile."""
         try:
             self._template = _environment().from_string(source)
         except TemplateError as error:
@@ -44,7 +44,7 @@ class ChatTemplate:
         self._tokens = dict(named_tokens)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> str:
-        """Text of the conversation, by default with the generation prompt; DataError where the template refuses it."""
+        """Render a conversation, by default with the generation prompt; raises DataError if the template refuses it."""
         try:
             return self._template.render(
                 **self._tokens, messages=list(messages), tools=None, documents=None,
@@ -62,20 +62,20 @@ def render(
     tokenizer: str,
     generation_prompt: bool = True,
 ) -> str:
-    """``template.render``; raises DataError naming the tokenizer if it has no template."""
+    """Call ``template.render``; raises DataError naming the tokenizer if it has no template."""
     if template is None:
         raise DataError(f"tokenizer {tokenizer} has no chat template")
     return template.render(messages, generation_prompt=generation_prompt)
 
 
-def select_template(choice: str, own: str | None) -> str | None:
-    """The template that ``data.chat_template`` asks for: ``auto`` (``own``), ``none``, or a file's text.
+def select_template(choice: str, tokenizer_template: str | None) -> str | None:
+    """Return the template that ``data.chat_template`` names: ``auto`` (the tokenizer's), ``none``, or a file's text.
 
     Raises:
         DataError: the file cannot be read.
     """
     if choice == "auto":
-        return own
+        return tokenizer_template
     if choice == "none":
         return None
     try:

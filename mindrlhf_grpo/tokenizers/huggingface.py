@@ -1,4 +1,4 @@
-"""tokenizer.json through the ``tokenizers`` library: what transformers does, without loading a framework."""
+"""Tokenizers in tokenizer.json, through the ``tokenizers`` library as in transformers, without loading a framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HuggingFaceTokenizer:
     """A tokenizer.json with the end tokens and the chat template of its folder."""
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
-        """Raises DataError on a broken file, on added tokens that do not fit it, or without an end token."""
+        """Raises DataError if the file is broken, added tokens contradict it, or there is no end token."""
         self._fast = _read(files)
         vocabulary = self._fast.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
@@ -38,7 +38,7 @@ class HuggingFaceTokenizer:
         token = int(token)
         if token in self._added:
             return self._added[token]
-        # Decoders treat the first token apart (they strip its space), so a token is read after another one.
+        # Decoders treat the first token differently (they strip its space), so a token is decoded after another one.
         before = self._fast.decode(self._anchor, skip_special_tokens=False)
         both = self._fast.decode([*self._anchor, token], skip_special_tokens=False)
         return str(both[len(before) :])
@@ -53,7 +53,7 @@ def _read(files: TokenizerFiles) -> FastTokenizer:
         fast = FastTokenizer.from_file(str(files.model))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{files.model} is broken: {error}") from error
-    # Some files carry the settings of a training script; prompts are cut by data.overlong only.
+    # Some files carry truncation settings of a training script; only data.overlong cuts prompts here.
     fast.no_truncation()
     fast.no_padding()
     for token, (text, special) in sorted(files.added_tokens.items()):

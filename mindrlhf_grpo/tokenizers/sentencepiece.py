@@ -1,4 +1,4 @@
-"""sentencepiece's ``tokenizer.model``, as Llama 2 has it: control tokens are recognised, bytes are joined."""
+"""Tokenizers in sentencepiece's ``tokenizer.model``, as in Llama 2: control tokens are recognised, bytes joined."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SPACE = "\u2581"
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model, with the added tokens and the chat template of its folder if there are any.
+    """A sentencepiece model with the added tokens and the chat template of its folder, if there are any.
 
-    Text between two special tokens is encoded on its own, as Llama 2's reference encodes each turn.
+    Text between two special tokens is encoded separately, as Llama 2's reference encodes each turn.
     """
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
-        """Raises DataError without the package, on a broken file, or without an end token."""
+        """Raises DataError if the package is missing, the file is broken, or there is no end token."""
         self._model = _read(files)
         size = int(self._model.get_piece_size())
         control = {
@@ -30,10 +30,10 @@ class SentencePieceTokenizer:
         self._special = SpecialTokens({**control, **added})
         self._size = size
         self.vocab_size = max(size, max(added.values(), default=-1) + 1)
-        own = self._model.eos_id()
-        self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([own] if own >= 0 else []))
-        own_pad = self._model.pad_id()
-        self.pad_id = files.padding(self._id, own_pad if own_pad >= 0 else self.eos_ids[0])
+        model_eos = self._model.eos_id()
+        self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([model_eos] if model_eos >= 0 else []))
+        model_pad = self._model.pad_id()
+        self.pad_id = files.padding(self._id, model_pad if model_pad >= 0 else self.eos_ids[0])
         self.has_chat_template = template is not None
         self._template = template
         self._name, self.folder = files.name, files.folder
@@ -69,7 +69,7 @@ class SentencePieceTokenizer:
         return self.encode(text)
 
     def _decode_plain(self, ids: list[int]) -> str:
-        # Control tokens decode to nothing; the unknown token would decode to a mark that is no text.
+        # Control tokens decode to nothing; the unknown token would decode to a mark that is not text.
         return str(self._model.decode([token for token in ids if not self._model.is_unknown(token)]))
 
     def _id(self, text: str) -> int | None:

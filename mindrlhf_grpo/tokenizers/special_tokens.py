@@ -1,4 +1,4 @@
-"""Text cut at the special tokens written in it, for libraries that only know plain text."""
+"""Splitting text at its special tokens, for libraries that only know plain text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 
 class SpecialTokens:
-    """Special tokens by text; where two start at the same place the longest is taken."""
+    """Special tokens by text; of two that start at the same place the longer one wins."""
 
     def __init__(self, ids: Mapping[str, int]) -> None:
         self.ids = dict(ids)
@@ -16,12 +16,12 @@ class SpecialTokens:
         self._pattern = re.compile("|".join(re.escape(text) for text in longest_first)) if ids else None
 
     def encode(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:
-        """Ids of the text: special tokens as themselves, what lies between them by ``plain``."""
-        found: list[int] = []
+        """Encode text: special tokens by their ids, the text between them by ``plain``."""
+        encoded: list[int] = []
         start = 0
         for match in self._pattern.finditer(text) if self._pattern else ():
             if match.start() > start:
-                found += plain(text[start : match.start()])
-            found.append(self.ids[match.group()])
+                encoded += plain(text[start : match.start()])
+            encoded.append(self.ids[match.group()])
             start = match.end()
-        return found + plain(text[start:]) if start < len(text) else found
+        return encoded + plain(text[start:]) if start < len(text) else encoded

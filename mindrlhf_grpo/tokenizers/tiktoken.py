@@ -1,7 +1,7 @@
-"""tiktoken files: ``qwen.tiktoken`` of Qwen 1 and the ``tokenizer.model`` of GLM 4, lines of ``base64 rank``.
+"""Tokenizers in tiktoken files: ``qwen.tiktoken`` of Qwen 1 and ``tokenizer.model`` of GLM 4, lines of ``base64 rank``.
 
-The file holds ranks only; how text is cut before the merges and which special tokens follow the ranks
-is published with each family and written here.
+The file holds ranks only. The pre-tokenisation pattern and the special tokens are published with each family and
+written here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATTERN = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What a family of tiktoken files leaves unsaid: pre-tokenisation, special tokens in id order, end tokens."""
+    """Facts of a model family that its tiktoken file omits: pre-tokenisation, special tokens in id order, end tokens."""
 
     pattern: str
     special: tuple[str, ...]
@@ -53,13 +53,13 @@ GLM4 = Family(
 
 
 class TiktokenTokenizer:
-    """A tiktoken file with its family's special tokens, or with those its folder lists.
+    """A tiktoken file with its family's special tokens, or with those that its folder lists.
 
-    A file named ``*.tiktoken`` is taken as Qwen's, any other as GLM 4's.
+    A file named ``*.tiktoken`` is read as Qwen's, any other as GLM 4's.
     """
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
-        """Raises DataError without the package or on a broken file, naming its line."""
+        """Raises DataError if the package is missing or the file is broken; the text names the line."""
         path = Path(str(files.model))
         self._family = QWEN if path.suffix == ".tiktoken" else GLM4
         ranks = read_ranks(path)
@@ -100,7 +100,7 @@ class TiktokenTokenizer:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Token bytes -> rank of a tiktoken file; raises DataError naming the line that is wrong."""
+    """Read the rank of each token's bytes from a tiktoken file; raises DataError naming a wrong line."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():

@@ -18,45 +18,45 @@ Conversation: TypeAlias = list[Message]
 
 
 class Tokenizer(Protocol):
-    """What the system needs of a tokenizer."""
+    """The interface that the system uses of a tokenizer."""
 
     eos_ids: tuple[int, ...]  # every id that ends a completion
     pad_id: int
     vocab_size: int  # ids run over 0..vocab_size-1, added tokens included
     has_chat_template: bool
-    folder: Path  # where its files are
+    folder: Path  # the folder of its files
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text, with no special tokens added; special tokens written in the text are recognised."""
+        """Return the ids of a text without adding special tokens; special tokens written in the text are recognised."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens; ids the tokenizer does not know (a padded vocabulary) are left out."""
+        """Return the text without special tokens; unknown ids (of a padded vocabulary) are left out."""
         ...
 
     def piece(self, token: int) -> str:
-        """One token as text, special tokens shown: for the report."""
+        """Return one token as text, special tokens included, for the report."""
         ...
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
-        """Ids of a conversation, by default with what makes the assistant speak next.
+        """Return the ids of a conversation, by default with the generation prompt.
 
-        Raises DataError if there is no chat template, or if it refuses the conversation.
+        Raises DataError if there is no chat template or it refuses the conversation.
         """
         ...
 
 
 def load_tokenizer(path: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder, a hub id, or one file (tokenizer.json, tokenizer.model, NAME.tiktoken).
+    """Load the tokenizer of a Hugging Face folder, a hub id, or one file.
 
     Args:
-        path: where it is.
-        chat_template: ``auto`` takes the tokenizer's own if it has one, ``none`` takes none, anything else
-            is a Jinja file.
-        trust_remote_code: lets transformers run code shipped with the folder, where no known file is found.
+        path: a folder, a hub id, or a file tokenizer.json, tokenizer.model or NAME.tiktoken.
+        chat_template: ``auto`` takes the tokenizer's own if it has one, ``none`` takes none, anything else is a
+            Jinja file.
+        trust_remote_code: let transformers run code shipped with the folder if there is no known file.
 
     Raises:
-        DataError: nothing there, a broken file, no end token, or a package that has to be installed.
+        DataError: there is no tokenizer, a file is broken, there is no end token, or a package is missing.
     """
     files = find_tokenizer(path, trust_remote_code=trust_remote_code)
     source = select_template(chat_template, files.chat_template)

@@ -1,4 +1,4 @@
-"""The files beside a model that say how text becomes tokens, and where each fact is written.
+"""The tokenizer files of a model folder and the facts in them.
 
 Facts come from: tokenizer_config.json (named tokens, template, added tokens), special_tokens_map.json,
 chat_template.jinja or chat_template.json, and generation_config.json or config.json (end tokens).
@@ -32,12 +32,12 @@ NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
-    """What a folder says about its tokenizer.
+    """The facts about the tokenizer of a folder.
 
     Attributes:
         name: folder, file or hub id, for messages.
-        folder: where the files are.
-        model: the vocabulary file; None where only transformers may know.
+        folder: the folder of the files.
+        model: the vocabulary file; None if only transformers may be able to read it.
         chat_template: the tokenizer's own Jinja source.
         named_tokens: ``bos_token``, ``eos_token``, ... -> text.
         added_tokens: id -> (text, special) of the tokens added to the vocabulary.
@@ -53,46 +53,46 @@ class TokenizerFiles:
     eos_ids: tuple[int, ...] = ()
 
     def end_tokens(self, token_id: Callable[[str], int | None], vocab_size: int, *known: int) -> tuple[int, ...]:
-        """Every id that ends a completion: those listed, ``eos_token``, and those ``known`` of the format.
+        """Return every id that ends a completion: those listed, ``eos_token``, and those ``known`` from the format.
 
         Raises:
-            DataError: none at all, or one outside the vocabulary.
+            DataError: there is none, or one is outside the vocabulary.
         """
         named = token_id(self.named_tokens["eos_token"]) if "eos_token" in self.named_tokens else None
-        found = dict.fromkeys((*self.eos_ids, *([] if named is None else [named]), *known))
-        if not found:
+        end_ids = dict.fromkeys((*self.eos_ids, *([] if named is None else [named]), *known))
+        if not end_ids:
             raise DataError(
                 f"tokenizer {self.name} has no end token: none in generation_config.json, config.json or as eos_token in tokenizer_config.json"
             )
-        outside = [token for token in found if not 0 <= token < vocab_size]
+        outside = [token for token in end_ids if not 0 <= token < vocab_size]
         if outside:
             raise DataError(
                 f"tokenizer {self.name} has {vocab_size} tokens, but its end token is {outside[0]}: the files belong to different models"
             )
-        return tuple(found)
+        return tuple(end_ids)
 
     def padding(self, token_id: Callable[[str], int | None], fallback: int) -> int:
-        """Id of ``pad_token``, or the fallback where there is none."""
+        """Return the id of ``pad_token``, or the fallback without one."""
         named = token_id(self.named_tokens["pad_token"]) if "pad_token" in self.named_tokens else None
         return fallback if named is None else named
 
 
 def find_tokenizer(path: str, *, trust_remote_code: bool = False) -> TokenizerFiles:
-    """The tokenizer files of a folder, one file, or a hub id (downloaded to the hub's cache).
+    """Find the tokenizer files of a folder, of one file, or of a hub id (downloaded to the hub's cache).
 
     Raises:
-        DataError: nothing there, or a configuration file that is no JSON object.
+        DataError: there are none, or a configuration file is not a JSON object.
     """
     place = Path(path).expanduser()
     if place.is_file():
-        # A vocabulary file alone says nothing of its model; what lies beside it does.
+        # A vocabulary file alone says nothing about its model; the files beside it do.
         return _describe(path, place.parent, place)
     folder = place if place.is_dir() else _download(path, trust_remote_code)
     return _describe(path, folder, _vocabulary(path, folder))
 
 
 def is_tiktoken(path: Path) -> bool:
-    """Whether a vocabulary file is tiktoken's text format (``base64 rank`` lines), whatever its name."""
+    """Tell whether a vocabulary file is in tiktoken's text format (``base64 rank`` lines), whatever its name."""
     with path.open("rb") as file:
         first = file.readline(4096).rstrip(b"\r\n")
     return path.suffix == ".tiktoken" or re.fullmatch(rb"[A-Za-z0-9+/]+={0,2} \d+", first) is not None
@@ -137,14 +137,14 @@ def _describe(name: str, folder: Path, model: Path | None) -> TokenizerFiles:
         name=name,
         folder=folder,
         model=model,
-        chat_template=_own_template(folder, config),
+        chat_template=_stored_template(folder, config),
         named_tokens=named,
         added_tokens=added,
         eos_ids=() if listed is None else tuple(listed) if isinstance(listed, list) else (int(listed),),
     )
 
 
-def _own_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+def _stored_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ class TransformersTokenizer:
     """An ``AutoTokenizer`` behind the protocol."""
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None, *, trust_remote_code: bool) -> None:
-        """Raises DataError where transformers cannot read the folder, or without an end token."""
+        """Raises DataError if transformers cannot read the folder or there is no end token."""
         from transformers import AutoTokenizer
 
         try:
@@ -25,8 +25,8 @@ class TransformersTokenizer:
         except Exception as error:  # transformers raises whatever the format's reader raises
             raise DataError(f"transformers cannot read the tokenizer of {files.name}: {error}") from error
         self.vocab_size = max(self._auto.get_vocab().values(), default=-1) + 1
-        own = self._auto.eos_token_id
-        self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([] if own is None else [own]))
+        auto_eos = self._auto.eos_token_id
+        self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([] if auto_eos is None else [auto_eos]))
         self.pad_id = self.eos_ids[0] if self._auto.pad_token_id is None else int(self._auto.pad_token_id)
         self.has_chat_template = template is not None
         self._template = template

@@ -24,7 +24,7 @@ from mindrlhf_grpo.data.examples import Example
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.losses import preference, reward_model
 from mindrlhf_grpo.losses.xp import NUMPY
-from mindrlhf_grpo.tokenizers.masks import completion_of
+from mindrlhf_grpo.tokenizers.masks import make_completion
 from mindrlhf_grpo.types import Batch, FloatArray
 
 
@@ -112,7 +112,7 @@ def examples_of(rows: str, count: int, seed: int) -> list[Example]:
     def completion() -> Any:
         length = int(random.integers(1, 6))
         mask = [1, *random.integers(0, 2, length - 1).tolist()]
-        return completion_of(random.integers(0, VOCABULARY, length).tolist(), mask)
+        return make_completion(random.integers(0, VOCABULARY, length).tolist(), mask)
 
     return [
         Example(
@@ -240,7 +240,7 @@ def test_ktos_baseline_is_the_mean_of_mismatched_log_ratios_and_at_least_0() -> 
 def test_the_last_token_is_marked_whatever_the_mask() -> None:
     example = Example(
         uid=0, row=0, prompt=np.array([1], np.int32),
-        completions=(completion_of([1, 2, 3], [1, 0, 0]), completion_of([4], [1])),
+        completions=(make_completion([1, 2, 3], [1, 0, 0]), make_completion([4], [1])),
     )  # fmt: skip
     batch = build_offline_batch([example], Denominators.of([example]))
     assert batch.tensors["last"].tolist() == [[0, 0, 1], [1, 0, 0]]

@@ -18,6 +18,7 @@ from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.model_files.folder import read_model_config, read_shapes
 from mindrlhf_grpo.trainers.preflight import check
+from tests.support.frameworks import needs_torch
 from tests.support.repository import ROOT
 from tests.support.tiny_run import write_model
 
@@ -164,6 +165,7 @@ def test_a_file_is_a_whole_run_of_a_known_model(path: Path, monkeypatch: pytest.
 TEXT = [path for path in FILES if "vl" not in path.stem]
 
 
+@needs_torch
 @pytest.mark.parametrize("path", TEXT, ids=lambda path: path.stem)
 def test_training_takes_a_file_with_another_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

@@ -17,6 +17,7 @@ from mindrlhf_grpo.cli.console import rank_of_process
 from mindrlhf_grpo.cli.generate import read_prompts
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.errors import RunFailed
+from tests.support.frameworks import needs_torch
 from tests.support.tiny_run import write_run
 
 Run = Callable[..., tuple[int, str, str]]
@@ -102,6 +103,7 @@ def test_module_can_be_run() -> None:
 # ---- training
 
 
+@needs_torch
 def test_training_ends_with_one_json_line(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = {"accuracy_before": 0.25, "accuracy_after": float("nan"), "problems": 9, "report": "x/report.html"}
     replace_training(monkeypatch, lambda config: {**summary, "seconds": config.train.steps})
@@ -112,6 +114,7 @@ def test_training_ends_with_one_json_line(run: Run, config: Path, monkeypatch: p
     assert "0.25" in err
 
 
+@needs_torch
 def test_other_ranks_print_nothing(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     replace_training(monkeypatch, lambda _: {"a": 1})
@@ -119,6 +122,7 @@ def test_other_ranks_print_nothing(run: Run, config: Path, monkeypatch: pytest.M
     assert run("train", config, "train.steps=x") == (2, "", "")
 
 
+@needs_torch
 def test_errors_of_another_rank_say_which(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> dict[str, Any]:
         raise RunFailed("step 3: the loss is NaN")
@@ -128,6 +132,7 @@ def test_errors_of_another_rank_say_which(run: Run, config: Path, monkeypatch: p
     assert run("train", config) == (3, "", "error (rank 1): step 3: the loss is NaN\n")
 
 
+@needs_torch
 def test_interruption_says_how_to_go_on(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: Any) -> dict[str, Any]:
         raise KeyboardInterrupt
@@ -145,6 +150,7 @@ def test_interruption_says_how_to_go_on(run: Run, config: Path, monkeypatch: pyt
     )
 
 
+@needs_torch
 def test_bugs_are_one_line_and_a_traceback_only_if_asked(
     run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

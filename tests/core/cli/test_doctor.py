@@ -17,6 +17,7 @@ from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.capacity.machine import BackendState
 from mindrlhf_grpo.cli import doctor
 from mindrlhf_grpo.cli.main import main
+from tests.support.frameworks import needs_torch
 from tests.support.tiny_run import write_run
 
 CPU = {"device": "cpu", "name": "x86_64", "bfloat16": False}
@@ -38,6 +39,7 @@ def one_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "backend_states", lambda: [usable(CPU)])
 
 
+@needs_torch
 def test_a_good_configuration_is_ready(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["doctor", str(config)])
@@ -48,6 +50,7 @@ def test_a_good_configuration_is_ready(config: Path, capsys: pytest.CaptureFixtu
         assert f"\n  {phase} " in out
 
 
+@needs_torch
 def test_json_has_bytes_by_phase_and_part(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["doctor", str(config), "--json"])
@@ -78,6 +81,7 @@ def test_a_bad_configuration_is_not_ready(
     assert out.splitlines()[-1] == "Not ready."
 
 
+@needs_torch
 def test_too_little_memory_is_a_problem_that_names_the_largest_part(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +94,7 @@ def test_too_little_memory_is_a_problem_that_names_the_largest_part(
     assert "train.tokens_per_micro_batch" in found["problems"][0]
 
 
+@needs_torch
 def test_bfloat16_without_instructions_is_a_warning(config: Path) -> None:
     found = doctor.examine(config, ["model.dtype=bfloat16"])
     assert found["ok"] is True
@@ -113,6 +118,7 @@ def test_without_a_usable_backend_nothing_is_ready(monkeypatch: pytest.MonkeyPat
     assert "pip install 'mindrlhf-grpo[torch]'" in doctor.as_text(found)
 
 
+@needs_torch
 def test_what_a_backend_says_of_itself_is_used(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = BackendState(
         name="torch", usable=True, text="torch 2.13.0", devices=[{**CPU, "dtypes": ["float32"]}],
@@ -181,6 +187,7 @@ def test_torch_lists_its_devices() -> None:
     assert found["devices"][-1]["device"] == "cpu"
 
 
+@needs_torch
 def test_a_run_on_given_rows_is_predicted_too(config: Path) -> None:
     rows = config.parent / "pairs.jsonl"
     rows.write_text(json.dumps({"prompt": "1+1=", "chosen": "2", "rejected": "3"}) + "\n")

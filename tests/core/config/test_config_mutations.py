@@ -14,6 +14,7 @@ import pytest
 
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.config.keys import catalogue
+from tests.support.frameworks import needs_torch
 from tests.support.tiny_run import write_run
 
 COUNT = 200
@@ -223,6 +224,7 @@ def test_there_are_two_hundred_different_mutations() -> None:
     assert len({(mutation.name, mutation.said) for mutation in MUTATIONS}) == COUNT
 
 
+@needs_torch
 def test_the_unchanged_configuration_is_accepted(folder: Path) -> None:
     from mindrlhf_grpo.config.file import read_config
     from mindrlhf_grpo.trainers.preflight import problems_of
