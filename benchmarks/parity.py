@@ -17,13 +17,12 @@ from pathlib import Path
 import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import tiny_llama_config, write_tiny_llama
 
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz?\n"
 SPECIAL = ("<pad>", "<eos>")
 END = 1
-SHAPE = LlamaShape(vocabulary=len(SPECIAL) + len(ALPHABET), layers=2)
+CONFIG = tiny_llama_config(vocabulary=len(SPECIAL) + len(ALPHABET), layers=2, end_tokens=(END,))
 REWARD = """def digits(completions):
     return [sum(character.isdigit() for character in text) / max(1, len(text)) for text in completions]
 """
@@ -51,7 +50,7 @@ def main() -> None:
 
 def prepare(folder: Path, *, steps: int, lora_rank: int = 0) -> Path:
     """Model, tokenizer, problems, reward and ``config.yaml``; returns the configuration's path."""
-    model = write_tiny_llama(folder / "model", SHAPE, seed=0, end_tokens=(END,))
+    model = write_tiny_llama(folder / "model", CONFIG, seed=0)
     write_tokenizer(model)
     rows = [{"prompt": f"{number % 10}+{number * 7 % 10}="} for number in range(PROBLEMS)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

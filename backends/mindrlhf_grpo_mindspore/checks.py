@@ -84,9 +84,9 @@ def check_parallel(settings: ParallelConfig | None) -> None:
 
 def check_family(path: str) -> None:
     """Raise ConfigError unless the family of the model at ``path`` has cells here; reads config.json only."""
-    from .models.architecture import read_architecture
+    from .models import supported_architecture
 
     try:
-        read_architecture(body_config(read_model_config(find_folder(path))))
+        supported_architecture(body_config(read_model_config(find_folder(path))))
     except ConfigError as error:
         raise ConfigError(f"model.path {path!r}: {error}") from None

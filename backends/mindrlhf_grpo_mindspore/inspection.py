@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import Loss, Policy
 from mindrlhf_grpo.errors import BackendError
+from mindrlhf_grpo.model_files.weights import file_parts
 from mindrlhf_grpo.types import Batch
 
 from .graph import Compiled
 from .models import hf
-from .models.weight_names import file_parts
 from .training.policy import MindSporePolicy
 from .training.trained_model import bucket_of, sharpness
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import tiny_llama_config, write_tiny_llama
 
 PAD, END, OTHER = "<pad>", "<end>", "…"
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
@@ -45,8 +44,11 @@ def write_model(out: Path, samples: list[Path], *, seed: int = 0) -> Path:
     vocabulary = {piece: number for number, piece in enumerate([PAD, END, *pieces])}
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)  # an earlier call was interrupted
-    shape = LlamaShape(vocabulary=len(vocabulary), hidden=64, intermediate=128, layers=2, head_size=16, context=512)
-    write_tiny_llama(partial, shape, seed=seed, end_tokens=[vocabulary[END]])
+    config = tiny_llama_config(
+        vocabulary=len(vocabulary), hidden=64, intermediate=128, layers=2, head_size=16, context=512,
+        end_tokens=[vocabulary[END]],
+    )  # fmt: skip
+    write_tiny_llama(partial, config, seed=seed)
     tokenizer_of(vocabulary).save(str(partial / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

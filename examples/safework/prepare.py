@@ -19,8 +19,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import tiny_llama_config, write_tiny_llama
 
 PAD, END, OTHER = "<pad>", "<end>", "…"
 THOUGHT = ["<think>", "</think>"]
@@ -79,8 +78,11 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def write_model(folder: Path, pieces: Sequence[str], *, seed: int, context: int) -> None:
     """A random Llama of two layers whose vocabulary is these pieces, as a Hugging Face folder."""
     vocabulary = {piece: number for number, piece in enumerate([PAD, END, *pieces, OTHER])}
-    shape = LlamaShape(vocabulary=len(vocabulary), hidden=64, intermediate=128, layers=2, head_size=16, context=context)
-    write_tiny_llama(folder, shape, seed=seed, end_tokens=[vocabulary[END]])
+    config = tiny_llama_config(
+        vocabulary=len(vocabulary), hidden=64, intermediate=128, layers=2, head_size=16, context=context,
+        end_tokens=[vocabulary[END]],
+    )  # fmt: skip
+    write_tiny_llama(folder, config, seed=seed)
     tokenizer_of(vocabulary).save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import tiny_llama_config, write_tiny_llama
 
 WORDS = ["bad", "good", "kind", "help", "please", "cake", "train", "moon", "river", "stone"]
 ASKED = ["how", "do", "you", "make", "a"]
@@ -57,8 +56,11 @@ def write_model(folder: Path, pieces: list[str], template: str, *, seed: int) ->
 
     special = [piece for piece in pieces if piece[0] in "<["]
     end = next(piece for piece in special if "end" in piece)
-    shape = LlamaShape(vocabulary=len(pieces), hidden=48, intermediate=96, layers=2, heads=4, kv_heads=2, head_size=12)
-    write_tiny_llama(folder, shape, seed=seed, end_tokens=[pieces.index(end)])
+    config = tiny_llama_config(
+        vocabulary=len(pieces), hidden=48, intermediate=96, layers=2, heads=4, kv_heads=2, head_size=12,
+        end_tokens=[pieces.index(end)],
+    )  # fmt: skip
+    write_tiny_llama(folder, config, seed=seed)
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=pieces[0]))
     tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in special])

@@ -11,12 +11,13 @@ from ..algorithms.plan import resolve
 from ..config.file import AnyConfig, read_config
 from ..config.run import RunConfig
 from ..errors import ConfigError, UserError
+from ..model_files.architecture import Architecture
+from ..model_files.weights import parameter_count, weight_shapes
 from .device_layout import plans
-from .known_models import config_of, find_known
+from .known_models import architecture_of, find_known
 from .memory import peak
-from .model_shape import ModelShape, shape_of
+from .model_shape import ModelShape, model_shape
 from .prediction import Prediction, largest_scorer, layout_of, predict, refused, remedies, smallest
-from .weight_shapes import Config, text_part, weight_shapes
 
 GIB = 2**30
 
@@ -57,17 +58,16 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
     findings: dict[str, Any] = {"machines": [], "problems": []}
     try:
         config, draft = read_config(path, overrides)
-        model = config_of(config.model.path)
-        shape = shape_of(
-            model, weight_shapes(model), config.model.freeze.prefixes if config.model.freeze is not None else ()
-        )
+        architecture = architecture_of(config.model.path)
+        frozen = config.model.freeze.prefixes if config.model.freeze is not None else ()
+        shape = model_shape(architecture, weight_shapes(architecture), frozen)
         check_rules(config, shape)
         findings["model"] = {"path": config.model.path, "parameters": shape.parameters}
         known = find_known(config.model.path)
         if known is not None:
             findings["model"]["known_as"] = known.name
         scorer, findings["not_counted"] = largest_scorer(config, weights_of)
-        findings["machines"] = [on_machine(config, model, shape, machine, scorer) for machine in MACHINES]
+        findings["machines"] = [on_machine(config, architecture, shape, machine, scorer) for machine in MACHINES]
     except UserError as error:
         findings["problems"].append(str(error))
         return {**findings, "ok": False}
@@ -90,18 +90,17 @@ def check_rules(config: AnyConfig, shape: ModelShape) -> None:
 
 def weights_of(path: str) -> int:
     """Number of weights of a model that is known, or whose config.json is here."""
-    model = config_of(path)
-    return shape_of(model, weight_shapes(model)).parameters
+    return parameter_count(architecture_of(path))
 
 
 def on_machine(
-    config: AnyConfig, model: Config, shape: ModelShape, machine: Machine, scorer: int = 0
+    config: AnyConfig, architecture: Architecture, shape: ModelShape, machine: Machine, scorer: int = 0
 ) -> dict[str, Any]:
     """One machine's part of the findings: as configured; if that is too much, what to change and which layout would do.
 
     What its backend does not have is left out of the configuration first.
     """
-    missing = lacks(config, model, machine)
+    missing = lacks(config, architecture, machine)
     if not machine.sharding:
         config = config.model_copy(update={"parallel": None})
     layout = layout_of(config, machine.devices)
@@ -116,9 +115,8 @@ def on_machine(
     found["change"] = remedies(
         config, shape, machine.devices, machine.available, scorer=scorer, sharding=machine.sharding
     )
-    text = text_part(model)
-    heads = text["num_attention_heads"] if text.get("kv_lora_rank") else text.get("num_key_value_heads")
-    layouts = plans(heads or text["num_attention_heads"], shape.layers, text.get("n_routed_experts") or 0)
+    experts = architecture.experts.count if architecture.experts else 0
+    layouts = plans(architecture.kv_heads, architecture.layers, experts)
     plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
         runs = plan[0].runs and machine.sharding
@@ -126,9 +124,9 @@ def on_machine(
     return found
 
 
-def lacks(config: AnyConfig, model: Config, machine: Machine) -> list[str]:
+def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> list[str]:
     """What the backend of a machine does not have of a run, whatever the memory."""
-    missing = ["models that read images"] if model.get("vision_config") and not machine.images else []
+    missing = ["models that read images"] if architecture.vision and not machine.images else []
     if config.parallel is not None and config.parallel.strategy != "replicate" and not machine.sharding:
         missing.append(f"parallel.strategy={config.parallel.strategy}")
     return missing

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, did_you_mean
+from ..model_files.architecture import Architecture, Config
+from ..model_files.families import FAMILIES, UnknownFamily, read_architecture
 from ..model_files.folder import read_model_config
-from .weight_shapes import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,20 @@ def config_of(path: str) -> Config:
             f"config.json, or one of {', '.join(known_models())} by hub id or by name"
         )
     return found.config
+
+
+def architecture_of(path: str) -> Architecture:
+    """The architecture of a model without its files: that of ``config_of``.
+
+    Raises:
+        ConfigError: neither a folder nor a known model, or a family whose weights are not known.
+    """
+    try:
+        return read_architecture(config_of(path))
+    except UnknownFamily as error:
+        raise ConfigError(
+            f"the weights of model family {error.name!r} are not known without their files; known: {', '.join(FAMILIES)}"
+        ) from None
 
 
 def find_known(path: str) -> KnownModel | None:

@@ -1,4 +1,4 @@
-"""The sizes of a model that memory depends on, from its config.json and the shapes of its weights."""
+"""The sizes of a model that its memory depends on, from its architecture and the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .weight_shapes import VISION, Config, text_part
+from ..model_files.architecture import Architecture
+
+VISION = ("visual", "vision_tower", "multi_modal_projector")  # parts of names, for what reads images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,73 +64,44 @@ class ModelShape:
         return self.frozen < self.vision
 
 
-def shape_of(config: Config, shapes: Mapping[str, tuple[int, ...]], frozen: Sequence[str] = ()) -> ModelShape:
-    """Sizes from a model's config.json and its weights.
+def model_shape(
+    architecture: Architecture, shapes: Mapping[str, tuple[int, ...]], frozen: Sequence[str] = ()
+) -> ModelShape:
+    """The sizes of a model from its architecture and its weights.
 
     Args:
-        config: ``config.json``.
-        shapes: weight name -> shape, from the headers of files or from ``weight_shapes``.
+        shapes: weight name -> shape, from the headers of files or from ``weights.weight_shapes``.
         frozen: prefixes of names of weights that are not trained; a leading ``model.`` may be left out.
-
-    Raises:
-        KeyError: config.json does not name a width that is needed.
     """
-    text, vision = text_part(config), config.get("vision_config") or {}
-    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
-    repeated = {"lm_head.weight"} if tied and any("embed_tokens" in name for name in shapes) else set()
+    repeated = {"lm_head.weight"} if architecture.tied and any("embed_tokens" in name for name in shapes) else set()
     sizes = {name: math.prod(shape) for name, shape in shapes.items() if name not in repeated}
     adapted = [shape for name, shape in shapes.items() if _is_linear(name, shape)]
-    query, key, cached = attention_widths(text)
+    untrained = tuple(prefix.removeprefix("model.") for prefix in frozen)
+    vision = architecture.vision
 
-    def counted(*parts: str) -> int:
+    def total(*parts: str) -> int:
         return sum(size for name, size in sizes.items() if any(part in name for part in parts))
 
     return ModelShape(
         parameters=sum(sizes.values()),
-        layers=text["num_hidden_layers"],
-        hidden=text["hidden_size"],
-        intermediate=inner_width(text),
-        query=query,
-        key=key,
-        vocabulary=text["vocab_size"],
+        layers=architecture.layers,
+        hidden=architecture.hidden,
+        intermediate=architecture.inner_width,
+        query=architecture.query_width,
+        key=architecture.key_width,
+        vocabulary=architecture.vocabulary,
         largest=max(sizes.values(), default=0),
         linear=sum(sum(shape) for shape in adapted),
         adapted=sum(math.prod(shape) for shape in adapted),
-        experts=counted(".experts."),
-        embeddings=counted("embed_tokens", "lm_head"),
-        frozen=sum(size for name, size in sizes.items() if name.removeprefix("model.").startswith(
-            tuple(prefix.removeprefix("model.") for prefix in frozen)
-        )),
-        cached=cached,
-        vision=counted(*VISION),
-        vision_layers=vision.get("depth") or vision.get("num_hidden_layers", 0),
-        vision_hidden=vision.get("hidden_size", 0),
-        vision_inner=vision.get("intermediate_size") or 4 * vision.get("hidden_size", 0),
-    )  # fmt: skip
-
-
-def attention_widths(text: Config) -> tuple[int, int, int]:
-    """Widths of queries, of keys, and of what is cached for each token and layer.
-
-    With multi-head latent attention keys and values of all heads are cached as they are expanded.
-    """
-    heads = text["num_attention_heads"]
-    if text.get("kv_lora_rank"):
-        query = heads * (text["qk_nope_head_dim"] + text["qk_rope_head_dim"])
-        return query, query, query + heads * text["v_head_dim"]
-    head = text.get("head_dim") or text["hidden_size"] // heads
-    key = (text.get("num_key_value_heads") or heads) * head
-    return heads * head, key, 2 * key
-
-
-def inner_width(text: Config) -> int:
-    """Inner width of the feed-forward that one token passes: of the experts it is sent to, and those it always passes."""
-    dense: int = text.get("intermediate_size") or 4 * text["hidden_size"]
-    if not text.get("n_routed_experts"):
-        return dense
-    chosen: int = text["num_experts_per_tok"] + text.get("n_shared_experts", 0)
-    inner: int = text["moe_intermediate_size"]
-    return max(dense, chosen * inner)
+        experts=total(".experts."),
+        embeddings=total("embed_tokens", "lm_head"),
+        frozen=sum(size for name, size in sizes.items() if name.removeprefix("model.").startswith(untrained)),
+        cached=architecture.cached_width,
+        vision=total(*VISION),
+        vision_layers=vision.layers if vision else 0,
+        vision_hidden=vision.hidden if vision else 0,
+        vision_inner=vision.inner if vision else 0,
+    )
 
 
 def _is_linear(name: str, shape: tuple[int, ...]) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 
 from ..capacity.machine import BackendState, backend_states, host_memory, processors, versions
 from ..capacity.memory import peak
-from ..capacity.model_shape import shape_of
+from ..capacity.model_shape import model_shape
 from ..capacity.prediction import largest_scorer, layout_of, predict
 from ..config.file import AnyConfig, read_config
 from ..errors import UserError
+from ..model_files.families import nearest_architecture
 from ..model_files.folder import find_folder, read_model_config, read_shapes
 from ..trainers.preflight import check
 
@@ -63,8 +64,8 @@ def _examine_config(
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
     try:
         prediction = predict_memory(config, device, findings["machine"]["memory_available"])
-    except (UserError, KeyError, OSError) as error:
-        findings["warnings"].append(f"memory is not predicted: {_reason(error)}")
+    except (UserError, OSError) as error:
+        findings["warnings"].append(f"memory is not predicted: {error}")
         return
     findings["memory"] = prediction
     if prediction["peak"] > prediction["available"]:
@@ -94,14 +95,14 @@ def predict_memory(config: AnyConfig, device: Mapping[str, Any], host_available:
     """Predict the bytes of each phase and of its parts on a device, beside the memory that is free there.
 
     Raises:
-        UserError: the model does not exist, or a file is broken.
-        KeyError: config.json lacks a size.
+        UserError: the model does not exist, a file is broken, or config.json lacks a size.
     """
     folder = find_folder(config.model.path)
     shapes = read_shapes(folder)
     if not shapes:
         raise FileNotFoundError(f"{folder} has no safetensors files here; download the weights first")
-    shape = shape_of(read_model_config(folder), shapes, config.model.freeze.prefixes if config.model.freeze else ())
+    frozen = config.model.freeze.prefixes if config.model.freeze else ()
+    shape = model_shape(nearest_architecture(read_model_config(folder)), shapes, frozen)
     on_host = device["device"] == "cpu"
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     scorer, _ = largest_scorer(config, count_weights)
@@ -119,7 +120,7 @@ def predict_memory(config: AnyConfig, device: Mapping[str, Any], host_available:
 def count_weights(path: str) -> int:
     """Count the weights of a model folder from the headers of its files."""
     folder = find_folder(path)
-    return shape_of(read_model_config(folder), read_shapes(folder)).parameters
+    return model_shape(nearest_architecture(read_model_config(folder)), read_shapes(folder)).parameters
 
 
 def _too_large(prediction: Mapping[str, Any]) -> str:
@@ -137,10 +138,6 @@ def _too_large(prediction: Mapping[str, Any]) -> str:
         f"{prediction['available'] / GIB:.1f} GiB are free; the largest part is {largest} "
         f"({parts[largest] / GIB:.1f} GiB): {remedies.get(largest, 'set model.dtype=bfloat16, or take a smaller model')}"
     )
-
-
-def _reason(error: Exception) -> str:
-    return f"config.json lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
 # ---- as text

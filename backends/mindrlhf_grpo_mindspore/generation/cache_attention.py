@@ -12,8 +12,9 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 from mindspore import ops as native
 
+from mindrlhf_grpo.model_files.architecture import Architecture
+
 from .. import ops
-from ..models import Architecture
 from .kv_cache import Bucket
 
 UNSEEN = -1e9  # added to scores; its exponential is 0

@@ -12,7 +12,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
-from ..models import Architecture, Decoder
+from mindrlhf_grpo.model_files.architecture import Architecture
+
+from ..models import Decoder
 from .cache_attention import PromptAttention, SlotAttention, causal_bias, segment_bias
 from .kv_cache import Bucket
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
+from mindrlhf_grpo.model_files.architecture import Architecture
+
 from .. import ops
-from .architecture import Architecture
 from .linear import Linear
 from .norms import RmsNorm
 

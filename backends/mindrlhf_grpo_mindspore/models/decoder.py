@@ -15,15 +15,15 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
 from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.model_files.architecture import Architecture
 
 from .. import ops
-from .architecture import Architecture
 from .attention import Attention
 from .experts import Experts
 from .feed_forward import FeedForward
 from .latent_attention import LatentAttention
 from .norms import RmsNorm
-from .rotary_angles import RotaryAngles
+from .rotary import RotaryAngles
 
 
 class DecoderLayer(nn.Cell):

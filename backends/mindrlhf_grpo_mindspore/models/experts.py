@@ -12,8 +12,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
+from mindrlhf_grpo.model_files.architecture import Architecture
+
 from .. import ops
-from .architecture import Architecture
 from .feed_forward import FeedForward
 
 EXCLUDED = -1e30

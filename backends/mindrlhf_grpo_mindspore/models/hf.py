@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import CheckpointError, ConfigError, UserError
+from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.folder import TensorInfo, read_header, read_model_config, weight_files
 from mindrlhf_grpo.model_files.lora import PREFIX, read_pairs
 from mindrlhf_grpo.model_files.lora import lora_scale as plain_lora_scale
@@ -31,10 +32,10 @@ from mindrlhf_grpo.model_files.safetensors import (  # fmt: skip
     write_model,
     write_tensors,
 )
+from mindrlhf_grpo.model_files.weights import CORRECTION, file_parts, is_left_out, linear_modules, weight_shapes
 
 from ..graph import overwrite
-from .architecture import Architecture, read_architecture
-from .weight_names import CORRECTION, file_parts, is_left_out, linear_modules, weight_shapes
+from .families import supported_architecture
 
 DTYPES = {"float32": ms.float32, "bfloat16": ms.bfloat16, "float16": ms.float16}
 STORED = {ms.float32: "F32", ms.bfloat16: "BF16", ms.float16: "F16"}
@@ -52,7 +53,7 @@ def load_architecture(folder: Path) -> Architecture:
     Raises:
         ConfigError: a family that is not supported.
     """
-    return read_architecture(read_model_config(folder))
+    return supported_architecture(read_model_config(folder))
 
 
 def load_weights(folder: Path, architecture: Architecture, dtype: str = "float32") -> Weights:

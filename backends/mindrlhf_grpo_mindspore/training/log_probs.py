@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as native
 
-from ..models import Architecture, Decoder
+from mindrlhf_grpo.model_files.architecture import Architecture
+
+from ..models import Decoder
 from .attention import PlainAttention, SharedAttention
 from .head import EntropyHead, LinearHead
 

@@ -10,11 +10,12 @@ from mindspore import Parameter, Tensor
 
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
+from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 
 from ..graph import overwrite
-from ..models import Architecture, hf
+from ..models import hf
 
 FILE = "reference.safetensors"
 

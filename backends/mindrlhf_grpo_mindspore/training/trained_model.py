@@ -22,6 +22,7 @@ from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.batches.sums import clip_scale, step_sums, trained_rows
 from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
@@ -30,7 +31,7 @@ from mindrlhf_grpo.types import Batch
 from ..comm import MindSporeRanks
 from ..devices import Device
 from ..graph import Compiled
-from ..models import Architecture, hf
+from ..models import hf
 from ..sync.swap import DeviceMemory
 from .buckets import Buckets, Cost, Sizes
 from .layouts import LAYOUTS, ModelInput, needed

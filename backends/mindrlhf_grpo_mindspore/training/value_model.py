@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
+from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.folder import read_header, read_model_config
 from mindrlhf_grpo.model_files.lora import PREFIX
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
@@ -31,8 +32,7 @@ from mindrlhf_grpo.model_files.value_head import (
 from mindrlhf_grpo.types import Batch
 
 from ..graph import Compiled, empty, overwrite
-from ..models import Architecture, Decoder, hf
-from ..models.architecture import read_architecture
+from ..models import Decoder, hf, supported_architecture
 from ..models.value_head import FloatHead, head_weights
 from .attention import PlainAttention, SharedAttention
 from .layouts import ModelInput
@@ -77,7 +77,7 @@ class MindSporeValueModel(TrainedModel):
     gives_entropies = False
 
     def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, context: RunContext) -> None:
-        whole = read_architecture(body_config(read_model_config(Path(config.path).expanduser())))
+        whole = supported_architecture(body_config(read_model_config(Path(config.path).expanduser())))
         super().__init__(config, train, replace(whole, headless=True), context)
         self.read_at = read_at
         self.awake = self.restored = False

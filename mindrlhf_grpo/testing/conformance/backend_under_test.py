@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from ...backend import Backend, Policy, RolloutEngine, UpdateResult, load_backend
 from ...config.run import RunConfig
 from ...errors import RunFailed
+from ...model_files.families import read_architecture
 from ...types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
-from ..numpy_model.llama import LlamaShape, NumpyLlama
-from ..numpy_model.tiny_llama import NumberTokenizer, random_weights, write_tiny_llama
+from ..numpy_model.llama import NumpyLlama
+from ..numpy_model.tiny_llama import NumberTokenizer, random_weights, tiny_llama_config, write_tiny_llama
 from ..numpy_model.training import logps
 from ..parity.workload import BATCHES, Workload, random_batch, random_prompts, with_old_logps
 
-SHAPE = LlamaShape(layers=2)
 END_TOKENS = (2, 3)
+CONFIG = tiny_llama_config(layers=2, end_tokens=END_TOKENS)
+ARCHITECTURE = read_architecture(CONFIG)
 STEPS, AFTER_RESUME = 20, 2
 
 
@@ -74,12 +76,12 @@ class BackendUnderTest:
 
     def __init__(self, name: str, folder: Path, *, device: str = "auto") -> None:
         self.name, self.folder, self.device = name, folder, device
-        self.workload = Workload(seed=0, steps=STEPS, vocabulary=SHAPE.vocabulary, end_tokens=END_TOKENS)
-        self.model = write_tiny_llama(folder / "model", SHAPE, seed=0, end_tokens=END_TOKENS)
+        self.workload = Workload(seed=0, steps=STEPS, vocabulary=ARCHITECTURE.vocabulary, end_tokens=END_TOKENS)
+        self.model = write_tiny_llama(folder / "model", CONFIG, seed=0)
 
     def truth(self, weights: Mapping[str, NDArray[Any]] | None = None) -> NumpyLlama:
         """The model in NumPy, with the initial weights or others."""
-        return NumpyLlama(SHAPE, random_weights(SHAPE, seed=0) if weights is None else weights)
+        return NumpyLlama(ARCHITECTURE, random_weights(ARCHITECTURE, seed=0) if weights is None else weights)
 
     def config(self, **sections: Mapping[str, Any]) -> RunConfig:
         """The configuration, with keys of sections replaced."""
@@ -106,12 +108,12 @@ class BackendUnderTest:
     def batches(self) -> list[Batch]:
         """What optimizer steps take in turn, with old and reference log-probs about the true ones."""
         random, truth = np.random.default_rng(0), self.truth()
-        batches = [random_batch(random, SHAPE.vocabulary) for _ in range(BATCHES)]
+        batches = [random_batch(random, ARCHITECTURE.vocabulary) for _ in range(BATCHES)]
         return [with_old_logps(batch, logps(truth, batch), random) for batch in batches]
 
     @cached_property
     def prompts(self) -> list[Prompt]:
-        return random_prompts(np.random.default_rng(1), SHAPE.vocabulary)
+        return random_prompts(np.random.default_rng(1), ARCHITECTURE.vocabulary)
 
     def sampling(self, name: str = "plain", **changed: Any) -> Sampling:
         """One of the workload's samplings, changed."""

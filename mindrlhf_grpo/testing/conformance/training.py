@@ -13,7 +13,7 @@ from ..numpy_model import training as truth
 from ..numpy_model.tiny_llama import random_weights
 from ..numpy_model.training import NumpyAdamW
 from ..parity.workload import BATCHES
-from .backend_under_test import AFTER_RESUME, SHAPE, STEPS, BackendUnderTest
+from .backend_under_test import AFTER_RESUME, ARCHITECTURE, STEPS, BackendUnderTest
 from .comparisons import LOG_PROBS, NORM, Deviates, equal, identical, tensors_within, within
 
 SUMS = 1e-4  # of a metric sum, relative to the number of tokens
@@ -21,7 +21,7 @@ SUMS = 1e-4  # of a metric sum, relative to the number of tokens
 
 def weights_are_those_of_the_folder(backend: BackendUnderTest) -> None:
     """Every weight under its Hugging Face name, exactly."""
-    identical("weights as loaded", backend.start.weights(), random_weights(SHAPE, seed=0))
+    identical("weights as loaded", backend.start.weights(), random_weights(ARCHITECTURE, seed=0))
 
 
 def log_probs_and_entropies(backend: BackendUnderTest) -> None:

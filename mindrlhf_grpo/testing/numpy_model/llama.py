@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import ConfigError
+from ...model_files.architecture import Architecture
 from ...types import IntArray
 
 Array: TypeAlias = NDArray[np.float64]
@@ -21,69 +23,78 @@ Weights: TypeAlias = Mapping[str, Array]
 Gradients: TypeAlias = dict[str, Array]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaShape:
-    """The sizes of a Llama, as its config.json has them."""
-
-    vocabulary: int = 61
-    hidden: int = 32
-    intermediate: int = 48
-    layers: int = 3
-    heads: int = 4
-    kv_heads: int = 2
-    head_size: int = 8
-    epsilon: float = 1e-5
-    rope_theta: float = 10000.0
-    context: int = 128
-    tied: bool = False
-
-
 class NumpyLlama:
     """Logits, and gradients of anything that is a function of them.
 
     Args:
+        architecture: of the Llama kind: grouped-query attention and a gated feed-forward, with or without biases.
         weights: name -> array, ``model.embed_tokens.weight`` and so on; held in float64.
+
+    Raises:
+        ConfigError: an architecture with parts that are not computed here.
     """
 
-    def __init__(self, shape: LlamaShape, weights: Mapping[str, NDArray[Any]]) -> None:
-        self.shape = shape
+    def __init__(self, architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> None:
+        refuse_other_parts(architecture)
+        self.architecture = architecture
         self.weights: Gradients = {name: np.asarray(array, dtype=np.float64) for name, array in weights.items()}
 
     def hidden_states(self, ids: IntArray) -> tuple[list[Array], list[LayerTape]]:
         """Hidden states ``[S, E]`` after the embedding and after each layer, and what backward needs of each."""
         ends: list[Array] = [self.weights["model.embed_tokens.weight"][np.asarray(ids, dtype=np.int64)]]
         tapes: list[LayerTape] = []
-        for layer in range(self.shape.layers):
-            end, tape = layer_forward(self.shape, self.weights, f"model.layers.{layer}.", ends[-1])
+        for layer in range(self.architecture.layers):
+            end, tape = layer_forward(self.architecture, self.weights, f"model.layers.{layer}.", ends[-1])
             ends.append(end)
             tapes.append(tape)
         return ends, tapes
 
     def logits(self, hidden: Array) -> Array:
         """``[S, E]`` before the final norm -> ``[S, V]``."""
-        scaled, _ = rms_norm(hidden, self.weights["model.norm.weight"], self.shape.epsilon)
+        scaled, _ = rms_norm(hidden, self.weights["model.norm.weight"], self.architecture.norm_eps)
         return scaled @ self.weights[self.head].T
 
     @property
     def head(self) -> str:
         """Name of the output projection's weight."""
-        return "model.embed_tokens.weight" if self.shape.tied else "lm_head.weight"
+        return "model.embed_tokens.weight" if self.architecture.tied else "lm_head.weight"
 
     def backward(self, ids: IntArray, logit_gradient: Array) -> Gradients:
         """Gradient by weight of one sequence, from that of its logits ``[S, V]``."""
         ends, tapes = self.hidden_states(ids)
         norm = self.weights["model.norm.weight"]
-        scaled, normed = rms_norm(ends[-1], norm, self.shape.epsilon)
-        found: Gradients = {self.head: logit_gradient.T @ scaled}
-        flowing, found["model.norm.weight"] = rms_norm_backward(logit_gradient @ self.weights[self.head], normed, norm)
-        for layer in reversed(range(self.shape.layers)):
+        scaled, normed = rms_norm(ends[-1], norm, self.architecture.norm_eps)
+        gradients: Gradients = {self.head: logit_gradient.T @ scaled}
+        flowing, gradients["model.norm.weight"] = rms_norm_backward(
+            logit_gradient @ self.weights[self.head], normed, norm
+        )
+        for layer in reversed(range(self.architecture.layers)):
             prefix = f"model.layers.{layer}."
-            flowing = layer_backward(self.shape, self.weights, prefix, tapes[layer], flowing, found)
-        embedding = found.setdefault(
+            flowing = layer_backward(self.architecture, self.weights, prefix, tapes[layer], flowing, gradients)
+        embedding = gradients.setdefault(
             "model.embed_tokens.weight", np.zeros_like(self.weights["model.embed_tokens.weight"])
         )
         np.add.at(embedding, np.asarray(ids, dtype=np.int64), flowing)
-        return found
+        return gradients
+
+
+def refuse_other_parts(architecture: Architecture) -> None:
+    """Raise ConfigError for an architecture that is more than a Llama."""
+    parts = {
+        "head_norms": architecture.head_norms,
+        "sandwich_norms": architecture.sandwich_norms,
+        "fused_gate_up": architecture.fused_gate_up,
+        "latent attention": architecture.latent,
+        "experts": architecture.experts,
+        "a vision tower": architecture.vision,
+        "interleaved or partial rotation": architecture.rotary.interleaved
+        or architecture.rotary.size != architecture.key_size,
+        "a score head": architecture.labels,
+    }
+    parts |= {variant.setting: True for variant in architecture.variants}
+    present = [name for name, value in parts.items() if value]
+    if present:
+        raise ConfigError(f"the NumPy model computes Llama-like decoders without {', '.join(present)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,28 +122,28 @@ class LayerTape:
     up: Array
 
 
-def layer_forward(shape: LlamaShape, weights: Weights, prefix: str, hidden: Array) -> tuple[Array, LayerTape]:
+def layer_forward(architecture: Architecture, weights: Weights, prefix: str, hidden: Array) -> tuple[Array, LayerTape]:
     """One decoder layer, ``[S, E]`` -> ``[S, E]``."""
-    attended, input_norm = rms_norm(hidden, weights[prefix + "input_layernorm.weight"], shape.epsilon)
-    repeats = shape.heads // shape.kv_heads
-    cos, sin = rotation(shape, len(hidden))
+    attended, input_norm = rms_norm(hidden, weights[prefix + "input_layernorm.weight"], architecture.norm_eps)
+    repeats = architecture.heads // architecture.kv_heads
+    cos, sin = rotation(architecture, len(hidden))
 
     def projected(name: str, heads: int) -> Array:
-        flat = attended @ weights[f"{prefix}self_attn.{name}.weight"].T
-        return flat.reshape(len(hidden), heads, shape.head_size).transpose(1, 0, 2)
+        flat = linear(weights, f"{prefix}self_attn.{name}", attended)
+        return flat.reshape(len(hidden), heads, architecture.key_size).transpose(1, 0, 2)
 
-    queries = rotate(projected("q_proj", shape.heads), cos, sin)
-    keys = np.repeat(rotate(projected("k_proj", shape.kv_heads), cos, sin), repeats, axis=0)
-    values = np.repeat(projected("v_proj", shape.kv_heads), repeats, axis=0)
-    scores = queries @ keys.transpose(0, 2, 1) / np.sqrt(shape.head_size)
+    queries = rotate(projected("q_proj", architecture.heads), cos, sin)
+    keys = np.repeat(rotate(projected("k_proj", architecture.kv_heads), cos, sin), repeats, axis=0)
+    values = np.repeat(projected("v_proj", architecture.kv_heads), repeats, axis=0)
+    scores = queries @ keys.transpose(0, 2, 1) * architecture.attention_scale
     scores = np.where(np.tril(np.ones(scores.shape[1:], dtype=bool)), scores, -np.inf)
     probabilities = np.exp(log_softmax(scores))
     mixed = (probabilities @ values).transpose(1, 0, 2).reshape(len(hidden), -1)
-    middle = hidden + mixed @ weights[prefix + "self_attn.o_proj.weight"].T
-    feed_input, feed_norm = rms_norm(middle, weights[prefix + "post_attention_layernorm.weight"], shape.epsilon)
-    gate = feed_input @ weights[prefix + "mlp.gate_proj.weight"].T
-    up = feed_input @ weights[prefix + "mlp.up_proj.weight"].T
-    end = middle + (gate * sigmoid(gate) * up) @ weights[prefix + "mlp.down_proj.weight"].T
+    middle = hidden + linear(weights, prefix + "self_attn.o_proj", mixed)
+    feed_input, feed_norm = rms_norm(middle, weights[prefix + "post_attention_layernorm.weight"], architecture.norm_eps)
+    gate = linear(weights, prefix + "mlp.gate_proj", feed_input)
+    up = linear(weights, prefix + "mlp.up_proj", feed_input)
+    end = middle + linear(weights, prefix + "mlp.down_proj", gate * sigmoid(gate) * up)
     return end, LayerTape(
         input_norm=input_norm, attention_input=attended, queries=queries, keys=keys, values=values,
         probabilities=probabilities, mixed=mixed, feed_norm=feed_norm, feed_input=feed_input, gate=gate, up=up,
@@ -140,55 +151,64 @@ def layer_forward(shape: LlamaShape, weights: Weights, prefix: str, hidden: Arra
 
 
 def layer_backward(
-    shape: LlamaShape, weights: Weights, prefix: str, tape: LayerTape, flowing: Array, found: Gradients
+    architecture: Architecture, weights: Weights, prefix: str, tape: LayerTape, flowing: Array, gradients: Gradients
 ) -> Array:
-    """Gradient ``[S, E]`` of a layer's input from that of its output; the weights' gradients go into ``found``."""
+    """Gradient ``[S, E]`` of a layer's input from that of its output; those of its weights go into ``gradients``."""
     active = tape.gate * sigmoid(tape.gate)
-    inner = through(weights, prefix + "mlp.down_proj.weight", active * tape.up, flowing, found)
+    inner = linear_backward(weights, prefix + "mlp.down_proj", active * tape.up, flowing, gradients)
     slope = sigmoid(tape.gate) * (1.0 + tape.gate * (1.0 - sigmoid(tape.gate)))
-    fed = through(weights, prefix + "mlp.gate_proj.weight", tape.feed_input, inner * tape.up * slope, found)
-    fed = fed + through(weights, prefix + "mlp.up_proj.weight", tape.feed_input, inner * active, found)
+    fed = linear_backward(weights, prefix + "mlp.gate_proj", tape.feed_input, inner * tape.up * slope, gradients)
+    fed = fed + linear_backward(weights, prefix + "mlp.up_proj", tape.feed_input, inner * active, gradients)
     name = prefix + "post_attention_layernorm.weight"
-    through_norm, found[name] = rms_norm_backward(fed, tape.feed_norm, weights[name])
+    through_norm, gradients[name] = rms_norm_backward(fed, tape.feed_norm, weights[name])
     middle = flowing + through_norm
-    mixed = through(weights, prefix + "self_attn.o_proj.weight", tape.mixed, middle, found)
-    attended = attention_backward(shape, weights, prefix, tape, mixed, found)
+    mixed = linear_backward(weights, prefix + "self_attn.o_proj", tape.mixed, middle, gradients)
+    attended = attention_backward(architecture, weights, prefix, tape, mixed, gradients)
     name = prefix + "input_layernorm.weight"
-    through_norm, found[name] = rms_norm_backward(attended, tape.input_norm, weights[name])
+    through_norm, gradients[name] = rms_norm_backward(attended, tape.input_norm, weights[name])
     return middle + through_norm
 
 
 def attention_backward(
-    shape: LlamaShape, weights: Weights, prefix: str, tape: LayerTape, mixed: Array, found: Gradients
+    architecture: Architecture, weights: Weights, prefix: str, tape: LayerTape, mixed: Array, gradients: Gradients
 ) -> Array:
     """Gradient ``[S, E]`` of the attention's input from that of its mixed values ``[S, H * D]``."""
     tokens = len(mixed)
-    cos, sin = rotation(shape, tokens)
-    by_head = mixed.reshape(tokens, shape.heads, shape.head_size).transpose(1, 0, 2)
+    cos, sin = rotation(architecture, tokens)
+    by_head = mixed.reshape(tokens, architecture.heads, architecture.key_size).transpose(1, 0, 2)
     weighted = by_head @ tape.values.transpose(0, 2, 1)
     scores = tape.probabilities * (weighted - (weighted * tape.probabilities).sum(-1, keepdims=True))
-    scores = scores / np.sqrt(shape.head_size)
+    scores = scores * architecture.attention_scale
     parts = {
         "q_proj": unrotate(scores @ tape.keys, cos, sin),
-        "k_proj": unrotate(shared(scores.transpose(0, 2, 1) @ tape.queries, shape), cos, sin),
-        "v_proj": shared(tape.probabilities.transpose(0, 2, 1) @ by_head, shape),
+        "k_proj": unrotate(shared(scores.transpose(0, 2, 1) @ tape.queries, architecture), cos, sin),
+        "v_proj": shared(tape.probabilities.transpose(0, 2, 1) @ by_head, architecture),
     }
     total = np.zeros_like(tape.attention_input)
     for name, part in parts.items():
         flat = part.transpose(1, 0, 2).reshape(tokens, -1)
-        total = total + through(weights, f"{prefix}self_attn.{name}.weight", tape.attention_input, flat, found)
+        total = total + linear_backward(weights, f"{prefix}self_attn.{name}", tape.attention_input, flat, gradients)
     return total
 
 
-def through(weights: Weights, name: str, inputs: Array, flowing: Array, found: Gradients) -> Array:
-    """Backward of ``inputs @ W.T``: adds nothing else than W's gradient to ``found``; returns that of the inputs."""
-    found[name] = flowing.T @ inputs
-    return flowing @ weights[name]
+def linear(weights: Weights, module: str, inputs: Array) -> Array:
+    """``inputs @ W.T + b``, the bias where the model has one."""
+    outputs = inputs @ weights[f"{module}.weight"].T
+    bias = weights.get(f"{module}.bias")
+    return outputs if bias is None else outputs + bias
 
 
-def shared(by_query_head: Array, shape: LlamaShape) -> Array:
+def linear_backward(weights: Weights, module: str, inputs: Array, flowing: Array, gradients: Gradients) -> Array:
+    """Gradient of the inputs of :func:`linear`; those of its weight and bias go into ``gradients``."""
+    gradients[f"{module}.weight"] = flowing.T @ inputs
+    if f"{module}.bias" in weights:
+        gradients[f"{module}.bias"] = flowing.sum(axis=0)
+    return flowing @ weights[f"{module}.weight"]
+
+
+def shared(by_query_head: Array, architecture: Architecture) -> Array:
     """Sum over the query heads that read the same key/value head: ``[H, S, D]`` -> ``[K, S, D]``."""
-    grouped = by_query_head.reshape(shape.kv_heads, -1, *by_query_head.shape[1:])
+    grouped = by_query_head.reshape(architecture.kv_heads, -1, *by_query_head.shape[1:])
     return np.asarray(grouped.sum(axis=1))
 
 
@@ -205,11 +225,11 @@ def rms_norm_backward(flowing: Array, normed: Normed, weight: Array) -> tuple[Ar
     return inputs, np.asarray((flowing * normed.unit).sum(axis=0))
 
 
-def rotation(shape: LlamaShape, tokens: int) -> tuple[Array, Array]:
-    """Cosines and sines ``[S, D]`` of rotary positions, halves alike (https://arxiv.org/abs/2104.09864)."""
-    frequencies = shape.rope_theta ** (-np.arange(0, shape.head_size, 2) / shape.head_size)
-    angles = np.arange(tokens)[:, None] * np.concatenate([frequencies, frequencies])
-    return np.cos(angles), np.sin(angles)
+def rotation(architecture: Architecture, tokens: int) -> tuple[Array, Array]:
+    """Cosines and sines ``[S, D]`` of rotary positions, the halves alike (https://arxiv.org/abs/2104.09864)."""
+    rotary = architecture.rotary
+    angles = np.arange(tokens)[:, None] * np.tile(np.asarray(rotary.frequencies, np.float64), 2)
+    return np.cos(angles) * rotary.amplitude, np.sin(angles) * rotary.amplitude
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:

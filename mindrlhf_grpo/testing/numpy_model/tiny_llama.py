@@ -12,9 +12,15 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...generation.sampling import uniforms
+from ...model_files.architecture import Architecture
+from ...model_files.families import read_architecture
 from ...model_files.safetensors import write_tensors
-from .llama import LlamaShape
+from ...model_files.weights import Weight, weights
 
+ROLES = (
+    "input_layernorm", "q_proj", "k_proj", "v_proj", "o_proj", "post_attention_layernorm", "gate_proj", "up_proj",
+    "down_proj",
+)  # fmt: skip
 SPREAD = 0.15  # standard deviation of the matrices: attention strong enough that a mistake in it shows
 
 
@@ -41,49 +47,49 @@ class NumberTokenizer:
         raise DataError("the tokenizer of numbers has no chat template")
 
 
-def config_json(shape: LlamaShape, *, end_tokens: Sequence[int]) -> dict[str, Any]:
-    """The model's ``config.json``."""
+def tiny_llama_config(
+    *,
+    vocabulary: int = 61,
+    hidden: int = 32,
+    intermediate: int = 48,
+    layers: int = 3,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_size: int = 8,
+    context: int = 128,
+    tied: bool = False,
+    end_tokens: Sequence[int] = (2, 3),
+) -> dict[str, Any]:
+    """The ``config.json`` of a tiny Llama."""
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32", "torch_dtype": "float32",
-        "vocab_size": shape.vocabulary, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_size, "rms_norm_eps": shape.epsilon, "rope_theta": shape.rope_theta,
-        "rope_scaling": None, "max_position_embeddings": shape.context, "tie_word_embeddings": shape.tied,
+        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "head_dim": head_size, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "rope_scaling": None, "max_position_embeddings": context, "tie_word_embeddings": tied,
         "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
         "initializer_range": SPREAD, "bos_token_id": 1, "eos_token_id": list(end_tokens), "pad_token_id": 0,
         "use_cache": True,
     }  # fmt: skip
 
 
-def weight_shapes(shape: LlamaShape) -> dict[str, tuple[int, ...]]:
-    """Hugging Face name -> shape, in the order of computation."""
-    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    layer = {
-        "input_layernorm": (shape.hidden,),
-        "self_attn.q_proj": (queries, shape.hidden),
-        "self_attn.k_proj": (keys, shape.hidden),
-        "self_attn.v_proj": (keys, shape.hidden),
-        "self_attn.o_proj": (shape.hidden, queries),
-        "post_attention_layernorm": (shape.hidden,),
-        "mlp.gate_proj": (shape.intermediate, shape.hidden),
-        "mlp.up_proj": (shape.intermediate, shape.hidden),
-        "mlp.down_proj": (shape.hidden, shape.intermediate),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocabulary, shape.hidden)}
-    for number in range(shape.layers):
-        shapes |= {f"model.layers.{number}.{name}.weight": size for name, size in layer.items()}
-    shapes["model.norm.weight"] = (shape.hidden,)
-    if not shape.tied:
-        shapes["lm_head.weight"] = (shape.vocabulary, shape.hidden)
-    return shapes
-
-
-def random_weights(shape: LlamaShape, *, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Normal matrices, norms around one; the same numbers with every version of NumPy."""
+def random_weights(architecture: Architecture, *, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Normal matrices, vectors around one; the same numbers with every version of NumPy."""
     return {
-        name: (normal(seed, number, size) * SPREAD + (1.0 if len(size) == 1 else 0.0)).astype(np.float32)
-        for number, (name, size) in enumerate(weight_shapes(shape).items())
+        weight.name: (normal(seed, number, weight.shape) * SPREAD + (1.0 if len(weight.shape) == 1 else 0.0)).astype(
+            np.float32
+        )
+        for number, weight in enumerate(in_order_of_computation(architecture))
     }
+
+
+def in_order_of_computation(architecture: Architecture) -> list[Weight]:
+    """The weights of a Llama-like decoder, each layer's as its forward pass takes them."""
+    listed = weights(architecture)
+    layers = [weight for weight in listed if weight.layer is not None]
+    first = listed.index(layers[0])
+    layers.sort(key=lambda weight: (weight.layer, ROLES.index(weight.role), weight.name.endswith(".bias")))
+    return [*listed[:first], *layers, *listed[first + len(layers) :]]
 
 
 def normal(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -93,9 +99,9 @@ def normal(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.float64
     return np.asarray((radius * np.cos(2.0 * np.pi * uniforms(seed, stream, 1, places))).reshape(shape))
 
 
-def write_tiny_llama(folder: Path, shape: LlamaShape, *, seed: int, end_tokens: Sequence[int]) -> Path:
-    """Write ``config.json`` and ``model.safetensors``."""
+def write_tiny_llama(folder: Path, config: Mapping[str, Any], *, seed: int) -> Path:
+    """Write ``config.json`` and random weights in ``model.safetensors``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config_json(shape, end_tokens=end_tokens), indent=1))
-    write_tensors(folder / "model.safetensors", random_weights(shape, seed=seed))
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    write_tensors(folder / "model.safetensors", random_weights(read_architecture(config), seed=seed))
     return folder

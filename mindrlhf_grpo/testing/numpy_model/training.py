@@ -30,7 +30,7 @@ def sequence(batch: Batch, row: int) -> NDArray[np.int64]:
 
 def layer_logps(model: NumpyLlama, batch: Batch) -> Array:
     """``[L + 1, N, T]``: log-probs of the batch's tokens read off after the embedding and after each layer."""
-    found = np.zeros((model.shape.layers + 1, *batch.ids.shape))
+    found = np.zeros((model.architecture.layers + 1, *batch.ids.shape))
     for row, length in enumerate(batch.lengths):
         ids = sequence(batch, row)
         for end, hidden in enumerate(model.hidden_states(ids)[0]):
@@ -69,8 +69,8 @@ def loss_and_gradients(model: NumpyLlama, batch: Batch, loss: Loss) -> tuple[flo
         ids = sequence(batch, row)
         hidden = model.hidden_states(ids)[0][-1]
         probabilities = np.exp(log_softmax(model.logits(hidden[-length - 1 : -1]) / batch.temperature))
-        chosen = np.eye(model.shape.vocabulary)[ids[-length:]]
-        flowing = np.zeros((len(ids), model.shape.vocabulary))
+        chosen = np.eye(model.architecture.vocabulary)[ids[-length:]]
+        flowing = np.zeros((len(ids), model.architecture.vocabulary))
         flowing[-length - 1 : -1] = slopes[row, :length, None] * (chosen - probabilities) / batch.temperature
         for name, gradient in model.backward(ids, flowing).items():
             total[name] += gradient

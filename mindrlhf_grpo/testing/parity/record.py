@@ -13,9 +13,8 @@ from ... import __version__
 from ...backend import Backend, load_backend
 from ...errors import BackendError, ConfigError
 from ...model_files.folder import find_folder, read_headers, read_model_config
-from ..numpy_model.llama import LlamaShape
 from ..numpy_model.lora_adapter import adapted_modules, random_adapter, targets_of, write_adapter
-from ..numpy_model.tiny_llama import write_tiny_llama
+from ..numpy_model.tiny_llama import tiny_llama_config, write_tiny_llama
 from .bundle import ADAPTER, INPUTS, MODEL, Bundle, create, write_arrays, write_measurement
 from .measurements import measure, start_policy
 from .quantities import QUANTITIES
@@ -32,8 +31,6 @@ from .workload import (
     with_old_logps,
 )
 
-TINY = LlamaShape()
-TINY_END_TOKENS = (2, 3)
 LEAST_CONTEXT = 32
 
 Say = Callable[[str], None]
@@ -66,7 +63,7 @@ def record(
 
     def fill(partial: Path) -> dict[str, Any]:
         if model is None:
-            write_tiny_llama(partial / MODEL, TINY, seed=seed, end_tokens=TINY_END_TOKENS)
+            write_tiny_llama(partial / MODEL, tiny_llama_config(), seed=seed)
         else:
             copy_model(find_folder(model), partial / MODEL)
         workload = workload_for(partial / MODEL, seed=seed, steps=steps, lora_rank=lora_rank, quick=quick)

@@ -10,10 +10,11 @@ import pytest
 
 from mindrlhf_grpo.capacity.dry_run import MACHINES, Machine, examine_config, on_machine, shown
 from mindrlhf_grpo.capacity.known_models import known_models
-from mindrlhf_grpo.capacity.model_shape import shape_of
-from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
+from mindrlhf_grpo.capacity.model_shape import model_shape
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.config.file import load_config
+from mindrlhf_grpo.model_files.families import read_architecture
+from mindrlhf_grpo.model_files.weights import weight_shapes
 from tests.support.repository import ROOT
 
 CONFIGS = ROOT / "model_configs"
@@ -162,9 +163,9 @@ def test_a_model_in_a_folder_without_weights_is_read_from_its_config(tmp_path: P
 
 def test_a_machine_with_less_memory_needs_more_devices() -> None:
     config = load_config(CONFIGS / "qwen2_5_7b.yaml", [])
-    model = known_models()["qwen2_5_7b"].config
+    model = read_architecture(known_models()["qwen2_5_7b"].config)
     small = Machine(name="8 x 24 GB", devices=8, available=22 * 2**30, backend="torch")
-    plan = on_machine(config, model, shape_of(model, weight_shapes(model)), small)["plan"]
+    plan = on_machine(config, model, model_shape(model, weight_shapes(model)), small)["plan"]
     assert (plan["devices"], plan["layout"], plan["runs"]) == (16, "fsdp 4 x tensor 4", False)
 
 

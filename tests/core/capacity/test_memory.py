@@ -27,11 +27,12 @@ from mindrlhf_grpo.capacity.memory import (
     phases,
     vision_bytes,
 )
-from mindrlhf_grpo.capacity.model_shape import ModelShape, shape_of
-from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
+from mindrlhf_grpo.capacity.model_shape import ModelShape, model_shape
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.model_files.families import read_architecture
 from mindrlhf_grpo.model_files.folder import read_shapes
+from mindrlhf_grpo.model_files.weights import weight_shapes
 from mindrlhf_grpo.parallel.residency import NEEDS, RoleName
 from tests.support.tiny_run import architecture, write_model
 
@@ -51,7 +52,7 @@ def run_config(**sections: dict[str, Any]) -> RunConfig:
 
 
 def test_shape_counts_every_weight_once_from_the_headers(tmp_path: Path) -> None:
-    shape = shape_of(architecture(), read_shapes(write_model(tmp_path / "model")))
+    shape = model_shape(read_architecture(architecture()), read_shapes(write_model(tmp_path / "model")))
     # a layer: q, o 64 each; k, v 32 each; gate, up, down 128 each; two norms of 8: 592. Embeddings 344, last norm 8.
     assert shape.parameters == 2 * 592 + 344 + 8
     # in + out of a layer: q, o 16; k, v 12; gate, up, down 24: 128
@@ -61,10 +62,11 @@ def test_shape_counts_every_weight_once_from_the_headers(tmp_path: Path) -> None
 
 def test_tied_weights_stored_twice_count_once(tmp_path: Path) -> None:
     tensors = read_shapes(write_model(tmp_path / "model"))
-    once = shape_of(architecture(), tensors).parameters
+    model = read_architecture(architecture())
+    once = model_shape(model, tensors).parameters
     stored_twice = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
-    assert shape_of(architecture(), stored_twice).parameters == once
-    assert shape_of({**architecture(), "tie_word_embeddings": False}, stored_twice).parameters == once + 344
+    assert model_shape(model, stored_twice).parameters == once
+    assert model_shape(replace(model, tied=False), stored_twice).parameters == once + 344
 
 
 def test_optimizer_holds_two_moments_and_a_master_copy_of_16_bit_weights() -> None:
@@ -209,12 +211,12 @@ def test_tensor_pipeline_and_expert_parallelism_divide() -> None:
 
 
 def test_experts_count_by_what_a_token_passes() -> None:
-    config = {
+    model = read_architecture({
         "model_type": "deepseek_v3", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20,
         "vocab_size": 10, "q_lora_rank": 4, "kv_lora_rank": 3, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 5,
         "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 8, "first_k_dense_replace": 1,
-    }  # fmt: skip
-    shape = shape_of(config, weight_shapes(config))
+    })  # fmt: skip
+    shape = model_shape(model, weight_shapes(model))
     assert shape.experts == 4 * 3 * 8 * 8  # of the second layer
     assert shape.intermediate == 24  # three experts of 8 are more than the first layer's 20
     assert (shape.query, shape.key, shape.cached) == (12, 12, 12 + 10)
@@ -239,8 +241,8 @@ def test_frozen_weights_have_neither_gradients_nor_moments() -> None:
     update = phases(run_config(), shape, reference=False)["update"]
     assert (update["weights"], update["gradients"], update["optimizer"]) == (4000, 2400, 4800)
     shapes = {"model.visual.a.weight": (2, 3), "model.visual_b": (5,), "model.layers.0.q.weight": (2, 2)}
-    assert shape_of(architecture(), shapes, ["visual."]).frozen == 6
-    assert shape_of(architecture(), shapes, ["model.visual"]).frozen == 11
+    assert model_shape(read_architecture(architecture()), shapes, ["visual."]).frozen == 6
+    assert model_shape(read_architecture(architecture()), shapes, ["model.visual"]).frozen == 11
 
 
 def test_rows_that_are_there_need_no_engine() -> None:

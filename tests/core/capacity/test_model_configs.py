@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from docs.tables.model_configs import BEGIN, DOCUMENT, END, in_document
-from mindrlhf_grpo.capacity.known_models import config_of, find_known, known_models
-from mindrlhf_grpo.capacity.model_shape import shape_of
-from mindrlhf_grpo.capacity.weight_shapes import weight_shapes
+from mindrlhf_grpo.capacity.known_models import architecture_of, config_of, find_known, known_models
+from mindrlhf_grpo.capacity.model_shape import model_shape
 from mindrlhf_grpo.config.file import load_config, read_config
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.model_files.families import read_architecture
 from mindrlhf_grpo.model_files.folder import read_model_config, read_shapes
+from mindrlhf_grpo.model_files.weights import parameter_count, weight_shapes
 from mindrlhf_grpo.trainers.preflight import check
 from tests.support.frameworks import needs_torch
 from tests.support.repository import ROOT
@@ -50,8 +50,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_weights_of_a_known_model_add_up_to_its_published_count(name: str) -> None:
     model = known_models()[name]
-    counted = sum(math.prod(shape) for shape in weight_shapes(model.config).values())
-    assert counted == model.parameters == PARAMETERS[name]
+    assert parameter_count(read_architecture(model.config)) == model.parameters == PARAMETERS[name]
 
 
 def test_no_known_model_is_left_out_here() -> None:
@@ -94,7 +93,7 @@ SMALL_VISION = {"depth": 2, "num_hidden_layers": 2, "hidden_size": 16, "intermed
 )  # fmt: skip
 def test_names_and_shapes_are_those_of_transformers(name: str, sizes: dict[str, Any]) -> None:
     config = small(dict(known_models()[name].config), **sizes)
-    assert weight_shapes(config) == built(config)
+    assert weight_shapes(read_architecture(config)) == built(config)
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl_7b", "internvl3_8b", "internvl3_78b"])
@@ -112,7 +111,8 @@ def test_names_and_shapes_of_models_that_read_images_are_those_of_transformers(n
             "model_type": "qwen2_5_vl", "text_config": {**text, "model_type": "qwen2_5_vl_text"},
             "vision_config": {**vision, "out_hidden_size": 32}, "tie_word_embeddings": False,
         }  # fmt: skip
-    assert weight_shapes(mine) == built(their)
+    assert weight_shapes(read_architecture(mine)) == built(their)
+    assert weight_shapes(read_architecture(their)) == built(their)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,13 @@ def test_an_unknown_model_is_answered_with_those_that_are_known() -> None:
         config_of("Qwen/Qwen2.5-7")
 
 
-def test_an_unknown_family_is_an_error_that_names_the_known_ones() -> None:
+def test_an_unknown_family_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ConfigError, match=r"'gpt2' are not known without their files; known: llama"):
-        weight_shapes({"model_type": "gpt2"})
+        architecture_of(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ConfigError, match="lacks hidden_size"):
-        weight_shapes({"model_type": "llama"})
+        architecture_of(str(tmp_path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -177,8 +179,8 @@ def test_training_takes_a_file_with_another_model(path: Path, tmp_path: Path, mo
 
 def test_shapes_told_from_a_config_are_those_of_the_files(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
-    config = read_model_config(model)
-    assert shape_of(config, weight_shapes(config)) == shape_of(config, read_shapes(model))
+    architecture = read_architecture(read_model_config(model))
+    assert model_shape(architecture, weight_shapes(architecture)) == model_shape(architecture, read_shapes(model))
 
 
 def test_every_known_model_has_a_file() -> None:

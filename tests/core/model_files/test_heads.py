@@ -14,8 +14,7 @@ from mindrlhf_grpo.model_files.safetensors import Stored, read_tensor, write_mod
 from mindrlhf_grpo.model_files.value_head import ValueHead, body_config, load_value_head
 from mindrlhf_grpo.recipes.ups_rm.head_files import merge_head, named_head, read_head, write_head
 from mindrlhf_grpo.recipes.ups_rm.head_training import HeadTraining, gradients, train_head
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import tiny_llama_config, write_tiny_llama
 from tests.support.recipes.ups_rm_files import random_head
 
 pytestmark = pytest.mark.trains
@@ -25,7 +24,9 @@ NAMED = named_head("myrm")
 
 @pytest.fixture
 def body(tmp_path: Path) -> Path:
-    return write_tiny_llama(tmp_path / "body", LlamaShape(hidden=48, heads=4, head_size=12), seed=0, end_tokens=[1])
+    return write_tiny_llama(
+        tmp_path / "body", tiny_llama_config(hidden=48, heads=4, head_size=12, end_tokens=[1]), seed=0
+    )
 
 
 def test_a_head_by_hand() -> None:

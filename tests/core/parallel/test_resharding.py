@@ -12,21 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.model_files.families import read_architecture
+from mindrlhf_grpo.model_files.weights import weight_shapes
 from mindrlhf_grpo.parallel import resharding
 from mindrlhf_grpo.parallel.parameter_names import HeadSizes, describe_parameters, match_parameters
 from mindrlhf_grpo.parallel.resharding import Parameter, Part, RankLayout, execute, plan_resharding, shard_tensors
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape, NumpyLlama
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, weight_shapes
+from mindrlhf_grpo.testing.numpy_model.llama import NumpyLlama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, tiny_llama_config
 
-SHAPE = LlamaShape(layers=4, heads=8, kv_heads=4, head_size=4, vocabulary=64)
+MODEL = read_architecture(tiny_llama_config(layers=4, heads=8, kv_heads=4, head_size=4, vocabulary=64))
 HEADS = HeadSizes(size=4)
 TRAIN, INFER = RankLayout(dp=1, tp=4, pp=2), RankLayout(dp=2, tp=4, pp=1)
 
 
 def engine_shapes() -> dict[str, tuple[int, ...]]:
     """The same model as an engine names it: q, k and v in one, gate and up in one, no "model." in front."""
-    shapes = {name.removeprefix("model."): shape for name, shape in weight_shapes(SHAPE).items()}
-    for layer in range(SHAPE.layers):
+    shapes = {name.removeprefix("model."): shape for name, shape in weight_shapes(MODEL).items()}
+    for layer in range(MODEL.layers):
         for fused, names in (("self_attn.qkv_proj", "qkv"), ("mlp.gate_up_proj", ("gate", "up"))):
             prefix, module = fused.split(".")
             parts = [shapes.pop(f"layers.{layer}.{prefix}.{name}_proj.weight") for name in names]
@@ -40,10 +42,10 @@ def test_from_1_4_2_to_2_4_1_every_element_arrives_and_logits_stay(
     level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    weights: dict[str, Any] = random_weights(SHAPE, seed=0)
+    weights: dict[str, Any] = random_weights(MODEL, seed=0)
     held, wanted = (
-        describe_parameters(weight_shapes(SHAPE), HEADS),
-        match_parameters(weight_shapes(SHAPE), engine_shapes(), HEADS),
+        describe_parameters(weight_shapes(MODEL), HEADS),
+        match_parameters(weight_shapes(MODEL), engine_shapes(), HEADS),
     )
     found = execute(plan_resharding(TRAIN, held, INFER, wanted), shard_tensors(TRAIN, held, weights), level=level)
     assert len(found) == 8
@@ -56,7 +58,7 @@ def test_from_1_4_2_to_2_4_1_every_element_arrives_and_logits_stay(
     back = execute(plan_resharding(INFER, wanted, RankLayout(), held), found)[0]
     ids = np.arange(9)
     logits = [
-        NumpyLlama(SHAPE, one).logits(NumpyLlama(SHAPE, one).hidden_states(ids)[0][-1]) for one in (weights, back)
+        NumpyLlama(MODEL, one).logits(NumpyLlama(MODEL, one).hidden_states(ids)[0][-1]) for one in (weights, back)
     ]
     np.testing.assert_array_equal(logits[0], logits[1])
     assert list(tmp_path.iterdir()) == []
@@ -65,8 +67,8 @@ def test_from_1_4_2_to_2_4_1_every_element_arrives_and_logits_stay(
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
 def test_offloading_both_models_during_the_copy_takes_a_parameters_memory_instead_of_two_models() -> None:
     held, wanted = (
-        describe_parameters(weight_shapes(SHAPE), HEADS),
-        match_parameters(weight_shapes(SHAPE), engine_shapes(), HEADS),
+        describe_parameters(weight_shapes(MODEL), HEADS),
+        match_parameters(weight_shapes(MODEL), engine_shapes(), HEADS),
     )
     found = plan_resharding(TRAIN, held, INFER, wanted)
     of_train, of_infer = (

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import BundleError, ConfigError
+from mindrlhf_grpo.model_files.families import read_architecture
 from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor
-from mindrlhf_grpo.testing.numpy_model.llama import LlamaShape
-from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, write_tiny_llama
+from mindrlhf_grpo.testing.numpy_model.tiny_llama import random_weights, tiny_llama_config, write_tiny_llama
 from mindrlhf_grpo.testing.parity.bundle import INPUTS, MANIFEST, Bundle, create, open_bundle, write_arrays
 from mindrlhf_grpo.testing.parity.check import Result
 from mindrlhf_grpo.testing.parity.deviation import Finding, compare, leaving_out, rounding_in_gradients
@@ -170,11 +170,11 @@ def test_a_perturbation_written_otherwise_is_answered_with_how(text: str) -> Non
 
 
 def test_a_perturbed_copy_differs_in_one_weight_and_the_original_stays(tmp_path: Path) -> None:
-    shape, name = LlamaShape(layers=1), "model.layers.0.mlp.up_proj.weight"
-    model = write_tiny_llama(tmp_path / "model", shape, seed=0, end_tokens=(2,))
+    config, name = tiny_llama_config(layers=1), "model.layers.0.mlp.up_proj.weight"
+    model = write_tiny_llama(tmp_path / "model", config, seed=0)
     copy = perturbed_copy(model, tmp_path / "all", Perturbation(name=name, value=0.5)) / "model.safetensors"
     single = perturbed_copy(model, tmp_path / "one", Perturbation(name=name, value=0.5, place=(3, 4)))
-    header, weights = read_header(copy), random_weights(shape, seed=0)
+    header, weights = read_header(copy), random_weights(read_architecture(config), seed=0)
     assert read_tensor(copy, header[name]) == pytest.approx(weights[name] + 0.5)
     assert read_tensor(copy, header["lm_head.weight"]) == pytest.approx(weights["lm_head.weight"])
     changed = read_tensor(single / "model.safetensors", header[name]) - weights[name]
@@ -183,7 +183,7 @@ def test_a_perturbed_copy_differs_in_one_weight_and_the_original_stays(tmp_path:
 
 
 def test_a_perturbation_of_no_weight_or_no_element_is_refused(tmp_path: Path) -> None:
-    model = write_tiny_llama(tmp_path / "model", LlamaShape(layers=1), seed=0, end_tokens=(2,))
+    model = write_tiny_llama(tmp_path / "model", tiny_llama_config(layers=1), seed=0)
     with pytest.raises(ConfigError, match=r"no weight 'lm_hed\.weight' .did you mean 'lm_head\.weight'"):
         perturbed_copy(model, tmp_path / "copy", Perturbation(name="lm_hed.weight", value=1.0))
     with pytest.raises(ConfigError, match=r"is \[61, 32\]; it has no element \[61, 0\]"):

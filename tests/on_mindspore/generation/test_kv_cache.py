@@ -12,10 +12,10 @@ ms = pytest.importorskip("mindspore")
 from mindrlhf_grpo_mindspore.generation.cache_attention import SlotAttention, segment_bias  # noqa: E402
 from mindrlhf_grpo_mindspore.generation.kv_cache import PromptCache, SlotCache, bucket  # noqa: E402
 from mindrlhf_grpo_mindspore.graph import Compiled  # noqa: E402
-from mindrlhf_grpo_mindspore.models import read_architecture  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
 from mindrlhf_grpo.backend import CompileLog  # noqa: E402
+from mindrlhf_grpo.model_files.families import read_architecture  # noqa: E402
 
 SHAPES = ((2, 4), (2, 6))
 ARCHITECTURE = read_architecture(

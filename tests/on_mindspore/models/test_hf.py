@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.support.tiny_models import PlainAttention, inputs, load, log_probs, make_batch, make_model, save
+from tests.support.tiny_families import make_batch, make_model, save
+from tests.support.tiny_models import PlainAttention, inputs, load, log_probs
 
 ms = pytest.importorskip("mindspore")
 torch = pytest.importorskip("torch")
@@ -26,7 +27,7 @@ from mindrlhf_grpo.errors import CheckpointError, ConfigError  # noqa: E402
 from mindrlhf_grpo.model_files.folder import read_header  # noqa: E402
 
 TOLERANCE = 1e-4
-FAMILIES = ["llama with biases and tied head", "qwen2", "qwen3", "glm4", "deepseek_v3", "deepseek_v3 plain"]
+FAMILIES = ["llama with biases and tied head", "qwen2", "qwen3", "glm4", "deepseek_v3", "deepseek_v3 plain", "seed_oss"]
 IDS, REAL = make_batch(padded=False)
 
 
