@@ -1,4 +1,5 @@
-"""Other programs' settings and arguments, read as they are: what at least two recipes use.
+"""Other programs' settings and arguments, read as they are; shared by several recipes.
 
-To read another program, write its table in YAML and hand it to ``translation``; code that one recipe needs belongs there.
+To read another program, write a table of its keys in YAML (``translation.py`` shows the language) and read it with
+``Table``. Code for a single recipe belongs to that recipe.
 """

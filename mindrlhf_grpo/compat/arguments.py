@@ -1,8 +1,8 @@
-"""Command lines of other programs: a table of arguments, read into values and put where they belong in our configuration.
+"""Command lines of other programs: a table of arguments, read into values and put into our configuration.
 
-The table is one of ``translation.py``. Of its rows the command line takes ``default`` (false: a switch), ``help``,
-``kind`` (of ``KINDS``, where the default tells none) and, where wanted, ``many`` (several values), ``choices``,
-``required``, ``min`` and ``max``. Flags may also come without a table: see :func:`read_flags`.
+The table is one of ``translation.py``. For the command line its rows have ``default`` (false makes a switch), ``help``,
+``kind`` (one of ``KINDS``, where the default does not tell the type) and, optionally, ``many`` (several values),
+``choices``, ``required``, ``min`` and ``max``. Flags can also be read without a table: see :func:`read_flags`.
 """
 
 from __future__ import annotations
@@ -31,57 +31,58 @@ REFUSED = "--{name} is {value!r}; accepted: {accepted}"
 def read_arguments(
     words: Sequence[str], rows: Mapping[str, Row], named: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Every argument's value, and ``key=value`` overrides of the configuration.
+    """Read every argument's value, and ``key=value`` overrides of the configuration.
 
     Args:
-        named: sets of values for ``--recipe NAME``, which other arguments change.
+        named: sets of values for ``--recipe NAME``; explicit arguments override them.
 
     Raises:
         ConfigError: an unknown argument or name, or a value of the wrong kind.
     """
     parser = _Raising(allow_abbrev=False, add_help=False)
     parser.add_argument("--recipe", choices=list(named))
-    given, rest = _parsed(parser, rows, words)
+    explicit, rest = _parsed(parser, rows, words)
     _refuse(parser, [word for word in rest if word.startswith("-") or "=" not in word], rows)
-    recipe = given.pop("recipe", None)
-    return {**_defaults(rows), **(named[recipe] if recipe else {}), **given}, rest
+    recipe = explicit.pop("recipe", None)
+    return {**_defaults(rows), **(named[recipe] if recipe else {}), **explicit}, rest
 
 
 def read_script_arguments(program: str, words: Sequence[str], rows: Mapping[str, Row]) -> dict[str, Any]:
-    """Every argument's value; a mistake is told on stderr and ends the process with code 2, ``--help`` with 0."""
+    """Read every argument's value; a mistake is printed to stderr and exits with code 2, ``--help`` exits with 0."""
     parser = argparse.ArgumentParser(program, allow_abbrev=False)
-    given, rest = _parsed(parser, rows, words)
+    explicit, rest = _parsed(parser, rows, words)
     _refuse(parser, rest, rows)
-    return {**_defaults(rows), **given}
+    return {**_defaults(rows), **explicit}
 
 
 def put_arguments(
-    draft: Draft, rows: Mapping[str, Row], given: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
+    draft: Draft, rows: Mapping[str, Row], arguments: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Give a draft what arguments stand for; ``note`` is told of those that change nothing and are not at their default.
+    """Put arguments into a draft, and call ``note`` for those that change nothing and are not at their default.
 
     Raises:
         ConfigError: a value that the ``map`` of its argument does not have.
     """
-    values = {name: value for name, value in given.items() if value is not None}
-    found = Table.of(rows, refused=REFUSED).read(values, lambda path: f"--{path[0]}")
-    for name, why in found.ignored.items():
+    values = {name: value for name, value in arguments.items() if value is not None}
+    translation = Table.parse(rows, refused=REFUSED).read(values, lambda path: f"--{path[0]}")
+    for name, why in translation.ignored.items():
         note(f"--{name} changes nothing here: {why}")
-    found.put_keys(draft)
+    translation.put_keys(draft)
 
 
 def choice_of(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
-    """What an argument's value stands for among choices. Raises ConfigError for one that is not there."""
-    return Table.of({}, refused=REFUSED).chosen(name, value, choices)
+    """Return our value for an argument's; raises ConfigError for a value without a choice."""
+    return Table.parse({}, refused=REFUSED).choose(name, value, choices)
 
 
 def read_options(words: Sequence[str], known: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """``--name value`` and ``--name=value`` as texts, and the other words; an option alone is ``true``.
+    """Split words into options (``--name value`` or ``--name=value``, as texts) and the others.
 
-    A word that begins with ``--`` or is ``key=value`` is nobody's value; hyphens in names are underscores.
+    An option alone is ``true``; a word that begins with ``--`` or is ``key=value`` is never an option's value. Hyphens
+    in names become underscores.
 
     Raises:
-        ConfigError: an option that is not known.
+        ConfigError: an unknown option.
     """
     options, others = _split(words)
     for name in options:
@@ -91,7 +92,7 @@ def read_options(words: Sequence[str], known: Collection[str]) -> tuple[dict[str
 
 
 def read_flags(words: Sequence[str]) -> tuple[str | None, dict[str, Any], list[str]]:
-    """A file (the one plain word, or ``--config``), flags as YAML values, and ``key=value`` settings of ours.
+    """Return a file (the one plain word, or ``--config``), flags as YAML values, and ``key=value`` settings of ours.
 
     Raises:
         ConfigError: more than one file.
@@ -108,9 +109,10 @@ def read_flags(words: Sequence[str]) -> tuple[str | None, dict[str, Any], list[s
 def with_options(
     app: typer.Typer, name: str, rows: Mapping[str, Row]
 ) -> Callable[[Callable[[dict[str, Any]], None]], None]:
-    """Register a command that gets its arguments as one dict; underscores and hyphens in them are the same.
+    """Register a command that gets its arguments as one dict; underscores and hyphens in their names are the same.
 
-    An argument without a default must be given.
+    Typer reads a command's options from the signature of its function. The options here come from a table, so a
+    signature is made from its rows and set as ``__signature__``. An argument without a default must be given.
     """
 
     def register(function: Callable[[dict[str, Any]], None]) -> None:
@@ -146,7 +148,7 @@ class _Raising(argparse.ArgumentParser):
 def _parsed(
     parser: argparse.ArgumentParser, rows: Mapping[str, Row], words: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The arguments that were given, and the words that are none."""
+    """Return the arguments that were given, and the other words."""
     for name, row in rows.items():
         default = row.get("default")
         options: dict[str, Any] = {"help": f"{row.get('help', '')} [{default}]".replace("%", "%%")}
@@ -158,8 +160,8 @@ def _parsed(
             options |= {"nargs": "+"} if row.get("many") else {}
             options |= {key: row[key] for key in ("choices", "required") if key in row}
         parser.add_argument(f"--{name}", **options)
-    given, rest = parser.parse_known_args(list(words))
-    return {name: value for name, value in vars(given).items() if value is not None}, rest
+    explicit, rest = parser.parse_known_args(list(words))
+    return {name: value for name, value in vars(explicit).items() if value is not None}, rest
 
 
 def _refuse(parser: argparse.ArgumentParser, words: Sequence[str], rows: Mapping[str, Row]) -> None:
@@ -178,7 +180,7 @@ def _flag(text: str) -> bool:
 
 
 def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Flags as texts, and the other words."""
+    """Return flags as texts, and the other words."""
     flags: dict[str, str] = {}
     others: list[str] = []
     rest = list(words)

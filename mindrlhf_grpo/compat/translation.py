@@ -1,15 +1,32 @@
-"""Another program's configuration in our words, by a table that says what each of its keys is here.
+"""Another program's configuration in our words: a table in YAML gives the meaning of each of its keys.
 
-A table has a row for each key, nested as their files are or by dotted names::
+A table has one row per key, nested in sections as the program's own files are, or under dotted names. A row is one of::
 
-    {to: KEY, default: VALUE}    goes to that key of ours, or to several of a list
-    {as: NAME, default: VALUE}   the caller computes with it, under that name; without ``as``, under its own
-    {only: [VALUE, ...]}         values that mean what happens here anyway; any other is an error
-    {ignored: WHY}, or WHY       has no meaning here; the user is told why
+    lr: {to: train.learning_rate, default: 1.0e-6}   goes to our key, or to each of a list of keys
+    epochs: {as: passes, default: 1}                 is computed with by the recipe, as `passes` (without `as`: `epochs`)
+    precision: {only: [fp32, bf16]}                  changes nothing; any other value is an error
+    world: {ignored: the launcher decides}           has no meaning here; the user is told why
+    world: the launcher decides                      the same; the text may also be the name of one of ``reasons``
 
-Beside ``to``: ``map``, their values -> ours; ``off``, a value that means our 0; ``with``, other keys -> the values
-without which this one has no effect. A key that ends in ``*`` stands for all that begin so, have no row, and lie in no
-deeper section of the table. What a row has besides is of the command line: see ``arguments.py``.
+A key without a row is an error that names the nearest key. More words of a row with ``to``::
+
+    map: {cos: cosine}                               their values -> ours; any other value is an error
+    off: -1                                          the value that stands for our 0
+    with: {schedule: [cos]}                          the row has an effect only where these keys have one of these values
+
+A key that ends in ``*`` stands for all keys that begin so, have no row, and lie in no deeper section of the table. Rows
+may also have words for the command line: see ``arguments.py``. For example, the table ::
+
+    optim: {lr: {to: train.learning_rate, default: 1.0e-6}, style: {to: train.schedule, map: {cos: cosine}}}
+    epochs: {as: passes, default: 1}
+    world: the launcher decides
+
+and the file ``{optim: {style: cos}, epochs: 3, world: 8}`` give::
+
+    translation = Table.parse(table).read(file)
+    translation.our_values()    {"train.learning_rate": 1e-6, "train.schedule": "cosine"}
+    translation.named_values()  {"passes": 3}
+    translation.ignored         {"world": "the launcher decides"}
 """
 
 from __future__ import annotations
@@ -26,11 +43,13 @@ from ..errors import ConfigError, did_you_mean
 
 Place = tuple[str | int, ...]
 Row = Mapping[str, Any]
-Placer = Callable[[Place], str]  # where a key was written, for messages
+Placer = Callable[[Place], str]  # path of a key -> where it was written, for messages
 ANY = "*"
 OF_TRANSLATION = {"to", "as", "default", "map", "off", "with", "only", "ignored"}
 OF_ARGUMENTS = {"kind", "help", "many", "choices", "required", "min", "max"}
 WORDS = OF_TRANSLATION | OF_ARGUMENTS
+UNKNOWN = "{place}: {name} is unknown{hint}"
+REFUSED = "{place}: {name} is {value!r}; accepted: {accepted}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,75 +57,87 @@ class Table:
     """Rows by their dotted key.
 
     Attributes:
-        sections: the keys that were written side by side, by the section they are in; of these the nearest is named.
-        unknown: what is said of a key without a row: ``{place}``, ``{name}``, ``{near}`` (the nearest, or nothing),
-            ``{known}``, ``{hint}`` (the nearest, or what is known there).
-        refused: what is said of a value that is not accepted: ``{value}``, ``{accepted}``, and the first three.
+        sections: section -> the keys written side by side in it, among which the nearest to an unknown key is looked for.
+        unknown: message for a key without a row: ``{place}``, ``{name}``, ``{near}`` (the nearest key, or nothing),
+            ``{known}``, ``{hint}`` (the nearest key, or all known ones).
+        refused: message for a value that is not accepted: ``{value}``, ``{accepted}``, and the first three above.
         unset: values that count as not given.
     """
 
     rows: Mapping[str, Row]
     sections: Mapping[str, Sequence[str]]
-    unknown: str = "{place}: {name} is unknown{hint}"
-    refused: str = "{place}: {name} is {value!r}; accepted: {accepted}"
+    unknown: str = UNKNOWN
+    refused: str = REFUSED
     unset: Sequence[Any] = ()
 
     @staticmethod
-    def of(written: Mapping[str, Any], *, reasons: Mapping[str, str] | None = None, **settings: Any) -> Table:
-        """A table as it stands in YAML; ``reasons`` are texts that it names by a word."""
+    def parse(
+        written: Mapping[str, Any], *, reasons: Mapping[str, str] | None = None, unknown: str = UNKNOWN,
+        refused: str = REFUSED, unset: Sequence[Any] = (),
+    ) -> Table:  # fmt: skip
+        """Build a table from its YAML values.
+
+        Args:
+            reasons: name -> text, for rows that name a reason by one word.
+            unknown, refused, unset: see the attributes.
+        """
         rows, sections = dict[str, Row](), dict[str, list[str]]()
         for section, key, entry in _written(written, ()):
             sections.setdefault(section, []).append(key)
             if is_row(entry):
                 name = f"{section}.{key}" if section else key
                 rows[name] = {"ignored": (reasons or {}).get(entry, entry)} if isinstance(entry, str) else entry
-        return Table(rows=rows, sections=sections, **settings)
+        return Table(rows=rows, sections=sections, unknown=unknown, refused=refused, unset=unset)
 
     def read(self, values: Mapping[str, Any], place: Placer = lambda path: "configuration") -> Translation:
-        """What values say. Raises ConfigError listing every unknown key, with the nearest one, and all else that is wrong."""
-        found = Translation(self)
-        found.give(values, place)
-        return found.checked()
+        """Translate a file's values.
+
+        Raises:
+            ConfigError: lists every unknown key, with the nearest known one, and every value that is not accepted.
+        """
+        translation = Translation(self)
+        translation.take(values, place)
+        return translation.checked()
 
     def row(self, name: str) -> Row | None:
-        """The row of a key, its own or that of its beginning; None if there is none."""
+        """Return the row of a key: its own, else the longest that stands for its beginning; None without one."""
         if name in self.rows:
             return self.rows[name]
         section = self._section(name)
-        known = [key for key in self.rows if key.endswith(ANY) and key.startswith(f"{section}." if section else "")]
-        above = [key for key in known if name.startswith(key[:-1])]
-        return self.rows[max(above, key=len)] if above else None
+        starred = [key for key in self.rows if key.endswith(ANY) and key.startswith(f"{section}." if section else "")]
+        fitting = [key for key in starred if name.startswith(key[:-1])]
+        return self.rows[max(fitting, key=len)] if fitting else None
 
     def has_section(self, name: str) -> bool:
-        """Whether a name is that of a section, not of a key."""
+        """Return whether a name is that of a section, not of a key."""
         return name not in self.rows and any(key.startswith(f"{name}.") for key in self.rows)
 
     def defaults(self) -> dict[str, Any]:
-        """Values where nothing is said."""
+        """Return the values of keys that a file leaves out."""
         return {name: row["default"] for name, row in self.rows.items() if "default" in row and "ignored" not in row}
 
     def unknown_key(self, name: str, place: str) -> str:
-        """What is said of a key without a row."""
+        """Return the message for a key without a row."""
         section = self._section(name)
         known = [key for key in self.sections.get(section, ()) if not key.endswith(ANY)]
         near = did_you_mean(name[len(section) + 1 :] if section else name, known)
-        there = ", ".join(known)
-        hint = near or f"; {section or 'there'} has {there}"
-        return self.unknown.format(place=place, name=name, near=near, known=there, hint=hint)
+        listed = ", ".join(known)
+        hint = near or f"; {section or 'there'} has {listed}"
+        return self.unknown.format(place=place, name=name, near=near, known=listed, hint=hint)
 
     def _section(self, name: str) -> str:
-        """The innermost section of the table that a key lies in; empty: none."""
+        """Return the innermost section of the table that a key lies in; empty: none."""
         return max((one for one in self.sections if name.startswith(f"{one}.")), key=len, default="")
 
-    def chosen(self, name: str, value: Any, choices: Mapping[Any, Any], place: str = "") -> Any:
-        """What a value stands for among choices, whose case does not matter. Raises ConfigError for one that is not there."""
+    def choose(self, name: str, value: Any, choices: Mapping[Any, Any], place: str = "") -> Any:
+        """Return our value for theirs, whose case does not matter; raises ConfigError for a value without a choice."""
         known = {str(theirs).lower(): ours for theirs, ours in choices.items()}
         if str(value).lower() not in known:
             raise ConfigError(self.refusal(name, value, list(choices), place))
         return known[str(value).lower()]
 
     def refusal(self, name: str, value: Any, accepted: Sequence[Any], place: str, *, close: bool = True) -> str:
-        """What is said of a value that is not accepted; ``close``: with the nearest one that is."""
+        """Return the message for a value that is not accepted; with ``close``, it names the nearest accepted one."""
         texts = [str(one).lower() if isinstance(one, bool) and isinstance(value, str) else str(one) for one in accepted]
         near = did_you_mean(str(value), texts) if close else ""
         return self.refused.format(place=place, name=name, value=value, near=near, accepted=", ".join(texts))
@@ -114,20 +145,20 @@ class Table:
 
 @dataclass(slots=True)
 class Translation:
-    """What a configuration under their keys says.
+    """A configuration under their keys, and its meaning under ours.
 
     Attributes:
-        values: by their dotted keys; at first the table's defaults.
-        places: where each was given; absent: a default.
-        own: settings of ours, as ``key=value``.
-        ignored: keys given that have no meaning here, with the reason.
-        problems: what is wrong so far.
+        values: dotted key -> value; at first the table's defaults.
+        places: dotted key -> where it was given; absent for defaults.
+        our_settings: settings under our own keys, as ``key=value``.
+        ignored: keys given that have no meaning here -> the reason.
+        problems: messages on what is wrong so far.
     """
 
     table: Table
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
-    own: list[str] = field(default_factory=list)
+    our_settings: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -135,39 +166,39 @@ class Translation:
         self.values = {**self.table.defaults(), **self.values}
 
     @staticmethod
-    def of_words(table: Table, file: Path | None, arguments: Sequence[str]) -> Translation:
-        """Keys of a file, then ``name=value`` of the command line, where ``+key=value`` sets a key of ours.
+    def from_words(table: Table, file: Path | None, arguments: Sequence[str]) -> Translation:
+        """Read a file, then ``name=value`` arguments, where ``+key=value`` sets a key of ours.
 
         Raises:
-            ConfigError: listing every key that is unknown and every value that is not accepted.
+            ConfigError: lists every unknown key and every value that is not accepted.
         """
-        found = Translation(table)
+        translation = Translation(table)
         if file is not None:
             draft = Draft.from_file(file)
-            found.problems += draft.problems
-            found.give(draft.values, draft.place)
+            translation.problems += draft.problems
+            translation.take(draft.values, draft.place)
         for text in arguments:
-            found.give_text(text)
-        found.resolve_references()
-        return found.checked()
+            translation.take_argument(text)
+        translation.resolve_references()
+        return translation.checked()
 
-    def give(self, values: Mapping[str, Any], place: Placer) -> None:
-        """Take keys, nested or dotted; ``place`` tells where one was written, for messages."""
+    def take(self, values: Mapping[str, Any], place: Placer) -> None:
+        """Take values of nested or dotted keys; ``place`` tells where a key was written, for messages."""
         for name, value, path in flat(values, self.table):
-            self.give_value(name, value, place(path))
+            self.take_value(name, value, place(path))
 
-    def give_text(self, text: str) -> None:
-        """Take ``name=value`` of the command line; the value is YAML, or text where it is none."""
+    def take_argument(self, text: str) -> None:
+        """Take ``name=value`` of the command line; the value is YAML, or else text."""
         name, equals, written = text.partition("=")
         if not equals:
             self.problems.append(f"{text!r}: expected name=value")
         elif name.startswith("+") and name.lstrip("+") not in self.table.rows:
-            self.own.append(text.lstrip("+"))
+            self.our_settings.append(text.lstrip("+"))
         else:
             document = yaml_source.parse(written)
-            self.give_value(name.lstrip("+"), written if document.problems else document.value, f"argument {text}")
+            self.take_value(name.lstrip("+"), written if document.problems else document.value, f"argument {text}")
 
-    def give_value(self, name: str, value: Any, place: str) -> None:
+    def take_value(self, name: str, value: Any, place: str) -> None:
         """Take a value, or note why it cannot be taken."""
         table, row = self.table, self.table.row(name)
         if row is None and table.has_section(name):
@@ -185,23 +216,25 @@ class Translation:
             self.values[name], self.places[name] = value, place
 
     def resolve_references(self) -> None:
-        """Put in what ``${name}`` stands for."""
+        """Replace ``${name}`` in texts by the value of that key."""
         for name, value in self.values.items():
             if not isinstance(value, str) or "${" not in value:
                 continue
-            self.values[name] = re.sub(r"\$\{([\w.]+)\}", lambda found: str(self.values.get(found[1], found[0])), value)
+            self.values[name] = re.sub(r"\$\{([\w.]+)\}", lambda match: str(self.values.get(match[1], match[0])), value)
             if "${" in self.values[name]:
                 self.problems.append(f"{self.place(name)}: {name} is {value!r}, which refers to nothing that is set")
 
     def checked(self) -> Translation:
-        """Itself. Raises ConfigError listing all that is wrong."""
-        found = self.problems
-        if found:
-            raise ConfigError(found[0] if len(found) == 1 else "\n  ".join([f"{len(found)} problems:", *found]))
+        """Return self, or raise ConfigError listing every problem."""
+        problems = self.problems
+        if problems:
+            raise ConfigError(
+                problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
+            )
         return self
 
-    def named(self) -> dict[str, Any]:
-        """What the caller computes with, under the names that the table gives it; values without a row among it."""
+    def named_values(self) -> dict[str, Any]:
+        """Return the values that the recipe computes with, under their names in the table."""
         rows = self.table.rows
         return {
             rows.get(name, {}).get("as", name): value
@@ -209,25 +242,27 @@ class Translation:
             if "to" not in rows.get(name, {})
         }
 
-    def ours(self) -> dict[str, Any]:
-        """Our dotted key -> value. Raises ConfigError for a value that is not in its row's ``map``."""
+    def our_values(self) -> dict[str, Any]:
+        """Return our dotted key -> value; raises ConfigError for a value that its row's ``map`` lacks."""
         return {key: value for _, key, value in self._keys()}
 
     def put_keys(self, draft: Draft) -> None:
-        """Give a draft all that goes to keys of ours. Raises ConfigError for a value that its row's ``map`` lacks."""
+        """Put all values that go to our keys into a draft; raises ConfigError for a value that its row's ``map`` lacks."""
         for name, key, value in self._keys():
             draft.put(tuple(int(part) if part.isdigit() else part for part in key.split(".")), value, self.place(name))
 
     def _keys(self) -> Iterator[tuple[str, str, Any]]:
-        """(their key, ours, value), in the order of the table; null is left out."""
+        """Yield (their key, our key, value) in the order of the table, without nulls."""
         for name, row in self.table.rows.items():
             if "to" not in row or name not in self.values:
                 continue
-            without = [
-                f"{other}={self.get(other)}" for other, of in row.get("with", {}).items() if self.get(other) not in of
+            hindering = [
+                f"{other}={self.get(other)}"
+                for other, values in row.get("with", {}).items()
+                if self.get(other) not in values
             ]
-            if without:
-                self.ignored[name] = f"it has no effect with {', '.join(without)}"
+            if hindering:
+                self.ignored[name] = f"it has no effect with {', '.join(hindering)}"
                 continue
             value = self.values[name]
             if "off" in row and value == row["off"]:
@@ -247,23 +282,23 @@ class Translation:
         return self.values.get(name)
 
     def number(self, name: str) -> float:
-        """A value that is a number. Raises ConfigError where it is none."""
+        """Return a value that must be a number; raises ConfigError for anything else."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{self.place(name)}: {name} is {value!r}; accepted: a number")
         return value
 
     def flag(self, name: str) -> bool:
-        """A value that is true or false; absent: false. Raises ConfigError for anything else."""
+        """Return a value that must be true or false, absent: false; raises ConfigError for anything else."""
         value = self.values.get(name, False)
         if not isinstance(value, bool):
             raise ConfigError(f"{self.place(name)}: {name} is {value!r}; accepted: true, false")
         return value
 
     def choice(self, name: str, choices: Mapping[Any, Any] | None = None) -> Any:
-        """What a value stands for among choices, or in its row's ``map``. Raises ConfigError for one that is not there."""
+        """Return our value for theirs, by ``choices`` or its row's ``map``; raises ConfigError for a value without one."""
         known = self.table.rows[name]["map"] if choices is None else choices
-        return self.table.chosen(name, self.values.get(name), known, self.place(name))
+        return self.table.choose(name, self.values.get(name), known, self.place(name))
 
     def require(self, names: Sequence[str]) -> None:
         """Raise ConfigError unless each of the keys has a value."""
@@ -271,16 +306,16 @@ class Translation:
         if missing:
             raise ConfigError(f"{' and '.join(missing)} must be given, like {missing[0]}=...")
 
-    def told(self) -> str:
-        """One line on what was given and has no meaning here; empty if all has."""
+    def ignored_line(self) -> str:
+        """Return one line on the ignored keys and why; empty without any."""
         return "ignored: " + "; ".join(f"{name} ({why})" for name, why in self.ignored.items()) if self.ignored else ""
 
 
 def is_row(entry: Any) -> bool:
-    """Whether an entry of a table is the row of a key, not a section with keys in it.
+    """Return whether an entry of a table is the row of a key, not a section with keys in it.
 
     Raises:
-        ConfigError: a row with a word that is none.
+        ConfigError: a row has an unknown word.
     """
     if isinstance(entry, str):
         return True
@@ -291,7 +326,7 @@ def is_row(entry: Any) -> bool:
 
 
 def flat(values: Mapping[str, Any], table: Table, path: Place = ()) -> Iterator[tuple[str, Any, Place]]:
-    """(dotted key, value, place in the file) of values nested as deep as the table's sections are."""
+    """Yield (dotted key, value, path in the file) of values, nested as deep as the table's sections."""
     for key, value in values.items():
         here = (*path, str(key))
         name = ".".join(map(str, here))
@@ -302,7 +337,7 @@ def flat(values: Mapping[str, Any], table: Table, path: Place = ()) -> Iterator[
 
 
 def _written(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
-    """(section, key in it, row or section) of a table, however deep."""
+    """Yield (section, key in it, row or section) of a table at any depth."""
     for key, entry in table.items():
         yield ".".join(path), key, entry
         if not is_row(entry):

@@ -25,7 +25,7 @@ def keys() -> dict[str, Any]:
 
 def translated(kind: str, values: Mapping[str, Any], place: Placer = lambda path: "configuration") -> Translation:
     """Read a kind of configuration by its table in ``keys.yaml``; raises ConfigError for unknown keys."""
-    return Table.of(keys()[kind], reasons=keys()["reasons"], unset=(None, "None")).read(values, place)
+    return Table.parse(keys()[kind], reasons=keys()["reasons"], unset=(None, "None")).read(values, place)
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def to_settings(
 ) -> Settings:
     """Build our configuration from translated keys; ``our_overrides`` are in our words."""
     notes = [f"{key} has no meaning here: {why}" for key, why in translation.ignored.items()]
-    values = {**translation.ours(), "backend": backend or chosen_backend()}
-    named = translation.named()
+    values = {**translation.our_values(), "backend": backend or chosen_backend()}
+    named = translation.named_values()
     if str(named.get("optimizer")) not in keys()["optimizers"]:
         raise ConfigError(
             f"optimizer {named['optimizer']!r}: there is AdamW; accepted: {', '.join(keys()['optimizers'])}"

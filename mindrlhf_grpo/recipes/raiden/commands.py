@@ -1,4 +1,4 @@
-"""``mindrlhf-grpo recipe raiden ...``: make samples, train, evaluate. Options are a table (``options.yaml``)."""
+"""``mindrlhf-grpo recipe raiden``: make samples, train, evaluate. The options stand in a table (``options.yaml``)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ from .training import finish, read_training
 HELP = "RAIDEN-R1: role awareness; samples from character profiles, GRPO with a verifiable reward, SBK and CM"
 OPTIONS = parse(files(__package__).joinpath("options.yaml").read_text(encoding="utf-8")).value
 BEDROCK = {name: row for name, row in OPTIONS["generate_bedrock"].items() if row}
-DECISIVE = ("language", "auto_detect", "seed", "verify_n", "temperature", "enable_thinking")  # what samples depend on
+DECISIVE = (
+    "language",
+    "auto_detect",
+    "seed",
+    "verify_n",
+    "temperature",
+    "enable_thinking",
+)  # options that change the samples
 
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -37,7 +44,7 @@ app = typer.Typer(
 
 @with_options(app, "generate", OPTIONS["generate"])
 def generate(options: dict[str, Any]) -> None:
-    """Make samples with an OpenAI-compatible server. After an interruption the same command goes on."""
+    """Make samples with an OpenAI-compatible server. After an interruption, run the same command again to go on."""
     thinking = {"enable_thinking": options["enable_thinking"], "thinking": options["enable_thinking"]}
     model = ChatServer(
         options["base_url"], model=options["model_name"], timeout=options["timeout"], retries=options["retries"],
@@ -59,10 +66,10 @@ def generate_bedrock(options: dict[str, Any]) -> None:
 
 
 def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Write the data set that the options ask for; returns how many samples were wanted, kept, discarded and why.
+    """Write the dataset that the options ask for; returns counts of samples wanted, kept and discarded, with reasons.
 
     Raises:
-        UserError: a wrong option, no profile, a server that is gone (what was made is kept), or not one sample.
+        UserError: a wrong option, no profile, no usable sample, or a server that has gone (finished samples are kept).
     """
     for name, accepted in (("language", LANGUAGES), ("split_by", ("sample", "character"))):
         if options[name] not in accepted:
@@ -83,13 +90,13 @@ def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict
     decisive |= {name: options.get(name) for name in DECISIVE}
     folder: Path = options["output_dir"]
     with Journal(folder / "journal.jsonl", decisive) as journal:
-        before = len(journal.done.keys() & jobs.keys())
+        done_before = len(journal.done.keys() & jobs.keys())
         journal.work_off(jobs, writer, threads=options["concurrency"])
         results = [journal.done[key] for key in jobs if key in journal.done]
     samples = [result["sample"] for result in results if result["sample"]]
     counts = {
         "profiles": len(distinct), "duplicates": len(profiles.parsed) - len(distinct), "skipped_lines": len(profiles.skipped), "wanted": len(jobs),
-        "done_before": before, "kept": len(samples), "given_up": len(results) - len(samples),
+        "done_before": done_before, "kept": len(samples), "given_up": len(results) - len(samples),
         "refused": len(writer.refused), "discarded": Counter(why for result in results for why in result["discarded"]),
     }  # fmt: skip
     if not samples:
@@ -102,7 +109,7 @@ def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict
 
 @app.command(context_settings=ANY_OPTIONS)
 def train(context: typer.Context) -> None:
-    """Train by a file of the seed's (config A or B), its keys as flags, and settings of our own as key=value.
+    """Train with a file of the original code (config A or B), its keys as flags, and our own settings as key=value.
 
     \b
     train examples/raiden/grpo_config.yaml
@@ -123,7 +130,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=ANY_OPTIONS)
 def check(context: typer.Context) -> None:
-    """Check what train would do with the same arguments: files, model, samples, steps. Nothing is trained."""
+    """Check what train would do with the same arguments: files, model, samples, steps. Trains nothing."""
     from ...trainers.preflight import check as preflight
 
     training = read_training(context.args)
@@ -140,7 +147,7 @@ def check(context: typer.Context) -> None:
 
 @with_options(app, "evaluate", OPTIONS["evaluate"])
 def evaluate(options: dict[str, Any]) -> None:
-    """SBK, CM and overall of a model's greedy answers."""
+    """Report SBK, CM and their weighted mean for a model's greedy answers."""
     samples = good_items(options["eval_data"], Sample, options["max_samples"])
     judge = named_function(options["judge"]) if options["judge"] else None
     if options["use_llm_judge"]:

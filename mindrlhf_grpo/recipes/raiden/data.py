@@ -19,14 +19,14 @@ Item = TypeVar("Item", bound=BaseModel)
 
 
 class Turn(BaseModel):
-    """One message of the history."""
+    """One message of the conversation history."""
 
     role: Literal["user", "assistant"]
     content: str = Field(min_length=1)
 
 
 class Sample(BaseModel):
-    """A question to a character, with what its answer is checked by."""
+    """A question to a character, with the keywords that its answer is checked by."""
 
     character_name: str
     character_profile: dict[str, str]
@@ -42,19 +42,19 @@ class Sample(BaseModel):
 
     @property
     def kind(self) -> str:
-        """``sbk`` or ``cm``: by its source, else by whether there is a history."""
-        named = str(self.metadata.get("source", "")).rpartition("_")[2]
-        return named if named in ("sbk", "cm") else "cm" if self.conversation_history else "sbk"
+        """``sbk`` or ``cm``: by its source, else by whether it has a history."""
+        source = str(self.metadata.get("source", "")).rpartition("_")[2]
+        return source if source in ("sbk", "cm") else "cm" if self.conversation_history else "sbk"
 
     @property
     def language(self) -> str:
-        """As its metadata say, else that of its texts."""
+        """The language in its metadata, else that of its texts."""
         known = self.metadata.get("language")
         text = f"{self.question}\n{self.answer}\n{profile_text(self.character_profile)}"
         return known if known in LANGUAGES else detect_language(text)
 
     def columns(self) -> dict[str, Any]:
-        """What rewards and metrics read of it."""
+        """Return the columns that rewards and metrics read."""
         return {
             "answer": self.answer, "keywords": self.keywords, "terms": self.terms, "language": self.language,
             "validation_method": SINGLE if self.validation_method == SINGLE else MULTI, "kind": self.kind,
@@ -63,10 +63,10 @@ class Sample(BaseModel):
 
 
 def read_items(path: Path, model: type[Item]) -> list[Item | BadRow]:
-    """The items of a JSON list, in order.
+    """Read the items of a JSON list, in order, each checked against a pydantic model; an item that fails is a bad row.
 
     Raises:
-        DataError: no such file, no UTF-8, no JSON, no list, or an empty one.
+        DataError: no such file, or it is not UTF-8, not JSON, not a list, or an empty one.
     """
     try:
         items = json.loads(path.read_bytes().decode("utf-8-sig"))
@@ -80,7 +80,7 @@ def read_items(path: Path, model: type[Item]) -> list[Item | BadRow]:
 
 
 def good_items(path: Path, model: type[Item], limit: int | None = None) -> list[Item]:
-    """The first ``limit`` items of a JSON list (None: all). Raises DataError for a file or an item that is none."""
+    """Read the first ``limit`` items of a JSON list (None: all); raises DataError for an unusable file or item."""
     items = read_items(path, model)[:limit]
     for item in items:
         if isinstance(item, BadRow):
@@ -89,7 +89,7 @@ def good_items(path: Path, model: type[Item], limit: int | None = None) -> list[
 
 
 def check_item(item: object, model: type[Item], place: str) -> Item | BadRow:
-    """The item as the model has it, or the first thing that is wrong with it."""
+    """Return the item as an object of the model, or a bad row with the first thing that is wrong."""
     try:
         return model.model_validate(item, strict=True)
     except ValidationError as error:
@@ -100,11 +100,11 @@ def check_item(item: object, model: type[Item], place: str) -> Item | BadRow:
 
 
 def rows(path: str, texts: str | None = None, system_prompt: str | None = None) -> list[dict[str, Any] | BadRow]:
-    """Rows of a file of samples (a data source: ``{name: ...raiden.data:rows, path: train.json}``).
+    """Return the rows of a file of samples (a data source: ``{name: ...raiden.data:rows, path: train.json}``).
 
     Args:
-        texts: YAML with texts in place of the package's.
-        system_prompt: in place of the first sentences, in whatever language the sample is.
+        texts: YAML file with texts that replace the package's.
+        system_prompt: replaces the system message in every language.
 
     Raises:
         DataError: the file cannot be used; a single bad sample is a bad row.
@@ -118,7 +118,7 @@ def rows(path: str, texts: str | None = None, system_prompt: str | None = None) 
 
 
 def conversation(sample: Sample, wording: Texts, system_prompt: str | None = None) -> list[dict[str, str]]:
-    """System message, character, the history as real turns, the question, and the form of the answer."""
+    """Return the messages of a sample: system, character, the history as turns, the question and the answer's format."""
     language = sample.language
     system = system_prompt or wording.fill(language, "policy", "system")
     turns = [("user", character_text(sample.character_profile, wording, language))]
@@ -128,17 +128,17 @@ def conversation(sample: Sample, wording: Texts, system_prompt: str | None = Non
 
 
 def character_text(profile: dict[str, str], wording: Texts, language: str) -> str:
-    """A profile as it is shown to a model."""
+    """Return a profile as a model reads it."""
     known = {**DEFAULTS, **profile}
     names = {"name": "Name", "gender": "Gender", "introduction": "Introduction", "description": "Detailed Description"}
     return wording.fill(language, "policy", "character", **{name: known[label] for name, label in names.items()})
 
 
 def alternating(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Messages whose roles alternate, as many templates want them: neighbours of one role become one message.
+    """Return messages with alternating roles, as many chat templates require; neighbours of one role are joined.
 
     Args:
-        turns: role and content of each.
+        turns: (role, content) of each turn.
     """
     messages: list[dict[str, str]] = []
     for role, content in turns:

@@ -1,6 +1,6 @@
 """SBK and CM: the share of right answers about the script and about the conversation.
 
-As a metric function of a run, and over the samples of a file. A class without samples has no value, never a full one.
+Computed as a metric function of a run, and over the samples of a file. A class without samples has no value.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ def role_scores(
     completions: list[str], answer: list[str], keywords: list[Any], validation_method: list[str], language: list[str],
     kind: list[str], question_type: list[str], sbk_weight: float = 0.5, cm_weight: float = 0.5,
 ) -> dict[str, float]:  # fmt: skip
-    """A run's metrics ``sbk``, ``cm``, ``overall``, and the first two by language and question type (``sbk/zh``)."""
+    """Return a run's metrics ``sbk``, ``cm``, ``overall``, and the first two by language and question type (``sbk/zh``)."""
     right = correct(completions, answer, keywords, validation_method, language)
-    named = zip(kind, language, question_type, strict=True)
-    scored = list(zip((dict(zip(("kind", *COLUMNS), row, strict=True)) for row in named), right, strict=True))
-    whole = class_means(scored, (sbk_weight, cm_weight))
-    found = {name: whole[f"avg_{name}"] for name in ("sbk", "cm", "overall")}
+    rows = zip(kind, language, question_type, strict=True)
+    scored = list(zip((dict(zip(("kind", *COLUMNS), row, strict=True)) for row in rows), right, strict=True))
+    means = class_means(scored, (sbk_weight, cm_weight))
+    metrics = {name: means[f"avg_{name}"] for name in ("sbk", "cm", "overall")}
     for column in COLUMNS:
-        for value, means in by_column(scored, column).items():
-            found |= {f"{name}/{value}": means[f"avg_{name}"] for name in ("sbk", "cm") if means[f"num_{name}"]}
-    return {name: math.nan if value is None else value for name, value in found.items()}
+        for value, part in by_column(scored, column).items():
+            metrics |= {f"{name}/{value}": part[f"avg_{name}"] for name in ("sbk", "cm") if part[f"num_{name}"]}
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def correct(
     completions: list[Any], answer: list[str], keywords: list[Any], validation_method: list[str], language: list[str]
 ) -> list[float | None]:
-    """1 where the keyword, or each of several, is in the final answer, else 0; None where that cannot be checked."""
-    found = accuracy(completions, answer, keywords, validation_method, language)
-    return [None if value is None else float(value >= 1) for value in found]
+    """Return 1 where every keyword is in the final answer, else 0; None where that cannot be checked."""
+    shares = accuracy(completions, answer, keywords, validation_method, language)
+    return [None if value is None else float(value >= 1) for value in shares]
 
 
 def class_means(scored: Sequence[Scored], weights: tuple[float, float] = (0.5, 0.5)) -> dict[str, Any]:
-    """Means of the two classes and of both; None for a class without a scored sample, and then for both."""
+    """Return the means of the two classes and their weighted mean; None for a class without a scored sample, and then overall."""
     known = [(columns["kind"], score) for columns, score in scored if score is not None]
-    classes = [[score for kind, score in known if kind == wanted] for wanted in ("sbk", "cm")]
+    classes = [[score for kind, score in known if kind == name] for name in ("sbk", "cm")]
     sbk, cm = (sum(scores) / len(scores) if scores else None for scores in classes)
     overall = None if sbk is None or cm is None else weights[0] * sbk + weights[1] * cm
     counts = {"num_samples": len(scored), "num_sbk": len(classes[0]), "num_cm": len(classes[1])}
@@ -55,7 +55,7 @@ def class_means(scored: Sequence[Scored], weights: tuple[float, float] = (0.5, 0
 
 
 def by_column(scored: Sequence[Scored], column: str) -> dict[str, dict[str, Any]]:
-    """The class means of the samples of each value of a column."""
+    """Return the class means for each value of a column."""
     values = sorted({columns[column] for columns, _ in scored})
     return {value: class_means([one for one in scored if one[0][column] == value]) for value in values}
 
@@ -64,18 +64,18 @@ def evaluate_responses(
     samples: Sequence[Sample], responses: Sequence[str], judge: Judge | None = None,
     weights: tuple[float, float] = (0.5, 0.5),
 ) -> dict[str, Any]:  # fmt: skip
-    """The evaluation of one response to each sample: ``aggregate``, by language and question type, ``detailed_results``.
+    """Evaluate one response per sample: ``aggregate``, means by language and question type, ``detailed_results``.
 
     Args:
-        judge: gives each sample (as a dict) and response a score in 0..1 instead of the keywords; another value
-            leaves the sample out and counts as ``judge_failed``.
+        judge: scores a sample (as a dict) and its response in 0..1, in place of the keywords; any other value leaves
+            the sample out and counts as ``judge_failed``.
     """
     columns = [sample.columns() for sample in samples]
     names = ("answer", "keywords", "validation_method", "language")
     scores = correct(list(responses), *([row[name] for row in columns] for name in names))
     if judge is not None:
-        said = [judge(sample.model_dump(), response) for sample, response in zip(samples, responses, strict=True)]
-        scores = [float(value) if value is not None and 0 <= value <= 1 else None for value in said]
+        judged = [judge(sample.model_dump(), response) for sample, response in zip(samples, responses, strict=True)]
+        scores = [float(value) if value is not None and 0 <= value <= 1 else None for value in judged]
     scored = list(zip(columns, scores, strict=True))
     details = [
         {"sample_id": at, f"{row['kind']}_score": score, "response": responses[at], "question": samples[at].question,
@@ -90,7 +90,7 @@ def evaluate_responses(
 
 
 def server_judge(model: ChatModel, texts: Texts) -> Judge:
-    """A judge that asks a chat model whether the response says what the reference answer says."""
+    """Return a judge that asks a chat model whether a response says the same as the reference answer."""
 
     def judge(sample: dict[str, Any], response: str) -> float | None:
         language = Sample.model_validate(sample).language

@@ -1,7 +1,7 @@
-"""Samples written by a server from profiles: SBK about the profile, CM about a conversation that is held first.
+"""Samples that a chat server writes from profiles: SBK about the profile, CM about a conversation that is held first.
 
-Each sample is a job of its own with its own random numbers, so that neither order nor restarts change what is asked.
-What cannot be used is discarded and counted by its reason, never replaced by a canned text.
+Each sample is a job with its own random numbers, so that neither order nor restarts change what is asked. An unusable
+sample is discarded and counted by its reason, never replaced by a canned text.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .profiles import profile_text
 from .replies import usable_line, yes_or_no
 from .rewards import MULTI, SINGLE
 
-AGREEMENT = 0.7  # share of independent answers that must bear a sample out
+AGREEMENT = 0.7  # share of independent answers that must confirm a sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One sample to write: of which profile, which kind (``sbk``, ``cm``), in which language, from which numbers."""
+    """One sample to write: its profile, kind (``sbk``, ``cm``), language, and the seed of its random numbers."""
 
     profile: dict[str, str]
     kind: str
@@ -37,7 +37,7 @@ class Job:
 
 
 class Discarded(Exception):
-    """What a server wrote cannot be used; the text is the reason."""
+    """An attempt whose text from the server cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,10 @@ class Writer:
 
     Attributes:
         source: ``sglang`` or ``bedrock``, for the samples' metadata.
-        attempts: how often a sample is tried.
-        exchanges: what a CM history has, each a visitor's sentence and the character's reply.
-        verify_n: independent answers that check a sample; 0: none.
-        refused: jobs that the server refused.
+        attempts: most attempts at a sample.
+        exchanges: exchanges of a CM history, each a visitor's sentence and the character's reply.
+        verify_n: number of independent answers that check a sample; 0: none.
+        refused: messages of jobs that the server refused.
     """
 
     model: ChatModel
@@ -63,7 +63,7 @@ class Writer:
     refused: list[str]
 
     def __call__(self, job: Job) -> dict[str, Any] | None:
-        """``{"sample": ..., "discarded": reasons}``, the sample None if no attempt was good; None if refused."""
+        """Write one sample: ``{"sample": ..., "discarded": reasons}``, sample None if all attempts failed; None if refused."""
         draw = random.Random(job.seed)
         reasons: list[str] = []
         for _ in range(self.attempts):
@@ -77,7 +77,7 @@ class Writer:
         return {"sample": None, "discarded": reasons}
 
     def ask(self, messages: list[dict[str, str]]) -> str:
-        """What the server replies."""
+        """Return the server's reply."""
         return self.model.complete([messages], max_tokens=self.max_tokens, temperature=self.temperature)[0]
 
 
@@ -94,14 +94,14 @@ class Draft:
         self.history: list[tuple[str, str]] = []
 
     def sample(self) -> dict[str, Any]:
-        """The sample. Raises Discarded."""
+        """Write the sample; raises Discarded."""
         for _ in range(self.writer.exchanges if self.memory else 0):
-            self.history.append(("user", self.line("visitor", "visitor", history=self.told())))
+            self.history.append(("user", self.line("visitor", "visitor", history=self.transcript())))
             self.history.append(("assistant", self.reply(self.history)))
         words = {"type": self.type, "difficulty": self.difficulty}
         named = {name: self.texts.fill(self.language, "words", word) for name, word in words.items()}
         task = "memory_question" if self.memory else "script_question"
-        question = self.line(task, "question", history=self.told(), **named)
+        question = self.line(task, "question", history=self.transcript(), **named)
         if not self.cue("question", question):
             raise Discarded("no question")
         answer = self.reply([*self.history, ("user", question)])
@@ -120,16 +120,16 @@ class Draft:
         }  # fmt: skip
 
     def line(self, task: str, what: str, **values: str) -> str:
-        """One line that the server writes for a task."""
+        """Return one line that the server writes for a task."""
         return self.usable(self.writer.ask(self.request(task, **self.shown, **values)), what)
 
     def reply(self, turns: Sequence[tuple[str, str]]) -> str:
-        """What the character answers to the last turn, as one line."""
+        """Return the character's answer to the last turn as one line."""
         system = {"role": "system", "content": self.texts.fill(self.language, "writer", "reply", **self.shown)}
         return self.usable(self.writer.ask([system, *alternating(turns)]), "answer")
 
     def usable(self, reply: str, what: str) -> str:
-        """The line of a reply that can be used: of a question one that asks, else one that speaks of itself."""
+        """Return the usable line of a reply: for a question one that asks, else one in the first person."""
         asks = what == "question"
         fits = partial(self.cue, "question" if asks else "first_person")
         line = usable_line(reply, self.language, fits=fits, single=asks)
@@ -140,38 +140,38 @@ class Draft:
         return line
 
     def keywords(self, question: str, answer: str) -> list[str]:
-        """One to three keywords that are in answer and source and that the question does not give away.
+        """Return one to three keywords in both answer and source that the question does not give away.
 
-        They are the server's, else the longest terms that answer and source share.
+        The server proposes them; else they are the longest terms that answer and source share.
         """
-        source = f"{self.script}\n{self.told()}"
+        source = f"{self.script}\n{self.transcript()}"
         proposed = read_keywords(self.writer.ask(self.request("keywords", question=question, answer=answer)))
         for words in (proposed, shared_terms(answer, source, self.language, without=question)):
             sound = {normalised(word, self.language): word for word in words if not self.has(question, word)}
-            kept = [word for word in sound.values() if self.has(answer, word) and self.has(source, word)]
-            if kept:
+            usable = [word for word in sound.values() if self.has(answer, word) and self.has(source, word)]
+            if usable:
                 break
         else:
             raise Discarded("no keyword")
-        if self.memory and all(self.has(self.script, word) for word in kept):
+        if self.memory and all(self.has(self.script, word) for word in usable):
             raise Discarded("no memory")  # the profile alone answers it
-        return kept[:3]
+        return usable[:3]
 
     def verify(self, question: str, answer: str, keywords: list[str]) -> None:
-        """Raise Discarded unless ``verify_n`` independent answers bear the sample out.
+        """Raise Discarded unless ``verify_n`` independent answers confirm the sample.
 
-        A single keyword must be in more than 70 % of them; of several, keywords and a judge must agree as often.
+        A single keyword must be in more than 70 % of them; with several, keywords and a judge must agree that often.
         """
         others = [self.reply([*self.history, ("user", question)]) for _ in range(self.writer.verify_n)]
-        agreed = [all(self.has(said, word) for word in keywords) for said in others]
+        agreed = [all(self.has(other, word) for word in keywords) for other in others]
         if self.memory or len(keywords) > 1:
             judge = partial(same_answer, self.writer.model, self.texts, self.language, question, answer)
-            agreed = [judge(said) is found for said, found in zip(others, agreed, strict=True)]
+            agreed = [judge(other) is matches for other, matches in zip(others, agreed, strict=True)]
         if others and sum(agreed) <= AGREEMENT * len(others):
             raise Discarded("references disagree")
 
-    def told(self) -> str:
-        """The conversation so far as the server reads it."""
+    def transcript(self) -> str:
+        """Return the conversation so far as the server reads it."""
         visitor = self.texts.fill(self.language, "writer", "visitor_name")
         names = {"user": visitor, "assistant": self.job.profile["Name"]}
         return "\n".join(f"{names[role]}: {content}" for role, content in self.history)
@@ -189,8 +189,8 @@ class Draft:
 def same_answer(
     model: ChatModel, texts: Texts, language: str, question: str, answer: str, response: str
 ) -> bool | None:
-    """Whether a chat model finds that a response says what the reference answer says; None if it says neither."""
+    """Ask a chat model whether a response says the same as the reference answer; None for neither yes nor no."""
     asked = texts.fill(language, "writer", "judge", question=question, answer=answer, response=response)
     reply = model.complete([[{"role": "user", "content": asked}]], max_tokens=512)[0]
-    yes, no = (lambda said, word=word: texts.matches(language, "cues", word, text=said) for word in ("yes", "no"))
+    yes, no = (lambda text, word=word: texts.matches(language, "cues", word, text=text) for word in ("yes", "no"))
     return yes_or_no(reply, yes=yes, no=no)

@@ -1,8 +1,8 @@
-"""Jobs that survive a kill: each result is a line appended to a file and on the disk before the next is begun.
+"""Jobs that survive a kill: each result is appended to a file as one line, and is on disk before the next job begins.
 
-Started again with the same file, done jobs are read from it and only the others are worked on: nothing is lost and
-nothing done twice. A line that a kill left half written is dropped. The first line says what the results depend on,
-so that results of two settings are never mixed. Two processes cannot use one file at the same time.
+Started again with the same file, finished jobs are read from it and only the others are done, so nothing is lost and
+nothing is done twice. A line that a kill left half written is dropped. The first line holds the settings that the results
+depend on, so that results of two settings never mix. Two processes cannot use one file at the same time.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ START = b'{"settings"'
 
 
 class Journal:
-    """Results by key, in a file. Use it in a ``with``.
+    """Results of jobs by key, kept in a file; use it in a ``with``.
 
     Attributes:
-        done: result of each finished job, in the order in which they finished.
+        done: key -> result of each finished job, in the order of finishing.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open or begin the file; ``settings`` is what results depend on, as plain JSON values.
+        """Open or begin the file; ``settings`` are the plain JSON values that results depend on.
 
         Raises:
-            DataError: the file belongs to other settings, is no journal, or is in use.
+            DataError: the file belongs to other settings, is not a journal, or is in use.
         """
         self.path = path
         self.done: dict[str, dict[str, Any]] = {}
@@ -60,7 +60,7 @@ class Journal:
         self._file.close()
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
-        """Keep a result; returns when it is on the disk. Raises ValueError for a job that is done already."""
+        """Store a result and return when it is on disk; raises ValueError for a job that is already done."""
         if key in self.done:
             raise ValueError(f"{self.path}: job {key} is done already")
         self._append({"key": key, "result": result})
@@ -69,10 +69,10 @@ class Journal:
     def work_off(
         self, jobs: Mapping[str, Any], work: Callable[[Any], Mapping[str, Any] | None], *, threads: int
     ) -> None:
-        """Do every job that is not done: ``work`` gets the job and returns its result, or None to leave it undone.
+        """Do every job that is not done; ``work`` returns its result, or None to leave it undone.
 
         Raises:
-            Exception: the first one of ``work``, after the jobs under way have ended; what they gave is kept.
+            Exception: the first exception of ``work``, after the running jobs have ended; their results are kept.
         """
         waiting = iter([(key, job) for key, job in jobs.items() if key not in self.done])
         running: dict[Future[Mapping[str, Any] | None], str] = {}
@@ -106,9 +106,9 @@ class Journal:
             raise DataError(
                 f"{self.path} is no journal of jobs: it does not begin with its settings; name another file"
             )
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = list(self._objects(whole))
-        self._file.truncate(len(whole))  # a line that a kill cut in two
+        complete = content[: content.rfind(b"\n") + 1]
+        lines = list(self._objects(complete))
+        self._file.truncate(len(complete))  # a line that a kill cut in two
         if not lines:
             self._append({"settings": settings})
             return
@@ -124,10 +124,10 @@ class Journal:
 
     def _objects(self, content: bytes) -> Iterator[dict[str, Any]]:
         for number, line in numbered_lines(content):
-            found = parse_object(line)
-            if isinstance(found, str):
-                raise DataError(f"{self.path}:{number}: {found}; the journal was changed by something else")
-            yield found
+            parsed = parse_object(line)
+            if isinstance(parsed, str):
+                raise DataError(f"{self.path}:{number}: {parsed}; the journal was changed by something else")
+            yield parsed
 
     def _append(self, value: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")

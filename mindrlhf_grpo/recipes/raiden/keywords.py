@@ -1,4 +1,4 @@
-"""Whether a text contains a keyword, in languages with and without spaces between words.
+"""Search for keywords in texts, in languages with and without spaces between words.
 
 Texts are compared in Unicode's NFKC form with case folded and punctuation removed (not inside numbers). Chinese,
 Japanese and Korean keywords are found anywhere; where words are written apart (English) only as whole words. A number
@@ -25,41 +25,43 @@ LONGEST_TERM = 12
 
 @lru_cache(maxsize=4096)
 def normalised(text: str, language: str) -> str:
-    """The text as it is compared: NFKC, case folded, without punctuation; without spaces in Chinese and Japanese."""
+    """Return the text in the form that is compared: NFKC, case folded, no punctuation; no spaces in Chinese and Japanese."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = [letter if not _is_mark(letter) or _inside_number(folded, at) else " " for at, letter in enumerate(folded)]
-    return SPACE.sub("" if language in UNSPACED else " ", "".join(kept)).strip()
+    letters = [
+        letter if not _is_mark(letter) or _inside_number(folded, at) else " " for at, letter in enumerate(folded)
+    ]
+    return SPACE.sub("" if language in UNSPACED else " ", "".join(letters)).strip()
 
 
 def contains(text: str, keyword: str, language: str) -> bool:
-    """Whether the keyword is in the text; an empty keyword (or one of punctuation alone) is nowhere."""
-    wanted = normalised(keyword, language)
-    if not wanted:
+    """Return whether the keyword is in the text; an empty keyword, or one of punctuation alone, never is."""
+    pattern = normalised(keyword, language)
+    if not pattern:
         return False
     edge = r"\w" if language not in INSIDE_WORDS else r"\d"
-    before = rf"(?<!{edge})" if re.match(edge, wanted[0]) else ""
-    after = rf"(?!{edge})" if re.match(edge, wanted[-1]) else ""
-    return re.search(before + re.escape(wanted) + after, normalised(text, language)) is not None
+    before = rf"(?<!{edge})" if re.match(edge, pattern[0]) else ""
+    after = rf"(?!{edge})" if re.match(edge, pattern[-1]) else ""
+    return re.search(before + re.escape(pattern) + after, normalised(text, language)) is not None
 
 
 def slots_filled(text: str, slots: Sequence[str | Sequence[str]], language: str) -> list[bool]:
-    """Of each slot whether it is filled: by its keyword, or by any of its equivalents if it is a list.
+    """Return for each slot whether the text has its keyword, or any of its equivalents if it is a list.
 
     Slots without a letter or digit are left out.
     """
-    found = []
+    filled = []
     for slot in slots:
         choices = [slot] if isinstance(slot, str) else list(slot)
         if any(normalised(choice, language) for choice in choices):
-            found.append(any(contains(text, choice, language) for choice in choices))
-    return found
+            filled.append(any(contains(text, choice, language) for choice in choices))
+    return filled
 
 
 def read_keywords(reply: str, key: str = "keywords") -> list[str]:
-    """The list of texts under ``key`` in the first JSON object of a model's reply that has one; else none."""
-    for found in JSON_OBJECT.finditer(reply):
+    """Return the list of texts under ``key`` in the first JSON object of a reply that has one; else an empty list."""
+    for match in JSON_OBJECT.finditer(reply):
         try:
-            words = json.loads(found[0])[key]
+            words = json.loads(match[0])[key]
         except (ValueError, KeyError):
             continue
         if isinstance(words, list):
@@ -68,10 +70,10 @@ def read_keywords(reply: str, key: str = "keywords") -> list[str]:
 
 
 def shared_terms(text: str, source: str, language: str, *, without: str = "", most: int = 3) -> list[str]:
-    """The longest pieces that a text has in common with its source and not with ``without``.
+    """Return the longest pieces that a text shares with its source but not with ``without``.
 
-    Pieces are letters where words are not written apart, else words. Those of less than 4 letters (in English) or 2
-    are left out, longer ones cut after 12 letters or words.
+    Pieces are runs of letters in Chinese and Japanese, else of words. Pieces of less than 4 letters (in English) or 2 are
+    left out; longer ones are cut after 12 letters or words.
     """
     one, other, taken = (list(side) if language in UNSPACED else WORD.findall(side) for side in (text, source, without))
     least = 2 if language in UNSPACED else 1
@@ -89,7 +91,7 @@ def shared_terms(text: str, source: str, language: str, *, without: str = "", mo
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> list[tuple[int, int]]:
-    """Start and length in ``one`` of what both have, longest first found."""
+    """Return start and length, within ``one``, of each block that both have."""
     blocks = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
     return [(block.a, block.size) for block in blocks if block.size]
 

@@ -22,7 +22,7 @@ LANGUAGES = ("zh", "ja", "en", "ko")
 
 
 def detect_language(text: str) -> str:
-    """Language of a text by the counts of its letters: any kana is Japanese; little Latin, or nothing, is Chinese."""
+    """Return the language of a text by its letters: any kana means Japanese; little Latin, or nothing, means Chinese."""
     counts = letters_by_language(text)[1]
     if counts["ja"]:
         return "ja"
@@ -32,20 +32,20 @@ def detect_language(text: str) -> str:
 
 
 class Texts:
-    """Texts by the keys that lead to them, such as ``texts.fill("en", "judge", "question", name="Ada")``.
+    """Texts, addressed by the keys that lead to them: ``texts.fill("en", "judge", "question", name="Ada")``.
 
     Attributes:
-        content: the nested mapping they are taken from.
+        content: the nested mapping that holds them.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
 
     def fill(self, *keys: str, **values: str) -> str:
-        """A text with its placeholders filled in.
+        """Return a text with its placeholders filled in.
 
         Raises:
-            ConfigError: there is no such text, or it has a placeholder that is none of ``values``.
+            ConfigError: there is no such text, or it has a placeholder that ``values`` lacks.
         """
         text = self._text(keys)
         try:
@@ -55,10 +55,10 @@ class Texts:
             raise ConfigError(f"text {'.'.join(keys)}: placeholder {error}; it may use {known}") from None
 
     def matches(self, *keys: str, text: str) -> bool:
-        """Whether the regular expression at ``keys`` is found in a text, in any case, line by line.
+        """Return whether the regular expression at ``keys`` matches anywhere in a text, in any case, line by line.
 
         Raises:
-            ConfigError: there is no such expression, or it is none.
+            ConfigError: there is no such expression, or it is invalid.
         """
         pattern = self._text(keys)
         try:
@@ -94,10 +94,10 @@ def load_texts(path: str | None = None) -> Texts:
     return Texts(content)
 
 
-def _lay_over(content: dict[str, Any], own: Any, path: str, place: tuple[str, ...]) -> None:
-    if not isinstance(own, Mapping):
+def _lay_over(content: dict[str, Any], replacements: Any, path: str, place: tuple[str, ...]) -> None:
+    if not isinstance(replacements, Mapping):
         raise ConfigError(f"texts {path}: {'.'.join(place) or 'the file'} is no mapping")
-    for name, value in own.items():
+    for name, value in replacements.items():
         here = ".".join((*place, str(name)))
         if name not in content:
             hint = did_you_mean(str(name), content)

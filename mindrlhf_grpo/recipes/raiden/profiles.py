@@ -15,30 +15,32 @@ DEFAULTS = {"Name": "Unknown", "Gender": "unknown", "Introduction": "", "Detaile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profiles:
-    """The parsed profiles of a file, and per line why it gave none."""
+    """The parsed profiles of a file, and line number -> reason for each line without one."""
 
     parsed: list[dict[str, str]]
     skipped: dict[int, str]
 
 
 def parse_profile(prompt: str) -> dict[str, str] | None:
-    """Name, Gender, Introduction and Detailed Description of the first block; None without one.
+    """Return Name, Gender, Introduction and Detailed Description of the first block; None without one.
 
     Labels stand at the start of a line, in any order, with a colon of either width. Name and Gender are one line, the
     others reach to the next label or the end of the block.
     """
-    found = read_block(prompt, "Character Setting", DEFAULTS, one_line=("Name", "Gender"))
-    return None if found is None else {**DEFAULTS, **found}
+    values = read_block(prompt, "Character Setting", DEFAULTS, one_line=("Name", "Gender"))
+    return None if values is None else {**DEFAULTS, **values}
 
 
 def read_block(
     text: str, tag: str, labels: Collection[str], *, one_line: Collection[str] = ()
 ) -> dict[str, str] | None:
-    """The values of a text's first block by label, those that are there and not empty; None without a block.
+    """Return label -> value of the first block ``<tag> Label: value ... </tag>`` of a text; None without a block.
 
-    Labels stand at the start of a line (after spaces), in any order, with a colon of either width; the first of two
-    with the same label counts. A value reaches to the next label or the end of the block, in ``one_line`` to the end
-    of its line.
+    Labels that are missing or empty are left out.
+
+    They stand at the start of a line (after spaces), in any order, with a colon of either width; the
+    first of two equal labels counts. A value reaches to the next label or the end of the block; for labels in ``one_line``,
+    to the end of its line.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     begin = text.find(f"<{tag}>")
@@ -47,10 +49,10 @@ def read_block(
         return None
     block = text[begin + len(tag) + 2 : end]
     names = "|".join(re.escape(label) for label in labels)
-    found = list(re.finditer(rf"^[ \t\u3000]*({names})[ \t\u3000]*[:：]", block, re.MULTILINE))
+    matches = list(re.finditer(rf"^[ \t\u3000]*({names})[ \t\u3000]*[:：]", block, re.MULTILINE))
     values: dict[str, str] = {}
-    for at, label in enumerate(found):
-        value = block[label.end() : found[at + 1].start() if at + 1 < len(found) else len(block)].strip()
+    for at, label in enumerate(matches):
+        value = block[label.end() : matches[at + 1].start() if at + 1 < len(matches) else len(block)].strip()
         if label[1] in one_line:
             value = block[label.end() :].partition("\n")[0].strip()
         if value and label[1] not in values:
@@ -59,33 +61,33 @@ def read_block(
 
 
 def read_profiles(path: Path, limit: int | None = None) -> Profiles:
-    """Profiles of a JSONL file whose objects have a key ``prompt``; ``limit`` counts parsed ones.
+    """Read the profiles of a JSONL file whose objects have a key ``prompt``; at most ``limit`` of them.
 
     Raises:
-        DataError: no such file, or no profile in it.
+        DataError: no such file, or it holds no profile.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"profiles {path} cannot be read: {error.strerror}") from None
-    found = Profiles(parsed=[], skipped={})
+    profiles = Profiles(parsed=[], skipped={})
     for number, line in numbered_lines(content):
         row = parse_object(line)
         prompt = row if isinstance(row, str) else row.get("prompt")
         profile = parse_profile(prompt) if isinstance(row, dict) and isinstance(prompt, str) else None
-        if len(found.parsed) == limit:
+        if len(profiles.parsed) == limit:
             break
         if profile is not None:
-            found.parsed.append(profile)
+            profiles.parsed.append(profile)
         else:
             text = "no <Character Setting> block" if isinstance(prompt, str) else "no text under 'prompt'"
-            found.skipped[number] = row if isinstance(row, str) else text
-    if not found.parsed:
-        first = next((f"; line {number}: {why}" for number, why in found.skipped.items()), "")
-        raise DataError(f"profiles {path}: no profile in {len(found.skipped)} lines{first}")
-    return found
+            profiles.skipped[number] = row if isinstance(row, str) else text
+    if not profiles.parsed:
+        first = next((f"; line {number}: {why}" for number, why in profiles.skipped.items()), "")
+        raise DataError(f"profiles {path}: no profile in {len(profiles.skipped)} lines{first}")
+    return profiles
 
 
 def profile_text(profile: Mapping[str, str]) -> str:
-    """What a profile says, without its labels."""
+    """Return the values of a profile, without its labels."""
     return "\n".join(value for name, value in profile.items() if value != DEFAULTS.get(name))

@@ -1,7 +1,7 @@
-"""Replies of a chat model that was asked for one thing, a line or a word: what of them can be used.
+"""The usable part of a chat model's reply to a request for one line or one word.
 
-Models begin with reasoning, put quotes around what they were asked for, or add a second line; these are cut away by
-rule. What then cannot be used is None: nothing is made up in its place.
+Models begin with reasoning, put quotes around their answer, or add a second line; rules cut these away. A reply with
+nothing usable left is None: nothing is made up in its place.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ REASONING = re.compile(
 
 
 def usable_line(reply: str, language: str, *, fits: Callable[[str], bool], single: bool = False) -> str | None:
-    """The reply as one line, without thoughts, quotes and English reasoning; None where nothing is left.
+    """Return a reply as one line, without thoughts, quotes and English reasoning; None where nothing is left.
 
-    A reply that begins with reasoning (or, with ``single``, has several lines) gives its first line that fits.
+    Of a reply that begins with reasoning (or, with ``single``, has several lines) the first line that fits is taken.
 
     Args:
-        language: a reply in another language (zh, ja, en, ko) whose first line is English has begun with reasoning.
+        language: language of the answer (zh, ja, en, ko); for others than English, a first line in English is reasoning.
     """
     lines = [line.strip(QUOTES) for line in without_thoughts(reply).splitlines() if line.strip(QUOTES)]
     if not lines:
@@ -36,7 +36,7 @@ def usable_line(reply: str, language: str, *, fits: Callable[[str], bool], singl
 
 
 def yes_or_no(reply: str, *, yes: Callable[[str], bool], no: Callable[[str], bool]) -> bool | None:
-    """What a reply says to a question of yes or no; None if neither or both."""
-    said = without_thoughts(reply).strip(QUOTES)
-    agrees, denies = yes(said), no(said)
+    """Return the answer to a yes-or-no question; None if the reply is neither or both."""
+    answer = without_thoughts(reply).strip(QUOTES)
+    agrees, denies = yes(answer), no(answer)
     return agrees if agrees != denies else None

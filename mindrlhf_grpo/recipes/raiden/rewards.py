@@ -1,8 +1,8 @@
 """VRAR, the verifiable role-awareness reward: accuracy (keywords in the final answer) and format.
 
-The reward of an answer is ``accuracy_weight * accuracy + format_weight * format``: two components of a run. Three
-profiles give their numbers: ``paper`` (https://arxiv.org/abs/2505.10218), ``repo`` and ``easyr1`` (its public
-re-implementations, graded). Where a sample cannot be checked, accuracy does not apply (None); it is never a present.
+The reward of an answer is ``accuracy_weight * accuracy + format_weight * format``: two components of a run. There are
+three profiles: ``paper`` (https://arxiv.org/abs/2505.10218), and its public re-implementations ``repo`` and ``easyr1``,
+which grade. For a sample that cannot be checked, accuracy does not apply (None) instead of counting as right.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def accuracy(
     language: list[str], terms: list[Mapping[str, str] | None] | None = None,
     *, profile: Profile = "paper", partial: bool = False,
 ) -> list[float | None]:  # fmt: skip
-    """Whether the final answer has the keywords, in 0..1; None without an expected answer or keywords.
+    """Score in 0..1 whether the final answer has the keywords; None without an expected answer or keywords.
 
     ``paper``: 1 if every keyword (or one of its equivalents) is there, else 0; with ``partial`` a multi-term sample
     gives the share. ``repo``: 1 if equal to the expected answer, 0.7 if that is contained, 0.5 if half of the keywords
@@ -41,7 +41,7 @@ def accuracy(
     _check(profile)
     more = terms or [None] * len(completions)
     rows = zip(completions, answer, keywords, validation_method, language, more, strict=True)
-    return [_accuracy(final_answer(content_of(said)), *row, profile=profile, partial=partial) for said, *row in rows]
+    return [_accuracy(final_answer(content_of(text)), *row, profile=profile, partial=partial) for text, *row in rows]
 
 
 def _accuracy(
@@ -66,7 +66,7 @@ def _accuracy(
 def format(
     completions: list[Any], language: list[str], *, profile: Profile = "paper", texts: str | None = None
 ) -> list[float]:
-    """Whether the completion has the wanted form, in 0..1.
+    """Score in 0..1 whether the completion has the required format.
 
     ``paper`` and ``easyr1``: 1 for a thought in its tags and then an answer, in tags or as plain text, once each.
     ``repo``: 0.4 for the look of reasoning, 0.3 for a conclusion, 0.3 for layout, by cues in the sample's language.
@@ -79,7 +79,7 @@ def format(
 
 
 def thinking(completions: list[Any]) -> list[float]:
-    """1 where there is a closed thought that is not empty (a component of ``easyr1``, weight 0.2)."""
+    """Score 1 for a closed thought that is not empty, else 0 (a component of ``easyr1``, weight 0.2)."""
     return [
         float(re.search(r"<think>\s*[^\s<].*?</think>", content_of(said), re.DOTALL) is not None)
         for said in completions
@@ -87,18 +87,18 @@ def thinking(completions: list[Any]) -> list[float]:
 
 
 def thinks_then_answers(text: str) -> bool:
-    """The paper's format: a thought, then an answer in tags, or text where there are no answer tags."""
+    """Return whether a text has the paper's format: a thought, then an answer in tags, or text if there are no answer tags."""
     return has_format(text, "think", "answer" if "answer>" in text else None, False)
 
 
 def weighted(accuracy: float | None, format: float, *, weights: tuple[float, float] = WEIGHTS["paper"]) -> float:
-    """The reward of one answer; without an accuracy only the format counts. Raises ConfigError as ``check_weights``."""
+    """Return the reward of one answer; without an accuracy only the format counts. Raises as ``check_weights`` does."""
     check_weights(*weights)
     return weights[0] * (accuracy or 0.0) + weights[1] * format
 
 
 def check_weights(accuracy: float, format: float) -> None:
-    """Raise ConfigError unless the reward stays in 0..1."""
+    """Raise ConfigError unless the weights keep the reward in 0..1."""
     if min(accuracy, format) < 0 or accuracy + format > 1 + 1e-9:
         raise ConfigError(
             f"accuracy_weight {accuracy:g} and format_weight {format:g}: they must be at least 0 and at most 1 together"
@@ -120,7 +120,7 @@ def _check(profile: str) -> None:
 
 
 def content_of(completion: Any) -> str:
-    """The text of a completion that may be a message or a list of messages, of which the last one counts."""
+    """Return the text of a completion, a message, or the last of a list of messages."""
     if isinstance(completion, Sequence) and not isinstance(completion, str):
         completion = completion[-1] if completion else ""
     return str(completion.get("content") or "") if isinstance(completion, Mapping) else str(completion)

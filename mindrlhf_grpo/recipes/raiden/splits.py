@@ -16,7 +16,7 @@ COUNTED = ("validation_method", "difficulty", "question_type", "source", "langua
 
 
 def statistics(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Total, and how many of each validation method, difficulty, question type, source and language."""
+    """Count samples: in all, and by validation method, difficulty, question type, source and language."""
     flat = [{**sample, **sample["metadata"]} for sample in samples]
     counts: dict[str, Any] = {name: dict(Counter(sample[name] for sample in flat)) for name in COUNTED}
     single = counts["validation_method"].get(SINGLE, 0)
@@ -26,9 +26,9 @@ def statistics(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_dataset(
     folder: Path, samples: Sequence[Mapping[str, Any]], train_ratio: float, seed: int, by: str
 ) -> dict[str, int]:
-    """Write ``train.json``, ``validation.json`` and ``dataset_stats.json``; returns how many went where."""
-    whose = None if by == "sample" else lambda sample: digest_of(sample["character_profile"])
-    train, validation = split(samples, train_ratio, seed=seed, together=whose)
+    """Write ``train.json``, ``validation.json`` and ``dataset_stats.json``; returns the sizes of the two parts."""
+    character = None if by == "sample" else lambda sample: digest_of(sample["character_profile"])
+    train, validation = split(samples, train_ratio, seed=seed, together=character)
     for name, content in (("train", train), ("validation", validation), ("dataset_stats", statistics(samples))):
         replace_json(folder / f"{name}.json", content)
     return {"train": len(train), "validation": len(validation)}
@@ -37,10 +37,10 @@ def write_dataset(
 def split(
     items: Sequence[T], share: float, *, seed: int, together: Callable[[T], str] | None = None
 ) -> tuple[list[T], list[T]]:
-    """The items shuffled; the first ``int(n * share)`` of them, and the others.
+    """Shuffle the items and return the first ``int(n * share)`` of them, and the others; the same for the same seed.
 
     Args:
-        together: items with the same text stay on one side; then these texts are shuffled and counted.
+        together: gives each item a text; items with the same text stay together, and ``n`` counts these texts.
 
     Raises:
         ValueError: ``share`` is not in 0..1.

@@ -1,6 +1,6 @@
-"""The seed's two trainers as configurations of the engine: A, its own simple one, and B, TRL's (Open-R1).
+"""The original code's two trainers as configurations of ours: A, its own simple one, and B, TRL's (Open-R1).
 
-Their YAML files and flags are taken as they are (``trainers.yaml`` maps the keys). Epochs become steps.
+Their YAML files and flags are read as they are (``trainers.yaml`` maps the keys). Epochs become steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFUSED = "{place}: {name} is {value!r}; it takes {accepted}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A run that the seed's keys ask for, where they were written, and the folder its model is to lie in."""
+    """A run, the draft that knows where its keys were written, and the folder for the final model."""
 
     config: RunConfig
     draft: Draft
@@ -37,24 +37,26 @@ class Training:
 
 
 def read_training(arguments: Sequence[str]) -> Training:
-    """The run of a file of the seed's (first, or ``--config``), its keys as flags, and ``key=value`` settings of ours.
+    """Read a file of the original code (first, or ``--config``), its keys as flags, and ``key=value`` settings of ours.
 
     Raises:
-        ConfigError: an argument that is none of these, an unknown key, a value that is not accepted.
+        ConfigError: any other argument, an unknown key, or a value that is not accepted.
     """
-    path, flags, own = read_flags(arguments)
+    path, flags, our_settings = read_flags(arguments)
     trainer, place = flags.pop("trainer", None), path or "flags"
-    given = {**(Draft.from_file(Path(path)).values if path else {}), **flags}
+    values = {**(Draft.from_file(Path(path)).values if path else {}), **flags}
     tables = parse(files(__package__).joinpath("trainers.yaml").read_text(encoding="utf-8")).value
-    own_to_a = set(tables["A"]["keys"]) - set(tables["B"]["keys"])
-    table = tables.get(trainer or ("A" if own_to_a & set(given) else "B"))
+    only_a = set(tables["A"]["keys"]) - set(tables["B"]["keys"])
+    table = tables.get(trainer or ("A" if only_a & set(values) else "B"))
     if table is None:
         raise ConfigError(f"--trainer {trainer} is unknown; there are {', '.join(tables)}")
     draft = Draft(table["run"], place)
-    found = Table.of(table["keys"], unknown=UNKNOWN, refused=REFUSED).read(given, lambda key: f"{place} ({key[-1]})")
-    found.put_keys(draft)
-    last = _steps(draft, table, found.named())
-    config = draft.with_overrides(own).validated()
+    translation = Table.parse(table["keys"], unknown=UNKNOWN, refused=REFUSED).read(
+        values, lambda key: f"{place} ({key[-1]})"
+    )
+    translation.put_keys(draft)
+    last = _put_steps(draft, table, translation.named_values())
+    config = draft.with_overrides(our_settings).validated()
     if not isinstance(config, RunConfig):
         raise ConfigError("the recipe trains online; leave out objective")
     check_weights(*(component.weight for component in config.rewards[:2]))
@@ -63,11 +65,11 @@ def read_training(arguments: Sequence[str]) -> Training:
     return Training(config=config, draft=draft, final=config.run_dir / str(table["final"]).format(last=last))
 
 
-def _steps(draft: Draft, table: Mapping[str, Any], given: Mapping[str, Any]) -> int:
-    """Put batch, steps and prompt length, computed from the seed's keys; returns the number of the last epoch."""
+def _put_steps(draft: Draft, table: Mapping[str, Any], named: Mapping[str, Any]) -> int:
+    """Set batch, steps and prompt length, computed from their keys; returns the number of the last epoch."""
     values, place = draft.values, draft.name
-    world = given["world_size"] or int(os.environ.get("WORLD_SIZE", os.environ.get("MS_WORKER_NUM", "1")))
-    numbers = {name: value for name, value in given.items() if name != "world_size"}
+    world = named["world_size"] or int(os.environ.get("WORLD_SIZE", os.environ.get("MS_WORKER_NUM", "1")))
+    numbers = {name: value for name, value in named.items() if name != "world_size"}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise ConfigError(f"{place}: {name} is {value!r}; it must be a number above 0")
@@ -84,13 +86,13 @@ def _steps(draft: Draft, table: Mapping[str, Any], given: Mapping[str, Any]) -> 
     if isinstance(longest, int):
         draft.put(("data", "max_prompt_tokens"), numbers["max_length"] - longest, f"{place} (max_length)")
     if not Path(values["eval"]["source"]["path"]).exists():
-        draft.values["eval"] = {}  # the seed trains without held-out samples, too
+        draft.values["eval"] = {}  # the original code also trains without held-out samples
     last: int = math.ceil(epochs) - 1
     return last
 
 
 def finish(training: Training) -> None:
-    """Write the model as a plain folder where the seed has it, and the metrics as ``training_log.jsonl``."""
+    """Write the model as a plain folder where the original code puts it, and the metrics as ``training_log.jsonl``."""
     from ...run.export import export
 
     run_dir, out = training.config.run_dir, training.final

@@ -123,8 +123,8 @@ def train_command(
     file = Path(given.pop(0)) if given and "=" not in given[0] else None
     names = read_names(file, given)
     config, draft = configuration(names, backend)
-    if names.told() and rank_of_process() == 0:
-        typer.echo(names.told(), err=True)
+    if names.ignored_line() and rank_of_process() == 0:
+        typer.echo(names.ignored_line(), err=True)
     if show:
         typer.echo(dump(config), nl=False)
         return

@@ -33,12 +33,12 @@ RM_OFFLOAD = f"{RM}.model.fsdp_config.param_offload"
 def table() -> Table:
     """``verl_names.yaml``."""
     written = parse(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8")).value
-    return Table.of(written, unknown=UNKNOWN, refused=REFUSED)
+    return Table.parse(written, unknown=UNKNOWN, refused=REFUSED)
 
 
 def read_names(file: Path | None, arguments: Sequence[str]) -> Translation:
     """verl's names of a file and of the command line. Raises ConfigError listing all that is wrong with them."""
-    return Translation.of_words(table(), file, arguments)
+    return Translation.from_words(table(), file, arguments)
 
 
 def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
@@ -52,7 +52,7 @@ def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
     names.put_keys(draft)
     for rule in (put_data, put_batches, put_kl, put_reward, put_memory, put_run, put_metrics):
         rule(names, draft)
-    draft.with_overrides(names.own)
+    draft.with_overrides(names.our_settings)
     config = draft.validated()
     assert isinstance(config, RunConfig)
     steps = steps_of(names, config)
@@ -60,7 +60,7 @@ def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
     warmup = names.number(f"{ACTOR}.optim.lr_warmup_steps")
     warmup = warmup if warmup >= 0 else int(names.number(f"{ACTOR}.optim.lr_warmup_steps_ratio") * steps)
     draft.put(("train", "warmup_steps"), int(warmup), names.place(f"{ACTOR}.optim.lr_warmup_steps_ratio"))
-    settled = draft.with_overrides(names.own).validated()
+    settled = draft.with_overrides(names.our_settings).validated()
     assert isinstance(settled, RunConfig)
     return settled, draft
 

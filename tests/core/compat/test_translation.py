@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from mindrlhf_grpo.compat import translation
 from mindrlhf_grpo.compat.translation import Table, Translation
 from mindrlhf_grpo.config.file import Draft
 from mindrlhf_grpo.errors import ConfigError
 
-TABLE = Table.of(
+EXAMPLE = """
+optim: {lr: {to: train.learning_rate, default: 1.0e-6}, style: {to: train.schedule, map: {cos: cosine}}}
+epochs: {as: passes, default: 1}
+world: the launcher decides
+"""
+TABLE = Table.parse(
     {
         "a.rate": {"to": "train.learning_rate", "default": 0.5},
         "a.both": {"to": ["algorithm.clip_low", "algorithm.clip_high"]},
@@ -32,7 +39,7 @@ TABLE = Table.of(
 
 
 def read(*arguments: str, file: Path | None = None) -> Translation:
-    return Translation.of_words(TABLE, file, ["b.name=x", *arguments])
+    return Translation.from_words(TABLE, file, ["b.name=x", *arguments])
 
 
 def test_keys_go_where_the_table_says() -> None:
@@ -43,18 +50,26 @@ def test_keys_go_where_the_table_says() -> None:
         "train": {"learning_rate": 0.5}, "algorithm": {"clip_low": 0.1, "clip_high": 0.1, "name": "grpo"},
         "checkpoint": {"every": 0},
     }  # fmt: skip
-    assert settings.own == ["train.steps=3"]
-    assert settings.told() == "ignored: a.only_with (it has no effect with a.kind=group)"
+    assert settings.our_settings == ["train.steps=3"]
+    assert settings.ignored_line() == "ignored: a.only_with (it has no effect with a.kind=group)"
     assert draft.place(("algorithm", "clip_low")) == "argument a.both=0.1"
 
 
 def test_later_values_win_and_references_are_put_in(tmp_path: Path) -> None:
     (tmp_path / "file.yaml").write_text("a: {rate: 0.1}\nb.name: y\ngpu: {count: 8, memory: 0.5}\n")
-    settings = Translation.of_words(TABLE, tmp_path / "file.yaml", ["a.rate=1e-3", "++b.flag=true"])
+    settings = Translation.from_words(TABLE, tmp_path / "file.yaml", ["a.rate=1e-3", "++b.flag=true"])
     assert (settings.number("a.rate"), settings.get("a.folder"), settings.flag("b.flag")) == (0.001, "y/out", True)
     assert settings.place("b.name") == f"{tmp_path}/file.yaml:2"
     assert settings.ignored == {"gpu.count": "there is none", "gpu.memory": "it is taken as needed"}
-    assert read().told() == ""
+    assert read().ignored_line() == ""
+
+
+def test_the_example_in_the_documentation_holds() -> None:
+    assert EXAMPLE in str(translation.__doc__).replace("\n    ", "\n")
+    read_file = Table.parse(yaml.safe_load(EXAMPLE)).read({"optim": {"style": "cos"}, "epochs": 3, "world": 8})
+    assert read_file.our_values() == {"train.learning_rate": 1e-6, "train.schedule": "cosine"}
+    assert read_file.named_values() == {"passes": 3}
+    assert read_file.ignored == {"world": "the launcher decides"}
 
 
 @pytest.mark.parametrize(
@@ -86,10 +101,10 @@ def test_names_that_must_be_given() -> None:
 
 def test_a_row_with_a_word_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"of a table: defualt; a row has as, choices, default"):
-        Table.of({"lr": {"to": "train.learning_rate", "defualt": 1}})
+        Table.parse({"lr": {"to": "train.learning_rate", "defualt": 1}})
 
 
-KEYS = Table.of(
+KEYS = Table.parse(
     {
         "lr": {"to": "train.learning_rate", "default": 0.1},
         "half": {"to": "model.dtype", "default": True, "map": {True: "bfloat16", False: "float32"}},
@@ -107,7 +122,7 @@ def test_their_keys_become_ours_with_defaults_and_mapped_values() -> None:
     given = {"lr": 0.5, "both": "x", "steps": 3, "old": 1, "section": {"a": {"b": 7}, "c": {"d": 1}}}
     found = KEYS.read(given, lambda path: f"file.yaml ({path[-1]})")
     found.put_keys(draft)
-    assert found.named() == {"epochs": 1, "count": 3}
+    assert found.named_values() == {"epochs": 1, "count": 3}
     assert found.ignored == {"old": "it is gone", "section.c": "of another kind"}
     assert draft.values == {
         "rewards": [{"arguments": {"p": "x"}}, {"arguments": {"p": "x"}}],

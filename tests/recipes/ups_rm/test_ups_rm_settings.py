@@ -62,8 +62,8 @@ def test_the_launch_scripts_names_become_this_configuration(folder: Path, monkey
         "actor_rollout_ref.ref.fsdp_config.param_offload", "reward_model.strategy", "trainer.critic_warmup",
     }  # fmt: skip
     assert names.ignored["trainer.critic_warmup"] == "it has no effect with algorithm.adv_estimator=grpo"
-    assert "\n" not in names.told()
-    assert "trainer.nnodes (the launcher (torchrun, msrun) sets the number of processes)" in names.told()
+    assert "\n" not in names.ignored_line()
+    assert "trainer.nnodes (the launcher (torchrun, msrun) sets the number of processes)" in names.ignored_line()
 
 
 @pytest.mark.row("ups_rm", "KL in reward", backend="none")
