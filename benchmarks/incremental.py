@@ -18,8 +18,8 @@ import numpy as np
 from mindrlhf_grpo_mindspore.generation.decoder_steps import Model
 from mindrlhf_grpo_mindspore.generation.engine import MindSporeEngine
 from mindrlhf_grpo_mindspore.generation.runner import LEAST_WHOLE
-from mindrlhf_grpo_mindspore.graph import padded
 from mindrlhf_grpo_mindspore.models import hf
+from mindrlhf_grpo_mindspore.training.buckets import bucket_size
 
 from mindrlhf_grpo.backend import CompileLog
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
@@ -88,7 +88,7 @@ def compile_all(engine: MindSporeEngine, name: str, prompts: Sequence[Prompt], n
         complete(engine, prompts, new_tokens)
         return
     longest = max(len(prompt.ids) for prompt in prompts)
-    for length in sorted({padded(size, least=LEAST_WHOLE) for size in range(longest, longest + new_tokens)}):
+    for length in sorted({bucket_size(size, least=LEAST_WHOLE) for size in range(longest, longest + new_tokens)}):
         ids = np.resize(prompts[0].ids, min(length, longest + new_tokens - 1))
         complete(engine, [Prompt(uid=number, ids=ids, text="") for number in range(len(prompts))], 1)
 

@@ -1,7 +1,7 @@
-"""One call of generate: requests go through slots, tokens come out.
+"""The loop of one call of ``generate``: requests pass through slots and become completions.
 
-The scheduler says what starts where, the backend's model runner computes and samples; here these are put together.
-Each step hands the last tokens to the runner and gets back one token and one log-prob for every running slot.
+The scheduler decides which sample starts in which slot; the backend's model runner computes and samples. Each step
+hands the last tokens to the runner and gets back one token and one log-prob for every running slot.
 Legend: n rows, P prompt tokens.
 """
 
@@ -21,18 +21,18 @@ from .sampling import uniforms
 from .scheduler import Admission, Scheduler
 from .stop_strings import StopStrings
 
-PREFILL_TOKENS = 4096  # prompt tokens kept for samples that have not started, beyond those needed at once
+PREFILL_TOKENS = 4096  # prompt tokens computed ahead for samples that have not started
 
-Progress = Callable[[int, int], None]  # (completions finished, completions asked for)
+ProgressCallback = Callable[[int, int], None]  # (finished, requested) completions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draws:
-    """What decides the next token of each row, besides its logits.
+class RandomDraws:
+    """The inputs besides the logits that decide the next token of each row.
 
     Attributes:
         uniforms: ``[n]`` in [0, 1).
-        places: ``[n]`` index in its completion of the token that is drawn.
+        places: ``[n]`` index of the drawn token in its completion.
     """
 
     uniforms: NDArray[np.float64]
@@ -40,7 +40,7 @@ class Draws:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class SampledTokens:
     """Sampled tokens ``[n]`` and their log-probs ``[n]`` under softmax(logits / temperature), untruncated."""
 
     tokens: IntArray
@@ -58,20 +58,20 @@ class ModelRunner(Protocol):
         """Compute prompts ``[P]`` and keep their state under their number in this call."""
         ...
 
-    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: Draws) -> Drawn:
-        """A sample of a kept prompt begins in each of the slots: its first token."""
+    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """Start a sample of a computed prompt in each of the slots; return its first token."""
         ...
 
     def release(self, prompts: Sequence[int]) -> None:
-        """Forget kept prompts: no further sample of them starts."""
+        """Forget computed prompts, of which no further sample starts."""
         ...
 
     def move(self, source: int, target: int) -> None:
-        """The sample of one slot goes on in another."""
+        """Continue the sample of one slot in another."""
         ...
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Draws) -> Drawn:
-        """Append a token to each of the slots ``0..n-1``, at these places of their sequences; the next ones."""
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """Append a token to each of the slots ``0..n-1``, at these places of their sequences; return the next tokens."""
         ...
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class ModelRunner(Protocol):
 
 @dataclass(slots=True)
 class Running:
-    """The completion in one slot so far."""
+    """The part of a completion that its slot has generated so far."""
 
     prompt: int
     sample: int
@@ -93,7 +93,7 @@ class Generation:
     """``group_size`` completions of every prompt.
 
     Args:
-        version: weight version written on every rollout.
+        version: weight version recorded in every rollout.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Generation:
         runner: ModelRunner,
         tokenizer: Tokenizer,
         version: int,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self.prompts, self.sampling = prompts, sampling
         self.runner, self.tokenizer = runner, tokenizer
@@ -158,16 +158,16 @@ class Generation:
         positions = [len(self.prompts[row.prompt].ids) + len(row.ids) - 1 for row in rows]
         self._append(slots, self.runner.decode([row.ids[-1] for row in rows], positions, self._draws(slots)))
 
-    def _draws(self, slots: Sequence[int]) -> Draws:
-        """The random numbers of the given slots' next tokens."""
+    def _draws(self, slots: Sequence[int]) -> RandomDraws:
+        """The random numbers for the next tokens of the slots."""
         rows = [self.running[slot] for slot in slots]
         uids, samples, places = np.array(
             [(self.prompts[row.prompt].uid, row.sample, len(row.ids)) for row in rows], dtype=np.int64
         ).T
-        return Draws(uniforms=uniforms(self.sampling.seed, uids, samples, places), places=places)
+        return RandomDraws(uniforms=uniforms(self.sampling.seed, uids, samples, places), places=places)
 
-    def _append(self, slots: Sequence[int], drawn: Drawn) -> None:
-        """Take the tokens in and retire the completions they end."""
+    def _append(self, slots: Sequence[int], drawn: SampledTokens) -> None:
+        """Append the tokens and retire the completions that they end."""
         if not np.isfinite(drawn.logps).all():
             raise RunFailed("the model's logits are not finite: no token can be sampled")
         for slot, token, logp in zip(slots, drawn.tokens.tolist(), drawn.logps.tolist(), strict=True):
@@ -177,7 +177,7 @@ class Generation:
             self._retire(slot, row)
 
     def _retire(self, slot: int, row: Running) -> None:
-        """Free the slot if its completion is complete."""
+        """Free the slot if its completion has ended."""
         ended = row.ids[-1] in self.end_tokens
         before_stop = None if ended else self.stop.cut(row.ids)
         if not ended and before_stop is None and len(row.ids) < self.sampling.max_tokens:
@@ -200,7 +200,7 @@ class Generation:
 def check_prompt(
     prompt: Prompt, sampling: Sampling, *, vocab_size: int, context: int | None, reads_images: bool = False
 ) -> None:
-    """Whether a native engine can complete the prompt with a model of this vocabulary and context length.
+    """Check that a native engine can complete the prompt with a model of this vocabulary and context length.
 
     Raises:
         BackendError: it has images, and the model reads text only.

@@ -1,12 +1,12 @@
 """Counter-based sampling: a token depends on its own probabilities and its coordinates alone.
 
-(seed, prompt uid, sample, position) -> one number in [0, 1). So a completion does not depend on what else is sampled,
-on slots, ranks or backend. Integer arithmetic modulo 2**64 and one exact scaling: the same on every platform.
+(seed, prompt uid, sample, position) gives one number in [0, 1), so a completion does not depend on its neighbours, on
+slots, ranks or the backend. Integer arithmetic modulo 2**64 and one exact scaling are the same on every platform.
 
-The number chooses by the inverse CDF, in a tree of ids of fan 16 rather than along one line of all ids: at each level
-it is scrambled anew (``per_level``) and picks one of 16 sums. Along one line an error of 1e-6 in the cumulative sum
-steps over many rare ids at once; in the tree it is relative to the node. Between two computations of SmolLM2's
-logits that differ by rounding (mean 5e-6), one token in 740 comes out different along one line, one in 140,000 in
+The number selects an id by the inverse CDF, in a tree of ids of fan 16 rather than along one list of all ids: at each
+level it is scrambled again (``per_level``) and selects one of 16 sums. Along one list, an error of 1e-6 in the
+cumulative sum skips many rare ids at once; in the tree it is relative to the node. Between two computations of
+SmolLM2's logits that differ by rounding (mean 5e-6), one token in 740 differs with the list, one in 140,000 with
 the tree. Legend: n rows, V vocabulary, D levels.
 """
 
@@ -40,7 +40,7 @@ def uniforms(seed: int, uids: Integers, samples: Integers, positions: Integers) 
     Args:
         seed: seed of the run.
         uids: uid of the prompt draw, scalar or ``[n]``. Integers of any size and sign, taken modulo 2**64.
-        samples: index in the group, scalar or ``[n]``.
+        samples: index of the completion in its group, scalar or ``[n]``.
         positions: index of the token in its completion, scalar or ``[n]``.
 
     Raises:
@@ -70,7 +70,7 @@ def per_level(numbers: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
 
 
 def choose(weights: FloatArray, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The definition that the backends' samplers follow: ids ``[n]``, each with probability weight / sum of weights.
+    """Draw ids ``[n]``, each with probability weight / sum of weights; the backends' samplers follow this definition.
 
     Level by level from the leaves, the ids (padded with weight 0 to a multiple of 16) are cut into 16 equal runs that
     are added: id i of a level belongs to node i mod (width / 16) of the next. The search goes back down.
@@ -95,7 +95,7 @@ def choose(weights: FloatArray, numbers: NDArray[np.float64]) -> NDArray[np.int6
 
 
 def pick(weights: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-    """First of few columns whose cumulative weight exceeds number * total: never one of weight 0."""
+    """The first column whose cumulative weight exceeds number * total: never one of weight 0."""
     ends = weights.cumsum(1)
     target = np.minimum(numbers * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
     return np.asarray((ends <= target[:, None]).sum(1), dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Continuous batching: which completion is decoded in which slot, and whose prompt must be computed when.
+"""Continuous batching: the assignment of completions to slots, and the order in which prompts are computed.
 
-Pure bookkeeping, shared by the native engines: the engine reports finished slots and does what ``admit`` says.
+Pure bookkeeping, shared by the native engines: the engine reports finished slots and follows ``admit``.
 A prompt is computed once, before its first sample starts, and kept until its last sample has started.
 Samples start in order (prompt by prompt, sample by sample), lowest free slot first. Because random numbers
 depend on (prompt, sample, position) alone, the schedule never changes what is generated.
@@ -23,12 +23,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """What to do before the next decoding step, in this order.
+    """The work before the next decoding step, in this order.
 
     Attributes:
         prefill: prompts to compute and keep.
         starts: samples that begin, each with a copy of its prompt's keys and values.
-        release: prompts no further sample needs.
+        release: prompts that no further sample needs.
     """
 
     prefill: tuple[int, ...] = ()
@@ -38,21 +38,21 @@ class Admission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """The completion in slot ``source`` goes on in slot ``target``."""
+    """The completion in slot ``source`` continues in slot ``target``."""
 
     source: int
     target: int
 
 
 class Scheduler:
-    """Brings ``group_size`` samples of every prompt through a fixed number of slots.
+    """Passes ``group_size`` samples of every prompt through a fixed number of slots.
 
     Args:
         prompt_tokens: length of each prompt.
         group_size: samples per prompt.
         slots: completions decoded at once.
-        prefill_tokens: while prompts have to be computed, later ones are computed with them as long as the
-            prompts kept stay within this many tokens; 0 computes none ahead.
+        prefill_tokens: when prompts have to be computed, later ones are computed with them as long as the stored
+            prompts stay within this many tokens; 0 computes none ahead.
 
     Raises:
         ValueError: ``group_size`` or ``slots`` below 1.
@@ -70,7 +70,7 @@ class Scheduler:
 
     @property
     def total(self) -> int:
-        """Samples of the whole call."""
+        """Samples of the call."""
         return len(self.prompt_tokens) * self.group_size
 
     @property
@@ -78,12 +78,12 @@ class Scheduler:
         return self.started == self.total and not self.running
 
     @property
-    def kept(self) -> range:
+    def stored(self) -> range:
         """Prompts computed and not yet released."""
         return range(self.released, self.prefilled)
 
     def admit(self) -> Admission:
-        """Fill the free slots. Nothing to do gives an empty admission."""
+        """Fill the free slots; the admission is empty where nothing can start."""
         free = [slot for slot in range(self.slots) if slot not in self.running][: self.total - self.started]
         starts = tuple(self._start(slot) for slot in free)
         prefill = self._prefill(starts)
@@ -91,7 +91,7 @@ class Scheduler:
         return Admission(prefill=prefill, starts=starts, release=tuple(range(before, self.released)))
 
     def finish(self, slot: int) -> None:
-        """The completion in this slot is complete.
+        """Free the slot of a completion that has ended.
 
         Raises:
             ValueError: nothing runs in the slot.
@@ -100,7 +100,7 @@ class Scheduler:
             raise ValueError(f"slot {slot} is not running; running: {sorted(self.running)}")
 
     def compact(self) -> tuple[Move, ...]:
-        """Close the gaps that nothing is left to fill, so that the running slots are ``0..n-1`` again."""
+        """Close the gaps that no further sample fills, so that the running slots are ``0..n-1`` again."""
         count = len(self.running)
         gaps = [slot for slot in range(count) if slot not in self.running]
         tail = sorted(slot for slot in self.running if slot >= count)
@@ -116,7 +116,7 @@ class Scheduler:
         return self.running[slot]
 
     def _prefill(self, starts: tuple[Start, ...]) -> tuple[int, ...]:
-        """Prompts the starts need, and those that fit beside them."""
+        """The prompts that the starts need, and later ones that fit beside them."""
         first, needed = self.prefilled, max((start.prompt + 1 for start in starts), default=0)
         if needed <= first:
             return ()
@@ -128,15 +128,3 @@ class Scheduler:
                 break
             self.prefilled += 1
         return tuple(range(first, self.prefilled))
-
-
-def bucket(size: int, sizes: Sequence[int]) -> int:
-    """The smallest of ``sizes`` that holds ``size``: for engines whose shapes are compiled.
-
-    Raises:
-        ValueError: none is large enough.
-    """
-    fitting = [candidate for candidate in sizes if candidate >= size]
-    if not fitting:
-        raise ValueError(f"no bucket holds {size}; buckets: {sorted(sizes)}")
-    return min(fitting)

@@ -1,4 +1,4 @@
-"""Stop strings: found in the decoded text as it grows, token by token."""
+"""Stop strings, searched in the decoded text as it grows token by token."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from ..tokenizers.tokenizer import Tokenizer
 
-MARGIN = 8  # tokens before a possible match, so that how a decoder treats the first token cannot matter
+MARGIN = 8  # tokens before a possible match: a decoder may treat the first token specially
 
 
 class StopStrings:
     """Finds the token that completes a stop string.
 
-    Most tokens are cleared by decoding the last few; the whole text is decoded only when these hold a stop string.
+    Most tokens are ruled out by decoding the last few; all of the text is decoded only when these hold a stop string.
 
     Args:
         strings: empty ones are ignored.
@@ -32,19 +32,19 @@ class StopStrings:
         if not self._holds(self.tokenizer.decode(self._tail(ids))):
             return None
         text, before = self.tokenizer.decode(ids), self.tokenizer.decode(ids[:-1])
-        starts = [self._new(text, before, string) for string in self.strings]
-        found = [start for start in starts if start >= 0]
-        return text[: min(found)] if found else None
+        starts = [self._new_match(text, before, string) for string in self.strings]
+        matches = [start for start in starts if start >= 0]
+        return text[: min(matches)] if matches else None
 
     def _holds(self, text: str) -> bool:
         return any(string in text for string in self.strings)
 
-    def _new(self, text: str, before: str, string: str) -> int:
-        """Where a match begins that was not in the text before the last token; -1: none."""
+    def _new_match(self, text: str, before: str, string: str) -> int:
+        """The start of a match that the last token has completed; -1: none."""
         return text.find(string, max(0, len(common_prefix(text, before)) - len(string) + 1))
 
     def _tail(self, ids: Sequence[int]) -> list[int]:
-        """The last tokens that show, enough for the longest stop string: each gives at least one byte of it."""
+        """The last visible tokens, enough for the longest stop string: each gives at least one byte of it."""
         tail: list[int] = []
         for token in reversed(ids):
             if not self._is_silent(token):
@@ -60,7 +60,7 @@ class StopStrings:
 
 
 def common_prefix(one: str, other: str) -> str:
-    """The longest text both begin with."""
+    """The longest text that both begin with."""
     length = min(len(one), len(other))
     while one[:length] != other[:length]:
         length -= 1

@@ -1,4 +1,4 @@
-"""How tokens are mixed in generation: one token per slot over the KV cache, and whole prompts whose keys are kept.
+"""Attention in generation: one token per slot over the KV cache, and prompts whose keys and values are stored.
 
 Both are the ``attend`` of a ``models.Decoder``.
 Legend: n rows (slots ``0..n-1``), H query heads, K key/value heads, R = H / K, D and Dv head sizes, L places of a
@@ -21,7 +21,7 @@ UNSEEN = -1e9  # added to scores; its exponential is 0
 
 
 class SlotAttention(nn.Cell):
-    """The last token of every slot over the slot's keys and values, its own written first.
+    """Attention of every slot's last token over the slot's keys and values; its own are written first.
 
     The plan is (rows of the cache that are written ``[n * K]`` int32, bias ``[n * K, 1, L]``).
     """
@@ -41,7 +41,7 @@ class SlotAttention(nn.Cell):
         self.places = Tensor(np.arange(self.length, dtype=np.int32)[None, None])
 
     def plan(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """For tokens at the positions ``[n]`` of their slots."""
+        """The plan for tokens at the positions ``[n]`` of their slots."""
         of_lane = native.tile(positions.reshape(self.rows, 1), (1, self.heads)).reshape(-1)
         bias = (self.places > of_lane.reshape(-1, 1, 1)).astype(ms.float32) * UNSEEN
         return self.lanes + of_lane, bias
@@ -56,7 +56,7 @@ class SlotAttention(nn.Cell):
         return self.mix(shares, stored_values).reshape(self.rows, self.heads * self.group, values.shape[2])
 
     def store(self, part: int, tokens: Tensor, places: Tensor) -> Tensor:
-        """Write ``[n, K, D]``; all that the slots hold then ``[n * K, L, D]``."""
+        """Write ``[n, K, D]``; return the contents of the slots ``[n * K, L, D]``."""
         lanes, size = self.rows * self.heads, tokens.shape[2]
         written = native.scatter_update(self.written[part], places, tokens.reshape(lanes, size))
         if self.shared:
@@ -65,23 +65,23 @@ class SlotAttention(nn.Cell):
 
 
 class PromptAttention(nn.Cell):
-    """Rows of equal width; the plan is their bias ``[B or 1, 1, S / B, S / B]``.
+    """Attention in rows of equal width; the plan is their bias ``[B or 1, 1, S / B, S / B]``.
 
     Args:
         rows: B.
-        kept: for each layer a parameter ``[S, K, D]`` and ``[S, K, Dv]`` that takes keys and values; empty: none.
+        stored: for each layer a parameter ``[S, K, D]`` and ``[S, K, Dv]`` that takes keys and values; empty: none.
     """
 
-    def __init__(self, architecture: Architecture, rows: int, kept: list[Parameter]) -> None:
+    def __init__(self, architecture: Architecture, rows: int, stored: list[Parameter]) -> None:
         super().__init__(auto_prefix=False)
-        self.scale, self.rows, self.keeps = architecture.attention_scale, rows, bool(kept)
-        self.kept = ParameterTuple(kept) if kept else None
+        self.scale, self.rows, self.stores = architecture.attention_scale, rows, bool(stored)
+        self.stored = ParameterTuple(stored) if stored else None
 
     def construct(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S, H, D]``, ``[S, K, D]``, ``[S, K, Dv]`` -> ``[S, H, Dv]``."""
-        if self.keeps:
-            native.assign(self.kept[2 * layer], keys)
-            native.assign(self.kept[2 * layer + 1], values)
+        if self.stores:
+            native.assign(self.stored[2 * layer], keys)
+            native.assign(self.stored[2 * layer + 1], values)
         mixed = ops.softmax_attention(self.cut(queries), self.cut(keys), self.cut(values), plan[0], self.scale)
         return mixed.reshape(queries.shape[0], queries.shape[1], values.shape[2])
 
@@ -91,7 +91,7 @@ class PromptAttention(nn.Cell):
 
 
 def segment_bias(segments: Tensor) -> Tensor:
-    """Bias ``[1, 1, S, S]`` of sequences laid one after the other: a token sees those before it in its segment.
+    """Bias ``[1, 1, S, S]`` of sequences laid one after another: a token sees earlier ones of its segment.
 
     Args:
         segments: number of each token's sequence ``[S]``.
@@ -104,5 +104,5 @@ def segment_bias(segments: Tensor) -> Tensor:
 
 
 def causal_bias(width: int) -> Tensor:
-    """Bias ``[1, 1, W, W]``: a token sees those before it."""
+    """Bias ``[1, 1, W, W]``: a token sees itself and earlier ones."""
     return Tensor(np.triu(np.full((1, 1, width, width), UNSEEN, np.float32), 1))

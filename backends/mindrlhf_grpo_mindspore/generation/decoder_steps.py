@@ -1,4 +1,4 @@
-"""The forward passes that are compiled for generation, each for one static shape; the head comes after (``drawing``).
+"""The forward passes compiled for generation, each for one static shape; ``sampling_step`` adds the head.
 
 Legend: n rows (slots ``0..n-1``), S tokens of a batch of prompts, M prompts in it, E hidden size, L places of a slot.
 """
@@ -21,7 +21,7 @@ from .kv_cache import Bucket
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What an engine computes: the weights may be those of a policy in training."""
+    """The model that an engine computes: its weights may be those of a policy in training."""
 
     architecture: Architecture
     weights: Mapping[str, Parameter]
@@ -37,11 +37,11 @@ class Model:
 
 
 class PromptStep(nn.Cell):
-    """Prompts laid one after the other: their keys and values are kept, the hidden states at their ends come back."""
+    """Prompts laid one after another: stores their keys and values, returns the hidden states at their ends."""
 
-    def __init__(self, model: Model, kept: list[Parameter]) -> None:
+    def __init__(self, model: Model, stored: list[Parameter]) -> None:
         super().__init__(auto_prefix=False)
-        self.decoder = model.decoder(PromptAttention(model.architecture, 1, kept))
+        self.decoder = model.decoder(PromptAttention(model.architecture, 1, stored))
 
     def construct(self, tokens: Tensor, ends: Tensor) -> Tensor:
         """Ids, positions and segments ``[3, S]``, places of the last tokens ``[M]`` -> ``[M, E]``."""
@@ -50,7 +50,7 @@ class PromptStep(nn.Cell):
 
 
 class DecodeStep(nn.Cell):
-    """One token of every slot ``0..n-1``, over what the slots hold."""
+    """One token of every slot ``0..n-1``, over the contents of the slots."""
 
     def __init__(self, model: Model, bucket: Bucket, rows: int) -> None:
         super().__init__(auto_prefix=False)
@@ -62,8 +62,8 @@ class DecodeStep(nn.Cell):
         return self.decoder(tokens[0], tokens[1], self.attend.plan(tokens[1]))
 
 
-class WholeStep(nn.Cell):
-    """Whole sequences: what a cache saves."""
+class SequenceStep(nn.Cell):
+    """Full sequences, without a cache."""
 
     def __init__(self, model: Model, rows: int, length: int) -> None:
         super().__init__(auto_prefix=False)

@@ -1,7 +1,7 @@
 """The native rollout engine: completions from the policy's own weights, in the process that trains them.
 
-A completion depends on the weights, its prompt, its sample index and the seed only: not on what is generated beside
-it, in which order, or in how many slots.
+A completion depends only on the weights, its prompt, its sample index and the seed: not on its neighbours, the order
+of generation or the number of slots.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import mindspore as ms
 
 from mindrlhf_grpo.backend import BackendConfig, CompileLog, Policy
 from mindrlhf_grpo.errors import BackendError
-from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
+from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, check_prompt
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
 from mindrlhf_grpo.model_files.folder import find_folder
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
@@ -80,7 +80,7 @@ class MindSporeEngine:
     ) -> None:
         self.model, self.tokenizer, self.slots = model, tokenizer, slots
         self.weight_version = 0
-        self.progress: Progress | None = None
+        self.progress: ProgressCallback | None = None
         self.addresses: dict[str, int] = {}
         self.decoder_name = decoder or "cached"
         if self.decoder_name not in RUNNERS:
@@ -111,15 +111,15 @@ class MindSporeEngine:
         return groups
 
     def sleep(self) -> None:
-        """Give back the memory of the KV cache."""
+        """Free the KV cache."""
         self.runner.close()
 
     def forget(self) -> None:
-        """Free what is compiled over the weights; the engine is of no use afterwards."""
+        """Free the steps compiled over the weights; the engine cannot be used afterwards."""
         self.runner.forget()
 
     def wake_up(self) -> None:
-        """Nothing to do: the next ``generate`` takes what it needs."""
+        """Nothing to do: the next ``generate`` allocates what it needs."""
 
     def roles(self) -> dict[str, Role]:
         """The cache; the weights are the policy's own."""
@@ -131,5 +131,5 @@ class MindSporeEngine:
 
 
 def is_host_target() -> bool:
-    """Whether MindSpore computes in the memory of the host."""
+    """True if MindSpore computes in host memory."""
     return bool(ms.get_context("device_target") == "CPU")

@@ -1,10 +1,10 @@
 """Keys and values of the completions being decoded: parameters that compiled steps write in place.
 
 A token's place in its slot is its position in the sequence, whatever its neighbours do. Length comes in buckets;
-growing copies everything once. On the CPU two things of MindSpore are worked around. A reshape copies, so what is
-written one token at a time ``[S * K * L, D]`` is read through a second parameter ``[n * K, L, D]`` over the same
-memory. A compiled function keeps its parameters' memory for good, so that memory is the host's own, taken when
-touched, and ``release`` gives its pages back. Unused places hold finite numbers: they are masked, and a masked NaN
+growing copies everything once. On the CPU there are two workarounds for MindSpore. A reshape copies, so the memory that
+is written one token at a time ``[S * K * L, D]`` is read through a second parameter ``[n * K, L, D]`` over the same
+memory. A compiled function never frees its parameters' memory, so that memory is mapped by this module, taken when
+touched, and ``release`` returns its pages. Unused places hold finite numbers: they are masked, and a masked NaN
 would still spoil a sum.
 Legend: S slots, n rows (slots ``0..n-1``), K heads, L places, D head size, P prompt tokens.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, mint, ops
 from numpy.typing import NDArray
 
-LEAST = 128  # places of the shortest bucket; every further one is twice as long
+LEAST = 128  # places of the shortest bucket; each longer one doubles them
 NUMBERS = count()  # parameters of one graph need different names
 
 Array = NDArray[Any]
@@ -37,7 +37,7 @@ def bucket(length: int, least: int = LEAST) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCache:
-    """What a prompt leaves behind for its samples: ``parts`` of ``[K, P, D]``, in the order of ``SlotCache``."""
+    """Keys and values of a prompt for its samples: ``parts`` of ``[K, P, D]``, in the order of ``SlotCache``."""
 
     parts: tuple[Array | Tensor, ...]
 
@@ -55,7 +55,7 @@ class SlotCache:
         shared: reads go through parameters over the same memory (CPU); else through a reshape in the graph.
 
     Attributes:
-        length: L of the bucket in use; 0: none.
+        length: L of the bucket in use; 0 before the first.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]], slots: int, dtype: ms.Type, *, shared: bool) -> None:
@@ -89,20 +89,20 @@ class SlotCache:
             before.release()
 
     def fork(self, prompt: PromptCache, slots: Sequence[int]) -> None:
-        """Begin samples: copy their prompt's keys and values into their slots."""
+        """Start samples: copy their prompt's keys and values into their slots."""
         self.reserve(prompt.length)
         for part, source in enumerate(prompt.parts):
             self.current.write(part, slots, source)
 
     def move(self, source: int, target: int) -> None:
-        """The sequence of one slot goes on in another."""
+        """Continue the sequence of one slot in another."""
         for part in range(len(self.shapes)):
             self.current.write(part, [target], self.current.slot(part, source))
 
     def release(self) -> None:
-        """Forget every sequence and give the memory back."""
-        for one in self.buckets.values():
-            one.release()
+        """Forget every sequence and free the memory."""
+        for held in self.buckets.values():
+            held.release()
         self.length = 0
 
 
@@ -117,7 +117,7 @@ class DeviceBucket:
         ]
 
     def rows(self, rows: int) -> list[Parameter] | None:
-        """Parameters ``[n * K, L, D]`` that see what is written; None: reshape those that are written."""
+        """Parameters ``[n * K, L, D]`` over the memory that is written; None: reshape the written ones."""
         return None
 
     def slot(self, part: int, slot: int) -> Tensor:
@@ -138,17 +138,17 @@ class DeviceBucket:
         )
 
     def copy(self, shorter: DeviceBucket) -> None:
-        """Take over what a shorter bucket holds."""
+        """Copy the contents of a shorter bucket."""
         for part in range(len(self.shapes)):
             for slot in range(self.slots):
                 self.write(part, [slot], shorter.slot(part, slot))
 
     def release(self) -> None:
-        """Nothing: a compiled function keeps its parameters' memory."""
+        """Nothing to do: a compiled function keeps its parameters' memory."""
 
 
 class HostBucket:
-    """The same over memory of the host, for the CPU target: float32."""
+    """The same in mapped host memory, for the CPU target: float32."""
 
     def __init__(self, shapes: Sequence[tuple[int, int]], slots: int, length: int, dtype: ms.Type) -> None:
         self.length = length
@@ -160,11 +160,11 @@ class HostBucket:
             numbers[start : start + size * slots * heads * length].reshape(slots, heads, length, size)
             for start, (heads, size) in zip(starts, shapes, strict=False)
         ]
-        self.places = [over(part, (-1, part.shape[-1])) for part in self.parts]
+        self.places = [parameter_over(part, (-1, part.shape[-1])) for part in self.parts]
 
     def rows(self, rows: int) -> list[Parameter] | None:
         """Parameters ``[n * K, L, D]`` over the first n slots."""
-        return [over(part[:rows], (-1, *part.shape[2:])) for part in self.parts]
+        return [parameter_over(part[:rows], (-1, *part.shape[2:])) for part in self.parts]
 
     def slot(self, part: int, slot: int) -> Array:
         """``[K, L, D]``."""
@@ -175,20 +175,20 @@ class HostBucket:
         self.parts[part][list(slots), :, : values.shape[1]] = values
 
     def copy(self, shorter: HostBucket) -> None:
-        """Take over what a shorter bucket holds."""
+        """Copy the contents of a shorter bucket."""
         for part, source in zip(self.parts, shorter.parts, strict=True):
             part[:, :, : source.shape[2]] = source
 
     def release(self) -> None:
-        """Give the pages back; they are zeros when touched again."""
+        """Return the pages; they are zeros when touched again."""
         self.memory.madvise(mmap.MADV_DONTNEED)
 
 
 Bucket = HostBucket | DeviceBucket
 
 
-def over(array: Array, shape: tuple[int, ...]) -> Parameter:
-    """A parameter in the memory of an array: the last moment for ``set_data`` is before anything is compiled."""
+def parameter_over(array: Array, shape: tuple[int, ...]) -> Parameter:
+    """A parameter in the memory of an array; ``set_data`` works only before anything is compiled."""
     parameter = Parameter(Tensor(np.zeros((1,) * len(shape), array.dtype)), name=new_name(), requires_grad=False)
     parameter.set_data(Tensor.from_numpy(array.reshape(shape)), slice_shape=True)
     if parameter.data_ptr() != array.ctypes.data:

@@ -1,4 +1,4 @@
-"""A language model beside the policy, for what it says and how likely it finds a text; it is never trained.
+"""A language model beside the policy that generates and scores text; it is never trained.
 
 Nothing is loaded before the first call. Several models take the memory of the largest if each is released after use;
 a released model is compiled again when it is next used.
@@ -27,14 +27,14 @@ from ..training.trained_model import bucket_of, cost_of, layout_of, sharpness
 from .decoder_steps import Model
 from .engine import MindSporeEngine
 
-TOKENS = 512  # of one row, prompt included, for the size of a micro-batch
+ROW_TOKENS = 512  # usual tokens of one row, prompt included: sizes a micro-batch
 
 
 class MindSporeLanguageModel:
     """Implements ``backend.LanguageModel``.
 
     Args:
-        slots: completions decoded at once, and rows whose log-probs are computed at once where they are of usual size.
+        slots: completions decoded at once, and rows of usual length whose log-probs are computed at once.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, log: CompileLog, *, slots: int) -> None:
@@ -60,19 +60,19 @@ class MindSporeLanguageModel:
         if self.scorer is None:
             cell = LogProbModel(self.architecture, self.weights().weights, self.layout)
             self.scorer = Compiled("log-probs", cell.logps, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
-        found = np.zeros(batch.ids.shape, dtype=np.float32)
+        logps = np.zeros(batch.ids.shape, dtype=np.float32)
         shared = self.layout == "shared"
-        for rows in micro_batches(batch, TOKENS * self.slots, shared=shared):
+        for rows in micro_batches(batch, ROW_TOKENS * self.slots, shared=shared):
             micro = batch.take(rows)
             count, width = micro.ids.shape
             sizes = self.known_buckets(micro).choose(needed(micro, shared=shared))
             inputs = LAYOUTS[self.layout](micro, sizes, "before")
             (values,) = self.scorer(sharpness(micro), *inputs.tensors())
-            found[rows, :width] = values.asnumpy()[:count, :width]
-        return LogProbs(logps=found)
+            logps[rows, :width] = values.asnumpy()[:count, :width]
+        return LogProbs(logps=logps)
 
     def release(self) -> None:
-        """Free the weights, and what is compiled over them, until the next call, which reads the folder again."""
+        """Free the weights and the steps compiled over them until the next call, which reads the folder again."""
         if self.model is None:
             return
         if self.scorer is not None:
@@ -85,7 +85,7 @@ class MindSporeLanguageModel:
         gc.collect()  # cells point at each other
 
     def weights(self) -> Model:
-        """The model, read from its folder unless it is there."""
+        """The model, read from its folder on first use."""
         if self.model is None:
             weights = hf.load_weights(self.folder, self.architecture, self.config.dtype)
             self.model = Model(architecture=self.architecture, weights=weights)

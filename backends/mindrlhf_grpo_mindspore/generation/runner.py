@@ -1,8 +1,7 @@
-"""Generation's device side: compiled steps over a KV cache, or over whole sequences; tokens come back.
+"""The device side of generation: compiled steps over a KV cache, or over full sequences.
 
-Shapes are static: rows and lengths come in buckets, what fills a bucket up is computed and thrown away. Which bucket
-serves depends on the call alone, so a run that is resumed computes the same bits. Inside a call the cache starts with
-its shortest bucket and grows.
+Shapes are static: rows and lengths come in buckets, and results on padding are dropped. The bucket depends on the call
+alone, so a resumed run computes the same bits. Within a call the cache starts with its shortest bucket and grows.
 Legend: n rows, S slots, T tokens of a batch of prompts, P of one prompt.
 """
 
@@ -18,23 +17,23 @@ from mindspore import Parameter, Tensor, mint, ops
 from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import CompileLog
-from mindrlhf_grpo.generation.generation import Drawn, Draws
+from mindrlhf_grpo.generation.generation import RandomDraws, SampledTokens
 from mindrlhf_grpo.types import IntArray, Sampling
 
 from ..graph import Compiled, empty
 from ..training.buckets import bucket_size
-from .decoder_steps import DecodeStep, Model, PromptStep, WholeStep
+from .decoder_steps import DecodeStep, Model, PromptStep, SequenceStep
 from .kv_cache import PromptCache, SlotCache, bucket, new_name
 from .sampling_step import Drawing
 
 FEWEST = 8  # rows below which a step costs the same
 PREFILL = 512  # prompt tokens computed at once; a longer prompt is computed alone
-PER_PROMPT = 16  # tokens of a batch for every prompt it may hold
-LEAST_WHOLE = 32  # places of the shortest bucket of whole sequences
+PER_PROMPT = 16  # tokens of a batch per prompt that it may hold
+LEAST_WHOLE = 32  # places of the shortest bucket of full sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptPrompt:
+class ComputedPrompt:
     """A prompt that samples start from: its ids, its keys and values, the hidden state after it ``[E]``."""
 
     ids: IntArray
@@ -46,7 +45,7 @@ class CachedRunner:
     """Implements ``generation.ModelRunner`` with a KV cache.
 
     Args:
-        slots: S, the most that ``open`` will ask for; more makes everything be compiled again.
+        slots: S, the largest number that ``open`` will request; a larger one compiles everything again.
         shared: see ``SlotCache``.
     """
 
@@ -55,7 +54,7 @@ class CachedRunner:
     def __init__(self, model: Model, log: CompileLog, *, slots: int, shared: bool) -> None:
         self.model, self.log, self.shared = model, log, shared
         self.drawing = Drawing(model, log)
-        self.kept: dict[int, KeptPrompt] = {}
+        self.prompts: dict[int, ComputedPrompt] = {}
         self.prompt_steps: dict[int, tuple[Compiled, list[Parameter]]] = {}
         self._allocate(slots)
 
@@ -64,37 +63,37 @@ class CachedRunner:
         if slots > self.cache.slots:
             self._allocate(slots)
         self.drawing.open(self.cache.slots, sampling, end_tokens)
-        self.kept = {}
+        self.prompts = {}
         self.cache.reset()
 
     def prefill(self, prompts: Mapping[int, IntArray]) -> None:
-        """Compute prompts, many at once, and keep what their samples need."""
-        for batch in batches({number: len(ids) for number, ids in prompts.items()}):
+        """Compute prompts, many at once, and store the state that their samples need."""
+        for batch in prefill_batches({number: len(ids) for number, ids in prompts.items()}):
             self._prefill({number: prompts[number] for number in batch})
 
-    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: Draws) -> Drawn:
-        """A sample of a kept prompt begins in each of the slots: its first token."""
+    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """Start a sample of a computed prompt in each of the slots; return its first token."""
         for prompt in dict.fromkeys(prompts):
-            taken = [slot for slot, one in zip(slots, prompts, strict=True) if one == prompt]
-            self.cache.fork(self.kept[prompt].cache, taken)
+            taken = [slot for slot, its_prompt in zip(slots, prompts, strict=True) if its_prompt == prompt]
+            self.cache.fork(self.prompts[prompt].cache, taken)
             for slot in taken:
-                self.drawing.start(slot, self.kept[prompt].ids)
-        hidden = np.stack([self.kept[prompt].hidden for prompt in prompts])
+                self.drawing.start(slot, self.prompts[prompt].ids)
+        hidden = np.stack([self.prompts[prompt].hidden for prompt in prompts])
         rows = filled(hidden, row_bucket(len(slots), self.cache.slots))
         return self.drawing.draw(Tensor(rows).astype(self.model.dtype), slots, draws)
 
     def release(self, prompts: Sequence[int]) -> None:
-        """Forget kept prompts."""
+        """Forget computed prompts."""
         for prompt in prompts:
-            del self.kept[prompt]
+            del self.prompts[prompt]
 
     def move(self, source: int, target: int) -> None:
-        """The sample of one slot goes on in another."""
+        """Continue the sample of one slot in another."""
         self.cache.move(source, target)
         self.drawing.move(source, target)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Draws) -> Drawn:
-        """One step of the slots ``0..n-1``; rows beyond them write into slots that are free."""
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """Append a token to each of the slots ``0..n-1``; rows beyond them write into free slots."""
         self.cache.reserve(max(positions) + 1)
         rows, count = row_bucket(len(tokens), self.cache.slots), len(tokens)
         inputs = np.zeros((2, rows), np.int32)
@@ -106,17 +105,17 @@ class CachedRunner:
         return self.cache.nbytes
 
     def close(self) -> None:
-        """Give back the memory of prompts and slots."""
-        self.kept = {}
+        """Free the memory of prompts and slots."""
+        self.prompts = {}
         self.cache.release()
 
     def forget(self) -> None:
-        """Free what is compiled; the runner is of no use afterwards."""
+        """Free the compiled steps; the runner cannot be used afterwards."""
         self.close()
         self.drawing.forget()
-        for step, kept in self.prompt_steps.values():
+        for step, states in self.prompt_steps.values():
             step.forget()
-            for part in kept:
+            for part in states:
                 empty(part)
         for step in self.decode_steps.values():
             step.forget()
@@ -130,38 +129,38 @@ class CachedRunner:
         self.decode_steps: dict[tuple[int, int], Compiled] = {}
 
     def _prefill(self, prompts: Mapping[int, IntArray]) -> None:
-        """One batch, prompt after prompt."""
+        """Compute one batch of prompts, laid one after another."""
         lengths = [len(ids) for ids in prompts.values()]
         ends = np.cumsum(lengths)
         width = bucket(max(int(ends[-1]), PER_PROMPT * len(prompts)))
         tokens = np.zeros((3, width), np.int32)
-        tokens[2] = -1  # what fills up is a sequence of its own
+        tokens[2] = -1  # padding is a sequence of its own
         for number, (ids, end) in enumerate(zip(prompts.values(), ends, strict=True)):
             tokens[:, end - len(ids) : end] = ids, np.arange(len(ids)), np.full(len(ids), number)
-        step, kept = self._prompt_step(width)
+        step, states = self._prompt_step(width)
         last = filled((ends - 1).astype(np.int32), width // PER_PROMPT)
         hidden = step(Tensor(tokens), Tensor(last)).astype(ms.float32).asnumpy()
-        parts = [self._shares(part, ends, lengths) for part in kept]
+        parts = [self._cut_prompts(part, ends, lengths) for part in states]
         for row, (number, ids) in enumerate(prompts.items()):
             cache = PromptCache(parts=tuple(part[row] for part in parts))
-            self.kept[number] = KeptPrompt(ids=ids, cache=cache, hidden=hidden[row].copy())
+            self.prompts[number] = ComputedPrompt(ids=ids, cache=cache, hidden=hidden[row].copy())
 
-    def _shares(self, kept: Parameter, ends: IntArray, lengths: Sequence[int]) -> list[Any]:
-        """Copies ``[K, P, D]`` of each prompt's part of ``[T, K, D]``."""
+    def _cut_prompts(self, states: Parameter, ends: IntArray, lengths: Sequence[int]) -> list[Any]:
+        """Copies ``[K, P, D]`` of each prompt's keys or values from ``[T, K, D]``."""
         cuts = [slice(int(end) - length, int(end)) for end, length in zip(ends, lengths, strict=True)]
         if self.shared:
-            values = kept.asnumpy()
+            values = states.asnumpy()
             return [values[cut].transpose(1, 0, 2).copy() for cut in cuts]
-        return [ops.transpose(kept[cut], (1, 0, 2)) for cut in cuts]
+        return [ops.transpose(states[cut], (1, 0, 2)) for cut in cuts]
 
     def _prompt_step(self, width: int) -> tuple[Compiled, list[Parameter]]:
         if width not in self.prompt_steps:
-            kept = [
+            states = [
                 Parameter(mint.zeros((width, *shape), dtype=self.model.dtype), name=new_name(), requires_grad=False)
                 for shape in self.cache.shapes
             ]
-            step = Compiled("prefill", PromptStep(self.model, kept), self.log, lambda *_: f"{width} tokens")
-            self.prompt_steps[width] = step, kept
+            step = Compiled("prefill", PromptStep(self.model, states), self.log, lambda *_: f"{width} tokens")
+            self.prompt_steps[width] = step, states
         return self.prompt_steps[width]
 
     def _decode_step(self, rows: int) -> Compiled:
@@ -174,9 +173,9 @@ class CachedRunner:
 
 
 class RecomputeRunner:
-    """Implements ``generation.ModelRunner`` without a cache: every token is a forward pass over whole sequences.
+    """Implements ``generation.ModelRunner`` without a cache: each token takes a forward pass over full sequences.
 
-    To compare with: what it computes needs no bookkeeping to be right.
+    It serves for comparison: its results depend on no bookkeeping.
     """
 
     name = "recompute"
@@ -198,8 +197,8 @@ class RecomputeRunner:
         """Remember the prompts."""
         self.prompts.update(prompts)
 
-    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: Draws) -> Drawn:
-        """A sample begins in each of the slots: its first token."""
+    def start(self, slots: Sequence[int], prompts: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """Start a sample in each of the slots; return its first token."""
         for slot, prompt in zip(slots, prompts, strict=True):
             self.sequences[slot] = self.prompts[prompt].tolist()
             self.drawing.start(slot, self.prompts[prompt])
@@ -211,12 +210,12 @@ class RecomputeRunner:
             del self.prompts[prompt]
 
     def move(self, source: int, target: int) -> None:
-        """The sample of one slot goes on in another."""
+        """Continue the sample of one slot in another."""
         self.sequences[target] = self.sequences.pop(source)
         self.drawing.move(source, target)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Draws) -> Drawn:
-        """One step of the slots ``0..n-1``."""
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """Append a token to each of the slots ``0..n-1``; return the next tokens."""
         for slot, token in enumerate(tokens):
             self.sequences[slot].append(token)
         return self._draw(range(len(tokens)), draws)
@@ -230,14 +229,14 @@ class RecomputeRunner:
         self.prompts, self.sequences = {}, {}
 
     def forget(self) -> None:
-        """Free what is compiled."""
+        """Free the compiled steps."""
         self.close()
         self.drawing.forget()
         for step in self.steps.values():
             step.forget()
         self.steps.clear()
 
-    def _draw(self, slots: Sequence[int], draws: Draws) -> Drawn:
+    def _draw(self, slots: Sequence[int], draws: RandomDraws) -> SampledTokens:
         sequences = [self.sequences[slot] for slot in slots]
         rows, length = row_bucket(len(slots), self.slots), bucket_size(max(map(len, sequences)), least=LEAST_WHOLE)
         ids = np.zeros((rows, length), np.int32)
@@ -249,7 +248,7 @@ class RecomputeRunner:
 
     def _step(self, rows: int, length: int) -> Compiled:
         if (rows, length) not in self.steps:
-            cell = WholeStep(self.model, rows, length)
+            cell = SequenceStep(self.model, rows, length)
             step = Compiled("recompute", cell, self.log, lambda *_: f"{rows} rows of {length} places")
             self.steps[rows, length] = step
         return self.steps[rows, length]
@@ -268,7 +267,7 @@ def build_runner(
 
 
 def row_bucket(count: int, slots: int) -> int:
-    """Rows computed for ``count`` running slots: all of them, or a quarter, a sixteenth ... that holds them."""
+    """Rows computed for ``count`` running slots: all slots, or the smallest quarter, sixteenth, ... that holds them."""
     rows = slots
     while rows % 4 == 0 and rows // 4 >= max(count, FEWEST):
         rows //= 4
@@ -276,17 +275,17 @@ def row_bucket(count: int, slots: int) -> int:
 
 
 def filled(values: NDArray[Any], rows: int) -> NDArray[Any]:
-    """The first of the values appended until there are ``rows``."""
+    """Repeat the first value at the end until there are ``rows``."""
     return np.concatenate([values, np.repeat(values[:1], rows - len(values), axis=0)])
 
 
-def batches(lengths: Mapping[int, int]) -> list[list[int]]:
-    """Prompts computed together, longest first: few tokens are left empty, and few shapes are needed."""
+def prefill_batches(lengths: Mapping[int, int]) -> list[list[int]]:
+    """Group prompts that are computed together, longest first: little padding and few shapes."""
     packed: list[list[int]] = []
     for number in sorted(lengths, key=lambda number: -lengths[number]):
         for batch in packed:
-            held = sum(lengths[one] for one in batch)
-            if held + lengths[number] <= PREFILL and len(batch) < PREFILL // PER_PROMPT:
+            tokens = sum(lengths[member] for member in batch)
+            if tokens + lengths[number] <= PREFILL and len(batch) < PREFILL // PER_PROMPT:
                 batch.append(number)
                 break
         else:

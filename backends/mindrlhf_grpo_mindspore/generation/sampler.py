@@ -1,10 +1,10 @@
 """From logits to tokens: inverse-CDF sampling with one number per token, each row on its own.
 
-How the number chooses is defined in ``mindrlhf_grpo.generation.sampling``: a row's choice depends on nothing but its own logits
-and number. Order of the transformations as in Hugging Face
-generate: repetition penalty, minimum length, temperature, top-k, top-p, min-p; what is left is renormalised.
-The log-prob kept is that of softmax(logits / temperature) before all of them (temperature 1 when greedy).
-The rule of a run is constant in what is compiled: what it does not use costs nothing.
+``mindrlhf_grpo.generation.sampling`` defines how the number selects a token: the choice of a row depends only on its own
+logits and number. The transformations are applied in the order of Hugging Face generate: repetition penalty, minimum
+length, temperature, top-k, top-p, min-p; the remaining probabilities are renormalised. The recorded log-prob is that of
+softmax(logits / temperature) before all of them (temperature 1 when greedy). The sampling rule is a constant of the
+compiled step: transformations that it does not use cost nothing.
 Legend: n rows, S slots, V vocabulary, B blocks of ids.
 """
 
@@ -22,14 +22,14 @@ from mindrlhf_grpo.generation.sampling import FAN
 from mindrlhf_grpo.types import Sampling
 
 BLOCK = 256  # ids that are summed in float32; their sums in float64
-CANDIDATES = 1024  # likeliest ids tried for top-p before everything is sorted
+CANDIDATES = 1024  # most likely ids tried for top-p before everything is sorted
 BELOW = 1.0 - 2.0**-53  # times a float64: the next one towards 0
 NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What of a ``Sampling`` shapes the computation; ``end_tokens`` wait for a minimum length."""
+    """The settings of a ``Sampling`` that are compiled in; ``end_tokens`` wait for a minimum length."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -48,12 +48,12 @@ class Rule:
 
 
 def rule_of(sampling: Sampling, end_tokens: Sequence[int], vocabulary: int) -> Rule:
-    """The rule of a sampling; end tokens the model does not know are left out."""
+    """The rule of a sampling; end tokens outside the vocabulary are left out."""
     waiting = sorted({token for token in end_tokens if token < vocabulary}) if sampling.min_tokens else []
     if sampling.greedy:
         return Rule(
             temperature=0.0, repetition_penalty=sampling.repetition_penalty, end_tokens=tuple(waiting)
-        )  # truncation keeps the likeliest
+        )  # truncation never drops the most likely id
     return Rule(
         temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty, end_tokens=tuple(waiting),
@@ -61,7 +61,7 @@ def rule_of(sampling: Sampling, end_tokens: Sequence[int], vocabulary: int) -> R
 
 
 class Sampler(nn.Cell):
-    """Draws the next token of every row; marks the tokens each slot has seen if a penalty needs them.
+    """Draws the next token of every row; records the tokens that each slot has seen if a penalty needs them.
 
     Attributes:
         seen: ``[S, V]`` parameter, 1 where a slot's prompt or completion holds the id; None without a penalty.
@@ -85,7 +85,7 @@ class Sampler(nn.Cell):
         Args:
             logits: ``[n, V]`` float32.
             uniforms: ``[n, D]`` float64 in [0, 1): ``sampling.per_level``.
-            early: ``[n]`` whether the row's completion is below the minimum length.
+            early: ``[n]`` true where the row's completion is below the minimum length.
             slots: ``[n]`` int32, the slot of each row.
         """
         shaped = logits
@@ -109,7 +109,7 @@ def choose(logits: Tensor, shaped: Tensor | None, uniforms: Tensor, rule: Rule) 
 
     Args:
         logits: ``[n, V]`` as the model gave them.
-        shaped: logits after penalties; None: there are none.
+        shaped: logits after penalties, None without any.
         uniforms: ``[n, D]`` float64.
     """
     if rule.greedy:
@@ -123,23 +123,23 @@ def choose(logits: Tensor, shaped: Tensor | None, uniforms: Tensor, rule: Rule) 
         below_top = logits - logits.max(-1, keepdims=True)
         tokens, total = invert_cdf(native.exp(below_top), uniforms)
         return tokens, log_share(below_top, tokens, total)
-    tokens, _ = invert_cdf(kept_weights(logits if shaped is None else shaped, rule), uniforms)
+    tokens, _ = invert_cdf(truncated_weights(logits if shaped is None else shaped, rule), uniforms)
     return tokens, log_probs(logits, tokens)
 
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Of the tokens ``[n]`` under softmax of the logits ``[n, V]``."""
+    """Log-probs of the tokens ``[n]`` under softmax of the logits ``[n, V]``."""
     below_top = logits - logits.max(-1, keepdims=True)
     return log_share(below_top, tokens, block_sums(native.exp(below_top)).sum(-1))
 
 
 def log_share(logits: Tensor, tokens: Tensor, total: Tensor) -> Tensor:
     """Log-probs ``[n]`` of the tokens, given the sum ``[n]`` float64 of exp(logits)."""
-    return (picked(logits, tokens).astype(ms.float64) - native.log(total)).astype(ms.float32)
+    return (pick_tokens(logits, tokens).astype(ms.float64) - native.log(total)).astype(ms.float32)
 
 
 def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """``mindrlhf_grpo.generation.sampling.choose`` in a graph: never an id of weight zero.
+    """Draw as ``mindrlhf_grpo.generation.sampling.choose`` does: never an id of weight zero.
 
     Args:
         weights: ``[n, V]``; they need not be normalised.
@@ -150,8 +150,8 @@ def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows, levels = weights.shape[0], (weights,)
     for _ in range(uniforms.shape[1] - 1):
-        whole = padded(levels[-1])
-        levels = (*levels[:-1], whole, folded(whole))
+        level = padded(levels[-1])
+        levels = (*levels[:-1], level, folded(level))
     top = levels[-1].astype(ms.float64)
     node = pick(top, uniforms[:, :1])
     fan = native.arange(FAN).astype(ms.int32).reshape(1, FAN)
@@ -164,7 +164,7 @@ def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def padded(weights: Tensor) -> Tensor:
-    """Zeros behind, up to a multiple of the fan."""
+    """Append zeros up to a multiple of the fan."""
     rows, width = weights.shape
     missing = -width % FAN
     return weights if missing == 0 else native.cat((weights, native.zeros((rows, missing), weights.dtype)), 1)
@@ -180,54 +180,54 @@ def folded(weights: Tensor) -> Tensor:
 
 
 def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """First of few columns whose cumulative weight exceeds uniform * total ``[n, 1]``; int32."""
+    """The first column whose cumulative weight exceeds uniform * total ``[n, 1]``; int32."""
     ends = native.cumsum(weights, 1)
     total = ends[:, -1:]
     return passed(ends, native.minimum(uniforms * total, total * BELOW), weights.shape[1])
 
 
 def passed(ends: Tensor, target: Tensor, count: int) -> Tensor:
-    """How many of the ascending ``ends`` ``[n, count]`` are at most the target ``[n, 1]``, below ``count``; int32."""
+    """The number of ascending ``ends`` ``[n, count]`` that are at most the target ``[n, 1]``, below ``count``; int32."""
     return native.clamp((ends <= target).astype(ms.int32).sum(-1, keepdims=True), 0, count - 1).astype(ms.int32)
 
 
 def block_sums(weights: Tensor) -> Tensor:
     """Sums of consecutive blocks of ids ``[n, B]``, float32 within a block, given as float64.
 
-    As a product with ones: several times faster here than a sum.
+    It is a product with ones: several times faster here than a sum.
     """
     rows, vocabulary = weights.shape
     blocks = vocabulary // BLOCK
     parts = ()
     if blocks:
-        whole = weights if blocks * BLOCK == vocabulary else weights[:, : blocks * BLOCK]
+        full = weights if blocks * BLOCK == vocabulary else weights[:, : blocks * BLOCK]
         ones = native.ones((BLOCK, 1), ms.float32)
-        parts = (native.matmul(whole.reshape(rows * blocks, BLOCK), ones).reshape(rows, blocks),)
+        parts = (native.matmul(full.reshape(rows * blocks, BLOCK), ones).reshape(rows, blocks),)
     if blocks * BLOCK < vocabulary:
         parts = (*parts, weights[:, blocks * BLOCK :].sum(-1, keepdims=True))
     return (parts[0] if len(parts) == 1 else native.cat(parts, 1)).astype(ms.float64)
 
 
-def kept_weights(logits: Tensor, rule: Rule) -> Tensor:
-    """Unnormalised probabilities ``[n, V]`` with what top-k, top-p and min-p drop set to zero.
+def truncated_weights(logits: Tensor, rule: Rule) -> Tensor:
+    """Unnormalised probabilities ``[n, V]``, zero where top-k, top-p or min-p drop an id.
 
-    Ids tied with the last one kept are kept too, so the result does not depend on how a sort breaks ties.
+    Ids tied with the last remaining one remain too, so the result does not depend on how a sort breaks ties.
     """
     top_k = rule.top_k
     if 0 < top_k < logits.shape[1]:
         least = native.topk(logits, top_k)[0][:, top_k - 1 :]
         logits = native.masked_fill(logits, logits < least, NEVER)
     weights = native.exp(logits - logits.max(-1, keepdims=True))
-    kept = weights
+    remaining = weights
     if rule.top_p < 1.0:
-        kept = native.masked_fill(kept, weights < nucleus_threshold(weights, rule.top_p), 0.0)
+        remaining = native.masked_fill(remaining, weights < nucleus_threshold(weights, rule.top_p), 0.0)
     if rule.min_p > 0.0:
-        kept = native.masked_fill(kept, weights < rule.min_p, 0.0)
-    return kept
+        remaining = native.masked_fill(remaining, weights < rule.min_p, 0.0)
+    return remaining
 
 
 def nucleus_threshold(weights: Tensor, top_p: float) -> Tensor:
-    """Weight ``[n, 1]`` of the last id of the smallest set of likeliest ids that holds ``top_p`` of the mass."""
+    """Weight ``[n, 1]`` of the last id in the smallest set of most likely ids that holds ``top_p`` of the mass."""
     vocabulary = weights.shape[1]
     mass = block_sums(weights).sum(-1, keepdims=True) * top_p
     if vocabulary <= CANDIDATES:
@@ -252,13 +252,13 @@ def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def without(logits: Tensor, ends: Tensor, early: Tensor) -> Tensor:
-    """Logits ``[n, V]`` with the ids ``[1, E]`` ruled out in early rows; few columns are written, nothing is masked."""
+    """Logits ``[n, V]`` with the ids ``[1, E]`` ruled out in early rows; only these columns are written."""
     columns = native.broadcast_to(ends, (logits.shape[0], ends.shape[1]))
-    found = native.gather_elements(logits, 1, columns)
-    never = native.full_like(found, NEVER)
-    return native.tensor_scatter_elements(logits, columns, native.where(early.reshape(-1, 1), never, found), 1)
+    present = native.gather_elements(logits, 1, columns)
+    never = native.full_like(present, NEVER)
+    return native.tensor_scatter_elements(logits, columns, native.where(early.reshape(-1, 1), never, present), 1)
 
 
-def picked(values: Tensor, tokens: Tensor) -> Tensor:
+def pick_tokens(values: Tensor, tokens: Tensor) -> Tensor:
     """``[n, V]``, ``[n]`` -> ``[n]``."""
     return native.gather_elements(values, 1, tokens.reshape(-1, 1)).reshape(-1)

@@ -1,7 +1,7 @@
 """From hidden states to tokens: the head and the sampler in one compiled step; logits never leave it.
 
-It is compiled apart from the layers, once for every rule and number of rows: prompts, decoding and recomputation share
-it, and another rule (a greedy evaluation between sampled steps) leaves the layers compiled.
+It is compiled separately from the layers, once for each rule and number of rows: prompts, decoding and recomputation
+share it, and another rule (a greedy evaluation between sampled steps) leaves the layers compiled.
 Legend: n rows, E hidden size, V vocabulary.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindrlhf_grpo.backend import CompileLog
-from mindrlhf_grpo.generation.generation import Drawn, Draws
+from mindrlhf_grpo.generation.generation import RandomDraws, SampledTokens
 from mindrlhf_grpo.generation.sampling import depth, per_level
 from mindrlhf_grpo.types import IntArray, Sampling
 
@@ -35,7 +35,7 @@ class DrawStep(nn.Cell):
 
 
 class Drawing:
-    """The draw steps of a model; remembers what each slot has seen where a penalty needs it."""
+    """The draw steps of a model; records the tokens that each slot has seen where a penalty needs them."""
 
     def __init__(self, model: Model, log: CompileLog) -> None:
         self.model, self.log, self.slots = model, log, 0
@@ -44,39 +44,39 @@ class Drawing:
         self.steps: dict[tuple[Rule, int], Compiled] = {}
 
     def open(self, slots: int, sampling: Sampling, end_tokens: Sequence[int]) -> None:
-        """Draw by this sampling from now on; more slots than before make everything be compiled again."""
+        """Draw by this sampling from now on; more slots than before compile everything again."""
         vocabulary = self.model.architecture.vocabulary
         self.min_tokens, self.rule = sampling.min_tokens, rule_of(sampling, end_tokens, vocabulary)
         if slots > self.slots:
             self.slots, self.samplers, self.steps = slots, {}, {}
         if self.rule not in self.samplers:
-            # One slot more than there are takes what the rows that fill a bucket up have drawn.
+            # One extra slot takes the tokens drawn in padding rows.
             self.samplers[self.rule] = Sampler(self.rule, slots=self.slots + 1, vocabulary=vocabulary)
 
     def start(self, slot: int, prompt: IntArray) -> None:
-        """A sample of this prompt begins in the slot."""
+        """Start a sample of this prompt in the slot."""
         if self.sampler.seen is not None:
             row = np.zeros(self.model.architecture.vocabulary, np.float32)
             row[prompt] = 1.0
             self.sampler.seen[slot] = Tensor(row)
 
     def move(self, source: int, target: int) -> None:
-        """The sample of one slot goes on in another."""
+        """Continue the sample of one slot in another."""
         if self.sampler.seen is not None:
             self.sampler.seen[target] = self.sampler.seen[source].copy()
 
-    def draw(self, hidden: Tensor, slots: Sequence[int], draws: Draws) -> Drawn:
-        """The next tokens of the slots; rows of ``hidden`` ``[n, E]`` beyond them are drawn and thrown away."""
+    def draw(self, hidden: Tensor, slots: Sequence[int], draws: RandomDraws) -> SampledTokens:
+        """The next tokens of the slots; tokens of further rows of ``hidden`` ``[n, E]`` are dropped."""
         rows, count = len(hidden), len(slots)
         uniforms, early = np.zeros((rows, self.levels)), np.zeros(rows, bool)
         uniforms[:count], early[:count] = per_level(draws.uniforms, self.levels), draws.places < self.min_tokens
         places = np.full(rows, self.slots, np.int32)
         places[:count] = slots
         tokens, logps = self._step(rows)(hidden, Tensor(uniforms), Tensor(early), Tensor(places))
-        return Drawn(tokens=tokens.asnumpy()[:count].astype(np.int64), logps=logps.asnumpy()[:count])
+        return SampledTokens(tokens=tokens.asnumpy()[:count].astype(np.int64), logps=logps.asnumpy()[:count])
 
     def forget(self) -> None:
-        """Free what is compiled."""
+        """Free the compiled steps."""
         for step in self.steps.values():
             step.forget()
         self.samplers, self.steps, self.slots = {}, {}, 0

@@ -16,11 +16,11 @@ from mindrlhf_grpo.types import IntArray
 
 
 class UnsupportedModel(Exception):
-    """A decoder cannot serve this model; the text says why."""
+    """A decoder cannot serve this model; the text gives the reason."""
 
 
 class Decoder(Protocol):
-    """What generation asks of a model. A prompt's state is opaque to the caller."""
+    """A model's forward passes over slots. The state of a prompt is opaque to the caller."""
 
     name: str
     inference_mode: bool  # whether it may run under torch.inference_mode
@@ -35,24 +35,24 @@ class Decoder(Protocol):
         """Each prompt's state, and the logits ``[len(prompts), V]`` float32 of the token after it.
 
         Args:
-            features: of each prompt, what it has besides its tokens (images); nothing where all are text.
+            features: for each prompt, its inputs besides tokens (images); empty where all prompts are text.
         """
         ...
 
     def fork(self, prompt: Any, slot: int) -> None:
-        """A sample of the prompt begins in the slot."""
+        """Start a sample of the prompt in the slot."""
         ...
 
     def move(self, source: int, target: int) -> None:
-        """The sample of one slot goes on in another."""
+        """Continue the sample of one slot in another."""
         ...
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Append one token to each running slot; logits ``[n, V]`` float32 of the next one."""
+        """Append one token to each running slot; return the logits ``[n, V]`` float32 of the next one."""
         ...
 
     def weights(self) -> Mapping[str, Tensor] | None:
-        """Hugging Face name -> tensor it computes with; None where it runs the model's own modules."""
+        """The tensors it computes with, by Hugging Face name; None where it runs the model's own modules."""
         ...
 
     def cache_bytes(self) -> int:
@@ -65,5 +65,5 @@ class Decoder(Protocol):
 
 
 def without_gradient(decoder: Decoder) -> AbstractContextManager[None]:
-    """The mode a decoder runs in. Not ``inference_mode(False)``: that turns gradients on."""
+    """The gradient mode of a decoder. Not ``inference_mode(False)``: that turns gradients on."""
     return torch.inference_mode() if decoder.inference_mode else torch.no_grad()

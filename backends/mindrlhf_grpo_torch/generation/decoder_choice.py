@@ -39,18 +39,18 @@ DECODERS: dict[str, Callable[[Any], Decoder]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The decoder that serves a model, and why it is this one."""
+    """The decoder that serves a model, and the reason for the choice."""
 
     decoder: Decoder
     reason: str
 
 
 def choose_decoder(model: Any, only: str | None = None) -> Choice:
-    """The first decoder, fastest first, whose logits agree with the model's.
+    """Choose the fastest decoder whose logits agree with the model's.
 
     Args:
         model: Hugging Face causal LM, perhaps wrapped by peft.
-        only: take this one, to compare decoders.
+        only: name of the one decoder to try, to compare decoders.
 
     Raises:
         UnsupportedModel: ``only`` names one that cannot serve the model.
@@ -97,12 +97,12 @@ def probe(decoder: Decoder, model: Any) -> float:
 
 
 def centred(logits: Tensor) -> Tensor:
-    """Less each row's mean, which no probability depends on."""
+    """The logits minus each row's mean, which no probability depends on."""
     return logits - logits.mean(-1, keepdim=True)
 
 
 def probe_logits(decoder: Decoder, rows: Sequence[IntArray]) -> Tensor:
-    """Logits ``[rows, PROBE_STEPS + 1, V]`` of each row's last places, computed step by step."""
+    """Logits ``[rows, PROBE_STEPS + 1, V]`` at the last places of each row, computed step by step."""
     with without_gradient(decoder):
         decoder.open(len(rows))
         prompts, first = decoder.prefill([row[:-PROBE_STEPS] for row in rows])

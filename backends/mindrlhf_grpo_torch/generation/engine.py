@@ -1,7 +1,7 @@
 """The native rollout engine: completions from the policy's own weights, in the process that trains them.
 
-A completion depends on the weights, its prompt, its sample index and the seed only: not on what is generated beside
-it, in which order, or in how many slots.
+A completion depends only on the weights, its prompt, its sample index and the seed: not on its neighbours, the order
+of generation or the number of slots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mindrlhf_grpo.backend import BackendConfig, Policy
 from mindrlhf_grpo.errors import BackendError
-from mindrlhf_grpo.generation.generation import Generation, Progress, check_prompt
+from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, check_prompt
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
@@ -73,7 +73,7 @@ class TorchEngine:
     ) -> None:
         self.model, self.tokenizer, self.slots, self.apart = model, tokenizer, slots, apart
         self.weight_version = 0
-        self.progress: Progress | None = None
+        self.progress: ProgressCallback | None = None
         choice = choose_decoder(model, decoder)
         self.decoder, self.decoder_name, self.decoder_reason = choice.decoder, choice.decoder.name, choice.reason
         causal_lm = hf.causal_lm_of(model)

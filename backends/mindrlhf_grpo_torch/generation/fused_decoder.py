@@ -1,9 +1,9 @@
 """A hand-written decoder of Llama-shaped models: llama, mistral, qwen2, qwen3 without sliding windows.
 
-Few large operations a layer: one matmul for q, k and v, one for gate and up, rotary embedding and cache writes
+A layer is a few large operations: one matmul for q, k and v, one for gate and up, rotary embedding and cache writes
 over all heads at once. Grouped queries are folded into the query length, so keys are not repeated.
-Rows are computed in multiples of ``ROWS``: a matmul library treats the last few of an odd number by another
-kernel, and a completion's float32 numbers would then depend on how many others are decoded beside it.
+Rows are computed in multiples of ``ROWS``: a matmul library uses another kernel for the last few of an odd number, and
+the float32 results of a completion would then depend on the number of its neighbours.
 Legend: n running slots, H query heads, K key/value heads, R = H / K, D head size, E hidden size, L places read,
 P padded prompt length, V vocabulary.
 """
@@ -83,7 +83,7 @@ class FusedDecoder:
     def prefill(
         self, prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[list[PromptCache], Tensor]:
-        """Prompts of similar length are computed together, padded on the right, causal; its models read text only."""
+        """Compute prompts of similar length together, padded on the right; these models read text only."""
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         caches: list[Any] = [None] * len(prompts)
         logits = torch.empty((len(prompts), len(self.tensors.head.weight)), device=self.device)
@@ -96,7 +96,7 @@ class FusedDecoder:
         return caches, logits
 
     def _prefill(self, prompts: Sequence[IntArray]) -> tuple[list[PromptCache], Tensor]:
-        """One padded batch, longest prompt first."""
+        """Compute one padded batch, longest prompt first."""
         lengths = [len(prompt) for prompt in prompts]
         rows, width = len(prompts), round_up(lengths[0], ROWS)
         ids = np.zeros((rows, width), dtype=np.int64)
@@ -113,8 +113,8 @@ class FusedDecoder:
             mixed = F.scaled_dot_product_attention(
                 query, key, value, is_causal=True, enable_gqa=self.heads != self.kv_heads
             )
-            hidden = self._rest(hidden, mixed.transpose(1, 2).reshape(rows * width, -1), layer, few=False)
-        ends = padded([row * width + length - 1 for row, length in enumerate(lengths)])
+            hidden = self._after_attention(hidden, mixed.transpose(1, 2).reshape(rows * width, -1), layer, few=False)
+        ends = pad_rows([row * width + length - 1 for row, length in enumerate(lengths)])
         logits = self._logits(hidden[torch.tensor(ends, device=self.device)])
         return [PromptCache(parts=tuple(part)) for part in parts], logits[:rows]
 
@@ -122,7 +122,7 @@ class FusedDecoder:
         cache, running = self._slots(), round_up(len(tokens), ROWS)
         cache.reserve(max(positions) + 1)
         used = min(round_up(max(positions) + 1), cache.length)
-        ids, places = torch.tensor([padded(tokens), padded(positions)], device=self.device)
+        ids, places = torch.tensor([pad_rows(tokens), pad_rows(positions)], device=self.device)
         hidden = F.embedding(ids, self.tensors.embedding)
         cos, sin = self.rotary.at(places, used)
         mask = self._mask(places, used)
@@ -133,7 +133,7 @@ class FusedDecoder:
             stored = cache.read(index, running, used)
             key, value = stored[:, : self.kv_heads], stored[:, self.kv_heads :]
             mixed = self._attend(qkv[:, : self.heads], key, value, mask)
-            hidden = self._rest(hidden, mixed.reshape(running, -1), layer, few=True)
+            hidden = self._after_attention(hidden, mixed.reshape(running, -1), layer, few=True)
         return self._logits(hidden)[: len(tokens)]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class FusedDecoder:
         return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)[:, :, :repeats]
 
     def _mask(self, positions: Tensor, used: int) -> Tensor:
-        """Additive mask ``[n, 1, 1, L]``: a slot sees its places up to its own position."""
+        """Additive mask ``[n, 1, 1, L]``: a slot sees its places up to its current position."""
         unseen = torch.arange(used, device=self.device) > positions[:, None]
         mask = torch.zeros(unseen.shape, dtype=self.tensors.embedding.dtype, device=self.device)
         return mask.masked_fill_(unseen, -torch.inf)[:, None, None]
@@ -153,7 +153,7 @@ class FusedDecoder:
     def _qkv(self, hidden: Tensor, layer: Layer, cos: Tensor, sin: Tensor, *, few: bool) -> Tensor:
         """``[n, E]`` -> queries, keys and values ``[n, H + 2K, D]``, the first two rotated."""
         qkv = (
-            apply(self._norm(hidden, layer.attention_norm), layer.qkv, few=few)
+            project(self._norm(hidden, layer.attention_norm), layer.qkv, few=few)
             .contiguous()
             .unflatten(-1, (-1, self.size))
         )
@@ -164,22 +164,22 @@ class FusedDecoder:
         rotate(qkv[:, : self.heads + self.kv_heads], cos, sin)
         return qkv
 
-    def _rest(self, hidden: Tensor, mixed: Tensor, layer: Layer, *, few: bool) -> Tensor:
-        """What follows attention: output projection, residuals, feed-forward."""
-        hidden = apply(mixed, layer.output, onto=hidden, few=few)
-        gate, up = apply(self._norm(hidden, layer.mlp_norm), layer.gate_up, few=few).chunk(2, dim=-1)
-        return apply(F.silu(gate).mul_(up), layer.down, onto=hidden, few=few)
+    def _after_attention(self, hidden: Tensor, mixed: Tensor, layer: Layer, *, few: bool) -> Tensor:
+        """The rest of a layer: output projection, residuals, feed-forward."""
+        hidden = project(mixed, layer.output, onto=hidden, few=few)
+        gate, up = project(self._norm(hidden, layer.mlp_norm), layer.gate_up, few=few).chunk(2, dim=-1)
+        return project(F.silu(gate).mul_(up), layer.down, onto=hidden, few=few)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm (Zhang and Sennrich 2019)."""
         return F.rms_norm(hidden, hidden.shape[-1:], weight, self.eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return apply(self._norm(hidden, self.tensors.norm), self.tensors.head, few=True).contiguous().float()
+        return project(self._norm(hidden, self.tensors.norm), self.tensors.head, few=True).contiguous().float()
 
 
-def apply(inputs: Tensor, projection: Projection, onto: Tensor | None = None, *, few: bool) -> Tensor:
-    """The projection of ``[n, inputs]``, added to ``onto`` where given; ``few``: see ``few_rows``."""
+def project(inputs: Tensor, projection: Projection, onto: Tensor | None = None, *, few: bool) -> Tensor:
+    """The projection of ``[n, inputs]``, added to ``onto`` unless it is None; ``few``: see ``few_rows``."""
     if few and inputs.dtype == torch.float32 and inputs.device.type == "cpu":
         outputs = few_rows(inputs, projection.weight)
         if projection.bias is not None:
@@ -194,8 +194,8 @@ def apply(inputs: Tensor, projection: Projection, onto: Tensor | None = None, *,
 def few_rows(inputs: Tensor, weight: Tensor) -> Tensor:
     """``inputs @ weight.T`` as the transpose of ``weight @ inputs.T``: a quarter less time for the rows of a decode step.
 
-    Its columns are made a multiple of ``COLUMNS``; fewer go through another kernel, with other rounding. A vocabulary
-    is computed ``OUTPUTS`` ids at a time, which a processor's cache likes better.
+    The columns are padded to a multiple of ``COLUMNS``; fewer go through another kernel, with other rounding. A
+    vocabulary is computed ``OUTPUTS`` ids at a time, which fits a processor's cache better.
     """
     rows = len(inputs)
     if rows % COLUMNS:
@@ -204,8 +204,8 @@ def few_rows(inputs: Tensor, weight: Tensor) -> Tensor:
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[:rows]
 
 
-def padded(numbers: Sequence[int]) -> list[int]:
-    """Zeros appended up to a multiple of ``ROWS``: rows computed and thrown away, in slots that are free."""
+def pad_rows(numbers: Sequence[int]) -> list[int]:
+    """Append zeros up to a multiple of ``ROWS``: the results of these rows are dropped, their slots are free."""
     return [*numbers, *[0] * (round_up(len(numbers), ROWS) - len(numbers))]
 
 

@@ -1,8 +1,8 @@
 """The weights of a Llama-shaped model as few large matrices, shared with the model where nothing is adapted.
 
-q, k and v lie in one tensor, gate and up in another. The model's own parameters become views of these tensors: an
-optimizer that updates them in place updates the decoder, without a copy and without memory. A module with a LoRA
-adapter keeps its weights to itself; the decoder then holds a merged copy, brought up to date by the weight sync.
+q, k and v are one tensor, gate and up another. The model's own parameters become views of these tensors: an optimizer
+that updates them in place updates the decoder, without a copy and without extra memory. A module with a LoRA adapter
+keeps its own weights; the decoder then holds a merged copy, which the weight sync updates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What one decoder layer computes with."""
+    """The weights of one decoder layer."""
 
     attention_norm: Tensor
     qkv: Projection
@@ -44,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedWeights:
-    """A whole model; ``named`` maps Hugging Face names to (views of) the tensors above."""
+    """The weights of a model; ``named`` maps Hugging Face names to (views of) the other tensors."""
 
     embedding: Tensor
     layers: tuple[Layer, ...]
@@ -89,12 +89,12 @@ def fuse(model: Any) -> FusedWeights:
                 check_linear(f"layer {index} {name}", modules[f"model.layers.{index}.{name}"])
     named: dict[str, Tensor] = {}
     fused = tuple(fuse_layer(f"model.layers.{index}", modules, named) for index in layers)
-    embedding = live(named, "model.embed_tokens.weight", modules["model.embed_tokens"].weight)
+    embedding = enter(named, "model.embed_tokens.weight", modules["model.embed_tokens"].weight)
     head = modules["lm_head"]
     if head.weight is not modules["model.embed_tokens"].weight:
-        live(named, "lm_head.weight", head.weight)
-    bias = None if head.bias is None else live(named, "lm_head.bias", head.bias)
-    norm = live(named, "model.norm.weight", modules["model.norm"].weight)
+        enter(named, "lm_head.weight", head.weight)
+    bias = None if head.bias is None else enter(named, "lm_head.bias", head.bias)
+    norm = enter(named, "model.norm.weight", modules["model.norm"].weight)
     return FusedWeights(
         embedding=embedding, layers=fused, norm=norm, named=named,
         head=Projection(weight=head.weight.detach(), bias=bias),
@@ -108,10 +108,10 @@ DOWN = ("mlp.down_proj",)
 
 
 def fuse_layer(prefix: str, modules: dict[str, nn.Module], named: dict[str, Tensor]) -> Layer:
-    """One layer; what it holds is entered in ``named``."""
+    """Fuse one layer; its tensors are entered in ``named``."""
 
     def norm(name: str) -> Tensor:
-        return live(named, f"{prefix}.{name}.weight", modules[f"{prefix}.{name}"].get_parameter("weight"))
+        return enter(named, f"{prefix}.{name}.weight", modules[f"{prefix}.{name}"].get_parameter("weight"))
 
     def projection(names: Sequence[str]) -> Projection:
         return fuse_linears([f"{prefix}.{name}" for name in names], modules, named)
@@ -130,15 +130,15 @@ def fuse_layer(prefix: str, modules: dict[str, nn.Module], named: dict[str, Tens
 
 
 def fuse_linears(names: Sequence[str], modules: dict[str, nn.Module], named: dict[str, Tensor]) -> Projection:
-    """Linear modules as one projection; plain ones become views of it."""
+    """Fuse linear modules into one projection; plain ones become views of it."""
     linears = [modules[name] for name in names]
     weight = stack(
         [f"{name}.weight" for name in names],
-        [plain_of(linear).weight for linear in linears],
+        [plain_linear(linear).weight for linear in linears],
         [adapted_weight(linear) for linear in linears],
         named,
     )
-    biases = [plain_of(linear).bias for linear in linears]
+    biases = [plain_linear(linear).bias for linear in linears]
     bias = None if biases[0] is None else stack([f"{n}.bias" for n in names], biases, [None] * len(names), named)
     return Projection(weight=weight, bias=bias)
 
@@ -148,8 +148,8 @@ def stack(
 ) -> Tensor:
     """Concatenate parameters; each without an adapted value becomes a view of the result."""
     if len(names) == 1 and adapted[0] is None:
-        return live(named, names[0], parameters[0])
-    values = [own if merged is None else merged for own, merged in zip(parameters, adapted, strict=True)]
+        return enter(named, names[0], parameters[0])
+    values = [plain if merged is None else merged for plain, merged in zip(parameters, adapted, strict=True)]
     fused = torch.cat([value.detach() for value in values])
     views = fused.split([len(value) for value in values])
     for name, parameter, merged, view in zip(names, parameters, adapted, views, strict=True):
@@ -159,16 +159,16 @@ def stack(
     return fused
 
 
-def live(named: dict[str, Tensor], name: str, parameter: Tensor) -> Tensor:
-    """The parameter's own storage, entered under its name."""
+def enter(named: dict[str, Tensor], name: str, parameter: Tensor) -> Tensor:
+    """Enter the parameter's own storage under its name, and return it."""
     named[name] = parameter.detach()
     return named[name]
 
 
 def check_linear(name: str, module: nn.Module) -> None:
     """Raises UnsupportedModel unless the module is a linear one, or a plain LoRA over one."""
-    if type(plain_of(module)) is not nn.Linear:
-        raise UnsupportedModel(f"{name} is a {type(plain_of(module)).__name__}")
+    if type(plain_linear(module)) is not nn.Linear:
+        raise UnsupportedModel(f"{name} is a {type(plain_linear(module)).__name__}")
     if not is_adapted(module):
         return
     variants: Any = getattr(module, "lora_variant", {})
@@ -181,11 +181,11 @@ def is_adapted(module: nn.Module) -> bool:
     return hasattr(module, "base_layer")
 
 
-def plain_of(module: nn.Module) -> Any:
+def plain_linear(module: nn.Module) -> Any:
     """The linear module inside an adapter, or the module itself."""
     return module.base_layer if is_adapted(module) else module
 
 
 def adapted_weight(module: nn.Module) -> Tensor | None:
     """The merged weight of an adapted module; None for a plain one."""
-    return merged_weight(module, plain_of(module).weight) if is_adapted(module) else None
+    return merged_weight(module, plain_linear(module).weight) if is_adapted(module) else None

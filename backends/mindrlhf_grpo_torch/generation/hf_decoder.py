@@ -1,7 +1,7 @@
 """Decoders that run the Hugging Face modules unchanged, adapters included: with a cache, and without one.
 
-``CachedDecoder`` gives the model a cache of per-slot rows and masks that say how far each slot has come.
-``RecomputeDecoder`` runs whole sequences for every token: slow, but it needs nothing of the model.
+``CachedDecoder`` gives the model a cache with one row per slot, and masks for the length of each slot.
+``RecomputeDecoder`` runs full sequences for every token: slow, but it works for any model.
 Legend: n running slots (``0..n-1``), K heads, L places, V vocabulary.
 """
 
@@ -39,7 +39,7 @@ def last_logits(model: Any, input_ids: Tensor | None, **settings: Any) -> Tensor
 
 
 def equal_lengths(rows: Sequence[Sequence[int] | IntArray], tokens: int) -> list[list[int]]:
-    """Indices of rows of one length, at most ``tokens`` in a batch: no padding, so no mask."""
+    """Group row indices by length, at most ``tokens`` tokens in a batch: no padding, so no mask."""
     batches: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda row: (len(rows[row]), row)):
         length = len(rows[index])
@@ -111,7 +111,7 @@ class CachedDecoder:
         self.vision = vision_of(causal_lm_of(model))
         self.windows = windows_of(causal_lm_of(model).config.get_text_config())
         self.slots, self.cache, self.layers = 0, None, Cache(layers=[])
-        self.turns = torch.zeros(0, dtype=torch.long)  # [S]: see PromptCache
+        self.position_offsets = torch.zeros(0, dtype=torch.long)  # [S], see PromptCache
         self.step = Step()
         self.recomputed = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
@@ -124,7 +124,7 @@ class CachedDecoder:
         if slots != self.slots:
             self.close()
         self.slots = slots
-        self.turns = torch.zeros(slots, dtype=torch.long, device=self.device)
+        self.position_offsets = torch.zeros(slots, dtype=torch.long, device=self.device)
 
     def cache_bytes(self) -> int:
         return 0 if self.cache is None else self.cache.nbytes
@@ -139,28 +139,30 @@ class CachedDecoder:
         logits: dict[int, Tensor] = {}
         for batch in equal_lengths(prompts, PREFILL_TOKENS):
             ids = np.stack([prompts[index] for index in batch])
-            read, turns = self._read(ids, [features[index] for index in batch] if any(features) else ())
+            inputs, offsets = self._model_inputs(ids, [features[index] for index in batch] if any(features) else ())
             cache = DynamicCache()
-            rows = self._logits(**read, past_key_values=cache)
+            rows = self._logits(**inputs, past_key_values=cache)
             for row, index in enumerate(batch):
-                states[index], logits[index] = prompt_cache(cache, row, ids.shape[1], turns[row]), rows[row]
+                states[index], logits[index] = prompt_cache(cache, row, ids.shape[1], offsets[row]), rows[row]
         order = range(len(prompts))
         return [states[index] for index in order], torch.stack([logits[index] for index in order])
 
-    def _read(
+    def _model_inputs(
         self, ids: NDArray[Any], features: Sequence[Mapping[str, Any]]
     ) -> tuple[dict[str, Tensor | None], Sequence[int]]:
-        """What the model reads of prompts ``[rows, P]``, and the turn of each; see ``PromptCache``."""
+        """The model's inputs for prompts ``[rows, P]``, and the position offset of each, see ``PromptCache``."""
         rows, length = ids.shape
         tokens = to_tensor(ids.astype(np.int64), self.device)
-        images = place_images(ids, features, range(rows), range(0, rows * length, length), self.vision, self.device)
+        images = place_images(
+            list(ids), features, range(rows), range(0, rows * length, length), self.vision, self.device
+        )
         if self.vision is None or images is None:
             return {"input_ids": tokens}, [0] * rows
-        positions = np.stack(prompt_positions(ids, features, self.vision), axis=1)
-        read = {"input_ids": None, "inputs_embeds": self.vision.embed(tokens, images)}
+        positions = np.stack(prompt_positions(list(ids), features, self.vision), axis=1)
+        inputs = {"input_ids": None, "inputs_embeds": self.vision.embed(tokens, images)}
         if len(positions) > 1:
-            read["position_ids"] = to_tensor(positions, self.device)
-        return read, (positions.max(axis=(0, 2)) + 1 - length).tolist()
+            inputs["position_ids"] = to_tensor(positions, self.device)
+        return inputs, (positions.max(axis=(0, 2)) + 1 - length).tolist()
 
     def fork(self, prompt: PromptCache, slot: int) -> None:
         if self.cache is None:
@@ -168,12 +170,12 @@ class CachedDecoder:
             self.cache = SlotCache(shapes, self.slots, prompt.parts[0].dtype, self.device)
             self.layers = Cache(layers=[SlotLayer(self.cache, 2 * i, self.step) for i in range(len(shapes) // 2)])
         self.cache.fork(prompt, slot)
-        self.turns[slot] = prompt.turn
+        self.position_offsets[slot] = prompt.position_offset
 
     def move(self, source: int, target: int) -> None:
         if self.cache is not None:
             self.cache.move(source, target)
-        self.turns[target] = self.turns[source]
+        self.position_offsets[target] = self.position_offsets[source]
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         if self.cache is None:
@@ -183,16 +185,16 @@ class CachedDecoder:
         self.step.begin(places, min(round_up(max(positions) + 1), self.cache.length))
         return self._logits(
             input_ids=ids[:, None], attention_mask=self._masks(), past_key_values=self.layers,
-            position_ids=(places + self.turns[: len(places)])[:, None],
+            position_ids=(places + self.position_offsets[: len(places)])[:, None],
         )  # fmt: skip
 
-    def _logits(self, **read: Any) -> Tensor:
-        """As ``last_logits``, with a cache: layers whose activations are recomputed in training would not keep one."""
+    def _logits(self, **inputs: Any) -> Tensor:
+        """``last_logits`` with a cache; layers that recompute activations in training would not fill one."""
         training = [layer for layer in self.recomputed if layer.training]
         for layer in training:
             layer.training = False
         try:
-            return last_logits(self.model, **read, use_cache=True)
+            return last_logits(self.model, **inputs, use_cache=True)
         finally:
             for layer in training:
                 layer.training = True
@@ -203,7 +205,7 @@ class CachedDecoder:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _mask(self, window: int | None) -> Tensor:
-        """Additive mask ``[n, 1, 1, L]``: a slot sees itself and what lies before, within the window."""
+        """Additive mask ``[n, 1, 1, L]``: a slot sees its own place and earlier ones within the window."""
         distance = self.step.positions[:, None] - torch.arange(self.step.used, device=self.device)
         unseen = (distance < 0) if window is None else (distance < 0) | (distance >= window)
         mask = torch.zeros(unseen.shape, dtype=self.dtype, device=self.device)
@@ -211,7 +213,7 @@ class CachedDecoder:
 
 
 def windows_of(config: Any) -> dict[str, int | None]:
-    """Kind of layer -> its sliding window.
+    """The sliding window of each kind of layer, None for full attention.
 
     Raises:
         UnsupportedModel: a kind of layer without a plain cache of keys and values.
@@ -225,8 +227,8 @@ def windows_of(config: Any) -> dict[str, int | None]:
     return {kind: windows[kind] for kind in sorted(set(kinds))}
 
 
-def prompt_cache(cache: DynamicCache, row: int, length: int, turn: int = 0) -> PromptCache:
-    """Keys and values of one row of a freshly filled cache, key before value, layer by layer.
+def prompt_cache(cache: DynamicCache, row: int, length: int, position_offset: int = 0) -> PromptCache:
+    """Keys and values of one row of a newly filled cache, key before value, layer by layer.
 
     Raises:
         UnsupportedModel: the model did not fill a plain cache.
@@ -239,11 +241,11 @@ def prompt_cache(cache: DynamicCache, row: int, length: int, turn: int = 0) -> P
             parts.append(values[row].contiguous())
     if not parts:
         raise UnsupportedModel("it keeps no cache")
-    return PromptCache(parts=tuple(parts), turn=turn)
+    return PromptCache(parts=tuple(parts), position_offset=position_offset)
 
 
 class Step:
-    """The decoding step going on, as all layers of the cache see it."""
+    """The current decoding step, shared by all layers of the cache."""
 
     def __init__(self) -> None:
         self.positions = torch.empty(0, dtype=torch.long)
@@ -256,7 +258,7 @@ class Step:
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer of the slot cache as transformers wants it; ``first`` is its keys' part, values come next."""
+    """One layer of the slot cache in the interface of transformers; ``first`` is the part of its keys, values come next."""
 
     is_sliding = False
 
@@ -266,10 +268,10 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the prompts' shapes have already made the cache."""
+        """Nothing to do: the cache is made from the shapes of the prompts."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store ``[n, K, 1, D]`` at each slot's place; all places in use ``[n, K, L, D]``."""
+        """Store ``[n, K, 1, D]`` at each slot's place; return all places in use ``[n, K, L, D]``."""
         return self._store(self.first, key_states), self._store(self.first + 1, value_states)
 
     def _store(self, part: int, states: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Keys and values of the completions being decoded, one row of storage per slot.
 
 A token's place in its row is its position in the sequence, whatever its neighbours do. Storage grows with the
-longest sequence, one tensor at a time, so the peak stays near what is used. Unused places hold finite numbers:
+longest sequence, one tensor at a time, so the peak stays near the memory in use. Unused places hold finite numbers:
 they are masked, and a masked NaN would still spoil a sum.
 Legend: S slots, n running slots (``0..n-1``), K heads, L places, D head size, P prompt tokens.
 """
@@ -25,14 +25,14 @@ def round_up(length: int, block: int = BLOCK) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCache:
-    """What a prompt leaves behind for its samples: ``parts`` of ``[K, P, D]``, in the order of ``SlotCache``.
+    """Keys and values of a prompt for its samples: ``parts`` of ``[K, P, D]``, in the order of ``SlotCache``.
 
-    ``turn`` is added to a token's place in its row to make its rotary position: not 0 where images take fewer positions
-    than tokens.
+    ``position_offset`` is added to a token's place in its row to give its rotary position: not 0 where images take fewer
+    positions than tokens.
     """
 
     parts: tuple[Tensor, ...]
-    turn: int = 0
+    position_offset: int = 0
 
     @property
     def length(self) -> int:
@@ -40,7 +40,7 @@ class PromptCache:
 
 
 class SlotCache:
-    """A list of parts ``[S, K, L, D]``; a decoder decides what its parts are (keys, values, or both in one).
+    """A list of parts ``[S, K, L, D]``; a decoder decides on its parts (keys, values, or both in one).
 
     Args:
         shapes: (K, D) of each part.
@@ -67,13 +67,13 @@ class SlotCache:
         self.length = grown
 
     def fork(self, prompt: PromptCache, slot: int) -> None:
-        """Begin a sample: copy its prompt's keys and values into its slot."""
+        """Start a sample: copy its prompt's keys and values into its slot."""
         self.reserve(prompt.length)
         for part, source in zip(self.parts, prompt.parts, strict=True):
             part[slot, :, : prompt.length] = source
 
     def move(self, source: int, target: int) -> None:
-        """The sequence of one slot goes on in another."""
+        """Continue the sequence of one slot in another."""
         for part in self.parts:
             part[target] = part[source]
 

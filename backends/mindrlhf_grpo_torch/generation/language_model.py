@@ -1,4 +1,4 @@
-"""A language model beside the policy, for what it says and how likely it finds a text; it is never trained.
+"""A language model beside the policy that generates and scores text; it is never trained.
 
 Nothing is loaded before the first call. Several models take the memory of the largest if each is released after use.
 """
@@ -22,14 +22,14 @@ from ..models import hf
 from ..training.log_probs import LogProbModel
 from .engine import TorchEngine
 
-TOKENS = 512  # of one row, prompt included, for the size of a micro-batch
+ROW_TOKENS = 512  # usual tokens of one row, prompt included: sizes a micro-batch
 
 
 class TorchLanguageModel:
     """Implements ``backend.LanguageModel``.
 
     Args:
-        slots: completions decoded at once, and rows whose log-probs are computed at once where they are of usual size.
+        slots: completions decoded at once, and rows of usual length whose log-probs are computed at once.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, device: torch.device, *, slots: int) -> None:
@@ -51,12 +51,12 @@ class TorchLanguageModel:
         """Log-probs of every row, without gradient."""
         if self.scorer is None:
             self.scorer = LogProbModel(self.weights(), self.config.layout, recompute=False)
-        found = np.zeros(batch.ids.shape, dtype=np.float32)
-        for rows in micro_batches(batch, TOKENS * self.slots, shared=self.scorer.layout == "shared"):
+        logps = np.zeros(batch.ids.shape, dtype=np.float32)
+        for rows in micro_batches(batch, ROW_TOKENS * self.slots, shared=self.scorer.layout == "shared"):
             micro = batch.take(rows)
             values, _ = self.scorer.logps(self.scorer.input(micro), temperature=micro.temperature, entropy="none")
-            found[rows, : values.shape[1]] = values.cpu().numpy()
-        return LogProbs(logps=found)
+            logps[rows, : values.shape[1]] = values.cpu().numpy()
+        return LogProbs(logps=logps)
 
     def release(self) -> None:
         """Free the weights until the next call, which reads the folder again."""
@@ -66,7 +66,7 @@ class TorchLanguageModel:
             torch.accelerator.empty_cache()
 
     def weights(self) -> Any:
-        """The model, read from its folder unless it is there."""
+        """The model, read from its folder on first use."""
         if self.model is None:
             self.model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
         return self.model

@@ -1,9 +1,9 @@
 """From logits to tokens: inverse-CDF sampling with one number per token, each row on its own.
 
-How the number chooses is defined in ``mindrlhf_grpo.generation.sampling``: a row's choice depends on nothing but its own logits
-and number. Order of the transformations as in Hugging Face
-generate: repetition penalty, minimum length, temperature, top-k, top-p, min-p; what is left is renormalised.
-The log-prob kept is that of softmax(logits / temperature) before all of them (temperature 1 when greedy).
+``mindrlhf_grpo.generation.sampling`` defines how the number selects a token: the choice of a row depends only on its own
+logits and number. The transformations are applied in the order of Hugging Face generate: repetition penalty, minimum
+length, temperature, top-k, top-p, min-p; the remaining probabilities are renormalised. The recorded log-prob is that of
+softmax(logits / temperature) before all of them (temperature 1 when greedy).
 Legend: n rows, V vocabulary.
 """
 
@@ -18,11 +18,11 @@ from torch.nn.functional import pad
 from mindrlhf_grpo.generation.sampling import FAN
 from mindrlhf_grpo.types import IntArray, Sampling
 
-CANDIDATES = 1024  # likeliest ids tried for top-p before everything is sorted
+CANDIDATES = 1024  # most likely ids tried for top-p before everything is sorted
 
 
 class Sampler:
-    """Draws the next token of every slot; remembers the tokens each slot has seen if a penalty needs them.
+    """Draws the next token of every slot; records the tokens that each slot has seen if a penalty needs them.
 
     Args:
         end_tokens: ids that may not be drawn before ``sampling.min_tokens``.
@@ -38,7 +38,7 @@ class Sampler:
         self.seen = torch.zeros((slots, vocab_size), dtype=torch.bool, device=device) if penalised else None
 
     def start(self, slot: int, prompt: IntArray) -> None:
-        """A sample of this prompt begins in the slot."""
+        """Start a sample of this prompt in the slot."""
         if self.seen is not None:
             self.seen[slot] = False
             self.seen[slot, torch.as_tensor(prompt, dtype=torch.long, device=self.device)] = True
@@ -56,7 +56,7 @@ class Sampler:
             logits: ``[n, V]`` float32, overwritten.
             uniforms: ``[n, D]`` float64 in [0, 1): ``sampling.per_level``.
             slots: the slot of each row.
-            positions: index in its completion of the token each row draws.
+            positions: index in its completion of the token that each row draws.
         """
         early = [row for row, position in enumerate(positions) if position < self.sampling.min_tokens]
         shaped = self._shaped(logits, slots, early)
@@ -88,7 +88,7 @@ def choose(logits: Tensor, shaped: Tensor, uniforms: Tensor, sampling: Sampling)
     """
     if sampling.greedy:
         tokens = shaped.argmax(-1)
-        return tokens, (picked(logits, tokens) - torch.logsumexp(logits, -1)).float()
+        return tokens, (pick_tokens(logits, tokens) - torch.logsumexp(logits, -1)).float()
     if sampling.temperature != 1.0:
         logits.div_(sampling.temperature)
         if shaped is not logits:
@@ -96,20 +96,20 @@ def choose(logits: Tensor, shaped: Tensor, uniforms: Tensor, sampling: Sampling)
     truncated = sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0
     if shaped is logits and not truncated:
         return from_untouched(logits, uniforms)
-    tokens = invert_cdf(kept_weights(shaped, sampling), uniforms)[0]
-    return tokens, picked(logits, tokens) - torch.logsumexp(logits, -1)
+    tokens = invert_cdf(truncated_weights(shaped, sampling), uniforms)[0]
+    return tokens, pick_tokens(logits, tokens) - torch.logsumexp(logits, -1)
 
 
 def from_untouched(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The common case, one exponential and no sort: draw from softmax(logits); overwrites the logits."""
+    """Draw from softmax(logits), the common case: one exponential and no sort; overwrites the logits."""
     top = logits.amax(-1, keepdim=True)
     weights = logits.sub_(top).exp_()
     tokens, total = invert_cdf(weights, uniforms)
-    return tokens, (picked(weights, tokens).double().log() - total.log()).float()
+    return tokens, (pick_tokens(weights, tokens).double().log() - total.log()).float()
 
 
 def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """``mindrlhf_grpo.generation.sampling.choose`` on the device: never an id of weight zero.
+    """Draw as ``mindrlhf_grpo.generation.sampling.choose`` does: never an id of weight zero.
 
     Args:
         weights: ``[n, V]``; they need not be normalised.
@@ -132,17 +132,19 @@ def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """First column whose cumulative weight exceeds uniform * total ``[n, 1]``."""
+    """The first column whose cumulative weight exceeds uniform * total ``[n, 1]``."""
     ends = weights.double().cumsum(-1)
     total = ends[:, -1:]
     target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    return (ends <= target).sum(-1, keepdim=True).clamp_max(weights.shape[1] - 1)  # all only if one is not a number
+    return (
+        (ends <= target).sum(-1, keepdim=True).clamp_max(weights.shape[1] - 1)
+    )  # all columns are passed only if a weight is NaN
 
 
-def kept_weights(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Unnormalised probabilities ``[n, V]`` with what top-k, top-p and min-p drop set to zero.
+def truncated_weights(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Unnormalised probabilities ``[n, V]``, zero where top-k, top-p or min-p drop an id.
 
-    Ids tied with the last one kept are kept too, so the result does not depend on how a sort breaks ties.
+    Ids tied with the last remaining one remain too, so the result does not depend on how a sort breaks ties.
     """
     vocabulary = logits.shape[-1]
     if 0 < sampling.top_k < vocabulary:
@@ -158,7 +160,7 @@ def kept_weights(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def nucleus_threshold(weights: Tensor, top_p: float) -> Tensor:
-    """Weight ``[n, 1]`` of the last id of the smallest set of likeliest ids that holds ``top_p`` of the mass."""
+    """Weight ``[n, 1]`` of the last id in the smallest set of most likely ids that holds ``top_p`` of the mass."""
     mass = top_p * weights.sum(-1, dtype=torch.float64, keepdim=True)
     vocabulary = weights.shape[-1]
     ranked = weights.topk(min(CANDIDATES, vocabulary), dim=-1).values
@@ -176,6 +178,6 @@ def penalised(logits: Tensor, seen: Tensor, sampling: Sampling) -> Tensor:
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def picked(values: Tensor, tokens: Tensor) -> Tensor:
+def pick_tokens(values: Tensor, tokens: Tensor) -> Tensor:
     """``[n, V]``, ``[n]`` -> ``[n]``."""
     return values.gather(1, tokens[:, None])[:, 0]

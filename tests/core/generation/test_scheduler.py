@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.generation.scheduler import Admission, Move, Scheduler, Start, bucket
+from mindrlhf_grpo.generation.scheduler import Admission, Move, Scheduler, Start
 
 
 def start(slot: int, prompt: int, sample: int) -> Start:
@@ -32,7 +32,7 @@ def drive(scheduler: Scheduler, seed: int) -> list[Start]:
             held[item.slot] = (item.prompt, item.sample)
             begun.append(item)
         kept -= set(admission.release)
-        assert kept == set(scheduler.kept)
+        assert kept == set(scheduler.stored)
         assert all(slot < scheduler.slots for slot in held)
         for move in scheduler.compact():
             assert move.target not in held
@@ -110,9 +110,3 @@ def test_finishing_an_idle_slot_is_refused() -> None:
 def test_sizes_below_one_are_refused(group_size: int, slots: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Scheduler([5], group_size=group_size, slots=slots)
-
-
-def test_bucket_is_the_smallest_that_holds_the_size() -> None:
-    assert [bucket(size, (64, 8, 16)) for size in (1, 8, 9, 64)] == [8, 8, 16, 64]
-    with pytest.raises(ValueError, match=r"no bucket holds 65; buckets: \[8, 16, 64\]"):
-        bucket(65, (64, 8, 16))

@@ -27,7 +27,7 @@ from tests.support.tiny_generation import tokens as tokens_of
 ms = pytest.importorskip("mindspore")
 
 from mindrlhf_grpo_mindspore.generation.engine import MindSporeEngine, build_engine  # noqa: E402
-from mindrlhf_grpo_mindspore.generation.runner import CachedRunner, batches, row_bucket  # noqa: E402
+from mindrlhf_grpo_mindspore.generation.runner import CachedRunner, prefill_batches, row_bucket  # noqa: E402
 from mindrlhf_grpo_mindspore.graph import overwrite  # noqa: E402
 from mindrlhf_grpo_mindspore.models import hf  # noqa: E402
 
@@ -233,6 +233,6 @@ def test_rows_come_in_few_buckets(count: int, slots: int, rows: int) -> None:
 
 
 def test_prompts_are_computed_many_at_once() -> None:
-    assert batches({0: 100, 1: 400, 2: 112, 3: 600, 4: 7}) == [[3], [1, 2], [0, 4]]
-    assert [len(batch) for batch in batches(dict.fromkeys(range(40), 12))] == [32, 8]
-    assert [len(batch) for batch in batches(dict.fromkeys(range(20), 2))] == [20]
+    assert prefill_batches({0: 100, 1: 400, 2: 112, 3: 600, 4: 7}) == [[3], [1, 2], [0, 4]]
+    assert [len(batch) for batch in prefill_batches(dict.fromkeys(range(40), 12))] == [32, 8]
+    assert [len(batch) for batch in prefill_batches(dict.fromkeys(range(20), 2))] == [20]

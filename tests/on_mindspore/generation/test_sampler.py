@@ -35,7 +35,7 @@ def per_level(uniforms: Any, vocabulary: int) -> NDArray[np.float64]:
     return core.per_level(np.asarray(uniforms, np.float64), core.depth(vocabulary))
 
 
-class Drawn:
+class SampledTokens:
     """A compiled sampler fed with NumPy arrays."""
 
     def __init__(self, rule: Rule, *, slots: int = ROWS, vocabulary: int = VOCABULARY) -> None:
@@ -58,7 +58,7 @@ class Drawn:
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_tokens_and_logps_equal_torchs_step_by_step(rule: dict[str, Any]) -> None:
     sampling = Sampling(max_tokens=8, **rule)
-    ours = Drawn(rule_of(sampling, ENDS, VOCABULARY))
+    ours = SampledTokens(rule_of(sampling, ENDS, VOCABULARY))
     theirs = TorchSampler(sampling, end_tokens=ENDS, slots=ROWS, vocab_size=VOCABULARY, device=torch.device("cpu"))
     random = np.random.default_rng(1)
     for slot in range(ROWS):
@@ -79,7 +79,7 @@ def test_tokens_and_logps_equal_torchs_step_by_step(rule: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("vocabulary", [3, 16, 17, 256, 257])
 def test_vocabularies_that_fill_no_level_or_one_or_a_little_more(vocabulary: int) -> None:
-    draw, random = Drawn(Rule(), vocabulary=vocabulary), np.random.default_rng(0)
+    draw, random = SampledTokens(Rule(), vocabulary=vocabulary), np.random.default_rng(0)
     for _ in range(10):
         logits = random.normal(size=(ROWS, vocabulary)).astype(np.float32)
         uniforms = random.random(ROWS)
@@ -101,7 +101,7 @@ def test_top_p_that_needs_more_than_the_candidates_sorts_everything() -> None:
     dropped = vocabulary - 1 - int((likeliest < 0.9).sum())
     assert dropped < CANDIDATES
     shares[:dropped] = 0.0
-    draw = Drawn(Rule(top_p=0.9), vocabulary=vocabulary)
+    draw = SampledTokens(Rule(top_p=0.9), vocabulary=vocabulary)
     for number in (0.0, 0.3, 0.9, 1 - 2**-53):
         assert draw(logits, [number] * 2)[0] == [int(core.choose(shares[None], np.array([number]))[0]), 5]
 
@@ -109,14 +109,14 @@ def test_top_p_that_needs_more_than_the_candidates_sorts_everything() -> None:
 def test_no_token_of_weight_zero_at_either_end() -> None:
     logits = np.full((2, 600), -1e30, np.float32)
     logits[:, 300:303] = 0.0
-    tokens, logps = Drawn(Rule(), vocabulary=600)(logits, [0.0, 1 - 2**-53])
+    tokens, logps = SampledTokens(Rule(), vocabulary=600)(logits, [0.0, 1 - 2**-53])
     assert tokens == core.choose(np.exp(logits.astype(np.float64)), np.array([0.0, 1 - 2**-53])).tolist()
     assert set(tokens) <= {300, 301, 302}
     np.testing.assert_allclose(logps, np.log([1 / 3, 1 / 3]), atol=1e-6)
 
 
 def test_a_row_depends_on_nothing_but_itself() -> None:
-    draw, random = Drawn(Rule(temperature=0.8)), np.random.default_rng(3)
+    draw, random = SampledTokens(Rule(temperature=0.8)), np.random.default_rng(3)
     logits, uniforms = random.normal(size=(ROWS, VOCABULARY)).astype(np.float32), random.random(ROWS)
     tokens, logps = draw(logits, uniforms)
     order = [4, 1, 0, 5, 2, 3]
@@ -126,7 +126,7 @@ def test_a_row_depends_on_nothing_but_itself() -> None:
 
 
 def test_penalties_follow_the_slot_and_what_is_drawn() -> None:
-    draw = Drawn(Rule(temperature=0.0, repetition_penalty=100.0), slots=3, vocabulary=4)
+    draw = SampledTokens(Rule(temperature=0.0, repetition_penalty=100.0), slots=3, vocabulary=4)
     logits = np.array([[0.4, 0.3, 0.2, 0.1]] * 2)
     assert draw(logits, [0.0, 0.0], slots=[0, 2])[0] == [0, 0]
     assert draw(logits, [0.0, 0.0], slots=[2, 1])[0] == [1, 0]
@@ -136,7 +136,7 @@ def test_penalties_follow_the_slot_and_what_is_drawn() -> None:
 def test_logits_that_are_not_numbers_give_a_logp_that_is_none() -> None:
     logits = np.zeros((2, 300), np.float32)
     logits[1, 40] = np.nan
-    tokens, logps = Drawn(Rule(), vocabulary=300)(logits, [0.5, 0.5])
+    tokens, logps = SampledTokens(Rule(), vocabulary=300)(logits, [0.5, 0.5])
     assert (tokens[0], bool(np.isnan(logps[1]))) == (int(core.choose(np.ones((1, 300)), np.array([0.5]))[0]), True)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mindrlhf_grpo_torch.generation.sampler import CANDIDATES, Sampler, choose, invert_cdf, kept_weights
+from mindrlhf_grpo_torch.generation.sampler import CANDIDATES, Sampler, choose, invert_cdf, truncated_weights
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -89,7 +89,7 @@ def test_truncation_literally() -> None:
     share = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
 
     def kept(**rule: float) -> list[int]:
-        return kept_weights(share.log(), sampling(**rule))[0].nonzero()[:, 0].tolist()
+        return truncated_weights(share.log(), sampling(**rule))[0].nonzero()[:, 0].tolist()
 
     assert kept(top_k=2) == [2, 3]
     assert kept(top_p=0.6) == [2, 3]
@@ -102,7 +102,7 @@ def test_truncation_literally() -> None:
 
 def test_ties_with_the_last_kept_token_are_kept() -> None:
     logits = torch.tensor([[1.0, 2.0, 2.0, 2.0, 3.0]])
-    assert kept_weights(logits, sampling(top_k=2))[0].nonzero()[:, 0].tolist() == [1, 2, 3, 4]
+    assert truncated_weights(logits, sampling(top_k=2))[0].nonzero()[:, 0].tolist() == [1, 2, 3, 4]
 
 
 def test_recorded_logp_is_that_before_truncation() -> None:
@@ -141,7 +141,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 def test_top_p_over_more_tokens_than_are_tried_first() -> None:
     flat = torch.zeros(1, 4 * CANDIDATES) + torch.linspace(0, 0.1, 4 * CANDIDATES)
     share = torch.softmax(flat[0].double(), -1)
-    kept = kept_weights(flat, sampling(top_p=0.9))[0] > 0
+    kept = truncated_weights(flat, sampling(top_p=0.9))[0] > 0
     assert float(share[kept].sum()) == pytest.approx(0.9, abs=1e-3)
     assert int(kept.sum()) > 3 * CANDIDATES
     assert kept[-1]
