@@ -35,6 +35,7 @@ from mindrlhf_grpo.errors import BackendError, ConfigError, RunFailed
 from mindrlhf_grpo.generation.generation import check_prompt
 from mindrlhf_grpo.generation.stop_strings import StopStrings
 from mindrlhf_grpo.losses import xp
+from mindrlhf_grpo.model_files.families import read_architecture
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
 from mindrlhf_grpo.model_files.folder import copy_files, find_folder, read_headers, read_model_config, weight_files
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
@@ -43,7 +44,7 @@ from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.testing.numpy_model import training as maths
 from mindrlhf_grpo.testing.numpy_model.generation import complete
-from mindrlhf_grpo.testing.numpy_model.llama import Gradients, LlamaShape, NumpyLlama
+from mindrlhf_grpo.testing.numpy_model.llama import Gradients, NumpyLlama
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Batch, FinishReason, FloatArray, Prompt, Rollout, RolloutGroup, Sampling
 
@@ -86,18 +87,11 @@ def to_numpy(array: Any) -> NDArray[Any]:
 
 
 def load_model(path: str) -> NumpyLlama:
-    """The Llama of a Hugging Face folder."""
+    """Read a Hugging Face folder with one file of weights."""
     folder = find_folder(path)
-    config = read_model_config(folder)
-    shape = LlamaShape(
-        vocabulary=config["vocab_size"], hidden=config["hidden_size"], intermediate=config["intermediate_size"],
-        layers=config["num_hidden_layers"], heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"], head_size=config["head_dim"], epsilon=config["rms_norm_eps"],
-        rope_theta=config["rope_theta"], context=config["max_position_embeddings"],
-        tied=config["tie_word_embeddings"],
-    )  # fmt: skip
     (file,) = weight_files(folder)
-    return NumpyLlama(shape, {name: read_tensor(file, info) for name, info in read_headers(folder).items()})
+    weights = {name: read_tensor(file, info) for name, info in read_headers(folder).items()}
+    return NumpyLlama(read_architecture(read_model_config(folder)), weights)
 
 
 def as_float32(weights: Gradients) -> dict[str, FloatArray]:
@@ -207,9 +201,8 @@ class ToyEngine:
         self.policy: ToyPolicy | None = None
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
-        shape = self.model.shape
         for prompt in prompts:
-            check_prompt(prompt, sampling, vocab_size=shape.vocabulary, context=shape.context)
+            check_prompt(prompt, sampling, vocab_size=self.model.architecture.vocabulary, context=None)
         return [
             RolloutGroup(prompt=prompt, rollouts=tuple(self.rollout(prompt, n, sampling) for n in range(group_size)))
             for prompt in prompts
