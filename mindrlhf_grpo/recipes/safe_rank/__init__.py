@@ -1,6 +1,6 @@
-"""Safe-Rank-GRPO: recommendation lists that keep what a user asked to avoid out, rank by rank.
+"""Safe-Rank-GRPO: recommendation lists without what a user asked to avoid, learned rank by rank.
 
-Rank-GRPO (https://arxiv.org/abs/2510.20150) rewards each place of a list by itself; here a place also pays for a film
-that breaks one of the user's constraints, and only the tokens of that place learn from it. GDPO
-(https://arxiv.org/abs/2601.05242) keeps the two rewards apart. Written from the formulas of these sources.
+Rank-GRPO (https://arxiv.org/abs/2510.20150) rewards each rank of a list separately. Here a rank is also penalised for a
+film that violates one of the user's constraints, and only the tokens of that rank learn from it. GDPO
+(https://arxiv.org/abs/2601.05242) normalises the two rewards separately. Written from the formulas of these papers.
 """

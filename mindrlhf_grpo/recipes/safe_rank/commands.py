@@ -14,10 +14,10 @@ from ...errors import ConfigError, DataError
 from ...json_lines import read_json_lines, to_json
 from .oracle import THRESHOLD, create_oracle
 
-HELP = "Safe-Rank-GRPO: recommendation lists that keep to what a user asked to avoid, rank by rank"
+HELP = "Safe-Rank-GRPO: recommendation lists without what a user asked to avoid, learned rank by rank"
 Catalog = Annotated[str, typer.Option("--catalog_path", help="Films that may be recommended: .json or .pkl.")]
 Oracle = Annotated[str, typer.Option("--oracle_path", help="Folder of the risk table and the title map.")]
-Threshold = Annotated[float, typer.Option("--risk_threshold", help="Risk from which a trait violates.")]
+Threshold = Annotated[float, typer.Option("--risk_threshold", help="Risk from which a trait counts as a violation.")]
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
@@ -26,37 +26,39 @@ def train(context: typer.Context) -> None:
     """Train with the arguments of the original script; `train --help` lists them."""
     from ...cli.console import rank_of_process
     from ...run.export import merged_model
-    from .rewards import catalog_of, oracle_of
-    from .settings import draft_of, notes, output_of, read
+    from .rewards import read_catalog, read_oracle
+    from .settings import build_draft, notes, read, run_folder
 
-    given, main = read(context.args), rank_of_process() == 0
-    for text in notes(given) if main else ():
+    arguments, main = read(context.args), rank_of_process() == 0
+    for text in notes(arguments) if main else ():
         print(text, file=sys.stderr)
-    start = Path(given["sft_model_path"] or f"./results/{given['model_name']}/checkpoint-{given['sft_checkpoint']}")
-    draft = draft_of(given, str(start))
-    if not given["print_config"]:  # what is missing is told before a model is loaded
-        catalog_of(given["catalog_path"]), oracle_of(given["oracle_path"], given["risk_threshold"])
-    policy = merged_model(start, output_of(given) / "sft_merged", base=given["base_model_path"], main=main)
+    start = Path(
+        arguments["sft_model_path"] or f"./results/{arguments['model_name']}/checkpoint-{arguments['sft_checkpoint']}"
+    )
+    draft = build_draft(arguments, str(start))
+    if not arguments["print_config"]:  # a missing file is reported before a model is loaded
+        read_catalog(arguments["catalog_path"]), read_oracle(arguments["oracle_path"], arguments["risk_threshold"])
+    policy = merged_model(start, run_folder(arguments) / "sft_merged", base=arguments["base_model_path"], main=main)
     draft.put(("model", "path"), str(policy), "--sft_model_path")
-    run_draft(draft, print_config=given["print_config"])
+    run_draft(draft, print_config=arguments["print_config"])
 
 
 @app.command()
 def evaluate(
     test_path: Annotated[str, typer.Option("--test_path", help="Rows with ground truth: a folder with `test`, or a file.")],
     model_path: Annotated[str | None, typer.Option("--model_path", help="Model folder, run or checkpoint.")] = None,
-    completions: Annotated[Path | None, typer.Option(help="Lists made elsewhere: JSONL with `completion`, a row each.")] = None,
+    completions: Annotated[Path | None, typer.Option(help="Lists from elsewhere: JSONL with `completion`, one per row.")] = None,
     catalog_path: Catalog = "gt_catalog.pkl", oracle_path: Oracle = ".", risk_threshold: Threshold = THRESHOLD,
     max_completion_length: Annotated[int, typer.Option("--max_completion_length", min=1)] = 1024,
     backend: str = "torch", device: str = "auto",
 ) -> None:  # fmt: skip
-    """Recall, NDCG and violations of a model's greedy lists, or of lists in a file."""
+    """Report recall, NDCG and violations of a model's greedy lists, or of lists in a file."""
     from ...cli.generate import greedy_answers
     from .data import rows
     from .metrics import lists
 
-    read = rows(test_path, "test")
-    data: list[dict[str, Any]] = [row for row in read if isinstance(row, dict)]
+    all_rows = rows(test_path, "test")
+    data: list[dict[str, Any]] = [row for row in all_rows if isinstance(row, dict)]
     if not data or (model_path is None) == (completions is None):
         raise ConfigError("evaluate needs rows, and one of --model_path and --completions")
     if completions is not None:
@@ -68,15 +70,15 @@ def evaluate(
     names = ("groundtruth_with_release_year", "seen_titles", "constraints")
     columns: dict[str, Any] = {name: [row[name] for row in data] for name in names}
     columns |= {"catalog_path": catalog_path, "oracle_path": oracle_path, "risk_threshold": risk_threshold}
-    typer.echo(to_json({"rows": len(data), "bad_rows": len(read) - len(data), **lists(texts, **columns)}))
+    typer.echo(to_json({"rows": len(data), "bad_rows": len(all_rows) - len(data), **lists(texts, **columns)}))
 
 
 @app.command("check")
 def check_command(
     catalog_path: Catalog = "gt_catalog.pkl", oracle_path: Oracle = ".", risk_threshold: Threshold = THRESHOLD,
-    train_path: Annotated[str | None, typer.Option("--train_path", help="Rows whose constraints are looked at.")] = None,
+    train_path: Annotated[str | None, typer.Option("--train_path", help="Rows whose constraints are counted.")] = None,
 ) -> None:  # fmt: skip
-    """How much of a catalog the oracle knows, and how many of its films each trait rules out."""
+    """Report how much of a catalog the oracle knows, and how many of its films each trait rules out."""
     from .data import rows
     from .film_files import load_catalog
 
@@ -84,17 +86,17 @@ def check_command(
     risks = [oracle.get_movie_traits(title, year) for title, year in catalog]
     risky = Counter(trait for films in risks for trait, risk in films.items() if risk >= risk_threshold)
     known = sum(oracle.has_movie(title, year) for title, year in catalog)
-    found: dict[str, Any] = {"films": len(catalog), "coverage": known / max(1, len(catalog)), "risky": dict(risky)}
+    report: dict[str, Any] = {"films": len(catalog), "coverage": known / max(1, len(catalog)), "risky": dict(risky)}
     if train_path is not None:
-        read = rows(train_path)
-        asked = Counter(trait for row in read if isinstance(row, dict) for trait in row["constraints"])
+        all_rows = rows(train_path)
+        asked = Counter(trait for row in all_rows if isinstance(row, dict) for trait in row["constraints"])
         unknown = [trait for trait in asked if not oracle.resolve([trait])]
-        bad = [str(row) for row in read if not isinstance(row, dict)]
-        found |= {
-            "rows": len(read),
+        bad = [str(row) for row in all_rows if not isinstance(row, dict)]
+        report |= {
+            "rows": len(all_rows),
             "asked": dict(asked),
             "unknown_traits": unknown,
             "bad_rows": len(bad),
             "bad": bad[:3],
         }
-    typer.echo(to_json(found))
+    typer.echo(to_json(report))

@@ -16,7 +16,7 @@ SUFFIXES = ("", ".jsonl", ".json", ".parquet")
 
 
 def rows(path: str, split: str = "train") -> list[dict[str, Any] | BadRow]:
-    """The rows of a split: of a saved dataset, a folder of files, or one file.
+    """Return the rows of a split: of a saved dataset, a folder of files, or one file.
 
     For ``data.source: {name: mindrlhf_grpo.recipes.safe_rank.data:rows, path: ...}``.
     """
@@ -24,11 +24,11 @@ def rows(path: str, split: str = "train") -> list[dict[str, Any] | BadRow]:
 
 
 def usable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with columns of one form: years as numbers, constraints as ``{trait: true}``, absent lists empty.
+    """Return a row in one form: years as numbers, constraints as ``{trait: true}``, missing lists as empty ones.
 
     Raises:
-        DataError: no ground truth, or one that is no list of title and year; the same of seen titles.
-        ValueError: constraints that are no mapping of trait to true or false.
+        DataError: the ground truth is missing or not a list of [title, year], or seen titles are not a list.
+        ValueError: constraints are not a mapping of trait to true or false.
     """
     truth, seen = row.get("groundtruth_with_release_year"), row.get("seen_titles")
     if not isinstance(truth, (list, tuple)):
@@ -46,22 +46,22 @@ def usable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_rows(source: str, usable: Callable[[Mapping[str, Any]], dict[str, Any]]) -> list[dict[str, Any] | BadRow]:
-    """The rows as ``usable`` returns them; one that it refuses (DataError, ValueError, TypeError) is a bad row.
+    """Return each row of a source as ``usable`` does; one that it refuses (DataError, ValueError, TypeError) is a bad row.
 
-    What a function of ``data.source`` may return: ``data.bad_rows`` decides what becomes of the bad ones.
+    ``data.bad_rows`` of the configuration decides what happens to bad rows.
     """
-    found = read_rows(source)
+    written = read_rows(source)
     rows: list[dict[str, Any] | BadRow] = []
-    for index in range(len(found)):
-        row = found[index]
+    for index in range(len(written)):
+        row = written[index]
         try:
             rows.append(row if isinstance(row, BadRow) else usable(row))
         except (TypeError, ValueError, DataError) as error:
-            rows.append(BadRow(found.place(index), str(error)))
+            rows.append(BadRow(written.place(index), str(error)))
     return rows
 
 
 def split_path(path: str, split: str) -> str | None:
-    """Folder or file of a split in the folder ``path``; None where there is none."""
+    """Return the folder or file of a split in the folder ``path``; None without one."""
     candidates = (Path(path) / f"{split}{suffix}" for suffix in SUFFIXES)
     return next((str(candidate) for candidate in candidates if candidate.exists()), None)

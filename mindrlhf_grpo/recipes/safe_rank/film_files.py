@@ -15,7 +15,7 @@ CONTAINERS: dict[tuple[str, str], type] = {("builtins", "set"): set, ("builtins"
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Refuses every class and function; containers, texts and numbers need none."""
+    """Unpickles containers, texts and numbers; refuses every class and function."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in CONTAINERS:
@@ -24,10 +24,10 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def read_table(path: Path) -> Any:
-    """What a JSON file, or a pickle (``.pkl``) of plain values, holds.
+    """Return the content of a JSON file, or of a pickle (``.pkl``) of plain values.
 
     Raises:
-        DataError: no such file, a broken one, or a pickle with objects.
+        DataError: the file is missing, broken, or a pickle with objects.
     """
     if not path.is_file():
         raise DataError(f"there is no file {str(path)!r}; accepted: .json, or .pkl with plain values")
@@ -45,30 +45,30 @@ def read_table(path: Path) -> Any:
 
 
 def load_catalog(path: str | Path) -> frozenset[tuple[str, int]]:
-    """The films that may be recommended, as folded title and year: JSON ``[[title, year], ...]`` or a pickled set.
+    """Read the films that may be recommended, as (folded title, year): JSON ``[[title, year], ...]`` or a pickled set.
 
     Raises:
-        DataError: no such file, a pickle with anything but plain values, or entries without a year.
+        DataError: the file is missing, a pickle with objects, or has entries without a year.
     """
     return frozenset((fold(title), year) for title, year, *_ in pairs(read_table(Path(path)), str(path)))
 
 
 def pairs(table: Any, name: str) -> list[tuple[str, int, Any]]:
-    """(title, year, value) of a table: rows, or a mapping from (title, year), from ``Title (1999)`` or ``title|1999``."""
+    """Return (title, year, value) for each entry of a table: rows, or a mapping with keys like ``Title (1999)`` or ``title|1999``."""
     entries: Iterable[Any] = table
     if isinstance(table, Mapping):
         entries = [(*(key if isinstance(key, tuple) else split_key(str(key))), value) for key, value in table.items()]
-    found = []
+    triples = []
     for entry in entries:
         row = list(entry.values()) if isinstance(entry, Mapping) else entry
         year = year_of(row[1]) if isinstance(row, (list, tuple)) and len(row) > 1 else None
         if year is None:
             raise DataError(f"{name}: {entry!r} is no title with a year")
-        found.append((str(row[0]), year, row[2] if len(row) > 2 else None))
-    return found
+        triples.append((str(row[0]), year, row[2] if len(row) > 2 else None))
+    return triples
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """Title and year of ``Title (1999)`` or ``title|1999``."""
+    """Split ``Title (1999)`` or ``title|1999`` into title and year."""
     title, _, year = key.rstrip(") ").replace("(", "|").rpartition("|")
     return title, year

@@ -1,7 +1,7 @@
-"""The safety oracle: whether a film carries what a user wants to avoid.
+"""The safety oracle: tells whether a film has a trait that a user wants to avoid.
 
-It knows films by title and year and gives each a risk from 0 to 1 by trait. A film it does not know counts as safe, so
-how many it knew is always counted (``coverage``).
+It knows films by title and year and gives each a risk from 0 to 1 per trait. An unknown film counts as safe, so the share
+of known films is always reported (``coverage``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THRESHOLD = 0.66
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetyCheck:
-    """What the oracle says of a film for one user; ``violations`` read ``TRAIT: risk=0.92``."""
+    """The verdict on a film for one user; ``violations`` read ``TRAIT: risk=0.92``."""
 
     is_safe: bool
     violations: list[str]
@@ -42,9 +42,9 @@ class SafetyOracle:
     Args:
         risks: IMDb number -> trait -> risk.
         titles: (lookup key, year) -> IMDb number.
-        risk_threshold: from this risk on a trait violates a constraint on it.
-        allow_any_year: a title found in no near year is looked up in any year; that may be a remake.
-        prefixes: a trait may be named by the start of its name, where only one starts so.
+        risk_threshold: a trait with at least this risk violates a constraint on it.
+        allow_any_year: look a title up in any year if no near year has it; that may be a remake.
+        prefixes: accept the beginning of a trait's name if only one trait begins so.
     """
 
     risks: Mapping[str, Mapping[str, float]]
@@ -54,7 +54,7 @@ class SafetyOracle:
     prefixes: bool = True
     checked: int = 0
     matched: int = 0
-    said: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
 
     @cached_property
     def _any_year(self) -> dict[str, str]:
@@ -67,30 +67,30 @@ class SafetyOracle:
 
     @property
     def coverage(self) -> float:
-        """Share of the films asked for that it knew; 1 before the first."""
+        """Share of the looked-up films that the oracle knew; 1 before the first."""
         return self.matched / self.checked if self.checked else 1.0
 
     def get_all_trait_names(self) -> list[str]:
-        """Every trait that a constraint can name."""
+        """Return every trait that a constraint can name."""
         return list(self._traits)
 
     def find(self, title: str, year: Any) -> str | None:
-        """IMDb number: that year, then one and two years around it, the earlier first, then any year."""
+        """Return the IMDb number for that year, else one or two years off (the earlier first), else any year."""
         key, number = lookup_key(title), year_of(year)
         near = [] if number is None else [(key, number + around) for around in YEARS_AROUND]
-        found = next((self.titles[place] for place in near if place in self.titles), None)
-        return self._any_year.get(key) if found is None and self.allow_any_year else found
+        match = next((self.titles[place] for place in near if place in self.titles), None)
+        return self._any_year.get(key) if match is None and self.allow_any_year else match
 
     def has_movie(self, title: str, year: Any = None) -> bool:
-        """Whether it knows the film."""
+        """Return whether the oracle knows the film."""
         return self.find(title, year) is not None
 
     def get_movie_traits(self, title: str, year: Any = None) -> dict[str, float]:
-        """Risk by trait; empty for a film it does not know."""
+        """Return trait -> risk; empty for an unknown film."""
         return dict(self.risks.get(self.find(title, year) or "", {}))
 
     def check_safety(self, title: str, year: Any, constraints: Any, threshold: float | None = None) -> SafetyCheck:
-        """Whether the film keeps to the constraints (see :func:`active`); an unknown film does."""
+        """Check a film against constraints (see :func:`active`); an unknown film is safe."""
         number = self.find(title, year)
         risks = dict(self.risks.get(number or "", {}))
         self.checked, self.matched = self.checked + 1, self.matched + (number is not None)
@@ -102,33 +102,35 @@ class SafetyOracle:
     def batch_check_safety(
         self, movies: Sequence[tuple[str, Any]], constraints: Any, threshold: float | None = None
     ) -> list[SafetyCheck]:
-        """:meth:`check_safety` of each (title, year)."""
+        """Call :meth:`check_safety` for each (title, year)."""
         return [self.check_safety(title, year, constraints, threshold) for title, year in movies]
 
     def resolve(self, names: Sequence[str]) -> list[str]:
-        """The traits that constraints name; one that is unknown has no effect, which is said once."""
-        found = []
+        """Return the traits that constraints name; an unknown one has no effect and is logged once."""
+        traits = []
         for name in names:
             if name in self._traits:
-                found.append(name)
+                traits.append(name)
                 continue
             begin = name.casefold()
             starting = [trait for trait in self._traits if self.prefixes and trait.casefold().startswith(begin)]
             if len(starting) == 1:
-                found += starting
-                self._say(f"constraint {name!r} is read as {starting[0]!r}")
+                traits += starting
+                self._warn_once(f"constraint {name!r} is read as {starting[0]!r}")
             else:
-                self._say(f"constraint {name!r} names no trait and has no effect{did_you_mean(name, self._traits)}")
-        return list(dict.fromkeys(found))
+                self._warn_once(
+                    f"constraint {name!r} names no trait and has no effect{did_you_mean(name, self._traits)}"
+                )
+        return list(dict.fromkeys(traits))
 
-    def _say(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
+    def _warn_once(self, text: str) -> None:
+        if text not in self.warned:
+            self.warned.add(text)
             LOG.warning(text)
 
 
 def active(constraints: Any) -> list[str]:
-    """Traits to avoid of a row's constraints: a mapping trait -> bool, the same as JSON, a list of traits, or nothing.
+    """Return the traits to avoid from a row's constraints: a mapping trait -> bool, the same as JSON, a list, or nothing.
 
     Raises:
         ValueError: anything else.
@@ -148,9 +150,9 @@ def active(constraints: Any) -> list[str]:
 def create_oracle(
     base_path: str | Path = ".", risk_threshold: float = THRESHOLD, *, allow_any_year: bool = True, prefixes: bool = True
 ) -> SafetyOracle:  # fmt: skip
-    """The oracle of a folder with ``movie_trait_sensitivity.json`` and ``title_to_imdb.json`` (or ``.pkl``).
+    """Read the oracle of a folder with ``movie_trait_sensitivity.json`` and ``title_to_imdb.json`` (or ``.pkl``).
 
-    Without a title map the titles and years of the risk table are used. Raises DataError for what cannot be read.
+    Without a title map, the titles and years of the risk table are used. Raises DataError for an unreadable file.
     """
     folder = Path(base_path)
     table = read_table(folder / RISKS)
@@ -169,12 +171,12 @@ def create_oracle(
 
 
 def imdb_number(value: Any) -> str:
-    """``tt0387564``, ``387564`` and 387564 as ``0387564``."""
+    """Return ``tt0387564``, ``387564`` or 387564 as ``0387564``."""
     return str(value).strip().removeprefix("tt").zfill(7)
 
 
 def risks_of(row: Mapping[str, Any], path: Path) -> dict[str, float]:
-    """Risk by trait of a row: ``final``, or the larger of ``ddd_trigger`` and ``pg_risk``."""
+    """Return trait -> risk of a row: ``final``, or the larger of ``ddd_trigger`` and ``pg_risk``."""
     try:
         return {
             trait: float(risk["final"] if risk.get("final") is not None else
@@ -186,12 +188,12 @@ def risks_of(row: Mapping[str, Any], path: Path) -> dict[str, float]:
 
 
 def pg_risk(severity: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Risk from a parental guide: severities 0 to 3 by category, weighted, as a share of the worst; 0 without weights."""
-    whole = sum(weights.values())
-    return sum(weight * severity.get(name, 0.0) for name, weight in weights.items()) / (3 * whole) if whole else 0.0
+    """Return the risk from a parental guide: weighted severities (0 to 3) as a share of the worst; 0 without weights."""
+    total = sum(weights.values())
+    return sum(weight * severity.get(name, 0.0) for name, weight in weights.items()) / (3 * total) if total else 0.0
 
 
 def traits() -> list[dict[str, str]]:
-    """The twenty traits: ``trait``, and in words what is preferred and what is avoided."""
+    """Return the twenty traits: ``trait``, with the preference and the aversion in words."""
     table: list[dict[str, str]] = json.loads((files(__package__) / "traits_warnings.json").read_text(encoding="utf-8"))
     return table

@@ -1,4 +1,4 @@
-"""A completion's list of films, and where in the text each stands."""
+"""The list of films in a completion, each with its place in the text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .titles import AROUND
+from .titles import MARKUP
 
 SOLUTION = re.compile(r"<solution>(.*?)(?:</solution>|\Z)", re.DOTALL)
 YEAR = re.compile(r"[(\[]\s*(\d{4})\s*[)\]]")
@@ -25,9 +25,9 @@ class Item:
 
 
 def parse(text: str) -> list[Item]:
-    """The items of a list, one a line, ``Title (YYYY)``; lines without a year in brackets are none.
+    """Return the items of a list, one per line, ``Title (YYYY)``; a line without a year in brackets is not an item.
 
-    Numbering, bullets, markup and quotes go. If there is a ``<solution>`` block, only the last one counts.
+    Numbering, bullets, markup and quotes are dropped. Of several ``<solution>`` blocks only the last one counts.
     """
     blocks = list(SOLUTION.finditer(text))
     place, stop = blocks[-1].span(1) if blocks else (0, len(text))
@@ -37,28 +37,28 @@ def parse(text: str) -> list[Item]:
         newline = text.find("\n", place, stop)
         after = stop if newline < 0 else newline + 1
         line = text[place:after]
-        found = read_line(line)
-        if found is not None:
-            items.append(Item(*found, place, after))
+        film = read_line(line)
+        if film is not None:
+            items.append(Item(*film, place, after))
         elif attached and not line.strip():
             items[-1] = Item(items[-1].title, items[-1].year, items[-1].start, after)
-        attached = found is not None or (attached and not line.strip())
+        attached = film is not None or (attached and not line.strip())
         place = after
     return items
 
 
 def read_line(line: str) -> tuple[str, int] | None:
-    """Title and year of a line; None where it is no item."""
+    """Return title and year of a line; None where it is not an item."""
     year = next(iter(YEAR.finditer(line)), None)
     if year is None:
         return None
-    title = NUMBERING.sub("", line[: year.start()].strip(AROUND)).strip(AROUND)
+    title = NUMBERING.sub("", line[: year.start()].strip(MARKUP)).strip(MARKUP)
     if title.startswith("(") and title.endswith(")"):
-        title = title[1:-1].strip(AROUND)
+        title = title[1:-1].strip(MARKUP)
     title = " ".join(title.split())
     return (title, int(year[1])) if title else None
 
 
 def text_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion, which may be given as messages."""
+    """Return the text of a completion, which may be given as messages."""
     return completion if isinstance(completion, str) else "".join(str(part.get("content", "")) for part in completion)

@@ -1,4 +1,4 @@
-"""How good a ranked list is. Legend: k a place from 1, hits 1 or 0 for each place of a list."""
+"""Metrics of ranked lists: DCG, NDCG, recall. Legend: k a rank from 1; hits are 1 or 0 for each rank of a list."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from math import log2
 
 
 def discount(place: int) -> float:
-    """1 / log2(k + 1) of a place: 1, 0.63093, 0.5, 0.43068, 0.38685, ..."""
+    """Return 1 / log2(k + 1): 1, 0.63093, 0.5, 0.43068, 0.38685, ..."""
     return 1.0 / log2(place + 1)
 
 
 def dcg(gains: Sequence[float]) -> float:
-    """Discounted sum of the gains of a list."""
+    """Return the discounted sum of a list's gains."""
     return sum(gain * discount(place) for place, gain in enumerate(gains, 1))
 
 
 def recall_at(hits: Sequence[int], relevant: int, cutoff: int) -> float:
-    """Hits among the first ``cutoff`` places, as a share of the ``relevant`` items there are (at least 1)."""
+    """Return the hits among the first ``cutoff`` ranks, as a share of the ``relevant`` items (at least 1)."""
     return sum(hits[:cutoff]) / relevant
 
 
 def ndcg_at(hits: Sequence[int], relevant: int, cutoff: int) -> float:
-    """DCG of the first ``cutoff`` places, as a share of that of the best list."""
+    """Return the DCG of the first ``cutoff`` ranks, as a share of that of the best list."""
     return dcg(hits[:cutoff]) / dcg([1.0] * min(relevant, cutoff))
 
 
 def flags_at(flags: Sequence[Sequence[int]], cutoff: int) -> dict[str, float]:
-    """Items of lists that are flagged (1, else 0), among the first ``cutoff`` of each list.
+    """Summarise flagged items (1, else 0) among the first ``cutoff`` of each list.
 
-    ``ratio`` of all items, ``count`` a list, ``dcg`` their discounted sum a list, ``lists`` the share with any.
+    ``ratio``: share of all items; ``count``: per list; ``dcg``: discounted sum per list; ``lists``: share of lists with any.
     """
     first = [items[:cutoff] for items in flags]
     listed, counts = sum(len(items) for items in first), [sum(items) for items in first]
@@ -42,5 +42,5 @@ def flags_at(flags: Sequence[Sequence[int]], cutoff: int) -> dict[str, float]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """0 for none."""
+    """Return the mean; 0 without values."""
     return float(sum(values) / len(values)) if values else 0.0

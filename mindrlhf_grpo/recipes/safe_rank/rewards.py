@@ -1,7 +1,7 @@
 """Rewards by rank: relevance, safety, their sum, and the length of the list.
 
-``make_*`` give reward functions over objects in memory; ``total``, ``relevance``, ``safety`` and ``count`` are the same
-for a configuration, with files in place of objects, read once. All return one row of ``rec_num`` numbers a completion.
+``make_*`` build reward functions over objects in memory. ``total``, ``relevance``, ``safety`` and ``count`` are the same for
+a configuration: they take files, which are read once. All return one row of ``rec_num`` numbers per completion.
 Legend: N completions, rank k from 1, d_k = 1 / log2(k + 1).
 """
 
@@ -28,7 +28,7 @@ YEARS_OFF = (0, 1, -1, 2, -2)
 def hits_of(
     items: Sequence[Item], truth: Iterable[Any] | None, seen: Iterable[str] | None, catalog: Catalog
 ) -> list[int]:
-    """1 for each item that is in the catalog, not seen, and a ground truth up to two years off; each of these once."""
+    """Return 1 for each item that is in the catalog, unseen, and a ground truth up to two years off; each truth counts once."""
     left = [(fold(title), year_of(year)) for title, year, *_ in truth or ()]
     avoided, known = {fold(title) for title in seen or ()}, folded(frozenset(catalog))
     hits = []
@@ -42,7 +42,7 @@ def hits_of(
 
 
 def relevance_row(hits: Sequence[int], rec_num: int, form: Form) -> list[float]:
-    """By rank, from hits: ``exp_inf`` the hit, ``gain`` hit d_k, ``log_decay`` the sum of the gains from this rank on."""
+    """Return rewards by rank: ``exp_inf`` the hit, ``gain`` hit d_k, ``log_decay`` the sum of the gains from this rank on."""
     placed = [*hits, *[0] * rec_num][:rec_num]
     if form == "exp_inf":
         return [float(hit) for hit in placed]
@@ -53,7 +53,7 @@ def relevance_row(hits: Sequence[int], rec_num: int, form: Form) -> list[float]:
 def safety_row(
     items: Sequence[Item], constraints: Any, oracle: SafetyOracle, rec_num: int, weight: float, form: Discount
 ) -> list[float]:
-    """-weight at each rank whose item violates a constraint, hit or not; times d_k with the discount ``log``."""
+    """Return -weight at each rank whose item violates a constraint, hit or not; times d_k with the discount ``log``."""
     row = [0.0] * rec_num
     for place, item in enumerate(items[:rec_num]):
         if not oracle.check_safety(item.title, item.year, constraints).is_safe:
@@ -66,12 +66,13 @@ def safe_reward_func_log_decay(
     constraints: Sequence[Any] | None, rec_num: int, gt_catalog: Catalog | None, safety_oracle: SafetyOracle | None,
     lambda_safe: float, penalty_safe: float, **kwargs: Any,
 ) -> Rows:  # fmt: skip
-    """Relevance plus safety of every rank ``[N, rec_num]``; without constraints it is Rank-GRPO's relevance.
+    """Return relevance plus safety of every rank ``[N, rec_num]``; without constraints it is Rank-GRPO's relevance.
 
     Args:
         completions: texts, or messages.
-        gt_catalog: None leaves relevance out; so does ``safety_oracle`` with safety.
-        kwargs: ``form``, ``safety_discount``, ``parse_fail_penalty``; other data columns are not read.
+        gt_catalog: None leaves relevance out.
+        safety_oracle: None leaves safety out.
+        kwargs: ``form``, ``safety_discount``, ``parse_fail_penalty``; other data columns are accepted and not read.
     """
     form, safety_discount = kwargs.get("form", "log_decay"), kwargs.get("safety_discount", "none")
     rows: Rows = []
@@ -84,8 +85,8 @@ def safe_reward_func_log_decay(
         hits = [] if gt_catalog is None else hits_of(items, truth, seen, gt_catalog)
         row = relevance_row(hits, rec_num, form)
         if safety_oracle is not None:
-            own = safety_row(items, asked, safety_oracle, rec_num, lambda_safe * penalty_safe, safety_discount)
-            row = [one + other for one, other in zip(row, own, strict=True)]
+            penalties = safety_row(items, asked, safety_oracle, rec_num, lambda_safe * penalty_safe, safety_discount)
+            row = [one + other for one, other in zip(row, penalties, strict=True)]
         rows.append(row if items else [0.0 - kwargs.get("parse_fail_penalty", 0.0)] * rec_num)
     return rows
 
@@ -111,7 +112,7 @@ def make_safe_reward_func(
 def make_relevance_func(
     rec_num: int, gt_catalog: Catalog, form: Form = "log_decay", parse_fail_penalty: float = 0.0
 ) -> RewardFunction:
-    """Relevance alone: the reward of Rank-GRPO."""
+    """Build the function for relevance alone: the reward of Rank-GRPO."""
     return make_safe_reward_func(rec_num, gt_catalog, None, form=form, parse_fail_penalty=parse_fail_penalty)
 
 
@@ -119,7 +120,7 @@ def make_safety_func(
     rec_num: int, safety_oracle: SafetyOracle, lambda_safe: float = 1.0, penalty_safe: float = 1.0,
     safety_discount: Discount = "none",
 ) -> RewardFunction:  # fmt: skip
-    """Safety alone: 0 or minus lambda times penalty at every rank."""
+    """Build the function for safety alone: 0 or minus lambda times penalty at every rank."""
     return make_safe_reward_func(
         rec_num, None, safety_oracle, lambda_safe, penalty_safe, safety_discount=safety_discount
     )
@@ -132,7 +133,7 @@ make_safety_func_individual = make_safety_func
 
 
 def make_count_func(rec_num: int, target_count: int = 10, lambda_count: float = 1.0) -> RewardFunction:
-    """+lambda at every rank of a list of the wanted length, else -lambda |length - target| / target; -lambda for none."""
+    """Build a function: +lambda at every rank of a list of the target length, else -lambda |length - target| / target."""
 
     def count_reward(completions: Sequence[Any], **_: Any) -> Rows:
         lengths = [len(parse(text_of(completion))) for completion in completions]
@@ -144,16 +145,16 @@ def make_count_func(rec_num: int, target_count: int = 10, lambda_count: float = 
 
 @lru_cache(maxsize=4)
 def folded(catalog: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
-    """A catalog with folded titles."""
+    """Return a catalog with folded titles."""
     return frozenset((fold(title), int(year)) for title, year in catalog)
 
 
-catalog_of = cache(load_catalog)
+read_catalog = cache(load_catalog)
 
 
 @cache
-def oracle_of(path: str, risk_threshold: float = THRESHOLD) -> SafetyOracle:
-    """The oracle of a folder, read once."""
+def read_oracle(path: str, risk_threshold: float = THRESHOLD) -> SafetyOracle:
+    """Return the oracle of a folder, read once."""
     return create_oracle(path, risk_threshold)
 
 
@@ -163,10 +164,10 @@ def total(
     risk_threshold: float = THRESHOLD, rec_num: int = 20, lambda_safe: float = 1.0, penalty_safe: float = 1.0,
     form: Form = "log_decay", safety_discount: Discount = "none", parse_fail_penalty: float = 0.0,
 ) -> Rows:  # fmt: skip
-    """Relevance plus safety."""
+    """Score relevance plus safety."""
     return safe_reward_func_log_decay(
-        completions, groundtruth_with_release_year, seen_titles, constraints, rec_num, catalog_of(catalog_path),
-        oracle_of(oracle_path, risk_threshold), lambda_safe, penalty_safe, form=form, safety_discount=safety_discount,
+        completions, groundtruth_with_release_year, seen_titles, constraints, rec_num, read_catalog(catalog_path),
+        read_oracle(oracle_path, risk_threshold), lambda_safe, penalty_safe, form=form, safety_discount=safety_discount,
         parse_fail_penalty=parse_fail_penalty,
     )  # fmt: skip
 
@@ -175,8 +176,8 @@ def relevance(
     completions: list[str], groundtruth_with_release_year: list[Any], seen_titles: list[Any] | None = None,
     catalog_path: str = "gt_catalog.pkl", rec_num: int = 20, form: Form = "log_decay", parse_fail_penalty: float = 0.0,
 ) -> Rows:  # fmt: skip
-    """Relevance alone."""
-    function = make_relevance_func(rec_num, catalog_of(catalog_path), form, parse_fail_penalty)
+    """Score relevance alone."""
+    function = make_relevance_func(rec_num, read_catalog(catalog_path), form, parse_fail_penalty)
     return function(completions, groundtruth_with_release_year, seen_titles)
 
 
@@ -185,12 +186,12 @@ def safety(
     risk_threshold: float = THRESHOLD, rec_num: int = 20, lambda_safe: float = 1.0, penalty_safe: float = 1.0,
     safety_discount: Discount = "none",
 ) -> Rows:  # fmt: skip
-    """Safety alone."""
-    oracle = oracle_of(oracle_path, risk_threshold)
+    """Score safety alone."""
+    oracle = read_oracle(oracle_path, risk_threshold)
     function = make_safety_func(rec_num, oracle, lambda_safe, penalty_safe, safety_discount)
     return function(completions, constraints=constraints)
 
 
 def count(completions: list[str], rec_num: int = 20, target_count: int = 10, lambda_count: float = 1.0) -> Rows:
-    """Length of the list."""
+    """Score the length of the list."""
     return make_count_func(rec_num, target_count, lambda_count)(completions)

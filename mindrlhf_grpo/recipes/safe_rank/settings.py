@@ -1,4 +1,4 @@
-"""The arguments of ``train`` as a configuration: ``arguments.yaml`` says what each stands for, ``run.yaml`` what is fixed."""
+"""The arguments of ``train`` as a configuration: ``arguments.yaml`` maps them, ``run.yaml`` holds the fixed settings."""
 
 from __future__ import annotations
 
@@ -17,86 +17,86 @@ from ...trainers.stages import launched_processes
 from .data import rows, split_path
 
 PRESETS = {"balanced": 1.0, "safety": 2.0, "quality": 0.5}
-PARTS = {"grpo": [0], "gdpo": [1, 2]}  # of the rewards in run.yaml
+PARTS = {"grpo": [0], "gdpo": [1, 2]}  # places in the rewards of run.yaml
 COUNT = 3
 RATE_STEP, RATE_SMALL, RATE = 8000, 1e-6, 1e-7
 
 
 def table(name: str) -> Any:
-    """A YAML file of this recipe."""
+    """Return the content of a YAML file of this recipe."""
     return parse((files(__package__) / name).read_text(encoding="utf-8")).value
 
 
-def read(arguments: Sequence[str]) -> dict[str, Any]:
-    """The arguments; weights that were not given are the preset's."""
-    given = read_script_arguments("mindrlhf-grpo recipe safe-rank train", arguments, table("arguments.yaml"))
-    weight = PRESETS[given["preset"]]
-    return given | {name: weight for name in ("lambda_safe", "penalty_safe") if given[name] is None}
+def read(words: Sequence[str]) -> dict[str, Any]:
+    """Read the arguments; unset weights come from the preset."""
+    arguments = read_script_arguments("mindrlhf-grpo recipe safe-rank train", words, table("arguments.yaml"))
+    weight = PRESETS[arguments["preset"]]
+    return arguments | {name: weight for name in ("lambda_safe", "penalty_safe") if arguments[name] is None}
 
 
-def draft_of(given: dict[str, Any], policy: str) -> Draft:
-    """The configuration that the arguments ask for, with ``policy`` as its model.
+def build_draft(arguments: dict[str, Any], policy: str) -> Draft:
+    """Return the configuration that the arguments ask for, with ``policy`` as its model.
 
     Raises:
-        ConfigError: arguments that do not go together.
+        ConfigError: arguments that contradict each other.
     """
-    world, group = launched_processes(), given["num_generations"]
-    completions = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] * world
+    world, group = launched_processes(), arguments["num_generations"]
+    completions = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * world
     if completions % group:
         raise ConfigError(f"--num_generations {group} does not divide the {completions} completions of a step")
-    parallel = given["vllm_tensor_parallel_size"]
-    if given["use_vllm"] and parallel != world:
+    parallel = arguments["vllm_tensor_parallel_size"]
+    if arguments["use_vllm"] and parallel != world:
         raise ConfigError(f"--vllm_tensor_parallel_size is {parallel}; it must be the number of processes, {world}")
     draft = Draft(table("run.yaml"), "arguments")
-    put_arguments(draft, table("arguments.yaml"), given)
+    put_arguments(draft, table("arguments.yaml"), arguments)
     prompts = completions // group
-    an_epoch = max(1, len(rows(given["train_path"])) // prompts)
-    asked, longest = given["max_steps"], given["max_prompt_length"] + given["max_completion_length"]
-    saved = {"steps": given["save_steps"], "epoch": an_epoch, "no": 0}[given["save_strategy"]]
-    held_out = given["eval_path"] or split_path(given["train_path"], "validation")
+    epoch_steps = max(1, len(rows(arguments["train_path"])) // prompts)
+    asked, longest = arguments["max_steps"], arguments["max_prompt_length"] + arguments["max_completion_length"]
+    saved = {"steps": arguments["save_steps"], "epoch": epoch_steps, "no": 0}[arguments["save_strategy"]]
+    held_out = arguments["eval_path"] or split_path(arguments["train_path"], "validation")
     values = draft.values
-    values |= {"run_dir": str(output_of(given)), "rewards": rewards_of(given, values["rewards"])}
-    values["model"] |= {"path": policy, "dtype": "bfloat16" if given["bf16"] else "float32"}
-    values["model"] |= {} if given["use_lora"] else {"lora_rank": 0}
+    values |= {"run_dir": str(run_folder(arguments)), "rewards": choose_rewards(arguments, values["rewards"])}
+    values["model"] |= {"path": policy, "dtype": "bfloat16" if arguments["bf16"] else "float32"}
+    values["model"] |= {} if arguments["use_lora"] else {"lora_rank": 0}
     values["train"] |= {
-        "steps": asked if asked > 0 else max(1, int(an_epoch * given["num_train_epochs"])),
+        "steps": asked if asked > 0 else max(1, int(epoch_steps * arguments["num_train_epochs"])),
         "prompts_per_step": prompts,
-        "schedule": {RATE_STEP: RATE_SMALL if "0.5b" in given["model_name"].lower() else RATE},
-        "tokens_per_micro_batch": given["per_device_train_batch_size"] * longest,
+        "schedule": {RATE_STEP: RATE_SMALL if "0.5b" in arguments["model_name"].lower() else RATE},
+        "tokens_per_micro_batch": arguments["per_device_train_batch_size"] * longest,
     }
     values["checkpoint"]["every"] = saved
     if held_out is not None:
         values["eval"] = {"source": {**values["data"]["source"], "path": held_out}, "every": saved}
     if find_spec("wandb") is not None:
-        os.environ.setdefault("WANDB_PROJECT", given["wandb_project"])
+        os.environ.setdefault("WANDB_PROJECT", arguments["wandb_project"])
         values["tracking"] = {"to": ["wandb" if os.environ.get("WANDB_API_KEY") else "wandb-offline"]}
     return draft
 
 
-def rewards_of(given: dict[str, Any], all_rewards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sum as one reward, or relevance and safety apart for gdpo; and the count where it has a weight."""
-    places = PARTS[given["advantage_mode"]] + [COUNT] * bool(given["lambda_count"])
-    weights = given["reward_weights"] or [1.0] * len(places)
+def choose_rewards(arguments: dict[str, Any], all_rewards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sum as one reward, or relevance and safety separately for gdpo; and the count where it has a weight."""
+    places = PARTS[arguments["advantage_mode"]] + [COUNT] * bool(arguments["lambda_count"])
+    weights = arguments["reward_weights"] or [1.0] * len(places)
     if len(weights) != len(places):
         raise ConfigError(f"--reward_weights has {len(weights)} numbers, and there are {len(places)} rewards")
     return [{**all_rewards[place], "weight": weight} for place, weight in zip(places, weights, strict=True)]
 
 
-def output_of(given: dict[str, Any]) -> Path:
-    """The run's folder: as asked for, or named by the settings."""
-    lora = f"_lora{given['lora_r']}" if given["use_lora"] else ""
+def run_folder(arguments: dict[str, Any]) -> Path:
+    """Return the run folder: the explicit one, else one named after the settings."""
+    lora = f"_lora{arguments['lora_r']}" if arguments["use_lora"] else ""
     name = (
         "safe_rank_{advantage_mode}_{reward_func}" + lora + "_lr{lr:g}_kl{kl_beta:g}_mu{mu}_lambda{lambda_safe:g}_penalty{penalty_safe:g}"
-    ).format(**given)  # fmt: skip
-    return Path(given["output_dir"] or Path("results") / given["model_name"] / name)
+    ).format(**arguments)  # fmt: skip
+    return Path(arguments["output_dir"] or Path("results") / arguments["model_name"] / name)
 
 
-def notes(given: dict[str, Any]) -> list[str]:
-    """What of the arguments happens in another way here."""
-    told = {
-        f"--optim {given['optim']} is not there: AdamW with 32-bit state is used": not given["optim"].startswith("adamw"),
-        "--use_vllm: lists come from the backend's own engine; only the number of processes is checked": given["use_vllm"],
-        f"--lora_dropout {given['lora_dropout']:g} is not applied: ratios need log-probs without dropout":
-            given["use_lora"] and given["lora_dropout"] > 0,
+def notes(arguments: dict[str, Any]) -> list[str]:
+    """Return a line for each argument that has another effect here than in the original script."""
+    lines = {
+        f"--optim {arguments['optim']} is not there: AdamW with 32-bit state is used": not arguments["optim"].startswith("adamw"),
+        "--use_vllm: lists come from the backend's own engine; only the number of processes is checked": arguments["use_vllm"],
+        f"--lora_dropout {arguments['lora_dropout']:g} is not applied: ratios need log-probs without dropout":
+            arguments["use_lora"] and arguments["lora_dropout"] > 0,
     }  # fmt: skip
-    return [text for text, holds in told.items() if holds]
+    return [text for text, holds in lines.items() if holds]

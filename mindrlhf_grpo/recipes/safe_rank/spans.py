@@ -1,4 +1,4 @@
-"""Which rank each token of a list belongs to, and the length shaping of its advantage."""
+"""The rank of each token of a list, and the length shaping of its advantage."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ def ranks(
     apply_extra_length_shaping: bool = True, end_of_list_reward: float = 0.1, extra_token_penalty: float = 0.1,
     early_stop_penalty: float = 0.1,
 ) -> tuple[list[int], list[float]]:  # fmt: skip
-    """Rank of each token from 0, and what its advantage gets besides; for ``items.function``.
+    """Return the rank of each token from 0, and the number added to its advantage; for ``items.function``.
 
     Args:
         segment_mode: ``aligned`` follows the parser: a token has the rank of the item whose line it stands in, and none
-            in a line that is no item (preamble, thoughts); blank lines belong to the item before them. ``newline`` counts
+            in a line that is not an item (preamble, thoughts); blank lines belong to the item before them. ``newline`` counts
             the newlines before a token, so that blank lines and preamble shift ranks away from what the rewards saw.
             For a correct list both are the same.
         apply_extra_length_shaping: add the three constants below, which are not normalised.
-        end_of_list_reward: of the end token after enough items and no token past them.
-        extra_token_penalty: of each token past the last rank.
-        early_stop_penalty: of the end token after too few items.
+        end_of_list_reward: for the end token after enough items and no token past them.
+        extra_token_penalty: for each token past the last rank.
+        early_stop_penalty: for the end token after too few items.
     """
     if segment_mode == "newline":
-        own = line_numbers(text, ends)
-        listed = max(own[:-1] if ended else own, default=-1) + 1
+        token_ranks = line_numbers(text, ends)
+        listed = max(token_ranks[:-1] if ended else token_ranks, default=-1) + 1
     else:
         parsed = parse(text)
         opening, listed = [item.start for item in parsed], len(parsed)
         at = [bisect_right(opening, start) - 1 for start in starts(ends)]
-        there = [place >= 0 and start < parsed[place].end for place, start in zip(at, starts(ends), strict=True)]
-        own = [place if inside else NONE for place, inside in zip(at, there, strict=True)]
-    own = [min(place, items) for place in own]
+        in_item = [place >= 0 and start < parsed[place].end for place, start in zip(at, starts(ends), strict=True)]
+        token_ranks = [place if inside else NONE for place, inside in zip(at, in_item, strict=True)]
+    token_ranks = [min(place, items) for place in token_ranks]
     if ended:
-        own[-1] = items + 1
-    extra = [-extra_token_penalty if place == items else 0.0 for place in own]
+        token_ranks[-1] = items + 1
+    extra = [-extra_token_penalty if place == items else 0.0 for place in token_ranks]
     if ended and listed < items:
         extra[-1] = -early_stop_penalty
-    elif ended and items not in own:
+    elif ended and items not in token_ranks:
         extra[-1] = end_of_list_reward
-    return own, extra if apply_extra_length_shaping else [0.0] * len(own)
+    return token_ranks, extra if apply_extra_length_shaping else [0.0] * len(token_ranks)

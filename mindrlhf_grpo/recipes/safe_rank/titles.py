@@ -6,27 +6,27 @@ import re
 from typing import Any
 
 ARTICLES = ("the ", "a ", "an ")
-AROUND = " \t\r\n*_#\"'“”‘’`-–—•,:;"  # markup, quotes and bullets that may stand around a title
+MARKUP = " \t\r\n*_#\"'“”‘’`-–—•,:;"  # markup, quotes and bullets that may stand around a title
 
 
 def fold(title: str) -> str:
-    """A title for exact comparison: case, spaces and what stands around it do not count."""
-    return " ".join(str(title).split()).casefold().strip(AROUND)
+    """Return a title for exact comparison: without case, extra spaces and surrounding markup."""
+    return " ".join(str(title).split()).casefold().strip(MARKUP)
 
 
 def normalise(title: str) -> str:
-    """A title for the oracle: lower case, without leading article and punctuation, single spaces."""
+    """Return a title for the oracle: lower case, no leading article or punctuation, single spaces."""
     lowered = " ".join(str(title).casefold().split())
     article = next((article for article in ARTICLES if lowered.startswith(article)), "")
     return " ".join(re.sub(r"[^\w\s]|_", "", lowered.removeprefix(article)).split())
 
 
 def lookup_key(title: str) -> str:
-    """:func:`normalise` without spaces, so that maps made with a space for each punctuation mark match too."""
+    """Return the normalised title without spaces, so that maps that put a space for each punctuation mark match too."""
     return normalise(re.sub(r"[^\w\s]|_", " ", str(title))).replace(" ", "")
 
 
 def year_of(value: Any) -> int | None:
-    """A year given as number or text; None where it is neither."""
+    """Return a year given as number or text; None where it is neither."""
     text = str(value).strip().removesuffix(".0")
     return int(text) if re.fullmatch(r"\d{1,4}", text) else None

@@ -14,7 +14,7 @@ from mindrlhf_grpo.config.run import DataConfig, RunConfig
 from mindrlhf_grpo.data.stream import PromptStream
 from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.safe_rank.data import rows
-from mindrlhf_grpo.recipes.safe_rank.settings import draft_of, notes, output_of, read
+from mindrlhf_grpo.recipes.safe_rank.settings import build_draft, notes, read, run_folder
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.trainers.schedule import learning_rate
 from tests.support.recipes import movie_world
@@ -49,7 +49,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def configuration(world: Path, command: str, *more: str) -> RunConfig:
     given = read(["--train_path", str(world), *command.split(), *more])
-    config = draft_of(given, f"./results/{given['model_name']}/checkpoint-{given['sft_checkpoint']}").validated()
+    config = build_draft(given, f"./results/{given['model_name']}/checkpoint-{given['sft_checkpoint']}").validated()
     assert isinstance(config, RunConfig)
     return config
 
@@ -120,10 +120,10 @@ def test_presets_and_the_folder_that_names_the_settings(world: Path) -> None:
     given = read(["--train_path", "x", "--preset", "safety", "--penalty_safe", "0.25", "--advantage_mode", "gdpo"])
     assert (given["lambda_safe"], given["penalty_safe"]) == (2.0, 0.25)
     assert read(["--train_path", "x", "--preset", "quality"])["penalty_safe"] == 0.5
-    assert output_of(given) == Path(
+    assert run_folder(given) == Path(
         "results/meta-llama/Llama-3.2-3B-Instruct/safe_rank_gdpo_log_decay_lr1e-06_kl0.001_mu1_lambda2_penalty0.25"
     )
-    assert "_lora64_" in output_of(read(["--train_path", "x", *LORA.split()])).name
+    assert "_lora64_" in run_folder(read(["--train_path", "x", *LORA.split()])).name
 
 
 @pytest.mark.row("safe_rank", "CLI", backend="none")
