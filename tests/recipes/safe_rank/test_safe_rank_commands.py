@@ -257,4 +257,4 @@ def test_what_was_typed_wrong_is_shown_and_no_bug(capsys: pytest.CaptureFixture[
     assert "No such option: --nope" in capsys.readouterr().err
     assert run_recipe("safe-rank", [], program="mindrlhf-grpo recipe") == 2
     shown = capsys.readouterr()
-    assert "Recall, NDCG and violations" in shown.out + shown.err
+    assert "Report recall, NDCG and violations" in shown.out + shown.err
