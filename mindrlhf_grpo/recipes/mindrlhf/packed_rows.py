@@ -60,8 +60,8 @@ def _length(batch: Batch, number: int) -> int:
 def _row(batch: Batch, numbers: Sequence[int], width: int, samples: int, pad: int) -> Row:
     ids = np.full(width + 1, pad, np.int64)
     mask, index = np.zeros(width, np.float32), np.zeros(width, np.int32)
-    given = {name: getattr(batch, field) for name, field in FIELDS.items()}
-    arrays = {name: np.zeros(width, np.float32) for name, values in given.items() if values is not None}
+    columns = {name: getattr(batch, field) for name, field in FIELDS.items()}
+    arrays = {name: np.zeros(width, np.float32) for name, values in columns.items() if values is not None}
     ends, trained, real = np.zeros(samples, np.int32), np.zeros(samples, np.int32), np.zeros(samples, np.int32)
     at = 0
     for place, number in enumerate(numbers):
@@ -70,7 +70,7 @@ def _row(batch: Batch, numbers: Sequence[int], width: int, samples: int, pad: in
         ids[at:start], ids[start : start + count] = prompt, batch.ids[number, :count]
         mask[start - 1 : start - 1 + count] = batch.mask[number, :count]
         for name, array in arrays.items():
-            array[start - 1 : start - 1 + count] = given[name][number, :count]
+            array[start - 1 : start - 1 + count] = columns[name][number, :count]
         end = start + count + 1
         index[at:end], ends[place], trained[place], real[place] = place, end, int(batch.mask[number].sum()), 1
         at = end

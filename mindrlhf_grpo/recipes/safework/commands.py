@@ -1,4 +1,4 @@
-"""``mindrlhf-grpo recipe safework ...``"""
+"""``mindrlhf-grpo recipe safework``: train, arguments, ladder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from ...cli.recipe import ANY_ARGUMENTS, run_draft
 from ...compat.arguments import read_arguments
 from ...trainers.stages import run_stages
-from .launcher import draft_of
+from .launcher import build_draft
 from .registry import package_data
 
 HELP = "SafeWork-R1: reinforcement learning with judges for safety, value and knowledge, routed by label"
@@ -33,7 +33,7 @@ def train(context: typer.Context) -> None:
     words = [word for word in context.args if word != "--dry_run"]
     named = {name: values for name, values in package_data("launch.yaml").items() if name != "common"}
     values, overrides = read_arguments(words, package_data("arguments.yaml"), named)
-    draft = draft_of(values, overrides, lambda text: typer.echo(text, err=True) if first else None)
+    draft = build_draft(values, overrides, lambda text: typer.echo(text, err=True) if first else None)
     run_draft(draft, print_config="--dry_run" in context.args)
 
 
@@ -49,7 +49,7 @@ def ladder(
     stages: Annotated[Path, typer.Argument(help="YAML with the stages, see examples/safework/ladder.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[STAGE.KEY=VALUE]...")] = None,
 ) -> None:
-    """Train the stages of the SafeLadder one after another, each from the model of the one before; goes on where it stopped."""
+    """Train the stages of the SafeLadder in turn, each from the model of the one before; resumes where it stopped."""
     from ...cli.console import rank_of_process
 
     first = rank_of_process() == 0

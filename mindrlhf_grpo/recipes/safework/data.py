@@ -1,4 +1,4 @@
-"""Rows of SafeWork's data: a prompt in any of its forms, images, a reference and the label that routes the reward."""
+"""Rows of SafeWork's data: a prompt in any of its forms, images, a reference, and the label that routes the reward."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def rows(
     routing: str | Mapping[str, Any] = "svki",
     on_missing_rm: str = "error",
 ) -> list[Row | BadRow]:
-    """Rows ``{prompt, reference, label, images}`` of a data source; images are left out where none has any.
+    """Return rows ``{prompt, reference, label, images}`` of a data source; without any images the column is left out.
 
     Args:
         path: a file, folder or other source, see ``data.source``.
-        text_only: rows with images are refused.
-        models, routing, on_missing_rm: as of the reward, to find labels without a judge before the run.
+        text_only: refuse rows with images.
+        models, routing, on_missing_rm: as for the reward, to find labels without a judge before the run.
 
     Raises:
-        DataError: a label that the routing does not know, or whose judge is missing.
+        DataError: a label is unknown to the routing, or its judge is missing.
     """
     source = read_rows(path)
     folder = Path(path).parent
     routes = read_routing(routing)
     keys = {"prompt": input_key, "images": images_key, "reference": reference_key, "label": label_key}
-    found: list[Row | BadRow] = []
+    checked: list[Row | BadRow] = []
     for index in range(len(source)):
         row = source[index]
         try:
-            found.append(row if isinstance(row, BadRow) else normal_row(row, keys, folder, routes, text_only))
+            checked.append(row if isinstance(row, BadRow) else normal_row(row, keys, folder, routes, text_only))
         except DataError as error:
-            found.append(BadRow(source.place(index), str(error)))
-    good = [row for row in found if not isinstance(row, BadRow)]
+            checked.append(BadRow(source.place(index), str(error)))
+    good = [row for row in checked if not isinstance(row, BadRow)]
     try:
         check_labels(dict.fromkeys(row["label"] for row in good), routes, read_registry(models, url="-"), on_missing_rm)
     except ConfigError as error:
@@ -57,13 +57,13 @@ def rows(
     if not any(row["images"] for row in good):
         for row in good:
             del row["images"]
-    return found
+    return checked
 
 
 def normal_row(
     row: Row, keys: Mapping[str, str], folder: Path, routes: Mapping[str, Sequence[Component]], text_only: bool
 ) -> Row:
-    """One row in its normal form. Raises DataError with what is wrong."""
+    """Return one row in its normal form; raises DataError with what is wrong."""
     images = [absolute_path(image, folder) for image in image_list(row.get(keys["images"]))]
     if images and text_only:
         raise DataError(f"it has {len(images)} images, and the run is text_only")

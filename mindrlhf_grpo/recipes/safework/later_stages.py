@@ -1,4 +1,4 @@
-"""Rewards of the ladder's third and fourth stage. No code of theirs is public: this is our reading of what they are for."""
+"""Rewards of the ladder's third and fourth stage. Their code is not public; these follow the paper's description."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from .rules import rule_reward
 def efficiency(
     completions: list[str], completion_ids: list[list[int]], reference: list[Any], max_tokens: int
 ) -> list[float]:
-    """Safe-and-efficient: for right answers only, 1 minus the share of ``max_tokens`` used; so none is cut to be short."""
+    """Score right answers by 1 minus the share of ``max_tokens`` used, others 0, so that short wrong answers gain nothing."""
     rows = zip(completions, completion_ids, reference, strict=True)
     return [rule_reward(text, gold) * (1.0 - min(len(ids) / max_tokens, 1.0)) for text, ids, gold in rows]
 
 
 def search_verification(completions: list[str], reference: list[Any]) -> list[float]:
-    """Deliberative search: a search in the thought, and confidence that fits: 1 right and ``<sure>``, 0.5 wrong and
-    ``<unsure>``, else 0.
-    """
+    """Score a search in the thought with fitting confidence: 1 for right and ``<sure>``, 0.5 for wrong and ``<unsure>``, else 0."""
 
     def value(text: str, gold: Any) -> float:
         thought = text.rpartition("</think>")[0]

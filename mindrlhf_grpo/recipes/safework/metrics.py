@@ -1,4 +1,4 @@
-"""Metrics under the names that SafeWork's users know."""
+"""Metrics under SafeWork's names."""
 
 from __future__ import annotations
 
@@ -29,14 +29,18 @@ def metrics(
     *,
     component: str = "routed",
 ) -> dict[str, float]:
-    """Figures of one step; means are over the rows that a part applies to, and parts are weighted.
+    """Return the metrics of one step; means are over the rows that a component applies to, and components are weighted.
 
     Args:
         component: name of the routed reward among the components.
     """
-    parts = {name.removeprefix(f"{component}/"): of for name, of in rewards.items() if name.startswith(f"{component}/")}
-    judges = {name: of for name, of in parts.items() if name not in ("format", "missing", *RULES)}
-    found = {
+    parts = {
+        name.removeprefix(f"{component}/"): values
+        for name, values in rewards.items()
+        if name.startswith(f"{component}/")
+    }
+    judges = {name: values for name, values in parts.items() if name not in ("format", "missing", *RULES)}
+    result = {
         "reward": mean(total),
         "format_reward": mean(parts.get("format", ())),
         "accuracy_reward": mean([parts[name] for name in ACCURACY if name in parts]),
@@ -45,19 +49,19 @@ def metrics(
         "response_length": mean(lengths),
         "total_length": mean(lengths + prompt_lengths),
         "return": mean(total),
-        **{f"reward/{name}/mean": mean(of) for name, of in judges.items()},
+        **{f"reward/{name}/mean": mean(values) for name, values in judges.items()},
         **{f"reward_by_label/{one}": mean(total[np.asarray(label) == one]) for one in sorted(set(label))},
         **{ours: figures[core] for ours, core in FIGURES.items() if core in figures},
     }
     if "dead_group_frac" in figures:
-        found["dynamic_sampling/kept_ratio"] = 1.0 - figures["dead_group_frac"]
+        result["dynamic_sampling/kept_ratio"] = 1.0 - figures["dead_group_frac"]
     if advantages is not None:
-        found |= {"advantages_mean": mean(advantages), "advantages_std": float(np.nanstd(advantages))}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+        result |= {"advantages_mean": mean(advantages), "advantages_std": float(np.nanstd(advantages))}
+    return {name: value for name, value in result.items() if np.isfinite(value)}
 
 
 def mean(values: Any) -> float:
-    """Of what applies; NaN where nothing does."""
+    """Return the mean of the finite values; NaN without any."""
     array = np.asarray(values, np.float64)
     present = array[np.isfinite(array)]
     return float(present.mean()) if present.size else float("nan")

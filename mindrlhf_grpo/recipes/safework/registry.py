@@ -1,4 +1,4 @@
-"""Model registry and label routing: which judges there are, and which of them score a label."""
+"""Model registry and label routing: the judges, and the components that score each label."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class JudgeEntry:
     """A judge of the registry.
 
     Attributes:
-        path: folder of its model; with ``engine`` the name its server knows.
-        weight: of its score in every reward, in the registry or as ``RM_NAME_WEIGHT`` in the environment.
-        engine: on a server (``url``) instead of in this process.
-        tp_size: ranks that its server spreads it over; for whoever starts the server.
-        judge: definition in ``judges.yaml``, else that of its name.
-        template: file that replaces the definition's, or files by language.
+        path: folder of its model; with ``engine`` its name on the server.
+        weight: factor of its score, in the registry or as ``RM_NAME_WEIGHT`` in the environment.
+        engine: it runs on a server (``url``) instead of in this process.
+        tp_size: ranks that the server spreads it over; read by whoever starts the server.
+        judge: name of its definition in ``judges.yaml``; default: its own name.
+        template: file that replaces the definition's template, or files by language.
         cls: ``file.py:Class`` of a custom reward model, in the registry as ``class``.
-        options, slots, keep: see ``rewards.judge_models.Place``.
+        options, slots, keep: see ``rewards.judges.models.Place``.
     """
 
     name: str
@@ -54,35 +54,37 @@ class JudgeEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A part of a label's reward."""
+    """One component of a label's reward."""
 
     kind: str
     name: str
     weight: float
 
 
-def read_registry(given: Any, *, engine: bool = False, url: str = "") -> dict[str, JudgeEntry]:
-    """Name -> judge, from any form of ``--reward_pretrain``: ``name:path,...``, paths whose names tell the type, a
-    mapping name -> path or settings, or a list of ``{type, path, engine}``; text may hold them as JSON.
+def read_registry(pretrain: Any, *, engine: bool = False, url: str = "") -> dict[str, JudgeEntry]:
+    """Return name -> judge from any form of ``--reward_pretrain``.
 
-    ``?engine=true`` or ``false`` after a path goes before ``engine``.
+    Forms: ``name:path,...``, paths whose names tell the type, a mapping name -> path or settings, a list of
+    ``{type, path, engine}``, or the last two as JSON. ``?engine=true`` or ``false`` after a path overrides ``engine``.
 
     Raises:
-        ConfigError: what is none of these, an unknown setting, or a name given twice.
+        ConfigError: any other form, an unknown setting, or a repeated name.
     """
-    if isinstance(given, str) and given.lstrip()[:1] in ("{", "["):
+    if isinstance(pretrain, str) and pretrain.lstrip()[:1] in ("{", "["):
         try:
-            given = json.loads(given)
+            pretrain = json.loads(pretrain)
         except ValueError as error:
-            raise ConfigError(f"reward_pretrain is no JSON: {error}; it is {given[:80]!r}") from error
-    if isinstance(given, str):
-        given = [part.strip() for part in given.split(",") if part.strip()]
-    if isinstance(given, Mapping):
-        given = [{"type": name, **(one if isinstance(one, Mapping) else {"path": one})} for name, one in given.items()]
-    if not isinstance(given, Sequence):
-        raise ConfigError(f"reward_pretrain must be text, a list or a mapping, not {given!r}")
+            raise ConfigError(f"reward_pretrain is no JSON: {error}; it is {pretrain[:80]!r}") from error
+    if isinstance(pretrain, str):
+        pretrain = [part.strip() for part in pretrain.split(",") if part.strip()]
+    if isinstance(pretrain, Mapping):
+        pretrain = [
+            {"type": name, **(one if isinstance(one, Mapping) else {"path": one})} for name, one in pretrain.items()
+        ]
+    if not isinstance(pretrain, Sequence):
+        raise ConfigError(f"reward_pretrain must be text, a list or a mapping, not {pretrain!r}")
     entries: dict[str, JudgeEntry] = {}
-    for one in given:
+    for one in pretrain:
         entry = read_entry(one, engine, url)
         if entry.name in entries:
             raise ConfigError(f"reward_pretrain names {entry.name!r} twice: {entries[entry.name].path}, {entry.path}")
@@ -91,7 +93,7 @@ def read_registry(given: Any, *, engine: bool = False, url: str = "") -> dict[st
 
 
 def read_entry(one: Any, engine: bool, url: str) -> JudgeEntry:
-    """One judge, from a path, ``name:path`` or settings."""
+    """Read one judge from a path, ``name:path`` or settings."""
     if isinstance(one, str):
         named = re.match(r"([A-Za-z_]\w*):(?!//)(.+)", one)
         one = {"type": named[1], "path": named[2]} if named else {"path": one}
@@ -119,30 +121,30 @@ def read_entry(one: Any, engine: bool, url: str) -> JudgeEntry:
 
 
 def guess_type(path: str) -> str:
-    """The kind of judge that a path names, ``general`` if none."""
+    """Return the kind of judge that a path names, else ``general``."""
     low = path.casefold()
     return next((kind for kind, words in TYPES.items() if any(word in low for word in words)), "general")
 
 
-def read_routing(given: str | Mapping[str, Any]) -> Routing:
-    """Label -> components, from a table of ``routing.yaml`` by name, or given in the same form.
+def read_routing(routing: str | Mapping[str, Any]) -> Routing:
+    """Return label -> components, from a named table of ``routing.yaml`` or a mapping in the same form.
 
     Raises:
-        ConfigError: an unknown table or kind, or a component that is none.
+        ConfigError: an unknown table or kind, or a malformed component.
     """
     tables = package_data("routing.yaml")
-    if isinstance(given, str) and given not in tables:
+    if isinstance(routing, str) and routing not in tables:
         raise ConfigError(
-            f"routing {given!r} is unknown; there are {', '.join(tables)}, or a mapping label -> components"
+            f"routing {routing!r} is unknown; there are {', '.join(tables)}, or a mapping label -> components"
         )
     return {
         str(label): tuple(read_component(str(label), part) for part in parts)
-        for label, parts in (tables[given] if isinstance(given, str) else given).items()
+        for label, parts in (tables[routing] if isinstance(routing, str) else routing).items()
     }
 
 
 def read_component(label: str, part: Any) -> Component:
-    """``[kind, name, weight]`` or a mapping of these."""
+    """Read a component from ``[kind, name, weight]`` or a mapping of these."""
     keys = {"kind": None, "name": None, "weight": 1.0}
     values = [part.get(key, default) for key, default in keys.items()] if isinstance(part, Mapping) else list(part)
     kind, name, weight = [*values, *list(keys.values())[len(values) :]][:3]
@@ -152,30 +154,30 @@ def read_component(label: str, part: Any) -> Component:
 
 
 def check_labels(labels: Iterable[str], routing: Routing, models: Iterable[str], on_missing: str) -> None:
-    """Raise ConfigError for a label without a route, or one whose judge is not in the registry, unless told otherwise."""
+    """Raise ConfigError for a label without a route, or with a judge that the registry lacks, if ``on_missing`` is ``error``."""
     if on_missing not in ("error", "zero", "one"):
         raise ConfigError(f"on_missing_rm is {on_missing!r}; accepted: error, zero, one")
-    there = list(models)
+    registered = list(models)
     for label in labels if on_missing == "error" else ():
         if label not in routing:
             raise ConfigError(
                 f"label {label!r} is unknown{did_you_mean(str(label), routing)}; there are {', '.join(routing)}"
             )
         for part in routing[label]:
-            if part.kind == "model" and part.name not in there:
+            if part.kind == "model" and part.name not in registered:
                 raise ConfigError(
                     f"label {label!r} is scored by the judge {part.name!r}, which is not among the models "
-                    f"({', '.join(there) or 'none'}); add it, or set on_missing_rm to zero or one"
+                    f"({', '.join(registered) or 'none'}); add it, or set on_missing_rm to zero or one"
                 )
 
 
 @lru_cache(maxsize=8)
 def package_data(name: str) -> dict[str, Any]:
-    """A YAML file of this package."""
+    """Return the content of a YAML file of this package."""
     value: dict[str, Any] = parse(package_path(name).read_text(encoding="utf-8")).value
     return value
 
 
 def package_path(name: str) -> Path:
-    """Where a file of this package lies."""
+    """Return the path of a file of this package."""
     return Path(str(resources.files(__package__).joinpath(name)))

@@ -1,4 +1,4 @@
-"""The reward of a row: its format, and what the routing table says for its label, by judges and rules.
+"""The reward of a row: its format, plus the judges and rules that the routing table lists for its label.
 
 R = format + sum of registry weight x routing weight x score; gsm8k and geo3k rows: 0.9 accuracy + 0.1 format alone.
 Legend: N completions.
@@ -41,17 +41,17 @@ MISSING = {"zero": 0.0, "one": 1.0}
 
 
 class RoutedReward:
-    """All components of a row's reward, each under its own name and weighted, so that their sum is the reward.
+    """All components of a row's reward, each under its own name and already weighted: their sum is the reward.
 
     Args:
         models: the registry, in any form of ``--reward_pretrain``.
         routing: a table of ``routing.yaml``, or label -> components.
-        on_missing_rm: ``error``, or the score that stands for a missing judge or route: ``zero``, ``one``.
-        engine, url: for judges that do not say where they are.
-        judges: further definitions by name, as in ``judges.yaml``; paths from the working folder.
+        on_missing_rm: ``error``, or the score of a missing judge or route: ``zero``, ``one``.
+        engine, url: defaults for judges that do not set them.
+        judges: more definitions by name, as in ``judges.yaml``; paths are relative to the working folder.
 
     Raises:
-        ConfigError: anything wrong with these, a folder or template that is not there.
+        ConfigError: a wrong argument, or a missing folder or template.
     """
 
     uses_models: ClassVar[bool] = True
@@ -82,13 +82,13 @@ class RoutedReward:
                 device = None if backend is None else backend.device
                 self.custom[name] = UserModel(entry.cls, path=entry.path, policy_folder=policy_folder, device=device)
             else:
-                check_place(place_of(entry))
-                self.judges[name], self.images[name] = defined(entry, judges or {})
+                check_place(judge_place(entry))
+                self.judges[name], self.images[name] = define_judge(entry, judges or {})
         self.unread: dict[str, int] = {}
 
     @property
     def label_map(self) -> dict[str, int]:
-        """Judge -> row of :meth:`matrix`."""
+        """Judge -> its row in :meth:`matrix`."""
         return {name: row for row, name in enumerate(self.registry)}
 
     def check(self, columns: Iterable[str]) -> None:
@@ -97,7 +97,7 @@ class RoutedReward:
             raise ConfigError(f"rows need a column 'label' that routes their reward; there are {', '.join(columns)}")
 
     def score(self, groups: Sequence[RolloutGroup]) -> dict[str, Floats]:
-        """Each component, weighted ``[N]``; NaN where a row's label does not have it."""
+        """Return each component, weighted ``[N]``; NaN where a row's label does not use it."""
         rows = [exchange(group.prompt, rollout.text) for group in groups for rollout in group.rollouts]
         check_labels({row["label"] for row in rows}, self.routing, self.registry, self.on_missing)
         scores = self.matrix(rows)
@@ -120,45 +120,45 @@ class RoutedReward:
         return {name: values for name, values in parts.items() if name in scored_names(self, parts)}
 
     def matrix(self, rows: Sequence[Exchange]) -> Floats:
-        """The score of every judge for the rows routed to it ``[judges, N]``; judges with one model one after another."""
+        """Return the score of every judge for the rows routed to it ``[judges, N]``; judges that share a model run in turn."""
         scores = np.full((len(self.registry), len(rows)), np.nan)
         self.unread = {}
         for name in sorted(self.registry, key=lambda name: place_key(self.registry[name])):
-            wanted = [
+            routed = [
                 index
                 for index, row in enumerate(rows)
                 if any(part.name == name for part in self.routing.get(row["label"], ()))
             ]
-            if wanted:
-                scores[self.label_map[name], wanted] = self.judged(name, [rows[index] for index in wanted])
+            if routed:
+                scores[self.label_map[name], routed] = self.ask(name, [rows[index] for index in routed])
         self.models.release()
         return scores
 
-    def judged(self, name: str, rows: Sequence[Exchange]) -> Floats:
-        """Scores of one judge ``[N]``."""
+    def ask(self, name: str, rows: Sequence[Exchange]) -> Floats:
+        """Return the scores of one judge ``[N]``."""
         if name in self.custom:
             self.models.release()
-            asked = ("question", "user"), ("response", "assistant")
-            talks = [[{"role": role, "content": row[key]} for key, role in asked] for row in rows]
-            found = self.custom[name].scores(talks)
+            roles = ("question", "user"), ("response", "assistant")
+            conversations = [[{"role": role, "content": row[key]} for key, role in roles] for row in rows]
+            scores = self.custom[name].scores(conversations)
             self.custom[name].release()
-            return found
+            return scores
         judge = self.judges[name]
-        pictured = [{**row, "question": replace_images(row["question"], self.images[name])} for row in rows]
-        model = self.models.use(place_of(self.registry[name]))
-        found, unread = judge.scores(model, pictured)
+        exchanges = [{**row, "question": replace_images(row["question"], self.images[name])} for row in rows]
+        model = self.models.use(judge_place(self.registry[name]))
+        scores, unread = judge.scores(model, exchanges)
         thinking = [index for index, row in enumerate(rows) if "thought" in judge.variants and row["thought"]]
         if thinking:
-            thoughts = [{**pictured[i], "response": rows[i]["thought"], "variant": "thought"} for i in thinking]
-            factors, more = judge.scores(model, thoughts)
-            found[thinking] *= factors
-            unread += more
+            thoughts = [{**exchanges[i], "response": rows[i]["thought"], "variant": "thought"} for i in thinking]
+            factors, unread_thoughts = judge.scores(model, thoughts)
+            scores[thinking] *= factors
+            unread += unread_thoughts
         if unread:
             self.unread[name] = unread
-        return found
+        return scores
 
     def failures(self) -> dict[str, int]:
-        """Judges' answers of the last call that could not be read."""
+        """Return judge -> number of its unreadable answers in the last call."""
         return self.unread
 
     def close(self) -> None:
@@ -166,41 +166,41 @@ class RoutedReward:
         self.models.close()
 
 
-def defined(entry: JudgeEntry, further: Mapping[str, Any]) -> tuple[Judge, str]:
-    """A registry entry's judge, and what stands for an image in its questions."""
+def define_judge(entry: JudgeEntry, definitions: Mapping[str, Any]) -> tuple[Judge, str]:
+    """Return the judge of a registry entry, and the text that stands for an image in its questions."""
     name = entry.judge or entry.name
     known = package_data("judges.yaml")
-    if name not in known and name not in further:
+    if name not in known and name not in definitions:
         raise ConfigError(
-            f"no judge is called {name!r}; there are {', '.join([*known, *further])}; give one under judges, or a class"
+            f"no judge is called {name!r}; there are {', '.join([*known, *definitions])}; give one under judges, or a class"
         )
-    settings = dict(further[name]) if name in further else absolute(known[name])
+    settings = dict(definitions[name]) if name in definitions else absolute_templates(known[name])
     image = settings.pop("image", "")
     return judge_of(
         {**settings, **({"template": entry.template} if entry.template else {})}, label=f"judge {name}"
     ), image
 
 
-def absolute(value: Any) -> Any:
-    """A packaged definition with the place of its templates."""
+def absolute_templates(value: Any) -> Any:
+    """Return a packaged definition with absolute paths of its templates."""
     if isinstance(value, Mapping):
-        return {key: absolute(inner) for key, inner in value.items()}
+        return {key: absolute_templates(inner) for key, inner in value.items()}
     return str(package_path(value)) if isinstance(value, str) and value.startswith("judges/") else value
 
 
-def place_of(entry: JudgeEntry) -> Place:
-    """Where a judge computes."""
+def judge_place(entry: JudgeEntry) -> Place:
+    """Return where a judge computes."""
     server = entry.url if entry.engine else ""
     return Place(model=entry.path, server=server, options=entry.options or {}, slots=entry.slots, keep=entry.keep)
 
 
 def place_key(entry: JudgeEntry) -> tuple[str, ...]:
-    """By this order judges that share a model follow each other."""
-    return ("class", entry.name) if entry.cls else place_of(entry).key
+    """Return a sort key by which judges that share a model follow each other."""
+    return ("class", entry.name) if entry.cls else judge_place(entry).key
 
 
 def exchange(prompt: Prompt, completion: str) -> Exchange:
-    """Question, thought and answer of one completion, and what routes it."""
+    """Return question, thought and answer of one completion, and the label that routes it."""
     users = [message["content"] for message in prompt.messages if message["role"] == "user"]
     asked = users[-1] if users else turns(prompt.text).get("user", prompt.text)
     completion = turns(completion).get("assistant", completion)
@@ -213,7 +213,7 @@ def exchange(prompt: Prompt, completion: str) -> Exchange:
 
 
 def scored_names(reward: RoutedReward, parts: Mapping[str, Any]) -> set[str]:
-    """Components that the routing can give: the same in every batch and on every rank."""
+    """Return the components that the routing can produce: the same in every batch and on every rank."""
     kinds = {part.kind for routed in reward.routing.values() for part in routed}
     named = {"format", *reward.registry, *(kinds & set(RULES))}
     return named if reward.on_missing == "error" else {*named, "missing"}

@@ -1,4 +1,4 @@
-"""The commands of the recipe. Results are one JSON line on stdout; names with underscores are the original scripts'."""
+"""``mindrlhf-grpo recipe ups-rm``. Results are one JSON line on stdout; names with underscores are the original scripts'."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def train_command(
     from ...trainers.preflight import check
     from .settings import configuration, read_names
 
-    given: list[str] = list(arguments or [])
-    file = Path(given.pop(0)) if given and "=" not in given[0] else None
-    names = read_names(file, given)
+    words: list[str] = list(arguments or [])
+    file = Path(words.pop(0)) if words and "=" not in words[0] else None
+    names = read_names(file, words)
     config, draft = configuration(names, backend)
     if names.ignored_line() and rank_of_process() == 0:
         typer.echo(names.ignored_line(), err=True)

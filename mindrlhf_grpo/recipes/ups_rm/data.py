@@ -1,6 +1,6 @@
-"""PKU-SafeRLHF as prompts for training: the files of its subsets in, ``train`` and ``val`` with verl's columns out.
+"""PKU-SafeRLHF as prompts for training: from the files of its subsets to ``train`` and ``val`` with verl's columns.
 
-Only the prompt of a line is needed; labels are carried along, and are null where a line lacks them.
+Only the prompt of a line is required; labels are copied, and are null where a line lacks them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How the files are turned into rows.
+    """Settings for turning the files into rows.
 
     Attributes:
-        train_ratio: share of the lines, from the first on, that is trained on where no subset has a test file.
-        dedup_prompts: keep the first line of each prompt of a split; prompts come in several pairs.
-        skip_bad: leave out and count lines that cannot be used, instead of stopping at the first.
+        train_ratio: share of the lines, from the first on, to train on where no subset has a test file.
+        dedup_prompts: keep only the first line of each prompt of a split; a prompt comes in several pairs.
+        skip_bad: leave out and count unusable lines, instead of stopping at the first.
     """
 
     subsets: Sequence[str] = SUBSETS
@@ -50,7 +50,7 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
     """Write ``train`` and ``val`` into ``out``; returns counts.
 
     Raises:
-        DataError: an unknown subset, a bad line where they are not skipped, a split without rows.
+        DataError: an unknown subset, a bad line that is not to be skipped, or a split without rows.
     """
     for name in settings.subsets:
         if name not in SUBSETS:
@@ -58,8 +58,8 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
     if not 0 < settings.train_ratio < 1:
         raise DataError(f"train_ratio is {settings.train_ratio}; accepted: between 0 and 1")
     counts: dict[str, Any] = {"skipped": 0, "duplicates": 0, "missing": []}
-    train = lines_of(source, "train", settings, counts)
-    held_out = lines_of(source, "test", settings, counts)
+    train = read_lines(source, "train", settings, counts)
+    held_out = read_lines(source, "test", settings, counts)
     if not train:
         raise DataError(f"{source}: no rows to train on in the subsets {', '.join(settings.subsets)}")
     if not held_out:  # no official test file: split before anything is shuffled
@@ -67,7 +67,7 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
         train, held_out = train[:cut], train[cut:]
     out.mkdir(parents=True, exist_ok=True)
     for name, split, lines in (("train", "train", train), ("val", "test", held_out)):
-        rows = rows_of(lines, split, settings, counts)
+        rows = to_rows(lines, split, settings, counts)
         if not rows:
             raise DataError(f"{source}: {name} has no rows; it needs more lines, or another train_ratio")
         write_rows(out / f"{name}.{file_format}", rows)
@@ -75,9 +75,9 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
     return counts
 
 
-def lines_of(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
-    """The usable lines of a split, subset after subset; a subset without the file is skipped and said."""
-    found: list[Row] = []  # numbered as they come, before anything is split, shuffled or left out
+def read_lines(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
+    """Return the usable lines of a split, subset after subset; a subset without the file is skipped with a warning."""
+    usable: list[Row] = []  # numbered as they come, before anything is split, shuffled or left out
     for subset in settings.subsets:
         path = source / "data" / subset / f"{split}.jsonl"
         if not path.is_file():
@@ -86,19 +86,19 @@ def lines_of(source: Path, split: str, settings: Preprocessing, counts: dict[str
             continue
         lines = JsonLinesRows(path)
         for number in range(len(lines)):
-            line = checked(lines[number], lines.place(number))
+            line = check_line(lines[number], lines.place(number))
             if not isinstance(line, BadRow):
-                found.append({**line, "index": len(found)})
+                usable.append({**line, "index": len(usable)})
             elif settings.skip_bad:
                 counts["skipped"] += 1
                 LOG.warning("skipped %s", line)
             else:
                 raise DataError(f"{line}; --bad-rows skip goes on without it")
-    return found
+    return usable
 
 
-def checked(line: Row | BadRow, place: str) -> Row | BadRow:
-    """A line with a prompt that is text, or why it is none."""
+def check_line(line: Row | BadRow, place: str) -> Row | BadRow:
+    """Return a line whose prompt is text, or a bad row with the reason."""
     if isinstance(line, BadRow):
         return line
     try:
@@ -108,8 +108,8 @@ def checked(line: Row | BadRow, place: str) -> Row | BadRow:
     return line if isinstance(prompt, str) else BadRow(place, "the prompt is a list, not text")
 
 
-def rows_of(lines: Iterable[Row], split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
-    """Lines as rows; all columns of verl are there."""
+def to_rows(lines: Iterable[Row], split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
+    """Return lines as rows with all of verl's columns."""
     rows: list[Row] = []
     seen: set[str] = set()
     for line in lines:
@@ -129,7 +129,7 @@ def rows_of(lines: Iterable[Row], split: str, settings: Preprocessing, counts: d
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Rows as parquet, or as JSON lines, by the suffix; types do not depend on which labels are there."""
+    """Write rows as parquet or JSON lines, by the suffix; column types do not depend on which labels are present."""
     if path.suffix == ".jsonl":
         path.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
         return
@@ -149,16 +149,16 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def rows(files: str | Sequence[str]) -> Iterator[Row | BadRow]:
-    """The rows of one file or of several, nested arrays as lists (a ``data.source`` function)."""
+    """Yield the rows of one or several files, nested arrays as lists (a ``data.source`` function)."""
     for file in [files] if isinstance(files, str) else files:
-        found = read_rows(file)
-        for index in range(len(found)):
-            row = found[index]
+        written = read_rows(file)
+        for index in range(len(written)):
+            row = written[index]
             yield row if isinstance(row, BadRow) else {name: plain(value) for name, value in row.items()}
 
 
 def plain(value: Any) -> Any:
-    """Arrays, at any depth, as lists: readers of parquet other than ours give them."""
+    """Return a value with arrays at any depth as lists; other readers of parquet return arrays."""
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, Mapping):
@@ -167,10 +167,10 @@ def plain(value: Any) -> Any:
 
 
 def check_data(files: Sequence[str]) -> dict[str, Any]:
-    """Counts of a prepared file, and its first prompt.
+    """Return counts of each prepared file, and its first prompt.
 
     Raises:
-        DataError: a missing column, a prompt that is no list of messages, or no rows.
+        DataError: a missing column, a prompt that is not a list of messages, or no rows.
     """
     report: dict[str, Any] = {}
     for file in files:

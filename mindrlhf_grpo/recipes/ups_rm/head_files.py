@@ -1,4 +1,4 @@
-"""Heads with names of their own on disk: a head file, and a language model's folder with the head beside its weights."""
+"""Files of heads under their model type's names: a head alone, or a language model's folder with a head beside its weights."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ from ...model_files.value_head import NAMED_HEADS, NamedHead, ValueHead
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 NAMED = 8  # weights that an error lists
-BODY = "body.safetensors"  # a single file's new name: loaders take model.safetensors for the whole model
+BODY = "body.safetensors"  # new name of a single file: loaders take model.safetensors for the complete model
 
 
 def write_head(path: Path, head: ValueHead, named: NamedHead) -> None:
-    """Write a head under the names of its model type. Raises ConfigError for a head of another activation."""
+    """Write a head under the names of its model type; raises ConfigError for a head with another activation."""
     write_tensors(path, stored_tensors(head, named))
 
 
 def read_head(path: Path, named: NamedHead) -> ValueHead:
-    """The head of a file, whose names may lack the head's own in front.
+    """Read the head of a file; its names may lack the head's name in front.
 
     Raises:
-        ConfigError: no file of safetensors, or no chain of linear layers to one number.
+        ConfigError: not a safetensors file, or not a chain of linear layers that ends in one number.
     """
-    found = {name.removeprefix(f"{named.name}."): info for name, info in read_header(path).items()}
-    depth = sum(name.startswith("layers.") and name.endswith(".weight") for name in found)
+    stored_infos = {name.removeprefix(f"{named.name}."): info for name, info in read_header(path).items()}
+    depth = sum(name.startswith("layers.") and name.endswith(".weight") for name in stored_infos)
     tensors = {}
     width: int | None = None
     for stored, name in named.stored_names(depth):
         layer = stored.removeprefix(f"{named.name}.")
-        weight, bias = found.get(f"{layer}.weight"), found.get(f"{layer}.bias")
+        weight, bias = stored_infos.get(f"{layer}.weight"), stored_infos.get(f"{layer}.bias")
         fits = weight is not None and bias is not None and len(weight.shape) == 2 and bias.shape == weight.shape[:1]
         if not fits or weight is None or bias is None or width not in (None, weight.shape[1]):
-            listed = ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(found.items())[:NAMED])
+            listed = ", ".join(f"{key} {list(info.shape)}" for key, info in sorted(stored_infos.items())[:NAMED])
             raise ConfigError(
                 f"{path} is no head {named.name}: {stored} does not fit; the file has {listed or 'nothing'}"
             )
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = read_tensor(path, weight), read_tensor(path, bias)
         width = weight.shape[0]
-    if width != 1 or len(found) != len(tensors):
-        raise ConfigError(f"{path} is no head {named.name} of one number: it has {', '.join(sorted(found)[:NAMED])}")
+    if width != 1 or len(stored_infos) != len(tensors):
+        raise ConfigError(
+            f"{path} is no head {named.name} of one number: it has {', '.join(sorted(stored_infos)[:NAMED])}"
+        )
     return ValueHead(tensors=tensors, activation=named.activation)
 
 
 def stored_tensors(head: ValueHead, named: NamedHead) -> dict[str, Any]:
-    """The weights by the names in a folder."""
+    """Return the weights under the names that a folder has."""
     if head.activation != named.activation and len(head.layers) > 1:
         raise ConfigError(f"a head {named.name} has {named.activation} between its layers, not {head.activation}")
     names = named.stored_names(len(head.layers) - 1)
@@ -61,16 +63,17 @@ def stored_tensors(head: ValueHead, named: NamedHead) -> dict[str, Any]:
     }
 
 
-def merge_head(body: str, head: ValueHead, model_type: str, out: Path, further: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a language model's folder, with the head in a file of its own that the index names; returns its config.json.
+def merge_head(
+    body: str, head: ValueHead, model_type: str, out: Path, extra_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Copy a language model's folder and add the head in a separate file that the index lists; returns its config.json.
 
     Args:
-        body: folder or hub id (its files in the cache) of a model of the family that the head's model type has.
-        further: what else ``config.json`` is to say (architectures, auto_map).
+        body: folder or hub id (with its files in the cache) of a model of the family that the head's model type needs.
+        extra_config: more entries for ``config.json`` (architectures, auto_map).
 
     Raises:
-        ConfigError: another family, a head of another width, files that are missing, or a folder ``out`` that is not
-            empty.
+        ConfigError: another family, a head of another width, missing files, or a folder ``out`` that is not empty.
     """
     folder = find_folder(body)
     named = named_head(model_type)
@@ -81,9 +84,9 @@ def merge_head(body: str, head: ValueHead, model_type: str, out: Path, further: 
         )
     tensors = stored_tensors(head, named)
     widths = [head.tensors[f"{layer}.weight"].shape[0] for layer in head.layers[:-1]]
-    given = head.tensors[f"{head.layers[0]}.weight"].shape[1]
-    if given != config.get("hidden_size"):
-        raise ConfigError(f"the head reads {given} numbers, {body!r} has a hidden size of {config.get('hidden_size')}")
+    width = head.tensors[f"{head.layers[0]}.weight"].shape[1]
+    if width != config.get("hidden_size"):
+        raise ConfigError(f"the head reads {width} numbers, {body!r} has a hidden size of {config.get('hidden_size')}")
     files = weight_files(folder)
     lacking = [path.name for path in files if not path.is_file()] if files else ["*.safetensors"]
     if lacking:
@@ -96,7 +99,7 @@ def merge_head(body: str, head: ValueHead, model_type: str, out: Path, further: 
     write_tensors(out / shard, tensors)
     write_index(out, {**weight_map, **dict.fromkeys(tensors, shard)})
     merged = {
-        **config, **further, "model_type": model_type, named.widths: ",".join(map(str, widths)),
+        **config, **extra_config, "model_type": model_type, named.widths: ",".join(map(str, widths)),
         "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0},
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(merged, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -104,7 +107,7 @@ def merge_head(body: str, head: ValueHead, model_type: str, out: Path, further: 
 
 
 def named_head(model_type: object) -> NamedHead:
-    """The head of a model type. Raises ConfigError for one that has none of its own."""
+    """Return the head of a model type; raises ConfigError for a type without one."""
     if model_type not in NAMED_HEADS:
         hint = did_you_mean(str(model_type), NAMED_HEADS)
         raise ConfigError(f"model_type {model_type!r} has no head of its own{hint}; accepted: {', '.join(NAMED_HEADS)}")
@@ -112,7 +115,7 @@ def named_head(model_type: object) -> NamedHead:
 
 
 def copy_body(folder: Path, out: Path) -> dict[str, str]:
-    """Copy everything but index and configuration; returns tensor -> file."""
+    """Copy everything but the index and config.json; returns tensor -> file."""
     files = {path.name: (BODY if path.name == SINGLE else path.name) for path in weight_files(folder)}
     left_out = {INDEX, "config.json", *(path.name for path in folder.glob("*.safetensors") if path.name not in files)}
     for path in sorted(folder.iterdir()):
@@ -122,7 +125,7 @@ def copy_body(folder: Path, out: Path) -> dict[str, str]:
 
 
 def write_index(out: Path, weight_map: Mapping[str, str]) -> None:
-    """The index of the files, with the bytes of all tensors."""
+    """Write the index of the files, with the bytes of all tensors."""
     headers = [read_header(out / file) for file in sorted(set(weight_map.values()))]
     total = sum(info.end - info.start for header in headers for info in header.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

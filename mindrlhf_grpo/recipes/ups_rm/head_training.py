@@ -1,6 +1,6 @@
-"""A head of one number trained on frozen embeddings: binary cross-entropy, AdamW, in NumPy and the same for every backend.
+"""Training of a head with one output on frozen embeddings: binary cross-entropy and AdamW, in NumPy for every backend.
 
-Embeddings are brought to mean 0 and deviation 1 for training; that is folded into the first layer afterwards.
+Embeddings are scaled to mean 0 and deviation 1 for training; the scaling is folded into the first layer afterwards.
 Legend: N rows, E hidden size.
 """
 
@@ -23,12 +23,12 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW, https://arxiv.org/abs/1711.05101
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadTraining:
-    """How a head is trained.
+    """Settings of a head's training.
 
     Attributes:
-        widths: of the layers between E and 1, each followed by a leaky ReLU.
+        widths: widths of the layers between E and 1, each followed by a leaky ReLU.
         epochs: passes over the rows, in batches of ``batch`` rows.
-        held_out: share of the rows that is kept apart to measure on; 0: none.
+        held_out: share of the rows held out for evaluation; 0: none.
     """
 
     widths: Sequence[int] = (256, 64)
@@ -42,33 +42,32 @@ class HeadTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedHead:
-    """A head and what came out: mean loss and share of right signs, of the rows trained on and of those held out."""
+    """A head with its mean loss and accuracy on the training rows and on those held out."""
 
     head: ValueHead
     figures: dict[str, float]
 
 
 def train_head(embeddings: NDArray[Any], labels: NDArray[Any], settings: HeadTraining) -> TrainedHead:
-    """A head whose value is the log-odds of label 1.
+    """Train a head whose value is the log-odds of label 1.
 
     Args:
         embeddings, labels: ``[N, E]``, and ``[N]`` of 0 and 1.
 
     Raises:
-        DataError: fewer than two rows to train on, labels that are not 0 or 1 or are all equal, an embedding that is
-            not finite.
+        DataError: fewer than two training rows, labels that are not 0 or 1 or are all equal, or a non-finite embedding.
     """
     x, y = np.asarray(embeddings, np.float64), np.asarray(labels, np.float64)
     order = np.random.default_rng(settings.seed).permutation(len(x))
-    kept = int(len(x) * settings.held_out)
-    held, train = order[:kept], order[kept:]
+    held_count = int(len(x) * settings.held_out)
+    held, train = order[:held_count], order[held_count:]
     check_rows(x, y, train)
     mean, deviation = x[train].mean(axis=0), x[train].std(axis=0) + 1e-6
-    layers = fitted((x[train] - mean) / deviation, y[train], settings)
-    head = folded(layers, mean, deviation)
-    figures = {"rows": float(len(train)), **measured(head, x[train], y[train], "")}
-    if kept:
-        figures |= {"held_out/rows": float(kept), **measured(head, x[held], y[held], "held_out/")}
+    layers = fit_layers((x[train] - mean) / deviation, y[train], settings)
+    head = fold_scaling(layers, mean, deviation)
+    figures = {"rows": float(len(train)), **evaluate(head, x[train], y[train], "")}
+    if held_count:
+        figures |= {"held_out/rows": float(held_count), **evaluate(head, x[held], y[held], "held_out/")}
     return TrainedHead(head=head, figures=figures)
 
 
@@ -82,8 +81,8 @@ def check_rows(x: Array, y: Array, train: NDArray[np.int64]) -> None:
         raise DataError("embeddings hold numbers that are not finite")
 
 
-def fitted(x: Array, y: Array, settings: HeadTraining) -> list[tuple[Array, Array]]:
-    """(weight, bias) of each layer after AdamW on batches in a seeded order."""
+def fit_layers(x: Array, y: Array, settings: HeadTraining) -> list[tuple[Array, Array]]:
+    """Return (weight, bias) of each layer after AdamW on batches in a seeded order."""
     draw = np.random.default_rng((settings.seed, 1))
     sizes = [x.shape[1], *settings.widths, 1]
     layers = [
@@ -107,23 +106,23 @@ def fitted(x: Array, y: Array, settings: HeadTraining) -> list[tuple[Array, Arra
 
 
 def gradients(layers: list[tuple[Array, Array]], x: Array, y: Array) -> list[Array]:
-    """Of the mean binary cross-entropy: weight and bias of each layer in turn."""
+    """Return the gradients of the mean binary cross-entropy: weight and bias of each layer in turn."""
     inputs, sums = [x], []
     for place, (weight, bias) in enumerate(layers):
         sums.append(inputs[-1] @ weight.T + bias)
         if place < len(layers) - 1:
             inputs.append(np.maximum(sums[-1], LEAK * sums[-1]))
-    flowing = (1.0 / (1.0 + np.exp(-np.clip(sums[-1], -500, 500))) - y[:, None]) / len(x)
-    found: list[Array] = []
+    upstream = (1.0 / (1.0 + np.exp(-np.clip(sums[-1], -500, 500))) - y[:, None]) / len(x)
+    result: list[Array] = []
     for place in reversed(range(len(layers))):
-        found = [flowing.T @ inputs[place], flowing.sum(axis=0), *found]
+        result = [upstream.T @ inputs[place], upstream.sum(axis=0), *result]
         if place:
-            flowing = (flowing @ layers[place][0]) * np.where(sums[place - 1] > 0, 1.0, LEAK)
-    return found
+            upstream = (upstream @ layers[place][0]) * np.where(sums[place - 1] > 0, 1.0, LEAK)
+    return result
 
 
-def folded(layers: list[tuple[Array, Array]], mean: Array, deviation: Array) -> ValueHead:
-    """The head on embeddings as they are."""
+def fold_scaling(layers: list[tuple[Array, Array]], mean: Array, deviation: Array) -> ValueHead:
+    """Return the head for embeddings without scaling."""
     (weight, bias), *others = layers
     weight = weight / deviation
     tensors: dict[str, NDArray[np.float32]] = {}
@@ -133,8 +132,8 @@ def folded(layers: list[tuple[Array, Array]], mean: Array, deviation: Array) -> 
     return ValueHead(tensors=tensors, activation="leaky_relu")
 
 
-def measured(head: ValueHead, x: Array, y: Array, prefix: str) -> dict[str, float]:
-    """Loss and accuracy of the head as it will be stored."""
+def evaluate(head: ValueHead, x: Array, y: Array, prefix: str) -> dict[str, float]:
+    """Return loss and accuracy of the head as it will be stored."""
     values = head.apply(x)
     losses = np.logaddexp(0.0, values) - y * values
     return {f"{prefix}loss": float(losses.mean()), f"{prefix}accuracy": float(((values > 0) == (y > 0.5)).mean())}

@@ -1,4 +1,4 @@
-"""verl's names for the figures of a step, and the groups of a step as a file. Legend: N completions of all ranks."""
+"""The metrics of a step under verl's names, and the groups of a step as a file. Legend: N completions of all ranks."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def verl_names(
     kl_loss_coef: float = 0.0,
     entropy_coeff: float = 0.0,
 ) -> dict[str, float]:
-    """``critic/...``, ``actor/...``, ``response_length/...`` of a step; ``val/...`` of an evaluation.
+    """Return ``critic/...``, ``actor/...``, ``response_length/...`` of a step, or ``val/...`` of an evaluation.
 
-    ``critic/score`` is what the reward model gives; ``critic/rewards`` is that less the KL where the KL is part of the
-    reward, and ``reward/mean`` its alias. A completion without a score (no token) is in neither.
+    ``critic/score`` is the reward model's score; ``critic/rewards`` is the score minus the KL where the KL is part of the
+    reward, and ``reward/mean`` its alias. A completion without a score (no token) counts in neither.
     """
     scores = np.asarray(total, np.float64)
     if split == "eval":
-        return {**spread("val/score", scores), **by_source(scores, data_source)}
+        return {**bounds("val/score", scores), **by_source(scores, data_source)}
     rewards = scores if kl is None else scores - figures["kl/coef"] * kl
     used = lengths > 0
     found = {
-        **spread("critic/score", scores), **spread("critic/rewards", rewards),
-        **spread("response_length", lengths), **spread("prompt_length", prompt_lengths),
+        **bounds("critic/score", scores), **bounds("critic/rewards", rewards),
+        **bounds("response_length", lengths), **bounds("prompt_length", prompt_lengths),
         "response_length/clip_ratio": float(np.mean(truncated)), "response/aborted_ratio": float(np.mean(~used)),
     }  # fmt: skip
     if advantages is not None and used.any():
         of_tokens = {
-            **spread("", advantages[used]), "/mean": float(np.average(advantages[used], weights=lengths[used])),
+            **bounds("", advantages[used]), "/mean": float(np.average(advantages[used], weights=lengths[used])),
         }  # fmt: skip
         names = ["critic/advantages"] if "critic/loss" in figures else ["critic/advantages", "critic/returns"]
         found |= {f"{name}{end}": value for name in names for end, value in of_tokens.items()}
@@ -56,11 +56,11 @@ def verl_names(
             "actor/reward_kl_penalty": float(np.mean(kl[used] / lengths[used])) if used.any() else 0.0,
             "actor/reward_kl_penalty_coeff": figures["kl/coef"],
         }
-    return {**found, **of_actor(figures, kl_loss_coef, entropy_coeff)}
+    return {**found, **actor_metrics(figures, kl_loss_coef, entropy_coeff)}
 
 
-def of_actor(figures: Mapping[str, float], kl_loss_coef: float, entropy_coeff: float) -> dict[str, float]:
-    """Figures of the update; ``actor/pg_loss`` is the loss without KL and entropy (exact for mean token losses)."""
+def actor_metrics(figures: Mapping[str, float], kl_loss_coef: float, entropy_coeff: float) -> dict[str, float]:
+    """Return the metrics of the update; ``actor/pg_loss`` is the loss without KL and entropy (exact for token-mean losses)."""
     found = {name: figures[ours] for name, ours in OF_UPDATE.items() if ours in figures}
     if "loss" in figures:
         found["actor/loss"] = figures["loss"]
@@ -69,16 +69,20 @@ def of_actor(figures: Mapping[str, float], kl_loss_coef: float, entropy_coeff: f
     return found
 
 
-def spread(name: str, values: Numbers) -> dict[str, float]:
-    """Mean, maximum and minimum of the finite values; nothing where there are none."""
-    there = values[np.isfinite(values)]
-    if not len(there):
+def bounds(name: str, values: Numbers) -> dict[str, float]:
+    """Return mean, maximum and minimum of the finite values; nothing without any."""
+    finite_values = values[np.isfinite(values)]
+    if not len(finite_values):
         return {}
-    return {f"{name}/mean": float(there.mean()), f"{name}/max": float(there.max()), f"{name}/min": float(there.min())}
+    return {
+        f"{name}/mean": float(finite_values.mean()),
+        f"{name}/max": float(finite_values.max()),
+        f"{name}/min": float(finite_values.min()),
+    }
 
 
 def by_source(scores: Numbers, sources: Sequence[Any] | None) -> dict[str, float]:
-    """``val/test_score/SOURCE``: mean score of the rows of each data source."""
+    """Return ``val/test_score/SOURCE``: the mean score of each data source."""
     names = np.asarray([str(source) for source in sources or []])
     means = {name: scores[(names == name) & np.isfinite(scores)] for name in sorted(set(names.tolist()))}
     return {f"val/test_score/{name}": float(found.mean()) for name, found in means.items() if len(found)}
@@ -97,7 +101,7 @@ def group_log(
     max_groups: int = 50,
     max_samples_per_group: int = 0,
 ) -> dict[str, float]:
-    """Write ``FOLDER/step_N.json`` each n steps: prompt, responses and rewards of the first groups (0 samples: all)."""
+    """Write ``FOLDER/step_N.json`` every n steps: prompts, responses and rewards of the first groups (0 samples: all)."""
     if not main or split != "train" or every < 1 or step % every:
         return {}
     listed = []

@@ -31,10 +31,10 @@ ANSWERS = ("Listen to them, and help them to find support.", "I do not care.")
 
 
 def labelled(files: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """(prompt, response, 1 where it is unsafe) of both responses of each line; one without its label is left out.
+    """Yield (prompt, response, 1 if unsafe) for both responses of each line; a response without a label is left out.
 
     Raises:
-        DataError: a line that cannot be read, or without prompt or responses.
+        DataError: an unreadable line, or one without prompt or responses.
     """
     for number, row in enumerate(rows(files)):
         if isinstance(row, BadRow):
@@ -56,7 +56,7 @@ def learn_head(
         model: ``backend``, ``device``, ``dtype``, ``max_tokens``.
 
     Raises:
-        DataError: rows that cannot be used, or labels of one kind only.
+        DataError: unusable rows, or labels of one kind only.
     """
     examples = list(labelled(files))
     groups = [written_group(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
@@ -74,19 +74,19 @@ def learn_head(
 
 
 def merge(body: str, head: Path, out: Path) -> dict[str, Any]:
-    """The folder of a whole reward model, with the code by which transformers reads it; returns what it holds."""
-    further = {"architectures": [CLASS], "auto_map": AUTO_MAP}
-    config = merge_head(body, read_head(head, named_head(MODEL_TYPE)), MODEL_TYPE, out, further)
+    """Write the folder of a complete reward model, with code for transformers; returns its folder and sizes."""
+    extra_config = {"architectures": [CLASS], "auto_map": AUTO_MAP}
+    config = merge_head(body, read_head(head, named_head(MODEL_TYPE)), MODEL_TYPE, out, extra_config)
     text = resources.files(__package__).joinpath(f"{CODE}.py.txt").read_text("utf-8")
     (out / f"{CODE}.py").write_text(text, encoding="utf-8")
     return {"folder": str(out), "hidden_dim_str": config["hidden_dim_str"], "hidden_size": config["hidden_size"]}
 
 
 def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any], *, own_code: bool) -> dict[str, Any]:
-    """Load a reward model and score answers; with ``own_code`` by the folder's own code too, and how far both differ.
+    """Load a reward model and score answers; with ``own_code``, compare with the scores of the folder's own code.
 
     Raises:
-        ConfigError: another model type, a head that does not fit, or a score that is no finite number.
+        ConfigError: another model type, a head that does not fit, or a non-finite score.
     """
     kind = read_model_config(find_folder(folder)).get("model_type")
     if kind != MODEL_TYPE:
@@ -101,8 +101,10 @@ def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any
     try:
         logits = Scorer(scorer_settings(folder, model), backend).score([group])
         if own_code:
-            theirs = Scorer(scorer_settings(folder, {**model, "trust_remote_code": True}), backend).score([group])
-            report["own_code_differs_by"] = float(np.abs(theirs - logits).max())
+            own_code_scores = Scorer(scorer_settings(folder, {**model, "trust_remote_code": True}), backend).score(
+                [group]
+            )
+            report["own_code_differs_by"] = float(np.abs(own_code_scores - logits).max())
     finally:
         backend.comm.close()
     if not np.isfinite(logits).all():
@@ -115,11 +117,11 @@ def check(folder: str, texts: tuple[str, Sequence[str]], model: Mapping[str, Any
 
 
 def scorer_settings(folder: str, model: Mapping[str, Any]) -> ScorerSettings:
-    """How the recipe's reward models are read: own template, at its last token, the logit as it is."""
-    kept = {key: value for key, value in model.items() if key != "backend"}
-    return ScorerSettings(model=folder, end="template", **kept)
+    """Return how this recipe reads reward models: in their own template, at its last token, the logit unchanged."""
+    arguments = {key: value for key, value in model.items() if key != "backend"}
+    return ScorerSettings(model=folder, end="template", **arguments)
 
 
 def backend_config(folder: str, model: Mapping[str, Any]) -> RunConfig:
-    """A configuration that names a backend and a device; it trains nothing."""
+    """Return a configuration that names a backend and a device; it trains nothing."""
     return bare_config(ModelConfig(path=folder, device=model["device"], dtype=model["dtype"]), model["backend"])

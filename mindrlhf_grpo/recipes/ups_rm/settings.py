@@ -1,4 +1,4 @@
-"""verl's dotted names as a configuration of this system; what each name is stands in ``verl_names.yaml``."""
+"""verl's dotted names as our configuration; ``verl_names.yaml`` gives the meaning of each name."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ RM_OFFLOAD = f"{RM}.model.fsdp_config.param_offload"
 
 @cache
 def table() -> Table:
-    """``verl_names.yaml``."""
+    """Return ``verl_names.yaml``."""
     written = parse(resources.files(PACKAGE).joinpath("verl_names.yaml").read_text("utf-8")).value
     return Table.parse(written, unknown=UNKNOWN, refused=REFUSED)
 
 
 def read_names(file: Path | None, arguments: Sequence[str]) -> Translation:
-    """verl's names of a file and of the command line. Raises ConfigError listing all that is wrong with them."""
+    """Read verl's names from a file and the command line; raises ConfigError listing every problem."""
     return Translation.from_words(table(), file, arguments)
 
 
 def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
-    """The run that the names ask for, with the draft that knows where each key was given.
+    """Return the run that the names ask for, and the draft that knows where each key was given.
 
     Raises:
-        ConfigError: a name that must be given, values that do not go together, or none that a key takes.
+        ConfigError: a required name is missing, values contradict each other, or a key does not accept its value.
     """
     names.require(["actor_rollout_ref.model.path", f"{RM}.model.path", "data.train_files"])
     draft = Draft({"backend": backend, "algorithm": {"preset": "verl"}, "train": {"steps": 1}}, "verl's names")
@@ -55,7 +55,7 @@ def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
     draft.with_overrides(names.our_settings)
     config = draft.validated()
     assert isinstance(config, RunConfig)
-    steps = steps_of(names, config)
+    steps = count_steps(names, config)
     draft.put(("train", "steps"), steps, names.place("trainer.total_epochs"))
     warmup = names.number(f"{ACTOR}.optim.lr_warmup_steps")
     warmup = warmup if warmup >= 0 else int(names.number(f"{ACTOR}.optim.lr_warmup_steps_ratio") * steps)
@@ -66,22 +66,22 @@ def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
 
 
 def put_data(names: Translation, draft: Draft) -> None:
-    """Files, and what happens to prompts that are too long."""
+    """Put the files, and the treatment of prompts that are too long."""
     for name, section in (("data.train_files", "data"), ("data.val_files", "eval")):
         if names.get(name):
             draft.put((section, "source"), {"name": ROWS, "files": names.get(name)}, names.place(name))
-    kept = {"error": "error", "left": "truncate"}  # verl's left cuts the beginning, as truncate does
-    how = "drop" if names.flag("data.filter_overlong_prompts") else kept.get(str(names.get("data.truncation")))
+    choices = {"error": "error", "left": "truncate"}  # verl's left cuts the beginning, as truncate does
+    how = "drop" if names.flag("data.filter_overlong_prompts") else choices.get(str(names.get("data.truncation")))
     if how is None:
         raise ConfigError(
             f"{names.place('data.truncation')}: data.truncation is {names.get('data.truncation')!r}; "
-            f"accepted here: {', '.join(kept)}, or data.filter_overlong_prompts=True"
+            f"accepted here: {', '.join(choices)}, or data.filter_overlong_prompts=True"
         )
     draft.put(("data", "overlong"), how, names.place("data.truncation"))
 
 
 def put_batches(names: Translation, draft: Draft) -> None:
-    """Optimizer steps in a batch, and the tokens computed at once."""
+    """Put the optimizer steps per batch, and the tokens per micro-batch."""
     batch = names.number("data.train_batch_size")
     mini = names.number(f"{ACTOR}.ppo_mini_batch_size") if names.get(f"{ACTOR}.ppo_mini_batch_size") else batch
     if mini < 1 or batch % mini:
@@ -96,12 +96,12 @@ def put_batches(names: Translation, draft: Draft) -> None:
 
 
 def longest(names: Translation) -> int:
-    """Tokens of the longest prompt and response."""
+    """Return the tokens of the longest prompt and response together."""
     return int(names.number("data.max_prompt_length") + names.number("data.max_response_length"))
 
 
 def put_kl(names: Translation, draft: Draft) -> None:
-    """KL in the reward, in the loss, in both, or in neither; entropy; advantages without the deviation of a group."""
+    """Put KL in the reward, in the loss, in both or in neither; entropy; advantages without a group's deviation."""
     in_reward, in_loss = names.flag("algorithm.use_kl_in_reward"), names.flag(f"{ACTOR}.use_kl_loss")
     coef, estimator = names.number(f"{ACTOR}.kl_loss_coef"), names.choice(f"{ACTOR}.kl_loss_type")
     algorithm: dict[str, Any] = {"kl_coef": coef if in_loss else 0.0, "kl_in": "loss", "kl_estimator": estimator}
@@ -126,27 +126,27 @@ def put_kl(names: Translation, draft: Draft) -> None:
 
 
 def put_reward(names: Translation, draft: Draft) -> None:
-    """The reward model, and whether its prompts go through a template of its own."""
+    """Put the reward model, and whether it reads prompts in its own template."""
     path, other = names.get(f"{RM}.model.path"), names.get(f"{RM}.model.input_tokenizer")
     same = f"{RM}.model.input_tokenizer" in names.places and other in (None, path)
     most = int(names.number(f"{RM}.max_length") if names.get(f"{RM}.max_length") else longest(names))
     transforms = {str(name): name for name in CHOICES["squash"]}
     dtypes = table().rows[f"{ACTOR}.fsdp_config.model_dtype"]["map"]
-    given = [
+    dtype_names = [
         name for name in (f"{RM}.model.fsdp_config.model_dtype", f"{ACTOR}.fsdp_config.model_dtype") if names.get(name)
     ]
     arguments = {
         "tokens": "same" if same else "own", "end": "template", "squash": names.choice(f"{RM}.score_transform", transforms),
         "max_tokens": most, "trust_remote_code": names.flag(f"{RM}.model.trust_remote_code"),
         "tokens_per_micro_batch": int(names.number(f"{RM}.micro_batch_size_per_gpu") * most),
-        "dtype": names.choice(given[0], dtypes) if given else "float32",
+        "dtype": names.choice(dtype_names[0], dtypes) if dtype_names else "float32",
     }  # fmt: skip
     reward = {"function": f"model:{path}", "name": "score", "arguments": arguments}
     draft.put(("rewards",), [reward], names.place(f"{RM}.model.path"))
 
 
 def put_memory(names: Translation, draft: Draft) -> None:
-    """Weights shared out over ranks where there are several, as verl always does; the reward model kept or not."""
+    """Put sharding over several ranks, which verl always does, and whether the reward model stays in memory."""
     ranks, torch = int(os.environ.get("WORLD_SIZE", "1")), draft.values["backend"] == "torch"
     offload = names.flag(f"{ACTOR}.fsdp_config.param_offload")
     if ranks > 1 and torch and not names.get("actor_rollout_ref.model.lora_rank"):
@@ -158,13 +158,13 @@ def put_memory(names: Translation, draft: Draft) -> None:
 
 
 def put_run(names: Translation, draft: Draft) -> None:
-    """Folder, trackers, evaluation."""
+    """Put folder, trackers and evaluation."""
     project, experiment = str(names.get("trainer.project_name")), str(names.get("trainer.experiment_name"))
     folder = names.get("trainer.default_local_dir") or f"checkpoints/{project}/{experiment}"
     draft.put(("run_dir",), str(folder), names.place("trainer.default_local_dir"))
-    given, mode = names.get("trainer.logger"), os.environ.get("WANDB_MODE")
+    loggers, mode = names.get("trainer.logger"), os.environ.get("WANDB_MODE")
     chosen = []
-    for name in [given] if isinstance(given, str) else list(given or []):
+    for name in [loggers] if isinstance(loggers, str) else list(loggers or []):
         if name not in TRACKERS and name != "console":
             names.ignored[f"trainer.logger={name}"] = f"trackers here: {', '.join(TRACKERS)}"
         elif name != "console" and (find_spec(name) is None or (name == "wandb" and mode == "disabled")):
@@ -178,7 +178,7 @@ def put_run(names: Translation, draft: Draft) -> None:
 
 
 def put_metrics(names: Translation, draft: Draft) -> None:
-    """verl's names of figures, and the group log where a folder is given for it."""
+    """Put the metrics under verl's names, and the group log where it has a folder."""
     in_loss = names.flag(f"{ACTOR}.use_kl_loss")
     figures = {
         "kl_loss_coef": names.number(f"{ACTOR}.kl_loss_coef") if in_loss else 0.0,
@@ -196,11 +196,11 @@ def put_metrics(names: Translation, draft: Draft) -> None:
     draft.put(("metrics",), metrics, names.place("trainer.group_log_dir"))
 
 
-def steps_of(names: Translation, config: RunConfig) -> int:
-    """Steps asked for, or those of the epochs: whole batches of the prompts that are not too long.
+def count_steps(names: Translation, config: RunConfig) -> int:
+    """Return the requested steps, or those of the epochs: complete batches of the prompts that are not too long.
 
     Raises:
-        ConfigError: fewer prompts than a batch.
+        ConfigError: the data has fewer prompts than a batch.
     """
     if names.get("trainer.total_training_steps"):
         return int(names.number("trainer.total_training_steps"))

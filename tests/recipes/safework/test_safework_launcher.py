@@ -11,7 +11,7 @@ import pytest
 from mindrlhf_grpo.compat.arguments import read_arguments
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.recipes.safework.launcher import draft_of
+from mindrlhf_grpo.recipes.safework.launcher import build_draft
 from mindrlhf_grpo.recipes.safework.registry import package_data
 
 SERVER = "http://judges.example:8000"
@@ -31,7 +31,7 @@ def config(rows: Path, *words: str, notes: list[str] | None = None) -> RunConfig
     named = {name: one for name, one in package_data("launch.yaml").items() if name != "common"}
     given = ["--prompt_data", str(rows), "--pretrain", "model", "--save_path", str(rows.parent / "run"), *words]
     values, overrides = read_arguments(given, package_data("arguments.yaml"), named)
-    made = draft_of(values, overrides, told.append).validated()
+    made = build_draft(values, overrides, told.append).validated()
     assert isinstance(made, RunConfig)
     return made
 

@@ -17,6 +17,8 @@ Say = Callable[[str, str], str]
 class Judges:
     """A backend with language models only; ``log`` tells when each is loaded, asked and released."""
 
+    device = None
+
     def __init__(self, say: Say) -> None:
         self.say = say
         self.log: list[str] = []
