@@ -22,7 +22,7 @@ from ..config.algorithm import AlgorithmConfig, ReturnsConfig
 from ..errors import ConfigError, did_you_mean
 from ..losses import kl, policy_loss
 from ..losses.xp import NUMPY
-from ..types import Batch, FloatArray, IntArray
+from ..types import FloatArray, IntArray
 from .corrections import Correction
 from .kl_control import KlControl
 from .presets import OURS, PRESETS, Preset
@@ -194,16 +194,18 @@ class Plan:
     def kl_in_reward(self) -> bool:
         return self.settings.kl_coef > 0 and self.settings.kl_in == "reward"
 
-    def kl_tokens(self, batch: Batch) -> NDArray[np.float64]:
+    def kl_tokens(
+        self, old_logps: FloatArray | None, ref_logps: FloatArray | None, lengths: IntArray
+    ) -> NDArray[np.float64]:
         """KL of the old policy to the reference at each token ``[N, T]``, 0 past each length.
 
         Raises:
-            ValueError: the batch lacks one of the two log-probs.
+            ValueError: one of the two log-probs is missing.
         """
-        if batch.old_logps is None or batch.ref_logps is None:
+        if old_logps is None or ref_logps is None:
             raise ValueError("a KL needs the log-probs of the policy and of the reference")
-        inside = np.arange(batch.ids.shape[1])[None, :] < batch.lengths[:, None]
-        current, reference = (np.where(inside, x, 0.0).astype(np.float64) for x in (batch.old_logps, batch.ref_logps))
+        inside = np.arange(old_logps.shape[1])[None, :] < lengths[:, None]
+        current, reference = (np.where(inside, logps, 0.0).astype(np.float64) for logps in (old_logps, ref_logps))
         return np.asarray(kl(NUMPY, current, reference, self.settings.kl_estimator, self.settings.kl_clamp))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Comm
 from ..config.algorithm import ScalingConfig
-from ..types import Batch
+from ..types import FloatArray
 
 EPS = 1e-8  # added to standard deviations
 
@@ -52,21 +52,6 @@ class RewardScaling:
         self.mean += step * count / whole
         self.count = whole
 
-    def advantages(self, batch: Batch, comm: Comm) -> tuple[NDArray[np.float32], dict[str, float]]:
-        """Advantages ``[n, T]`` over the trained tokens of all ranks brought to mean 0 and variance 1, then within bounds."""
-        settings, inside = self.settings, batch.mask > 0
-        wide = batch.advantages.astype(np.float64)
-        if settings.whiten:
-            everywhere = np.concatenate(comm.gather_objects(wide[inside]))
-            if len(everywhere):
-                wide = np.where(inside, (wide - everywhere.mean()) / (everywhere.std() + EPS), wide)
-        figures = {}
-        if settings.advantage_clip:
-            outside = np.concatenate(comm.gather_objects(np.abs(wide[inside]) > settings.advantage_clip))
-            wide = np.clip(wide, -settings.advantage_clip, settings.advantage_clip)
-            figures["advantage/clipped_frac"] = float(outside.mean()) if len(outside) else 0.0
-        return wide.astype(np.float32), figures
-
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"count": self.count, "mean": self.mean, "squares": self.squares}
@@ -74,3 +59,24 @@ class RewardScaling:
     def restore(self, saved: dict[str, Any]) -> None:
         """From a checkpoint."""
         self.count, self.mean, self.squares = (float(saved[name]) for name in ("count", "mean", "squares"))
+
+
+def scale_advantages(
+    settings: ScalingConfig, advantages: FloatArray, mask: FloatArray, gather: Callable[[Any], list[Any]]
+) -> tuple[NDArray[np.float32], dict[str, float]]:
+    """Bring the advantages ``[n, T]`` of the trained tokens of all ranks to mean 0 and variance 1, then within bounds.
+
+    Args:
+        gather: every rank's item, in rank order.
+    """
+    inside, scaled = mask > 0, advantages.astype(np.float64)
+    if settings.whiten:
+        all_ranks = np.concatenate(gather(scaled[inside]))
+        if len(all_ranks):
+            scaled = np.where(inside, (scaled - all_ranks.mean()) / (all_ranks.std() + EPS), scaled)
+    metrics = {}
+    if settings.advantage_clip:
+        outside = np.concatenate(gather(np.abs(scaled[inside]) > settings.advantage_clip))
+        scaled = np.clip(scaled, -settings.advantage_clip, settings.advantage_clip)
+        metrics["advantage/clipped_frac"] = float(outside.mean()) if len(outside) else 0.0
+    return scaled.astype(np.float32), metrics

@@ -34,18 +34,18 @@ NEEDS: dict[str, tuple[RoleName, ...]] = {
 
 
 class Role(Protocol):
-    """The memory of one part of a run, which moves as a whole. A part begins on the device."""
+    """The memory of one part of a run, which moves as a whole. A part starts on the device."""
 
     def load(self) -> None:
         """Bring it to the device."""
         ...
 
     def offload(self) -> None:
-        """Bring it to host memory, or free what can be made again."""
+        """Bring it to host memory, or free it where it can be made again."""
         ...
 
     def device_bytes(self) -> int:
-        """What it takes on the device while it is there."""
+        """Bytes that it takes on the device while it is there."""
         ...
 
 
@@ -69,7 +69,7 @@ class KeyValueCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What was on the device at one time: bytes by role."""
+    """A snapshot of the device: bytes by role."""
 
     phase: str
     resident: Mapping[str, int]
@@ -80,31 +80,37 @@ class Moment:
 
 
 class Residency:
-    """The roles of a run and where they are.
+    """The roles of a run, and which of them are on the device now.
 
     Args:
-        needs: phase -> roles it computes with; other phases change nothing.
+        needs: phase -> roles it computes with; a phase that is not listed moves nothing.
         swapped: roles that leave when a phase does not need them; the others stay.
+        recorded: whether to keep the trace; without it there are no metrics and no summary.
 
     Attributes:
-        trace: what was there when each phase began, and when it ended.
+        trace: a snapshot from before and after the moves of each phase.
     """
 
     def __init__(
-        self, roles: Mapping[str, Role], needs: Mapping[str, Collection[str]], swapped: Collection[str]
+        self,
+        roles: Mapping[str, Role],
+        needs: Mapping[str, Collection[str]],
+        swapped: Collection[str],
+        *,
+        recorded: bool = True,
     ) -> None:
-        self.roles, self.needs = dict(roles), needs
+        self.roles, self.needs, self.recorded = dict(roles), needs, recorded
         self.swapped = [name for name in roles if name in swapped]
         self.loaded = dict.fromkeys(roles, True)
         self.phase = "start"
         self.trace: list[Moment] = []
-        self.seen = 0
+        self.reported = 0
 
-    def enter(self, phase: str) -> None:
-        """The roles of a phase come to the device, after the others have left.
+    def place(self, phase: str) -> None:
+        """Bring the roles of a phase to the device, after the others have left it.
 
         Raises:
-            RunFailed: a role would be loaded or offloaded twice, or the device holds another set than the phase's.
+            RunFailed: a role would be loaded or offloaded twice, or the device holds another set than the phase needs.
         """
         if not self.roles or phase not in self.needs:
             return
@@ -124,7 +130,7 @@ class Residency:
         self._move(name, to_device=True)
 
     def offload(self, name: str) -> None:
-        """Bring one role away."""
+        """Bring one role to host memory."""
         self._move(name, to_device=False)
 
     def _move(self, name: str, *, to_device: bool) -> None:
@@ -136,34 +142,33 @@ class Residency:
         self.loaded[name] = to_device
 
     def check(self, needed: Collection[str]) -> None:
-        """Only what is needed, and what never leaves, may be on the device.
-
-        Raises:
-            RunFailed: another set is.
-        """
-        found = {name for name in self.swapped if self.loaded[name]}
-        wanted = {name for name in self.swapped if name in needed}
-        if found != wanted:
-            names = [", ".join(sorted(each)) or "nothing" for each in (wanted, found)]
-            raise RunFailed(f"phase {self.phase!r} needs {names[0]} on the device, where there is {names[1]}")
+        """Raise RunFailed unless the swapped roles on the device are exactly those that are needed."""
+        resident = {name for name in self.swapped if self.loaded[name]}
+        required = {name for name in self.swapped if name in needed}
+        if resident != required:
+            required_names, resident_names = (", ".join(sorted(names)) or "nothing" for names in (required, resident))
+            raise RunFailed(
+                f"phase {self.phase!r} needs {required_names} on the device, where there is {resident_names}"
+            )
 
     def record(self) -> None:
-        """Note what is on the device now."""
-        there = {name: role.device_bytes() for name, role in self.roles.items() if self.loaded[name]}
-        self.trace.append(Moment(phase=self.phase, resident=there))
+        """Add a snapshot of the device to the trace."""
+        if self.recorded:
+            resident = {name: role.device_bytes() for name, role in self.roles.items() if self.loaded[name]}
+            self.trace.append(Moment(phase=self.phase, resident=resident))
 
-    def figures(self) -> dict[str, float]:
-        """The most that was on the device since the last call, in MB; nothing without roles."""
-        recent, self.seen = self.trace[self.seen :], len(self.trace)
+    def metrics(self) -> dict[str, float]:
+        """The peak on the device since the last call, in MB; empty without a trace."""
+        recent, self.reported = self.trace[self.reported :], len(self.trace)
         return {"memory/resident_peak_mb": max(moment.bytes for moment in recent) / MB} if recent else {}
 
     @property
     def peak_bytes(self) -> int:
-        """The most that was on the device at once."""
+        """The most bytes that were on the device at once."""
         return max((moment.bytes for moment in self.trace), default=0)
 
     def largest(self) -> dict[str, int]:
-        """Of each role the most bytes it had; their sum is what a run needs that keeps everything."""
+        """The most bytes of each role; their sum is the need of a run that keeps everything on the device."""
         sizes = dict.fromkeys(self.roles, 0)
         for moment in self.trace:
             for name, size in moment.resident.items():
@@ -171,10 +176,10 @@ class Residency:
         return sizes
 
     def summary(self) -> dict[str, object]:
-        """For the summary of a run: peak and sum in MB, and which roles each phase had on the device."""
-        if not self.roles:
+        """The section ``residency`` of a run's summary: peak and sum in MB, and the roles on the device by phase."""
+        if not self.roles or not self.recorded:
             return {}
         phases = {moment.phase: sorted(moment.resident) for moment in self.trace if moment.phase != "start"}
         sizes = self.largest()
-        figures = {"peak_mb": self.peak_bytes / MB, "sum_mb": sum(sizes.values()) / MB}
-        return {"residency": {**figures, "roles_mb": {n: size / MB for n, size in sizes.items()}, "phases": phases}}
+        totals = {"peak_mb": self.peak_bytes / MB, "sum_mb": sum(sizes.values()) / MB}
+        return {"residency": {**totals, "roles_mb": {n: size / MB for n, size in sizes.items()}, "phases": phases}}

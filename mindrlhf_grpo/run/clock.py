@@ -1,9 +1,9 @@
-"""Seconds per phase of one step, for the ``time/*`` metrics."""
+"""Seconds per phase of a step, for the ``time/*`` metrics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..backend import CompileLog
@@ -12,30 +12,34 @@ PHASES = ("generate", "reward", "logps", "values", "update", "sync", "save", "ev
 
 
 class Clock:
-    """Adds up wall seconds by phase; phases may be entered many times. Compilation is counted apart from its phase.
+    """A stopwatch with laps: one lap per step, wall seconds by phase. Compilation is counted apart from its phase.
 
-    Args:
-        enter: called with the name of each phase when it begins, within its time: memory moves there.
+    A step's lap ends when its metrics are written. The checkpoint is written after them, so its time is in the lap
+    of the next step.
     """
 
-    def __init__(self, compile_log: CompileLog, enter: Callable[[str], None] | None = None) -> None:
-        self.compile_log, self.enter = compile_log, enter
-        self.started = time.perf_counter()
+    def __init__(self, compile_log: CompileLog) -> None:
+        self.compile_log = compile_log
+        self.start = time.perf_counter()
         self.seconds = dict.fromkeys(PHASES, 0.0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time of the block under ``time/<name>``, what was compiled in it under ``time/compile``."""
-        start, compiled = time.perf_counter(), self.compile_log.seconds
+        """Count the time of the block under ``time/<name>``, and what was compiled in it under ``time/compile``.
+
+        A phase may be entered many times in a lap.
+        """
+        start, compiled_before = time.perf_counter(), self.compile_log.seconds
         try:
-            if self.enter is not None:
-                self.enter(name)
             yield
         finally:
-            compiled = self.compile_log.seconds - compiled
+            compiled = self.compile_log.seconds - compiled_before
             self.seconds[name] += time.perf_counter() - start - compiled
             self.seconds["compile"] += compiled
 
-    def metrics(self) -> dict[str, float]:
-        """``time/step`` and ``time/<phase>`` since the clock was made."""
-        return {"time/step": time.perf_counter() - self.started, **{f"time/{n}": s for n, s in self.seconds.items()}}
+    def lap(self) -> dict[str, float]:
+        """End the lap and begin the next: ``time/step`` and ``time/<phase>`` of the one that ended."""
+        now = time.perf_counter()
+        metrics = {"time/step": now - self.start, **{f"time/{name}": took for name, took in self.seconds.items()}}
+        self.start, self.seconds = now, dict.fromkeys(PHASES, 0.0)
+        return metrics

@@ -1,12 +1,12 @@
-"""Training on rows that are there: supervised, preferences, reward models. One loop for all, top to bottom.
+"""Offline training on a fixed dataset: supervised, preferences, reward models. One loop for all, top to bottom.
 
-Every rank runs it. One step: rows -> batch (reference log-probs, numbers over the whole batch) -> update.
-It knows no objective and no framework: the task and the backend do.
+Every rank runs it. One step: rows -> batch (reference log-probs, constants of the whole batch) -> update. The loop
+knows no objective and no framework: the task and the backend do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from ..batches.reference_logps import StoredLogProbs
 from ..config.offline import OfflineConfig
 from ..data.examples import Example, ExampleStream
 from ..errors import RunFailed
-from .offline_evaluation import HeldOutRows, held_out_rows, with_intervals
+from ..run.clock import Clock
+from ..run.folder import Progress
+from .offline_evaluation import HeldOutRows, load_held_out_rows, with_intervals
 from .offline_samples import write_samples
-from .offline_steps import Steps, load_model
+from .offline_steps import load_steps
 from .schedule import learning_rate
-from .session import RunSession, tokenizer_of
+from .session import RunSession, load_run_tokenizer
 
 
 def train(config: OfflineConfig) -> dict[str, Any]:
@@ -44,31 +46,31 @@ class OfflineTrainer:
         self.config, self.comm = config, backend.comm
         self.session = RunSession(config, backend)
         self.task = resolve_objective(config)
-        self.tokenizer = tokenizer_of(config)
+        self.tokenizer = load_run_tokenizer(config)
         self.stream = self._stream()
-        held_out = held_out_rows(config, self.task, self.tokenizer)
+        held_out = load_held_out_rows(config, self.task, self.tokenizer)
         self.session.open()
 
-        self.steps = Steps(task=self.task, model=load_model(config, self.task, backend), comm=self.comm)
-        self.stored = self._stored("train", self._stream().all) if self.stores else None
-        kept = self._stored("held_out", lambda: held_out) if self.stores and held_out else None
-        self.held_out = HeldOutRows(examples=held_out, step=config.train.prompts_per_step, stored=kept)
+        self.steps = load_steps(config, self.task, backend)
+        self.stored = self._store("train", self._stream().all) if self.stores else None
+        stored_held_out = self._store("held_out", lambda: held_out) if self.stores and held_out else None
+        self.held_out = HeldOutRows(examples=held_out, step=config.train.prompts_per_step, stored=stored_held_out)
         self.session.resume(self._restore)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
         model = self.steps.model
         self.session.announce([f"training layout: {model.layout} ({model.layout_reason})"])
-        self._first_evaluation()
+        self._evaluate_untrained()
         try:
-            self.session.steps(self.step)
+            for step, clock in self.session.steps():
+                self.step(step, clock)
         finally:
-            self.session.tracker.close()
+            self.session.close()
         return self._finish()
 
-    def step(self, step: int) -> None:
-        """One batch of rows, learned from."""
-        clock, progress = self.session.clock, self.session.progress
+    def step(self, step: int, clock: Clock) -> None:
+        """Learn from one batch of rows; then evaluation, metrics, checkpoint."""
         examples = self.stream.take(self.config.train.prompts_per_step)
         with clock.phase("logps"):
             batch = self.steps.batch(examples, self.stored)
@@ -77,41 +79,44 @@ class OfflineTrainer:
             try:
                 result = self.steps.model.update(batch, self.task.loss, learning_rate=rate)
             except RunFailed as error:
-                evidence = self.session.folder.save_evidence(step, batch, str(error)) if self.session.main else ""
-                raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
-        progress.step, progress.stream = step, self.stream.state()
+                raise self.session.failure(step, batch, error) from None
+        self.session.done(step, stream=self.stream.state())
         with clock.phase("eval"):
             evaluated = self._evaluate(step)
-        self.session.log(step, {**self._update_metrics(rate, examples, result), **evaluated})
-        self.session.keep(step, self.write, self.steps.model.gather)
+        self.session.log(step, {**self._update_metrics(rate, examples, result), **evaluated}, clock)
+        self.session.keep(step, self.write, self.steps.model.gather, clock)
 
     def _update_metrics(self, rate: float, examples: Sequence[Example], result: UpdateResult) -> dict[str, float]:
-        """Figures of the optimizer step, over all ranks."""
+        """Metrics of the optimizer step, over all ranks."""
         tokens = result.sums.get("tokens", 0.0)
-        computed = sum(len(e.prompt) + sum(len(completion) for completion in e.completions) for e in examples)
+        read = sum(len(e.prompt) + sum(len(completion) for completion in e.completions) for e in examples)
         return {
-            "lr": rate, "loss": result.loss, "grad_norm": result.grad_norm, **self.task.figures(result.sums),
-            "tokens/trained": tokens, "tokens/read": float(computed), "rows": float(len(examples)),
-        }  # fmt: skip
+            "lr": rate,
+            "loss": result.loss,
+            "grad_norm": result.grad_norm,
+            **self.task.figures(result.sums),
+            "tokens/trained": tokens,
+            "tokens/read": float(read),
+            "rows": float(len(examples)),
+        }
 
-    def _first_evaluation(self) -> None:
-        """Held-out figures of the untrained model, once in the life of a run."""
+    def _evaluate_untrained(self) -> None:
+        """Evaluate the untrained model, once in the life of a run."""
         progress = self.session.progress
         if not self.held_out.examples or progress.step or progress.before:
             return
-        progress.before = progress.after = self._held_out_figures(0)
+        progress.before = progress.after = self._held_out_metrics(0)
         name = f"eval/{self.task.headline}"
-        self.session.tracker.note(
+        self.session.note(
             f"held-out {self.task.headline} before training: {progress.before[name]:.4f} "
             f"({len(self.held_out.examples)} rows)"
         )
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Held-out figures when they are due; sets the best step and the reason to stop."""
-        every, last = self.config.eval.every, step == self.config.train.steps
-        if not self.held_out.examples or not (last or (every and step % every == 0)):
+        """Held-out metrics when they are due; records the best step and the reason to stop."""
+        if not self.held_out.examples or not self.session.evaluation_due(step):
             return {}
-        metrics, progress = self._held_out_figures(step), self.session.progress
+        metrics, progress = self._held_out_metrics(step), self.session.progress
         value, sign = metrics[f"eval/{self.task.headline}"], self.task.better
         progress.after = metrics
         if progress.best is None or sign * value > sign * progress.best:
@@ -121,10 +126,10 @@ class OfflineTrainer:
             progress.stopped_because = f"held-out {self.task.headline} {value:.4f} reached the target {target}"
         return metrics
 
-    def _held_out_figures(self, step: int) -> dict[str, float]:
-        """Figures of the held-out rows; some of the rows, token by token, go to the report."""
+    def _held_out_metrics(self, step: int) -> dict[str, float]:
+        """Evaluate the held-out rows; some of them, token by token, go to the report."""
         rows = self.held_out
-        write_samples(self.session.folder.path, step, self.steps, rows.examples, self.tokenizer, rows.stored)
+        write_samples(self.config.run_dir, step, self.steps, rows.examples, self.tokenizer, rows.stored)
         return rows.evaluate(self.steps)
 
     def write(self, folder: Path) -> None:
@@ -132,10 +137,10 @@ class OfflineTrainer:
         self.steps.model.save_model(folder / "policy")
         self.steps.model.save_state(folder / "optimizer")
 
-    def _restore(self, folder: Path) -> None:
-        """Take up model, optimizer and data position from a checkpoint."""
+    def _restore(self, folder: Path, progress: Progress) -> None:
+        """Load model, optimizer and data position from a checkpoint."""
         self.steps.model.load_state(folder / "policy", folder / "optimizer")
-        self.stream.load_state(self.session.progress.stream)
+        self.stream.load_state(progress.stream)
 
     def _stream(self) -> ExampleStream:
         return ExampleStream(self.config.data, self.task.encoder, self.tokenizer, seed=self.config.seed)
@@ -144,24 +149,24 @@ class OfflineTrainer:
     def stores(self) -> bool:
         return self.config.objective.reference_logps == "stored"
 
-    def _stored(self, name: str, examples: Any) -> StoredLogProbs:
-        """Reference log-probs from the run folder, or computed now by the untrained model and kept there."""
+    def _store(self, name: str, examples: Callable[[], Sequence[Example]]) -> StoredLogProbs:
+        """Reference log-probs from the run folder, or computed now by the untrained model and stored there."""
         folder = self.session.folder.path / "reference"
         identity = {"fingerprint": self.steps.model.fingerprint()}
-        found = reference_logps.load(folder, name, identity)
-        if found is None:
-            found = reference_logps.compute(examples(), self.config.train.prompts_per_step, self.steps.logps_of_rows)
+        stored = reference_logps.load(folder, name, identity)
+        if stored is None:
+            stored = reference_logps.compute(examples(), self.config.train.prompts_per_step, self.steps.logps_of_rows)
             if self.session.main:
-                reference_logps.save(folder, name, identity, found)
+                reference_logps.save(folder, name, identity, stored)
         self.comm.barrier()
-        return found
+        return stored
 
     def _finish(self) -> dict[str, Any]:
-        """The numbers of the last evaluation are the run's."""
+        """Write summary and report, with the last evaluation as the run's result; returns the summary."""
         progress = self.session.progress
-        figures = {
+        headline = {
             "objective": self.task.objective.name,
             "before": with_intervals(progress.before),
             "after": with_intervals(progress.after),
         }
-        return self.session.finish(figures, {"best": progress.best, "data": self.stream.counts})
+        return self.session.finish(headline, {"best": progress.best, "data": self.stream.counts})

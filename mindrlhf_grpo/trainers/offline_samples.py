@@ -1,7 +1,8 @@
-"""Held-out rows as a model sees them, in the files that the report's browser reads: token by token, with scores.
+"""Held-out rows with the model's log-probs or values, in the files that the report's browser reads, token by token.
 
-They take the places of completions: ``logps`` of a policy; ``advantages`` hold its log-ratio to the reference, or the
-value that a reward model gives at each token; ``reward`` is the row's score, ``finish`` says which completion it is.
+They take the places of completions: ``logps`` of a policy; ``advantages`` hold its log-ratio to the reference policy,
+or the value that a reward model gives at each token; ``reward`` is the row's score; ``finish`` is ``chosen``,
+``rejected`` or ``given``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..tokenizers.tokenizer import Tokenizer
 from ..types import Batch, FloatArray
 from .offline_steps import Steps
 
-SHOWN = 16  # held-out rows of an evaluation
+SHOWN = 16  # held-out rows written per evaluation
 
 
 def write_samples(
@@ -37,23 +38,25 @@ def write_samples(
     batch = steps.batch(shown, stored)
     outputs = steps.outputs(batch)
     scores = steps.task.scores(NUMPY, outputs, batch.loss_tensors())
-    parts = steps.comm.gather_objects((batch, outputs, scores))
+    ranks = steps.comm.gather_objects((batch, outputs, scores))
     if steps.comm.rank:
         return
-    rows = [row for part in parts for row in rows_of(*part, policy=steps.task.objective.model == "policy")]
+    rows = [row for rank in ranks for row in describe_outputs(*rank, policy=steps.policy is not None)]
     names = ("chosen", "rejected") if steps.task.pairs else ("given",)
-    described = [(example, number) for example in shown for number in range(len(example.completions))]
+    completions = [(example, number) for example in shown for number in range(len(example.completions))]
     lines = [
-        to_json({"step": step, **told(example, number, tokenizer), "finish": names[number], **row})
-        for (example, number), row in zip(described, rows, strict=True)
+        to_json({"step": step, **describe_completion(example, number, tokenizer), "finish": names[number], **row})
+        for (example, number), row in zip(completions, rows, strict=True)
     ]
     path = rollout_path(run_dir, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, "".join(line + "\n" for line in lines).encode())
 
 
-def rows_of(batch: Batch, outputs: FloatArray, scores: FloatArray | None, *, policy: bool) -> Iterator[dict[str, Any]]:
-    """What the model says of each row of a rank."""
+def describe_outputs(
+    batch: Batch, outputs: FloatArray, scores: FloatArray | None, *, policy: bool
+) -> Iterator[dict[str, Any]]:
+    """The model's outputs on each row of a rank, under the names of a rollout file."""
     for row, length in enumerate(batch.lengths):
         seen = outputs[row, :length]
         credit = np.full(length, np.nan)
@@ -71,8 +74,8 @@ def rows_of(batch: Batch, outputs: FloatArray, scores: FloatArray | None, *, pol
         }
 
 
-def told(example: Example, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """One completion of an example as text."""
+def describe_completion(example: Example, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """One completion of an example, as text and tokens."""
     ids = [int(token) for token in example.completions[number].ids]
     return {
         "uid": example.row,

@@ -1,87 +1,102 @@
-"""What training and evaluation on given rows have in common: examples in, a ready batch and its outputs out."""
+"""The part of a step that offline training and its evaluation share: examples in, a complete batch and model outputs out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 
 from ..algorithms.batch_constants import BatchContext
 from ..algorithms.task import Task
-from ..backend import Backend, Comm, Policy, TrainedModel, ValueModel
+from ..backend import Backend, Comm, Policy, TrainedModel
 from ..batches.offline import Denominators, build_offline_batch, with_numbers
 from ..batches.reference_logps import StoredLogProbs
 from ..config.offline import OfflineConfig
 from ..data.examples import Example
+from ..data.stream import shard
 from ..types import Batch, FloatArray
-
-
-def share_of(count: int, comm: Comm) -> range:
-    """Places of this rank's examples among ``count``: contiguous, in the order of the ranks."""
-    return range(comm.rank * count // comm.world_size, (comm.rank + 1) * count // comm.world_size)
-
-
-def load_model(config: OfflineConfig, task: Task, backend: Backend) -> TrainedModel:
-    """The policy, or a model of values whose number stands at the token itself."""
-    if task.objective.model == "policy":
-        return backend.load_policy()
-    return backend.load_value_model(config.model, config.train, read_at="token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """One model, and what its task needs before a loss can be computed."""
+    """The trained model, and everything its task needs before a loss can be computed.
+
+    Attributes:
+        outputs: what the loss reads of this rank's rows ``[N, T]``, without gradient: log-probs of a policy, values of
+            a value model.
+        policy: the model, where it is a policy; None for a value model.
+    """
 
     task: Task
-    model: TrainedModel
     comm: Comm
-
-    def outputs(self, batch: Batch) -> FloatArray:
-        """What the loss reads of this rank's rows ``[N, T]``, without gradient."""
-        if self.task.objective.model == "policy":
-            return self.logps(batch)
-        return cast(ValueModel, self.model).values(batch)
+    model: TrainedModel
+    outputs: Callable[[Batch], FloatArray]
+    policy: Policy | None
 
     def logps(self, batch: Batch) -> FloatArray:
         """Log-probs of the policy ``[N, T]``."""
-        return cast(Policy, self.model).logps(batch).logps
+        return self._policy().logps(batch).logps
 
     def reference_logps(self, batch: Batch) -> FloatArray:
-        """Log-probs of the reference ``[N, T]``."""
-        return cast(Policy, self.model).logps(batch, reference=True).logps
+        """Log-probs of the reference policy ``[N, T]``."""
+        return self._policy().logps(batch, reference=True).logps
+
+    def _policy(self) -> Policy:
+        assert self.policy is not None, f"{self.task.objective.name} trains a value model, which has no log-probs"
+        return self.policy
 
     def batch(self, examples: Sequence[Example], stored: StoredLogProbs | None = None) -> Batch:
-        """This rank's rows of the global examples, with all that the loss reads; every rank calls it.
+        """This rank's rows of the global examples, with everything that the loss reads; every rank calls it.
 
         Args:
-            stored: log-probs of the reference, where they are not computed now.
+            stored: log-probs of the reference policy; None: they are computed now, if the task needs them.
         """
-        share = share_of(len(examples), self.comm)
-        own = examples[share.start : share.stop]
-        batch = build_offline_batch(own, Denominators.of(examples))
+        share = self._share(len(examples))
+        local_examples = examples[share.start : share.stop]
+        batch = build_offline_batch(local_examples, Denominators.of(examples))
         if self.task.needs_reference:
-            reference = self.reference_logps(batch) if stored is None else stored.of(own, batch.ids.shape)
-            batch = replace(batch, ref_logps=reference)
+            computed = self.reference_logps(batch) if stored is None else stored.of(local_examples, batch.ids.shape)
+            batch = replace(batch, ref_logps=computed)
         prepare = self.task.objective.prepare
         if prepare is None:
             return batch
-        before = BatchContext(
-            examples=examples, share=share, batch=batch, logps=self.logps, ref_logps=self.reference_logps,
+        context = BatchContext(
+            examples=examples,
+            share=share,
+            batch=batch,
+            logps=self.logps,
+            ref_logps=self.reference_logps,
             gather=self.comm.gather_objects,
-        )  # fmt: skip
-        return with_numbers(batch, prepare(before))
+        )
+        return with_numbers(batch, prepare(context))
 
     def logps_of_rows(self, examples: Sequence[Example]) -> list[FloatArray]:
         """The policy's log-probs of each example, its completions one after the other; the same on every rank."""
-        share = share_of(len(examples), self.comm)
-        own = examples[share.start : share.stop]
-        batch = build_offline_batch(own, Denominators.of(examples))
-        logps, at = self.logps(batch), 0
-        found: list[FloatArray] = []
-        for example in own:
-            rows = range(at, at + len(example.completions))
-            found.append(np.concatenate([logps[row, : batch.lengths[row]] for row in rows]))
-            at = rows.stop
-        return [logps for part in self.comm.gather_objects(found) for logps in part]
+        share = self._share(len(examples))
+        local_examples = examples[share.start : share.stop]
+        batch = build_offline_batch(local_examples, Denominators.of(examples))
+        logps, first = self.logps(batch), 0
+        by_example: list[FloatArray] = []
+        for example in local_examples:
+            rows = range(first, first + len(example.completions))
+            by_example.append(np.concatenate([logps[row, : batch.lengths[row]] for row in rows]))
+            first = rows.stop
+        return [logps for rank in self.comm.gather_objects(by_example) for logps in rank]
+
+    def _share(self, count: int) -> range:
+        """Places of this rank's examples among ``count``: contiguous, in the order of the ranks."""
+        places = shard(range(count), self.comm.rank, self.comm.world_size)
+        assert isinstance(places, range)
+        return places
+
+
+def load_steps(config: OfflineConfig, task: Task, backend: Backend) -> Steps:
+    """Load the model that the task trains: a policy, or a value model that is read at the token itself."""
+    if task.objective.model == "policy":
+        policy = backend.load_policy()
+        return Steps(
+            task=task, comm=backend.comm, model=policy, policy=policy, outputs=lambda batch: policy.logps(batch).logps
+        )
+    values = backend.load_value_model(config.model, config.train, read_at="token")
+    return Steps(task=task, comm=backend.comm, model=values, policy=None, outputs=values.values)

@@ -1,11 +1,13 @@
 """Online reinforcement learning: the whole loop, readable from top to bottom.
 
-Every rank runs it. One step: prompts -> rollouts -> rewards -> advantages -> update -> weight sync.
-It knows no algorithm and no framework: the plan and the backend do.
+Every rank runs it. One step: prompts -> rollouts -> rewards -> advantages -> update -> weight sync. ``memory.place``
+brings what the next phase computes with to the device. The loop knows no algorithm and no framework: the plan and the
+backend do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,23 @@ import numpy as np
 
 from ..algorithms.plan import resolve
 from ..backend import Backend, UpdateResult, load_backend
-from ..config.run import DataConfig, RunConfig
+from ..config.run import RunConfig
 from ..data.stream import PromptStream
 from ..errors import RunFailed
 from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards
+from ..run.clock import Clock
+from ..run.folder import Progress
 from ..run.rollout_log import write_rollouts
-from ..tokenizers.tokenizer import Tokenizer
+from ..types import Batch
 from .critic import Critic, critic_metrics
-from .evaluation import HeldOut
+from .evaluation import load_held_out
 from .experience import Collector, Experience
-from .phases import residency_of
-from .pretraining_mix import mix_of
+from .phases import build_residency
+from .pretraining_mix import load_pretraining_mix
+from .rollouts import RolloutSource
 from .schedule import learning_rate
-from .session import RunSession, tokenizer_of
+from .session import RunSession, load_run_tokenizer
 from .step_metrics import check_on_policy, update_metrics
 
 
@@ -51,9 +56,9 @@ class OnlineTrainer:
         self.session = RunSession(config, backend)
         self.plan = resolve(config.algorithm)
         self.plan.check(config.rollout.group_size)
-        self.tokenizer = tokenizer_of(config)
+        self.tokenizer = load_run_tokenizer(config)
         self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
-        self.held_out = held_out(config, self.tokenizer)
+        self.held_out = load_held_out(config, self.tokenizer)
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
         self.metric_functions = MetricFunctions(config.metrics or [], config.run_dir, self.comm)
         self.session.open()
@@ -62,116 +67,125 @@ class OnlineTrainer:
         self.critic = Critic(config, backend, self.policy) if "critic" in self.plan.needs else None
         self.engine = backend.load_engine(self.policy, self.tokenizer)
         self.sync = backend.weight_sync(self.policy, self.engine)
-        self.collector = Collector(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.tokenizer)
-        self.mix = mix_of(config, self.tokenizer, self.comm)
-        self.session.resume(self._restore)
-        self.memory = residency_of(
+        self.memory = build_residency(
             config.swap, self.policy, self.critic, self.engine, models_score=self.rewards.uses_models
         )
-        self.session.enter = self.memory.enter
+        source = RolloutSource(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.memory)
+        self.collector = Collector(config, self.plan, self.comm, source, self.tokenizer, self.memory)
+        self.pretraining = load_pretraining_mix(config, self.tokenizer, self.comm)
+        self.session.resume(self._restore)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
         self.begin()
         try:
-            self.session.steps(self.step)
+            for step, clock in self.session.steps():
+                experience = self.collect(clock)
+                self.learn(step, experience, clock)
         finally:
             self.close()
         return self.finish()
 
-    def step(self, step: int) -> None:
-        """One step in its two halves."""
-        self.learn(step, self.collect())
-
     def begin(self) -> None:
-        """What comes before the first step."""
+        """Bring the weights to the engine and evaluate the untrained policy."""
         self.session.announce(self._warnings())
-        self.memory.enter("sync")
+        self.memory.place("sync")
         self.sync.push(self.session.progress.step)
-        self.memory.enter("eval")
-        self._first_evaluation()
+        self._evaluate_untrained()
 
-    def collect(self) -> Experience:
-        """The completions of the next step."""
-        self.engine.wake_up()
-        experience = self.collector.collect(self.policy, self.critic, self.session.clock)
-        self.engine.sleep()
-        return experience
+    def collect(self, clock: Clock) -> Experience:
+        """The first half of a step: completions with their rewards, advantages and loss weights."""
+        return self.collector.collect(self.policy, self.critic, clock)
 
-    def learn(self, step: int, experience: Experience) -> None:
-        """The rest of a step: update, sync, evaluation, metrics, checkpoint."""
-        clock = self.session.clock
+    def learn(self, step: int, experience: Experience, clock: Clock) -> None:
+        """The second half of a step: update, weight sync, evaluation, metrics, checkpoint."""
         with clock.phase("update"):
-            learned = self._learn(step, experience)
+            learned = self._update(step, experience)
         with clock.phase("sync"):
+            self.memory.place("sync")
             self.sync.push(step)
 
-        self._advance(step)
+        self.session.done(step, stream=self.stream.state(), algorithm=self._algorithm_state())
         with clock.phase("eval"):
             evaluated = self._evaluate(step)
         with clock.phase("save"):
             self._log_rollouts(step, experience)
         metrics = {**experience.metrics, **learned}
-        own = self.metric_functions.compute(
-            experience.groups, experience.table, metrics,
-            split="train", step=step, advantages=experience.batch.advantages, kl=experience.kl,
-        )  # fmt: skip
-        self.session.log(step, {**metrics, **own, **evaluated, **self.memory.figures()})
-        self.session.keep(step, self.write, self.gather)
+        user_defined = self.metric_functions.compute(
+            experience.groups,
+            experience.table,
+            metrics,
+            split="train",
+            step=step,
+            advantages=experience.batch.advantages,
+            kl=experience.kl,
+        )
+        self.session.log(step, {**metrics, **user_defined, **evaluated, **self.memory.metrics()}, clock)
+        self.session.keep(step, self.write, self.gather, clock)
 
-    def _learn(self, step: int, experience: Experience) -> dict[str, float]:
-        """``inner_epochs`` passes of ``updates_per_batch`` optimizer steps, without those in which no token has a loss."""
-        results: list[UpdateResult] = []
-        of_critic: list[UpdateResult] = []
-        if not any(experience.trained_tokens):
-            self.session.tracker.note(
-                f"step {step}: no completion can be learned from (all groups dead or masked); skipped"
-            )
+    def _update(self, step: int, experience: Experience) -> dict[str, float]:
+        """Learn from the batch: ``inner_epochs`` passes of ``updates_per_batch`` optimizer steps."""
         rate = learning_rate(self.config.train, step)
+        policy_results: list[UpdateResult] = []
+        critic_results: list[UpdateResult] = []
+        if not any(experience.trained_tokens):
+            self.session.note(f"step {step}: no completion can be learned from (all groups dead or masked); skipped")
+        for batch in self._optimizer_batches(experience):
+            try:
+                critic_results += self._update_critic(batch)
+                if self.critic is not None and self.critic.separate is not None and self.critic.warming_up(step):
+                    continue
+                result = self._update_policy(batch, rate)
+                policy_results.append(result)
+                critic_results += self.critic.joint_result(result) if self.critic is not None else []
+                if len(policy_results) == 1:
+                    check_on_policy(result, self.config.model.dtype)
+            except RunFailed as error:
+                raise self.session.failure(step, batch, error) from None
+        reference_sync = self.config.algorithm.reference_sync
+        if reference_sync is not None and step % reference_sync.every == 0:
+            self.memory.place("move reference")
+            self.policy.sync_reference(reference_sync.share)
+        return {"lr": rate, **update_metrics(policy_results), **critic_metrics(critic_results)}
+
+    def _optimizer_batches(self, experience: Experience) -> Iterator[Batch]:
+        """The rows of each optimizer step, without the steps in which no token of any rank has a loss."""
         for _ in range(self.config.algorithm.inner_epochs):
             for chunk in np.flatnonzero(experience.trained_tokens):
-                batch = experience.batch.take((experience.chunk_of == chunk).nonzero()[0])
-                try:
-                    if self.critic is not None and not self.critic.shared:
-                        self.memory.enter("update critic")
-                        of_critic.append(self.critic.learn(batch))
-                        if self.critic.warming_up(step):
-                            continue
-                        self.memory.enter("update")
-                    also = [*(self.mix.take() if self.mix else ()), *(self.critic.joined(batch) if self.critic else ())]
-                    results.append(self.policy.update(batch, self.plan.loss, learning_rate=rate, also=also))
-                    of_critic += self.critic.found_in(results[-1]) if self.critic else []
-                    if len(results) == 1:
-                        check_on_policy(results[0], self.config.model.dtype)
-                except RunFailed as error:
-                    evidence = self.session.folder.save_evidence(step, batch, str(error)) if self.session.main else ""
-                    raise RunFailed(f"step {step}: {error}. The batch is in {evidence}") from None
-        sync = self.config.algorithm.reference_sync
-        if sync is not None and step % sync.every == 0:
-            self.memory.enter("move reference")
-            self.policy.sync_reference(sync.share)
-        return {"lr": rate, **update_metrics(results), **critic_metrics(of_critic)}
+                yield experience.batch.take(np.flatnonzero(experience.chunk_of == chunk))
 
-    def _first_evaluation(self) -> None:
-        """Accuracy of the untrained policy, once in the life of a run."""
+    def _update_critic(self, batch: Batch) -> list[UpdateResult]:
+        """One optimizer step of a critic that is apart from the policy."""
+        if self.critic is None or self.critic.separate is None:
+            return []
+        self.memory.place("update critic")
+        return self.critic.update(batch)
+
+    def _update_policy(self, batch: Batch, rate: float) -> UpdateResult:
+        """One optimizer step of the policy, with the losses that join it: a pretraining mix, a shared critic."""
+        also = [*self.pretraining.take()] if self.pretraining is not None else []
+        if self.critic is not None:
+            also += self.critic.joint_loss(batch)
+        self.memory.place("update")
+        return self.policy.update(batch, self.plan.loss, learning_rate=rate, also=also)
+
+    def _evaluate_untrained(self) -> None:
+        """Measure the untrained policy's accuracy, once in the life of a run."""
         progress = self.session.progress
         if self.held_out is None or progress.step or progress.accuracy_before is not None:
             return
-        metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm, self.metric_functions, step=0)
+        metrics = self._held_out_metrics(0)
         accuracy = metrics["eval/accuracy"]
         progress.accuracy_before = progress.accuracy = accuracy
         progress.before = metrics
-        self.session.tracker.note(
-            f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)"
-        )
+        self.session.note(f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)")
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Held-out figures when they are due; sets the best step and the reason to stop."""
-        every, last = self.config.eval.every, step == self.config.train.steps
-        if self.held_out is None or not (last or (every and step % every == 0)):
+        """Held-out metrics when they are due; records the best step and the reason to stop."""
+        if self.held_out is None or not self.session.evaluation_due(step):
             return {}
-        metrics = self.held_out.evaluate(self.engine, self.rewards, self.comm, self.metric_functions, step=step)
-        accuracy, progress = metrics["eval/accuracy"], self.session.progress
+        metrics, progress = self._held_out_metrics(step), self.session.progress
+        accuracy = metrics["eval/accuracy"]
         progress.accuracy, progress.after = accuracy, metrics
         if progress.best_accuracy is None or accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best_step = accuracy, step
@@ -180,45 +194,44 @@ class OnlineTrainer:
             progress.stopped_because = f"held-out accuracy {accuracy:.3f} reached the target {target}"
         return metrics
 
-    def _advance(self, step: int) -> None:
-        """This step is done: what a resumed run has to know."""
-        progress = self.session.progress
-        progress.step, progress.stream = step, self.stream.state()
-        progress.algorithm = {"kl_coef": self.collector.kl_control.state()}
-        if self.collector.scaling is not None:
-            progress.algorithm["scaling"] = self.collector.scaling.state()
-        if self.mix is not None:
-            progress.algorithm["pretraining"] = self.mix.state()
+    def _held_out_metrics(self, step: int) -> dict[str, float]:
+        """Greedy completions of the held-out prompts, scored."""
+        assert self.held_out is not None
+        return self.held_out.evaluate(
+            self.engine, self.rewards, self.comm, self.memory, self.metric_functions, step=step
+        )
+
+    def _algorithm_state(self) -> dict[str, Any]:
+        """The state of the algorithm after a step, as plain JSON."""
+        pretraining = {} if self.pretraining is None else {"pretraining": self.pretraining.state()}
+        return {**self.collector.state(), **pretraining}
 
     def gather(self) -> None:
-        """Bring together what is shared out over ranks, before a checkpoint."""
-        self.memory.enter("checkpoint")
+        """Bring together what is sharded over ranks, before a checkpoint."""
+        self.memory.place("checkpoint")
         self.policy.gather()
-        if self.critic is not None and not self.critic.shared:
-            self.memory.enter("checkpoint critic")
-            self.critic.model.gather()
+        if self.critic is not None and self.critic.separate is not None:
+            self.memory.place("checkpoint critic")
+            self.critic.separate.gather()
 
     def write(self, folder: Path) -> None:
         """Fill the folder of a checkpoint."""
-        self.memory.enter("checkpoint")
+        self.memory.place("checkpoint")
         self.policy.save_model(folder / "policy")
         self.policy.save_state(folder / "optimizer")
         if self.critic is not None:
-            self.memory.enter("checkpoint critic")
+            self.memory.place("checkpoint critic")
             self.critic.save(folder)
 
-    def _restore(self, folder: Path) -> None:
-        """Take up policy, optimizer, critic and data positions from a checkpoint."""
-        progress = self.session.progress
+    def _restore(self, folder: Path, progress: Progress) -> None:
+        """Load policy, optimizer, critic and data positions from a checkpoint."""
         self.policy.load_state(folder / "policy", folder / "optimizer")
         if self.critic is not None:
             self.critic.load(folder)
         self.stream.load_state(progress.stream)
-        self.collector.kl_control.restore(progress.algorithm["kl_coef"])
-        if self.collector.scaling is not None:
-            self.collector.scaling.restore(progress.algorithm["scaling"])
-        if self.mix is not None:
-            self.mix.load_state(progress.algorithm["pretraining"])
+        self.collector.restore(progress.algorithm)
+        if self.pretraining is not None:
+            self.pretraining.load_state(progress.algorithm["pretraining"])
 
     def _log_rollouts(self, step: int, experience: Experience) -> None:
         """Keep the step's completions for the report: rank by rank, in the order of the prompts."""
@@ -227,12 +240,12 @@ class OnlineTrainer:
             return
         parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
         if self.session.main:
-            write_rollouts(self.session.folder.path, step, parts, self.tokenizer)
+            write_rollouts(self.config.run_dir, step, parts, self.tokenizer)
 
     def _warnings(self) -> list[str]:
-        """What a reader of the curves must know, said at the start and in the report."""
+        """Facts that a reader of the curves must know, shown at the start and in the report."""
         notes = [f"training layout: {self.policy.layout} ({self.policy.layout_reason})"]
-        if self.collector.sampling.truncated:
+        if self.collector.source.sampling.truncated:
             notes.append(
                 "completions are drawn from a truncated or penalised distribution (top_k, top_p, min_p or "
                 "repetition_penalty); log-probs and ratios are those of softmax(logits / temperature) without it"
@@ -240,26 +253,18 @@ class OnlineTrainer:
         return notes
 
     def close(self) -> None:
-        """End what runs beside the trainer."""
+        """Stop the reward workers and close the tracker."""
         self.rewards.close()
-        self.session.tracker.close()
+        self.session.close()
 
     def finish(self) -> dict[str, Any]:
-        """The numbers of the last evaluation are the run's."""
+        """Write summary and report, with the last evaluation as the run's result; returns the summary."""
         progress = self.session.progress
-        figures = {
+        headline = {
             "accuracy_before": progress.accuracy_before,
             "accuracy_after": progress.accuracy,
             "problems": len(self.held_out.prompts) if self.held_out else 0,
         }
         held_out = {"before": progress.before, "after": progress.after}
         details = {"best_accuracy": progress.best_accuracy, "held_out": held_out, "data": self.stream.counts}
-        return self.session.finish(figures, details | self.memory.summary())
-
-
-def held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
-    """The held-out prompts, tokenised like the training data."""
-    if config.eval.source is None:
-        return None
-    data: DataConfig = config.data.model_copy(update={"source": config.eval.source})
-    return HeldOut.of(config, PromptStream(data, tokenizer, seed=config.seed).all())
+        return self.session.finish(headline, details | self.memory.summary())

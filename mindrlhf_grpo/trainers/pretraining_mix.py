@@ -19,7 +19,7 @@ from ..types import Batch
 
 
 class PretrainingMix:
-    """The rows of ``algorithm.pretraining``, batch by batch; the loss is ``coef`` times their mean token loss."""
+    """Batches of ``algorithm.pretraining`` rows; the loss is ``coef`` times their mean token loss."""
 
     def __init__(self, config: RunConfig, settings: PretrainingConfig, tokenizer: Tokenizer, comm: Comm) -> None:
         self.settings, self.comm = settings, comm
@@ -29,11 +29,11 @@ class PretrainingMix:
     def take(self) -> Sequence[tuple[Batch, Loss]]:
         """This rank's share of the next rows with their loss, for ``Policy.update(also=...)``."""
         examples = self.stream.take(self.settings.rows)
-        own = shard(examples, self.comm.rank, self.comm.world_size)
-        return [(build_offline_batch(own, Denominators.of(examples)), self.loss)]
+        share = shard(examples, self.comm.rank, self.comm.world_size)
+        return [(build_offline_batch(share, Denominators.of(examples)), self.loss)]
 
     def state(self) -> Mapping[str, Any]:
-        """Where the rows stand, as plain JSON."""
+        """The position in the rows, as plain JSON."""
         return self.stream.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class PretrainingMix:
         self.stream.load_state(state)
 
 
-def mix_of(config: RunConfig, tokenizer: Tokenizer, comm: Comm) -> PretrainingMix | None:
-    """The mix that a configuration asks for."""
+def load_pretraining_mix(config: RunConfig, tokenizer: Tokenizer, comm: Comm) -> PretrainingMix | None:
+    """The mix that a configuration asks for; None without one."""
     settings = config.algorithm.pretraining
     return None if settings is None else PretrainingMix(config, settings, tokenizer, comm)

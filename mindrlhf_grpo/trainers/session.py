@@ -1,14 +1,15 @@
-"""A run session: folder, progress, clock, tracker and alarms of one training run."""
+"""The run session: folder, progress, clock, tracker and alarms of one training run, whatever it trains."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..backend import Backend
 from ..config.file import AnyConfig, dump
+from ..errors import RunFailed
 from ..metrics.alarms import Alarms
 from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
@@ -17,10 +18,15 @@ from ..run.clock import Clock
 from ..run.folder import Progress, RunFolder, state
 from ..run.tracking import Tracker, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ..types import Batch
 
 
 class RunSession:
-    """Folder, progress, clock and tracker of one run; rank 0 writes, the others wait.
+    """Folder, progress and tracker of one run; rank 0 writes, the others wait.
+
+    Attributes:
+        main: whether this is rank 0.
+        progress: the state of the run that a checkpoint keeps; replaced once, by :meth:`resume`.
 
     Raises:
         CheckpointError: the run's folder holds a run with other settings, or a damaged checkpoint.
@@ -34,9 +40,7 @@ class RunSession:
         self.progress = Progress()
         self.tracker = silent()
         self.warnings: list[str] = []
-        self.enter: Callable[[str], None] | None = None  # what moves memory when a phase begins
         self.alarms: Alarms | None = None  # made with the first line of metrics
-        self.clock = Clock(backend.compile_log)
         self.resumed_seconds = 0.0
 
     def open(self) -> None:
@@ -45,12 +49,12 @@ class RunSession:
             self.folder.open(self.config, self.backend.versions())
         self.comm.barrier()
 
-    def resume(self, restore: Callable[[Path], None]) -> None:
-        """Take up the newest checkpoint if there is one; ``restore`` reads the rest of its folder."""
-        found = self.folder.latest()
-        if found is not None:
-            self.progress, folder = found
-            restore(folder)
+    def resume(self, restore: Callable[[Path, Progress], None]) -> None:
+        """Continue from the newest checkpoint if there is one; ``restore`` reads the rest of its folder."""
+        latest = self.folder.latest()
+        if latest is not None:
+            self.progress, folder = latest
+            restore(folder, self.progress)
         self.resumed_seconds = self.progress.seconds
         if self.main:
             self.tracker = Tracker(
@@ -60,78 +64,103 @@ class RunSession:
         self.backend.compile_log.announce = self.tracker.note
 
     def announce(self, warnings: Sequence[str]) -> None:
-        """Say what a reader of the curves must know, here and in the report."""
+        """Show what a reader of the curves must know, on the terminal and in the report."""
         resumed = [f"resumed after step {self.progress.step}"] if self.progress.step else []
         self.warnings = [*warnings, *resumed]
         for text in self.warnings:
-            self.tracker.note(text)
+            self.note(text)
 
-    def steps(self, step: Callable[[int], None]) -> None:
-        """Make step after step, to the last or until there is a reason to stop."""
-        self.clock = Clock(self.backend.compile_log, self.enter)
+    def note(self, text: str) -> None:
+        """Show one line on the terminal."""
+        self.tracker.note(text)
+
+    def start_clock(self) -> Clock:
+        """A clock whose first lap begins now."""
+        return Clock(self.backend.compile_log)
+
+    def steps(self) -> Iterator[tuple[int, Clock]]:
+        """The numbers of the steps to make, up to the last or until there is a reason to stop, and the run's clock."""
+        clock = self.start_clock()
         while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
-            step(self.progress.step + 1)
+            yield self.progress.step + 1, clock
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """A line of metrics with times and memory.
+    def done(self, step: int, *, stream: Mapping[str, Any], algorithm: Mapping[str, Any] | None = None) -> None:
+        """Record that a step is done and where data and algorithm stand after it: a resumed run goes on from there."""
+        self.progress.step, self.progress.stream = step, dict(stream)
+        self.progress.algorithm = dict(algorithm or {})
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether held-out data is evaluated after this step: by interval, and always after the last."""
+        every = self.config.eval.every
+        return step == self.config.train.steps or bool(every and step % every == 0)
+
+    def log(self, step: int, metrics: dict[str, float], clock: Clock) -> None:
+        """Write a line of metrics with times and memory; this ends the clock's lap.
 
         Call it before :meth:`keep`: a run killed in between makes this step, and its line, again.
         """
         memory = {f"memory/{name}": value for name, value in self.backend.memory().items()}
-        sounding, notes = self._alarmed(step, metrics) if self.main else ({}, [])
-        self.tracker.log(step, {**metrics, **sounding, **self.clock.metrics(), **memory})
+        sounding, notes = self._alarms(step, metrics) if self.main else ({}, [])
+        self.tracker.log(step, {**metrics, **sounding, **clock.lap(), **memory})
+        self.warnings += notes
         for text in notes:
-            self.warnings.append(text)
-            self.tracker.note(text)
+            self.note(text)
 
-    def _alarmed(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-        """Which alarms sound with this step's metrics, and a line for each that starts."""
+    def _alarms(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
+        """The alarms that sound with this step's metrics, and a line for each that starts."""
         if self.alarms is None:
             self.alarms = Alarms.of_run(self.config, self.progress.before)
         return self.alarms.observe(step, metrics)
 
-    def keep(self, step: int, write: Callable[[Path], None], gather: Callable[[], None]) -> None:
-        """Checkpoint when due: by interval, at the end, or because it is the best so far.
+    def keep(self, step: int, write: Callable[[Path], None], gather: Callable[[], None], clock: Clock) -> None:
+        """Write a checkpoint when due: by interval, at the end, or because it is the best so far.
 
         Args:
             gather: called on every rank, before ``write`` fills the folder on rank 0.
+            clock: the time of the checkpoint goes into its lap, which is that of the next step after :meth:`log`.
         """
         settings, progress = self.config.checkpoint, self.progress
         due = settings.every and step % settings.every == 0
         last = step == self.config.train.steps or progress.stopped_because is not None
         best = settings.keep_best and progress.best_step == step
-        self.clock = Clock(
-            self.backend.compile_log, self.enter
-        )  # of the next step, which carries the time of this checkpoint
         if due or last or best:
-            with self.clock.phase("save"):
+            with clock.phase("save"):
                 gather()
                 self.write_checkpoint(step, write)
 
     def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """``write`` fills ``policy/`` and ``optimizer/`` of the folder it is given; old checkpoints go."""
+        """Write ``step_N/`` and delete old checkpoints; ``write`` fills ``policy/`` and ``optimizer/`` of the folder."""
         settings, progress = self.config.checkpoint, self.progress
         progress.seconds = self.seconds()
         if self.main:
 
-            def whole(folder: Path) -> None:
+            def fill(folder: Path) -> None:
                 write(folder)
                 copy_files(find_folder(self.config.model.path), folder / "policy", TOKENIZER_FILES)
 
-            checkpoint.save(self.folder.checkpoints, step, state(progress), whole)
+            checkpoint.save(self.folder.checkpoints, step, state(progress), fill)
             protected = [progress.best_step] if settings.keep_best and progress.best_step is not None else []
             checkpoint.prune(self.folder.checkpoints, keep_last=settings.keep_last, protected=protected)
         self.comm.barrier()
+
+    def failure(self, step: int, batch: Batch, error: RunFailed) -> RunFailed:
+        """Save the batch that a step failed on; returns the error that names the step and the file."""
+        evidence = self.folder.save_evidence(step, batch, str(error)) if self.main else ""
+        return RunFailed(f"step {step}: {error}. The batch is in {evidence}")
 
     def seconds(self) -> float:
         """Wall seconds of the run, those before a resume included."""
         return self.resumed_seconds + time.perf_counter() - self.started
 
-    def finish(self, figures: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
-        """Summary and report; returns the summary's part for the last line of the output."""
+    def close(self) -> None:
+        """Close the tracker."""
+        self.tracker.close()
+
+    def finish(self, headline: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+        """Write summary and report; returns the part of the summary that the command prints last."""
         progress = self.progress
         report = str(self.folder.path / "report.html")
-        summary = {**figures, "seconds": round(self.seconds(), 1), "report": report}
+        summary = {**headline, "seconds": round(self.seconds(), 1), "report": report}
         if self.main:
             stopped = progress.stopped_because or "all steps done"
             common = {"steps": progress.step, "best_step": progress.best_step, "stopped_because": stopped}
@@ -141,8 +170,8 @@ class RunSession:
         return summary
 
 
-def tokenizer_of(config: AnyConfig) -> Tokenizer:
-    """The model's tokenizer with the chat template the data section asks for."""
+def load_run_tokenizer(config: AnyConfig) -> Tokenizer:
+    """Load the model's tokenizer with the chat template that the data section asks for."""
     return load_tokenizer(
         config.model.path,
         chat_template=config.data.chat_template,

@@ -1,13 +1,18 @@
-"""What the optimizer steps of one rollout batch looked like, as metrics, and whether they may be believed."""
+"""Metrics of one step: of its rollouts, of its optimizer steps, and whether these may be trusted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..backend import UpdateResult
 from ..batches.sums import combine
 from ..errors import RunFailed
+from ..types import FloatArray, IntArray
+from .rollouts import DrawnRollouts
 
 # How far training log-probs may be from the engine's before the run stops. float32: largest |ratio - 1| of a
 # token; bfloat16: mean |log ratio|, because single tokens scatter by rounding.
@@ -15,11 +20,41 @@ MAX_RATIO_DEV_FLOAT32 = 0.01
 MEAN_LOG_RATIO_BFLOAT16 = 0.2
 
 
+def rollout_metrics(drawn: DrawnRollouts) -> dict[str, float]:
+    """Rewards, lengths and dead groups of the global batch."""
+    table = drawn.table
+    total = table.rewards.total()
+    metrics = {
+        "reward/mean": mean(total),
+        "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
+        "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
+        "dead_group_frac": drawn.dead_prompts / drawn.prompts,
+        "generation_rounds": float(drawn.rounds),
+        "length/mean": mean(table.lengths),
+        "length/max": float(table.lengths.max(initial=0)),
+        "truncated_frac": mean(table.truncated),
+        "tokens/generated": float(drawn.tokens),
+        "prompts": float(len(np.unique(table.prompt))),
+    }
+    for index, name in enumerate(table.rewards.names):
+        metrics[f"reward/{name}/mean"] = mean(table.rewards.values[:, index])
+    for name, count in table.rewards.failures.items():
+        metrics[f"reward/failures/{name}"] = float(count)
+    return metrics
+
+
+def mean(values: FloatArray | IntArray | NDArray[np.bool_]) -> float:
+    """Mean of the finite values, 0 if there are none."""
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if finite.size else 0.0
+
+
 def check_on_policy(result: UpdateResult, dtype: str) -> None:
-    """The first update of a batch uses the weights that sampled it: its ratio to the rollouts must be 1.
+    """Check that the first update's ratio to the rollouts is 1: it uses the weights that sampled them.
 
     Raises:
-        RunFailed: it is not, within what the rounding of ``dtype`` explains.
+        RunFailed: the ratio is farther from 1 than the rounding of ``dtype`` explains.
     """
     tokens = max(1.0, result.sums.get("tokens", 0.0))
     if dtype == "float32":
@@ -37,22 +72,22 @@ def check_on_policy(result: UpdateResult, dtype: str) -> None:
 
 
 def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
-    """Figures of the policy's optimizer steps; the ratio to the rollouts is that of the first one."""
+    """Metrics of the policy's optimizer steps; the ratio to the rollouts is that of the first one."""
     metrics = {"updates": float(len(results)), "tokens/trained": 0.0}
     if not results:
         return metrics
     tokens = max(1.0, sum(result.sums.get("tokens", 0.0) for result in results))
 
-    def mean(name: str) -> float:
+    def per_token(name: str) -> float:
         return sum(result.sums.get(name, 0.0) for result in results) / tokens
 
     metrics["tokens/trained"] = tokens
     metrics["loss"] = sum(result.loss for result in results) / len(results)
     metrics["grad_norm"] = sum(result.grad_norm for result in results) / len(results)
-    metrics["entropy"] = mean("entropy")
-    metrics["kl/mean"] = mean("kl")
-    metrics["clip_frac/low"], metrics["clip_frac/high"] = mean("clip_low"), mean("clip_high")
-    metrics["ratio/mean"] = mean("ratio")
+    metrics["entropy"] = per_token("entropy")
+    metrics["kl/mean"] = per_token("kl")
+    metrics["clip_frac/low"], metrics["clip_frac/high"] = per_token("clip_low"), per_token("clip_high")
+    metrics["ratio/mean"] = per_token("ratio")
     metrics["ratio/max_update_dev"] = max(result.sums.get("max/ratio_dev", 0.0) for result in results)
     mixed = [sums for result in results for sums in result.also if "nll" in sums]
     if mixed:

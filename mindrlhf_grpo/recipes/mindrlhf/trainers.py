@@ -48,7 +48,8 @@ class SteppedRun:
         self.online = OnlineTrainer(config, load_backend(config))
         self.online.begin()
         for note in notes:
-            self.online.session.tracker.note(note)
+            self.online.session.note(note)
+        self.clock = self.online.session.start_clock()
         self.prompt_dataset = PromptCounts(len(self.online.stream), config.train.prompts_per_step)
         self.experience: Experience | None = None
 
@@ -73,7 +74,7 @@ class SteppedRun:
             raise RunFailed(
                 f"all {self.steps_done} steps of {self.config.run_dir} are done; a longer run has more epochs"
             )
-        self.experience = self.online.collect()
+        self.experience = self.online.collect(self.clock)
 
     def train(self, network: Network, dataset: Dataset, epoch: int = 0) -> None:
         """Learn from the completions collected last; the last step ends the run.
@@ -84,7 +85,7 @@ class SteppedRun:
         if network.run is not self or dataset.experience is not self.experience or self.experience is None:
             raise ConfigError("train takes this trainer's network and the dataset of its last completions, once")
         experience, self.experience = self.experience, None
-        self.online.learn(self.steps_done + 1, experience)
+        self.online.learn(self.steps_done + 1, experience, self.clock)
         if self.steps_done == self.config.train.steps:
             self.online.close()
             self.online.finish()

@@ -17,7 +17,7 @@ from ...config.yaml_source import parse
 from ...data.stream import PromptStream
 from ...errors import ConfigError
 from ...rewards.models.reward_model import CHOICES
-from ...trainers.session import tokenizer_of
+from ...trainers.session import load_run_tokenizer
 
 PACKAGE = __name__.rpartition(".")[0]
 ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"
@@ -204,7 +204,7 @@ def count_steps(names: Translation, config: RunConfig) -> int:
     """
     if names.get("trainer.total_training_steps"):
         return int(names.number("trainer.total_training_steps"))
-    stream = PromptStream(config.data, tokenizer_of(config), seed=config.seed)
+    stream = PromptStream(config.data, load_run_tokenizer(config), seed=config.seed)
     usable = len(stream.all()) if config.data.overlong == "drop" else len(stream)
     batch = config.train.prompts_per_step
     if usable < batch:

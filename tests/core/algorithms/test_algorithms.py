@@ -15,7 +15,6 @@ from mindrlhf_grpo.algorithms.presets import OURS, PRESETS, Preset
 from mindrlhf_grpo.config.run import AlgorithmConfig
 from mindrlhf_grpo.errors import ConfigError, UserError
 from mindrlhf_grpo.losses import POLICY_LOSSES, PolicyLoss
-from mindrlhf_grpo.types import Batch
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "algorithms.md"
 
@@ -188,19 +187,9 @@ def test_kl_in_the_reward_does_not_score_an_unscored_sample() -> None:
 
 def test_kl_of_tokens_stops_at_the_end_of_a_completion() -> None:
     logps, reference = np.array([[-1.0, -1.0, np.nan], [-1.0, -500.0, -1.0]]), np.full((2, 3), -1.5)
-    batch = empty_batch(np.array([2, 3]), old_logps=logps, ref_logps=reference)
-    got = plan(preset="openrlhf").kl_tokens(batch)
+    got = plan(preset="openrlhf").kl_tokens(logps, reference, np.array([2, 3]))
     np.testing.assert_allclose(got, [[0.5, 0.5, 0], [0.5, -10.0, 0.5]], rtol=0, atol=1e-15)
     np.testing.assert_allclose(got.sum(axis=1), [1.0, 0.5 - 10.0 + 0.5], atol=1e-15)  # k1, clamped to 10
-
-
-def empty_batch(lengths: Any, **arrays: Any) -> Batch:
-    """Rows with log-probs and nothing else of interest."""
-    zeros = np.zeros((len(lengths), int(lengths.max())), np.float32)
-    return Batch(
-        prompts=(np.zeros(1, np.int64),), prompt_of=np.zeros(len(lengths), np.int64), ids=zeros.astype(np.int64),
-        lengths=lengths, mask=zeros, weights=zeros, advantages=zeros, **arrays,
-    )  # fmt: skip
 
 
 def test_an_algorithm_brings_its_loss_and_a_preset_the_peers_numbers_for_it() -> None:

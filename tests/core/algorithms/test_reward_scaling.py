@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mindrlhf_grpo.algorithms.plan import resolve
-from mindrlhf_grpo.algorithms.reward_scaling import RewardScaling
+from mindrlhf_grpo.algorithms.reward_scaling import RewardScaling, scale_advantages
 from mindrlhf_grpo.config.algorithm import AlgorithmConfig, ScalingConfig
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.types import Batch
 
 
-class Alone:
-    rank, world_size = 0, 1
-
-    def gather_objects(self, item: Any) -> list[Any]:
-        return [item]
+def alone(item: Any) -> list[Any]:
+    """The gather of a single rank."""
+    return [item]
 
 
 def scaling(**settings: Any) -> RewardScaling:
@@ -56,20 +52,16 @@ def test_a_resumed_run_has_the_same_moments():
 
 def test_advantages_of_trained_tokens_have_mean_0_and_variance_1_and_a_bound():
     mask = np.array([[1, 1, 0], [1, 0, 0]], np.float32)
-    zeros = np.zeros((2, 3), np.float32)
-    batch = Batch(
-        prompts=(np.array([1]),), prompt_of=np.zeros(2, np.int32), ids=zeros.astype(np.int64),
-        lengths=np.array([2, 1]), mask=mask, weights=zeros, advantages=np.array([[1, 2, 0], [6, 0, 0]], np.float32),
-    )  # fmt: skip
-    found, figures = scaling(whiten=True).advantages(batch, Alone())  # type: ignore[arg-type]
+    advantages = np.array([[1, 2, 0], [6, 0, 0]], np.float32)
+    scaled, metrics = scale_advantages(ScalingConfig(whiten=True), advantages, mask, alone)
     deviation = np.sqrt(14 / 3)
-    np.testing.assert_allclose(found, [[-2 / deviation, -1 / deviation, 0], [3 / deviation, 0, 0]], rtol=1e-6)
-    assert figures == {}
-    found, figures = scaling(advantage_clip=1.5).advantages(batch, Alone())  # type: ignore[arg-type]
-    assert found.tolist() == [[1.0, 1.5, 0.0], [1.5, 0.0, 0.0]]
-    assert figures == {"advantage/clipped_frac": pytest.approx(2 / 3)}
-    nothing = replace(batch, mask=zeros)
-    assert scaling(whiten=True, advantage_clip=1.0).advantages(nothing, Alone())[1] == {"advantage/clipped_frac": 0.0}  # type: ignore[arg-type]
+    np.testing.assert_allclose(scaled, [[-2 / deviation, -1 / deviation, 0], [3 / deviation, 0, 0]], rtol=1e-6)
+    assert metrics == {}
+    scaled, metrics = scale_advantages(ScalingConfig(advantage_clip=1.5), advantages, mask, alone)
+    assert scaled.tolist() == [[1.0, 1.5, 0.0], [1.5, 0.0, 0.0]]
+    assert metrics == {"advantage/clipped_frac": pytest.approx(2 / 3)}
+    both = ScalingConfig(whiten=True, advantage_clip=1.0)
+    assert scale_advantages(both, advantages, 0 * mask, alone)[1] == {"advantage/clipped_frac": 0.0}
 
 
 def test_components_that_are_learned_from_one_by_one_are_not_summed():

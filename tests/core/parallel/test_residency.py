@@ -43,7 +43,7 @@ def residency(swapped: tuple[str, ...] = tuple(SIZES)) -> Residency:
 def test_only_what_a_phase_names_is_on_the_device_and_the_peak_is_below_the_sum() -> None:
     found = residency()
     for phase in ("generate", "reward", "logps", "update", "generate"):
-        found.enter(phase)
+        found.place(phase)
         assert set(found.trace[-1].resident) == set(NEEDS[phase])
     assert [moment.bytes // MB for moment in found.trace] == [19, 7, 7, 0, 0, 8, 8, 12, 12, 7]
     steady = [moment for moment in found.trace if moment.phase != "start"]
@@ -67,27 +67,27 @@ def test_loading_or_offloading_twice_and_a_wrong_set_stop_the_run() -> None:
 
 def test_roles_that_are_not_swapped_stay() -> None:
     found = residency(swapped=("optimizer",))
-    found.enter("generate")
+    found.place("generate")
     assert set(found.trace[-1].resident) == {"policy", "cache", "reference"}
-    found.enter("update")
+    found.place("update")
     assert set(found.trace[-1].resident) == set(SIZES)
 
 
 def test_phases_without_needs_move_nothing_and_a_run_without_roles_says_nothing() -> None:
     found = residency()
-    found.enter("save")
+    found.place("save")
     assert found.trace == []
     nothing = Residency({}, NEEDS, SIZES)
-    nothing.enter("generate")
-    assert (nothing.figures(), nothing.summary()) == ({}, {})
+    nothing.place("generate")
+    assert (nothing.metrics(), nothing.summary()) == ({}, {})
 
 
-def test_figures_are_the_peak_since_they_were_asked_for() -> None:
+def test_metrics_are_the_peak_since_the_last_call() -> None:
     found = residency()
-    found.enter("update")
-    assert found.figures() == {"memory/resident_peak_mb": 19.0}
-    found.enter("logps")
-    assert found.figures() == {"memory/resident_peak_mb": 12.0}
+    found.place("update")
+    assert found.metrics() == {"memory/resident_peak_mb": 19.0}
+    found.place("logps")
+    assert found.metrics() == {"memory/resident_peak_mb": 12.0}
     assert found.summary()["residency"]["phases"]["logps"] == ["policy", "reference"]  # type: ignore[index]
 
 
@@ -97,6 +97,6 @@ def test_the_cache_is_put_to_sleep_and_woken_in_order() -> None:
     cache = KeyValueCache(lambda: calls.append("sleep"), lambda: calls.append("wake_up"), lambda: 5)
     found = Residency({"cache": cache}, NEEDS, ("cache",))
     for phase in ("generate", "update", "logps", "generate"):
-        found.enter(phase)
+        found.place(phase)
     assert calls == ["sleep", "wake_up"]
     assert found.peak_bytes == 5

@@ -29,11 +29,11 @@ def results(policy: Any, residency: Residency) -> list[Any]:
     found: list[Any] = []
     for seed in range(2):
         batch = tiny_policy.make_batch([(5, [3, 7]), (2, [4, 6])], seed=seed)
-        residency.enter("logps")
+        residency.place("logps")
         found += [policy.logps(batch, reference=reference).logps.tolist() for reference in (False, True)]
-        residency.enter("update")
+        residency.place("update")
         found.append(policy.update(batch, tiny_policy.weighted_loss, learning_rate=1e-2))
-        residency.enter("sync")
+        residency.place("sync")
         found.append(policy.fingerprint())
     return found
 

@@ -1,6 +1,6 @@
-"""What every rank knows of a completion: a few numbers each, gathered over ranks.
+"""The completion table: a few numbers about every completion of a step, gathered over ranks for credit assignment.
 
-Legend: N completions, F reward components, K segments.
+Legend: N completions, F reward components, K items.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class CompletionTable:
     """The completions of one rank or of all.
 
     Attributes:
-        prompt: number of the prompt in this step, over all ranks ``[N]``.
+        prompt: number of each completion's prompt in this step, over all ranks ``[N]``.
+        truncated: whether the token budget ended the completion ``[N]``.
         baselines: total reward of the prompt's greedy completion ``[N]``; None where no algorithm asks for it.
     """
 
@@ -35,7 +36,7 @@ class CompletionTable:
     def of(
         groups: Sequence[RolloutGroup], rewards: RewardTable, numbers: Sequence[int], *, greedy: RewardTable | None
     ) -> CompletionTable:
-        """The table of groups whose prompts have these numbers; ``greedy`` has one row for each prompt."""
+        """The table of groups whose prompts have these numbers; ``greedy`` has one row per prompt."""
         sizes = [len(group.rollouts) for group in groups]
         finish = [rollout.finish for group in groups for rollout in group.rollouts]
         return CompletionTable(
@@ -46,8 +47,8 @@ class CompletionTable:
             baselines=None if greedy is None else np.repeat(np.nan_to_num(greedy.total().mean(axis=1)), sizes),
         )
 
-    def kept(self, place: IntArray) -> CompletionTable:
-        """The rows of prompts with a place in this step (-1: none), numbered by it; failures stay counted."""
+    def accepted(self, place: IntArray) -> CompletionTable:
+        """The rows of prompts that have a place in the step (-1: none), numbered by it; failures stay counted."""
         rows = np.flatnonzero(place[self.prompt] >= 0)
         return CompletionTable(
             rewards=replace(self.rewards.take(rows), failures=self.rewards.failures),

@@ -1,0 +1,149 @@
+"""Drawing the rollouts of a step: every rank generates and scores its share of the prompts, round by round.
+
+With ``algorithm.dead_groups: resample`` a prompt whose group is dead gives its place in the step to the next prompt of
+the stream, until all places are taken or the budget of rounds is spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..algorithms.completion_table import CompletionTable
+from ..algorithms.plan import Plan
+from ..backend import Comm, RolloutEngine
+from ..config.algorithm import DeadGroupTestConfig
+from ..config.run import RunConfig
+from ..data.stream import PromptStream, shard
+from ..parallel.residency import Residency
+from ..rewards import Rewards, RewardTable
+from ..run.clock import Clock
+from ..types import Prompt, RolloutGroup, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnRollouts:
+    """The rollouts that a step keeps, and counts of all that were drawn for them.
+
+    Attributes:
+        groups, rewards: of this rank.
+        table: the completions of all ranks, rank by rank; ``rows`` of it are this rank's.
+        dead: whether the group of a prompt has nothing to learn, by the prompt's place in the step.
+        prompts, dead_prompts, tokens: drawn over all ranks, replaced prompts included.
+        rounds: of generation.
+    """
+
+    groups: list[RolloutGroup]
+    rewards: RewardTable
+    table: CompletionTable
+    rows: slice
+    dead: NDArray[np.bool_]
+    prompts: int
+    dead_prompts: int
+    tokens: int
+    rounds: int
+
+
+class RolloutSource:
+    """Turns the next prompts of the stream into scored rollouts.
+
+    Attributes:
+        sampling: how training completions are drawn.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        comm: Comm,
+        stream: PromptStream,
+        engine: RolloutEngine,
+        rewards: Rewards,
+        memory: Residency,
+    ) -> None:
+        self.config, self.plan, self.comm, self.memory = config, plan, comm, memory
+        self.stream, self.engine, self.rewards = stream, engine, rewards
+        self.sampling = training_sampling(config)
+
+    def draw(self, clock: Clock) -> DrawnRollouts:
+        """Draw until every place in the step is taken or the budget of rounds is spent."""
+        algorithm, places = self.config.algorithm, self.config.train.prompts_per_step
+        resample = algorithm.dead_groups == "resample"
+        rank, ranks = self.comm.rank, self.comm.world_size
+        accepted = prompts_drawn = dead_drawn = tokens = 0
+        groups: list[RolloutGroup] = []
+        rounds: list[list[CompletionTable]] = []
+        dead_accepted: list[NDArray[np.bool_]] = []
+        for _ in range(algorithm.resample_budget if resample else 1):
+            new_groups, local_table = self._round(self.stream.take(places - accepted), clock)
+            tables: list[CompletionTable] = self.comm.gather_objects(local_table)
+            table = CompletionTable.concat(tables)
+            dead = dead_prompts(self.plan, table, algorithm.dead_group_test)
+
+            keep = ~dead if resample else np.ones(len(dead), bool)
+            place = np.where(keep, accepted + np.cumsum(keep) - 1, -1)
+            local_places = shard(place.tolist(), rank, ranks)
+            groups += [group for group, at in zip(new_groups, local_places, strict=True) if at >= 0]
+            rounds.append([part.accepted(place) for part in tables])
+            dead_accepted.append(dead[keep])
+
+            accepted += int(keep.sum())
+            prompts_drawn, dead_drawn = prompts_drawn + len(dead), dead_drawn + int(dead.sum())
+            tokens += int(table.lengths.sum())
+            if accepted == places:
+                break
+        by_rank = [CompletionTable.concat(parts) for parts in zip(*rounds, strict=True)]
+        first = sum(len(part.lengths) for part in by_rank[:rank])
+        return DrawnRollouts(
+            groups=groups,
+            rewards=by_rank[rank].rewards,
+            table=CompletionTable.concat(by_rank),
+            rows=slice(first, first + len(by_rank[rank].lengths)),
+            dead=np.concatenate(dead_accepted),
+            prompts=prompts_drawn,
+            dead_prompts=dead_drawn,
+            tokens=tokens,
+            rounds=len(rounds),
+        )
+
+    def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], CompletionTable]:
+        """Generate and score this rank's share of the prompts."""
+        numbers = shard(range(len(prompts)), self.comm.rank, self.comm.world_size)
+        share = [prompts[number] for number in numbers]
+        greedy: list[RolloutGroup] | None = None
+        with clock.phase("generate"):
+            self.memory.place("generate")
+            groups = self.engine.generate(share, self.sampling, group_size=self.config.rollout.group_size)
+            if "greedy" in self.plan.needs:
+                greedy = self.engine.generate(share, replace(self.sampling, temperature=0.0), group_size=1)
+        with clock.phase("reward"):
+            self.memory.place("reward")
+            rewards = self.rewards.score(groups)
+            baseline = None if greedy is None else self.rewards.score(greedy)
+        return groups, CompletionTable.of(groups, rewards, numbers, greedy=baseline)
+
+
+def dead_prompts(plan: Plan, table: CompletionTable, test: DeadGroupTestConfig | None) -> NDArray[np.bool_]:
+    """Whether the rewards of a prompt's completions leave nothing to learn, by the prompt's number."""
+    rewards = table.rewards.without(test.without) if test is not None and test.without else table.rewards
+    tolerance = 0.0 if test is None else test.tolerance
+    return plan.dead_groups(rewards.values, rewards.weights, table.prompt, tolerance=tolerance)
+
+
+def training_sampling(config: RunConfig) -> Sampling:
+    """The sampling settings of training completions."""
+    rollout = config.rollout
+    return Sampling(
+        max_tokens=rollout.max_tokens,
+        min_tokens=rollout.min_tokens,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        min_p=rollout.min_p,
+        repetition_penalty=rollout.repetition_penalty,
+        stop=tuple(rollout.stop),
+        seed=config.seed,
+    )
