@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import RunFailed
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: consecutive multiples differ in all bits
 DTYPE_NOTATION = "torch.{}"  # how saved digests have always written a dtype; another notation would change them all
 
@@ -47,6 +49,24 @@ def digest(checksums: Iterable[TensorChecksum]) -> str:
 def fingerprint(named_arrays: Iterable[tuple[str, NDArray[Any]]]) -> str:
     """Hex digest of NumPy arrays by name."""
     return digest(checksum(name, array) for name, array in named_arrays)
+
+
+def check_synced(name: str, *, engine: str, policy: str) -> None:
+    """Check that the digests of one weight agree after a weight sync.
+
+    Raises:
+        RunFailed: they differ.
+    """
+    if engine != policy:
+        raise RunFailed(
+            f"weight {name} differs between engine and policy after the sync "
+            f"(fingerprints {engine[:12]} and {policy[:12]})"
+        )
+
+
+def unknown_weight(name: str) -> RunFailed:
+    """The error for a weight of the policy that the engine does not have."""
+    return RunFailed(f"weight {name} of the policy is unknown to the engine")
 
 
 def checksum(name: str, array: NDArray[Any]) -> TensorChecksum:

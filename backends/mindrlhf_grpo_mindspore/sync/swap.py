@@ -1,9 +1,8 @@
-"""Parameters that leave the device and come back to the same place.
+"""Swap: parameters leave the device for host memory and return to the same place.
 
-Compiled functions read a parameter where it lay when they were compiled, so nothing is replaced. On Ascend a
-parameter's own ``_offload`` and ``_load`` free and fill its memory (written for it, not run here). The CPU target has
-no memory of another kind: the numbers are set aside and the place reads as NaN until they are back, so that a wrong
-use shows.
+Compiled functions read a parameter at the address they were compiled with, so nothing is replaced. On Ascend a
+parameter's own ``_offload`` and ``_load`` free and fill its memory (not run yet). The CPU target has no separate device
+memory: the values are copied and the parameter reads as NaN until they are back, so that a wrong use shows.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from ..models.hf import numbers
 
 
 class DeviceMemory:
-    """Implements ``residency.Role`` over the parameters that there are when it moves.
+    """Implements ``residency.Role`` over the current parameters at each move.
 
     Attributes:
-        away: what is not on the device, with its numbers where they were set aside.
+        away: the parameters that are not on the device, with their values where these were copied.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[Parameter]], device: Device) -> None:
@@ -33,7 +32,7 @@ class DeviceMemory:
         return sum(parameter.nbytes for parameter in self.parameters())
 
     def offload(self) -> None:
-        """Set the numbers aside."""
+        """Copy the values to host memory, then free the parameters or fill them with NaN."""
         for parameter in self.parameters():
             if self.device.kind == "cpu":
                 self.away.append((parameter, Tensor(numbers(parameter).copy())))
@@ -43,7 +42,7 @@ class DeviceMemory:
                 self.away.append((parameter, None))
 
     def load(self) -> None:
-        """Bring the numbers back."""
+        """Copy the values back."""
         for parameter, values in self.away:
             if values is None:
                 parameter._load()

@@ -1,15 +1,17 @@
-"""The way of new weights from the policy to the engine in the same process.
+"""Weight sync: new weights go from the policy to the engine in the same process.
 
-Weights the engine reads from the policy's own memory need nothing; another engine's are overwritten where they lie.
-Every copy is then digested on both sides; what differs stops the run before a token is sampled from it. So does a
-weight that was put elsewhere: compiled functions go on reading the memory they were compiled with.
+Weights that the engine reads from the policy's own memory need nothing; the others are overwritten in place. Every copy
+is then compared by fingerprint; a difference stops the run before a token is sampled. So does a weight that was moved:
+compiled functions go on reading the memory they were compiled with.
 """
 
 from __future__ import annotations
 
+from mindspore import Parameter
+
 from mindrlhf_grpo.backend import Policy, RolloutEngine
 from mindrlhf_grpo.errors import BackendError, RunFailed
-from mindrlhf_grpo.model_files.fingerprint import fingerprint
+from mindrlhf_grpo.model_files.fingerprint import check_synced, fingerprint, unknown_weight
 
 from ..generation.decoder_steps import Model
 from ..generation.engine import MindSporeEngine, model_of
@@ -34,39 +36,44 @@ class MindSporeWeightSync:
         self.model, self.engine = model, engine
 
     def push(self, version: int) -> None:
-        """Bring the engine to the policy's weights and call them ``version``.
+        """Copy the policy's weights into the engine and record them as ``version``.
 
         Raises:
             RunFailed: a weight of the engine differs from the policy's after the push; the first one is named.
         """
         if self.engine.model.lora_scale != self.model.lora_scale:
             raise RunFailed("the engine computes with another scale of adapters than the policy")
-        own = self.engine.model.weights
+        targets = self.engine.model.weights
         for name, weight in self.model.weights.items():
-            if name in own and own[name] is not weight:
-                overwrite(own[name], weight)
+            if name in targets and targets[name] is not weight:
+                overwrite(targets[name], weight)
         self.verify()
         self.engine.weight_version = version
 
     def verify(self) -> None:
-        """Compare what the engine computes with against the policy; the same parameters are equal.
+        """Compare the engine's weights with the policy's; the same parameters are equal.
 
         Raises:
-            RunFailed: naming the first weight that differs, is unknown to the engine, or was put elsewhere.
+            RunFailed: naming the first weight that differs, is unknown to the engine, or was moved.
         """
-        own = self.engine.model.weights
+        targets = self.engine.model.weights
         for name, weight in self.model.weights.items():
-            target = own.get(name)
+            target = targets.get(name)
             if target is None:
-                raise RunFailed(f"weight {name} of the policy is unknown to the engine")
+                raise unknown_weight(name)
             if target.data_ptr() != self.engine.addresses.get(name, target.data_ptr()):
                 raise RunFailed(
                     f"weight {name} was put elsewhere after the engine was compiled: it must be overwritten in place"
                 )
             if target is not weight:
-                ours, theirs = (fingerprint([(name, one.asnumpy())]) for one in (target, weight))
-                if ours != theirs:
-                    raise RunFailed(
-                        f"weight {name} differs between engine and policy after the sync "
-                        f"(fingerprints {ours[:12]} and {theirs[:12]})"
-                    )
+                check_equal(name, target, weight)
+
+
+def check_equal(name: str, target: Parameter, weight: Parameter) -> None:
+    """Check that the engine's parameter equals the policy's in every bit.
+
+    Raises:
+        RunFailed: they differ.
+    """
+    digests = [fingerprint([(name, parameter.asnumpy())]) for parameter in (target, weight)]
+    check_synced(name, engine=digests[0], policy=digests[1])

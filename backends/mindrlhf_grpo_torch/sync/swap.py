@@ -1,8 +1,8 @@
-"""Tensors that leave the device and come back into the same storage.
+"""Swap: tensors leave the device for host memory and return into the same storage.
 
 Storages move, not tensors: an engine that computes with views of the policy's weights finds them again. On an
-accelerator the storage is freed and its bytes lie in pinned host memory. On a processor there is nothing to gain by
-moving: the bytes are set aside and the storage reads as NaN until they are back, so that a wrong use shows.
+accelerator the storage is freed and its bytes are in pinned host memory. On a processor moving gains nothing: the bytes
+are copied and the storage reads as NaN until they are back, so that a wrong use shows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..models.hf import local
 
 
 class DeviceMemory:
-    """Implements ``residency.Role`` over the tensors that there are when it moves; those of other devices stay.
+    """Implements ``residency.Role`` over the current tensors at each move; those on other devices stay.
 
     Attributes:
-        hosts: pinned memory by storage, kept between moves because pinning is slow.
-        away: what is not on the device.
+        hosts: pinned memory by storage, reused because pinning is slow.
+        away: the storages that are not on the device, with their bytes.
     """
 
     def __init__(self, tensors: Callable[[], Iterable[Tensor]], device: torch.device) -> None:
@@ -30,15 +30,17 @@ class DeviceMemory:
 
     def storages(self) -> list[UntypedStorage]:
         """Every storage once."""
-        found = [local(tensor).untyped_storage() for tensor in self.tensors()]
-        return list({storage._cdata: storage for storage in found if storage.device.type == self.device.type}.values())
+        storages = [local(tensor).untyped_storage() for tensor in self.tensors()]
+        return list(
+            {storage._cdata: storage for storage in storages if storage.device.type == self.device.type}.values()
+        )
 
     def device_bytes(self) -> int:
         return sum(storage.nbytes() for storage in self.storages())
 
     @torch.no_grad()
     def offload(self) -> None:
-        """Copy to host memory, then free."""
+        """Copy the bytes to host memory, then free the storages."""
         for storage in self.storages():
             host = self.hosts.get(storage._cdata)
             if host is None or len(host) != storage.nbytes():
@@ -55,7 +57,7 @@ class DeviceMemory:
 
     @torch.no_grad()
     def load(self) -> None:
-        """Take memory again and copy back."""
+        """Allocate the storages again and copy the bytes back."""
         for storage, host in self.away:
             if storage.device.type != "cpu":
                 storage.resize_(len(host))

@@ -1,7 +1,7 @@
-"""The way of new weights from the policy to the engine in the same process.
+"""Weight sync: new weights go from the policy to the engine in the same process.
 
-Weights the engine reads from the policy's own memory need nothing; the others (merged adapters) are copied in
-memory. Every copy is then digested on both sides; what differs stops the run before a token is sampled from it.
+Weights that the engine reads from the policy's own memory need nothing; the others (merged adapters) are copied in
+memory. Every copy is then compared by fingerprint; a difference stops the run before a token is sampled.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mindrlhf_grpo.backend import Policy, RolloutEngine
 from mindrlhf_grpo.errors import BackendError, RunFailed
+from mindrlhf_grpo.model_files.fingerprint import check_synced, unknown_weight
 
 from ..generation.engine import TorchEngine, trained_model
 from ..models.hf import hf_tensors
@@ -40,15 +41,15 @@ class TorchWeightSync:
 
     @torch.no_grad()
     def push(self, version: int) -> None:
-        """Bring the engine to the policy's weights and call them ``version``.
+        """Copy the policy's weights into the engine and record them as ``version``.
 
         Raises:
             RunFailed: a weight of the engine differs from the policy's after the push; the first one is named.
         """
-        own = self.engine.decoder.weights()
-        if own is not None:
+        targets = self.engine.decoder.weights()
+        if targets is not None:
             for name, weight in hf_tensors(self.model):
-                target = own.get(name)
+                target = targets.get(name)
                 if target is not None and not same_memory(target, weight):
                     target.copy_(weight)
         elif self.engine.model is not self.model:
@@ -58,59 +59,59 @@ class TorchWeightSync:
 
     @torch.no_grad()
     def verify(self) -> None:
-        """Compare what the engine computes with against the policy; tensors in the same memory are equal.
+        """Compare the engine's weights with the policy's; tensors in the same memory are equal.
 
         Raises:
             RunFailed: naming the first weight that differs.
         """
-        own = self.engine.decoder.weights()
-        if own is None:
+        targets = self.engine.decoder.weights()
+        if targets is None:
             return
         for name, weight in hf_tensors(self.model):
-            target = own.get(name)
+            target = targets.get(name)
             if target is None:
-                raise RunFailed(f"weight {name} of the policy is unknown to the engine")
+                raise unknown_weight(name)
             if not same_memory(target, weight):
                 check_equal(name, target, weight)
 
 
 class ShardedWeightSync:
-    """The same from shards: each weight is brought together on every rank, copied, compared, and let go."""
+    """The same from shards: each weight is gathered on every rank, copied, compared, and freed."""
 
     def __init__(self, policy: TrainedModel, engine: TorchEngine) -> None:
         self.policy, self.engine = policy, engine
 
     @torch.no_grad()
     def push(self, version: int) -> None:
-        """See ``TorchWeightSync.push``; every rank takes part, also when one of them finds a difference."""
-        own = self.engine.decoder.weights()
-        targets = dict(hf_tensors(self.engine.model)) if own is None else own
+        """See ``TorchWeightSync.push``; every rank takes part, even when one of them finds a difference."""
+        targets = self.engine.decoder.weights()
+        if targets is None:
+            targets = dict(hf_tensors(self.engine.model))
         failure: RunFailed | None = None
         for name, weight in self.policy.whole_tensors():
             try:
                 if name not in targets:
-                    raise RunFailed(f"weight {name} of the policy is unknown to the engine")
+                    raise unknown_weight(name)
                 targets[name].copy_(weight)
                 check_equal(name, targets[name], weight.to(targets[name].device))
-            except RunFailed as found:
-                failure = failure or found
+            except RunFailed as error:
+                failure = failure or error
         if failure is not None:
             raise failure
         self.engine.weight_version = version
 
 
 def check_equal(name: str, target: Tensor, weight: Tensor) -> None:
-    """Raises RunFailed if two tensors differ in a bit."""
-    ours, theirs = fingerprint([(name, target)]), fingerprint([(name, weight)])
-    if ours != theirs:
-        raise RunFailed(
-            f"weight {name} differs between engine and policy after the sync "
-            f"(fingerprints {ours[:12]} and {theirs[:12]})"
-        )
+    """Check that the engine's tensor equals the policy's in every bit.
+
+    Raises:
+        RunFailed: they differ.
+    """
+    check_synced(name, engine=fingerprint([(name, target)]), policy=fingerprint([(name, weight)]))
 
 
 def same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers in the same places of memory."""
+    """True if two tensors are views of the same memory with the same layout."""
     return (
         one.data_ptr() == other.data_ptr()
         and (one.dtype, one.device, one.shape, one.stride()) == (other.dtype, other.device, other.shape, other.stride())
