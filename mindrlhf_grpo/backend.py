@@ -289,7 +289,7 @@ class Inspection(Protocol):
     Adapters appear under peft's names without their prefix (``model.layers.0.mlp.up_proj.lora_A.weight``).
     """
 
-    def weights(self) -> dict[str, FloatArray]:
+    def weights(self) -> Mapping[str, FloatArray]:
         """Every weight in float32, tied ones once; adapters apart from the weights they belong to."""
         ...
 
@@ -301,7 +301,7 @@ class Inspection(Protocol):
         """
         ...
 
-    def gradients(self, batch: Batch, loss: Loss) -> tuple[float, dict[str, FloatArray]]:
+    def gradients(self, batch: Batch, loss: Loss) -> tuple[float, Mapping[str, FloatArray]]:
         """Loss of this rank's rows and its gradient by trainable weight, before clipping; the policy is unchanged."""
         ...
 

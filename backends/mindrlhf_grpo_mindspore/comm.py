@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, communication, ops
+from numpy.typing import NDArray
 
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.parallel.single_process import SingleProcess
@@ -122,19 +123,19 @@ def open_link(rank: int, world_size: int) -> HostLink:
     return join((host, port), key, rank)
 
 
-def announcement(host: str, port: int, key: bytes) -> np.ndarray:
+def announcement(host: str, port: int, key: bytes) -> NDArray[np.int32]:
     """Address and key as int32."""
     text = host.encode()
     return np.array([port, len(text), *text.ljust(HOST_BYTES, b"\0"), *key], np.int32)
 
 
-def announced(numbers: np.ndarray) -> tuple[str, int, bytes]:
+def announced(numbers: NDArray[np.int32]) -> tuple[str, int, bytes]:
     """Inverse of ``announcement``."""
     port, length, *rest = numbers.tolist()
     return bytes(rest[:length]).decode(), port, bytes(rest[HOST_BYTES:])
 
 
-def broadcast(numbers: np.ndarray) -> np.ndarray:
+def broadcast(numbers: NDArray[np.int32]) -> NDArray[np.int32]:
     """Rank 0's numbers (int32), on every rank."""
     (received,) = ops.Broadcast(0)((Tensor(numbers),))
     return np.array(received.asnumpy())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ def accelerator(index: int) -> DeviceEntry:
     """Name, free and total memory of one accelerator."""
     current = torch.accelerator.current_accelerator()
     kind = current.type if current is not None else "none"
-    module = getattr(torch, kind, None)
+    module: Any = getattr(torch, kind, None)  # torch.cuda, torch.npu, ...
     free, total = module.mem_get_info(index) if hasattr(module, "mem_get_info") else (0, 0)
     name = module.get_device_name(index) if hasattr(module, "get_device_name") else kind
     bfloat16 = bool(module.is_bf16_supported()) if hasattr(module, "is_bf16_supported") else True

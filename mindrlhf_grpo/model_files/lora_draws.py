@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 MANTISSA_BITS = 24
 
 
-def draw_adapters(modules: Mapping[str, tuple[int, int]], rank: int, seed: int) -> Iterator[tuple[str, Floats, Floats]]:
+def draw_adapters(modules: Mapping[str, tuple[int, ...]], rank: int, seed: int) -> Iterator[tuple[str, Floats, Floats]]:
     """(module, A ``[rank, in]``, B ``[out, rank]``) for modules of shape ``(out, in)``; B is zero."""
     stream = np.random.RandomState(seed & 0xFFFFFFFF)
     for module, (outputs, inputs) in modules.items():

@@ -7,6 +7,8 @@ slot, S tokens of a batch of prompts, B rows of it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
@@ -75,7 +77,7 @@ class PromptAttention(nn.Cell):
     def __init__(self, architecture: Architecture, rows: int, stored: list[Parameter]) -> None:
         super().__init__(auto_prefix=False)
         self.scale, self.rows, self.stores = architecture.attention_scale, rows, bool(stored)
-        self.stored = ParameterTuple(stored) if stored else None
+        self.stored: Any = ParameterTuple(stored) if stored else None  # not read without any
 
     def construct(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S, H, D]``, ``[S, K, D]``, ``[S, K, Dv]`` -> ``[S, H, Dv]``."""

@@ -137,7 +137,7 @@ class DeviceBucket:
             ops.tile(flat, (len(slots), 1, 1)).reshape(-1, size),
         )
 
-    def copy(self, shorter: DeviceBucket) -> None:
+    def copy(self, shorter: Bucket) -> None:
         """Copy the contents of a shorter bucket."""
         for part in range(len(self.shapes)):
             for slot in range(self.slots):
@@ -174,8 +174,9 @@ class HostBucket:
         """Store ``[K, P, D]`` in the first places of each of the slots."""
         self.parts[part][list(slots), :, : values.shape[1]] = values
 
-    def copy(self, shorter: HostBucket) -> None:
-        """Copy the contents of a shorter bucket."""
+    def copy(self, shorter: Bucket) -> None:
+        """Copy the contents of a shorter bucket, which is of this kind too."""
+        assert isinstance(shorter, HostBucket)
         for part, source in zip(self.parts, shorter.parts, strict=True):
             part[:, :, : source.shape[2]] = source
 

@@ -148,7 +148,8 @@ def invert_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Ids ``[n]`` int32 and totals ``[n]`` float64.
     """
-    rows, levels = weights.shape[0], (weights,)
+    rows = weights.shape[0]
+    levels: tuple[Tensor, ...] = (weights,)
     for _ in range(uniforms.shape[1] - 1):
         level = padded(levels[-1])
         levels = (*levels[:-1], level, folded(level))
@@ -198,7 +199,7 @@ def block_sums(weights: Tensor) -> Tensor:
     """
     rows, vocabulary = weights.shape
     blocks = vocabulary // BLOCK
-    parts = ()
+    parts: tuple[Tensor, ...] = ()
     if blocks:
         full = weights if blocks * BLOCK == vocabulary else weights[:, : blocks * BLOCK]
         ones = native.ones((BLOCK, 1), ms.float32)

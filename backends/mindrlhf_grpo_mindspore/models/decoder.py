@@ -114,7 +114,7 @@ class Decoder(nn.Cell):
         """Hidden states ``[S, E]`` after the embedding and after each layer, before the final norm."""
         cos, sin = self.angles(positions)
         x = native.gather(self.embedding, ids, 0)
-        ends = (x,)
+        ends: tuple[Tensor, ...] = (x,)
         for layer in self.layers:
             x = layer(x, cos, sin, plan)
             ends = (*ends, x)

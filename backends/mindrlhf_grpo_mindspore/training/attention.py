@@ -101,7 +101,8 @@ class SharedAttention(nn.Cell):
     def __init__(self, scale: float, *, recomputed: bool = False) -> None:
         super().__init__(auto_prefix=False)
         self.scale = scale
-        self.regroup, self.flatten = (PlainRegroup(), PlainFlatten()) if recomputed else (Regroup(), Flatten())
+        self.regroup: nn.Cell = PlainRegroup() if recomputed else Regroup()
+        self.flatten: nn.Cell = PlainFlatten() if recomputed else Flatten()
 
     def construct(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S, H, D]``, ``[S, K, D]``, ``[S, K, Dv]`` -> ``[S, H, Dv]``."""

@@ -27,7 +27,8 @@ class LinearHead(nn.Cell):
 
     def construct(self, hidden: Tensor, weight: Tensor, targets: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:
         """``[R, E]``, ``[V, E]``, ``[R]``, 1 / temperature -> log-probs ``[R]`` float32 and entropies ``[R]``."""
-        logps, entropies = (), ()
+        logps: tuple[Tensor, ...] = ()
+        entropies: tuple[Tensor, ...] = ()
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
             every = native.log_softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
@@ -52,7 +53,8 @@ class LinearHead(nn.Cell):
         if hidden.shape[0] > self.chunk:
             hidden = native.depend(hidden, dout[0])  # or the compiler would find that it has them already
         drawn = hidden.astype(ms.float32) * (-dout[0] * sharpness).reshape(-1, 1)
-        expected, to_weight = (), drawn
+        expected: tuple[Tensor, ...] = ()
+        to_weight = drawn
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
             shares = native.softmax(scaled_logits(hidden[first:last], weight, sharpness), -1).astype(weight.dtype)
@@ -83,7 +85,8 @@ class EntropyHead(LinearHead):
             hidden = native.depend(hidden, dout[0])
         chosen, spread = (dout[0] * sharpness).reshape(-1, 1), (dout[1] * sharpness).reshape(-1, 1)
         wide, entropies = hidden.astype(ms.float32), out[1].reshape(-1, 1)
-        expected, to_weight = (), wide
+        expected: tuple[Tensor, ...] = ()
+        to_weight = wide
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
             logits = scaled_logits(hidden[first:last], weight, sharpness)

@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn
 from mindspore import ops as native
+from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import Loss
 from mindrlhf_grpo.losses import xp as numpy_xp
@@ -70,13 +71,15 @@ class TrainStep(nn.Cell):
             tensors["entropies"] = outputs[1]
         loss, metrics = self.loss(xp, outputs[0], tensors)
         mask = floats[0]
-        own = (loss, mask.sum())
+        own: tuple[Tensor, ...] = (loss, mask.sum())
         if self.entropies:
             own = (loss, mask.sum(), (outputs[1] * mask).sum())
         return loss, native.stop_gradient(native.stack((*own, *metrics.values())))
 
 
-def loss_arrays(batch: Batch, rows: int, width: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray | None]:
+def loss_arrays(
+    batch: Batch, rows: int, width: int
+) -> tuple[tuple[str, ...], NDArray[np.float32], NDArray[np.int32] | None]:
     """Names and ``[K, N, T]`` of the float arrays that a loss reads, the mask first, and the segments if there are any.
 
     Padding has mask and weight 0, and lies in no segment.

@@ -34,7 +34,6 @@ from mindrlhf_grpo.types import Batch
 from ..graph import Compiled, empty, overwrite
 from ..models import Decoder, hf, supported_architecture
 from ..models.value_head import FloatHead, head_weights
-from .attention import PlainAttention, SharedAttention
 from .layouts import ModelInput
 from .log_probs import ATTENTION, INPUTS, in_rows
 from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
@@ -56,7 +55,7 @@ class ValueOutputs(nn.Cell):
         recompute: bool,
     ) -> None:
         super().__init__(auto_prefix=False)
-        attend: PlainAttention | SharedAttention = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
+        attend = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
         self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute)
         self.head = FloatHead(weights, head)
 
@@ -123,7 +122,7 @@ class MindSporeValueModel(TrainedModel):
         for rows in self.micro_batches(batch):
             micro = batch.take(rows)
             inputs = self.input(micro)[0]
-            last = inputs.rows.asnumpy()[np.arange(len(micro)), np.asarray(micro.lengths) - 1]
+            last = inputs.rows.asnumpy()[np.arange(len(micro)), np.asarray(micro.lengths, np.int64) - 1]
             found[rows] = self.compute("embeddings", micro, inputs)[last]
         return found
 

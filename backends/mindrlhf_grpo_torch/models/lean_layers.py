@@ -30,7 +30,7 @@ class RmsNorm(torch.autograd.Function):
         return weight * (wide * scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         normed = x.float() * scale
         to_weight = None
@@ -52,7 +52,7 @@ class GatedMlp(torch.autograd.Function):
         return F.linear(F.silu(opened).mul_(risen), down)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, gate, up, down, opened, risen = ctx.saved_tensors
         rows, slope = x.flatten(0, -2), gradient.flatten(0, -2)
         opened, risen = opened.flatten(0, -2), risen.flatten(0, -2)
@@ -77,7 +77,7 @@ def make_lean(model: nn.Module) -> int:
         if kind not in verdicts:
             verdicts[kind] = agrees(module, forward)
         if verdicts[kind]:
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
             replaced += 1
     return replaced
 

@@ -54,7 +54,7 @@ class RemoteCodeClassifier:
             inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
             output = model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
             scores = sequence_scores(numbers_of(output), mask)
-            values[rows, np.asarray(batch.lengths)[rows] - 1] = scores
+            values[rows, np.asarray(batch.lengths, np.int64)[rows] - 1] = scores
         return values
 
     def release(self) -> None:

@@ -164,7 +164,7 @@ class SharedFlashCpu(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, lse = ctx.saved_tensors
         inputs = (query, key, value)
         wholes = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]

@@ -74,7 +74,7 @@ class LinearLogProbs(torch.autograd.Function):
         return logps, entropies
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, spread: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor, spread: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, lse, entropies = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -182,7 +182,7 @@ class ModelHead:
             return BodyOutput((hidden[None],))
 
         places = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
-        self.base.forward = body  # type: ignore[method-assign]
+        self.base.forward = body
         try:
             return self.causal_lm(input_ids=places, use_cache=False).logits[0]
         finally:

@@ -155,7 +155,7 @@ class TorchValueModel(TrainedModel):
         found = np.zeros((len(batch), packed.whole.config.get_text_config().hidden_size), dtype=np.float32)
         for rows in self.micro_batches(batch):
             micro = batch.take(rows)
-            last = np.cumsum(micro.lengths) - 1  # what is read lies row by row
+            last = np.cumsum(micro.lengths, dtype=np.int64) - 1  # what is read lies row by row
             found[rows] = packed.hidden(packed.input(micro))[last].float().cpu().numpy()
         return found
 

@@ -40,7 +40,7 @@ class Stack:
     policy: Policy
 
     def weights(self) -> dict[str, FloatArray]:
-        return self.backend.inspect(self.policy).weights()
+        return dict(self.backend.inspect(self.policy).weights())
 
     def engine(self, workload: Workload) -> RolloutEngine:
         """A new engine on the policy's weights."""
