@@ -1,4 +1,4 @@
-"""The work both sides of the benchmark do: flags, prompts, reward and the figures printed. Standard library only."""
+"""The common part of both sides of the GRPO benchmark: flags, prompts, reward, printed figures. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 20
 
 
 def flags(description: str) -> argparse.ArgumentParser:
-    """Command line that both sides have."""
+    """Return the parser of the flags that both sides take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", required=True, help="Hugging Face model folder")
     parser.add_argument("--batch", type=int, default=16, help="completions per optimizer step")
@@ -34,7 +34,7 @@ def flags(description: str) -> argparse.ArgumentParser:
 
 
 def rows(words: int = 0) -> list[dict[str, str]]:
-    """Questions on sums up to ``2 * LARGEST``, each after ``words`` filler words, with answers."""
+    """Make questions on sums up to ``2 * LARGEST``, each after ``words`` filler words, with answers."""
     draw = random.Random(0)
     filler = "".join(f"note{number % 97} " for number in range(words))
     operands = [(draw.randint(0, LARGEST), draw.randint(0, LARGEST)) for _ in range(PROMPTS)]
@@ -45,7 +45,7 @@ def rows(words: int = 0) -> list[dict[str, str]]:
 
 @dataclass(slots=True)
 class Figures:
-    """Seconds and rewards, one entry a step."""
+    """Seconds and rewards, one entry per step."""
 
     step: list[float] = field(default_factory=list)
     step_cpu: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Figures:
     reward: list[float] = field(default_factory=list)
 
     def print(self, arguments: argparse.Namespace, versions: dict[str, str]) -> None:
-        """One JSON line: medians over all steps but the first."""
+        """Return one JSON line: medians over all steps but the first."""
         generate, length = middle(self.generate), middle(self.length)
         line: dict[str, Any] = {
             **versions,
@@ -78,5 +78,5 @@ class Figures:
 
 
 def middle(values: Sequence[float]) -> float:
-    """Median without the first step, which warms up."""
+    """Return the median without the first step, which warms up."""
     return statistics.median(values[1:] or values)

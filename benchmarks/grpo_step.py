@@ -23,7 +23,7 @@ from mindrlhf_grpo.trainers.online import OnlineTrainer
 
 
 def main() -> None:
-    """Run the steps, print the line."""
+    """Run the steps and print the line."""
     parser = addition.flags(__doc__ or "")
     parser.add_argument("--backend", default="torch", help="torch or mindspore")
     arguments = parser.parse_args()
@@ -50,11 +50,11 @@ class Measured(OnlineTrainer):
         self.figures.step_cpu.append(sum(os.times()[:2]) - processor)
 
     def write(self, folder: Path) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> addition.Figures:
-    """Wall and processor seconds of each step, and the trainer's split of it."""
+    """Measure wall and processor seconds of each step, and the trainer's split of them."""
     config = configuration(arguments, folder / "run")
     trainer = Measured(config, load_backend(config))
     trainer.figures = addition.Figures()
@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> addition.Figures:
 
 
 def configuration(arguments: argparse.Namespace, run_dir: Path) -> RunConfig:
-    """TRL's numbers, no evaluation, no rollouts on disk."""
+    """Return the configuration: TRL's settings, no evaluation, no rollouts on disk."""
     length = arguments.completion_length
     source = {"name": f"{Path(addition.__file__)}:rows", "words": arguments.prompt_words}
     return RunConfig.model_validate(

@@ -1,4 +1,4 @@
-"""Incremental decoding against recomputing whole sequences, both compiled by MindSpore; the last line is one JSON object.
+"""Incremental decoding compared with recomputing full sequences, both compiled by MindSpore; ends with one JSON line.
 
 The same prompts, greedy, and every completion runs to the last token. What has to be compiled is compiled before
 anything is timed; runs take turns (A B A B ...), and medians are compared.
@@ -33,7 +33,7 @@ DECODERS = ("cached", "recompute")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both kinds and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct", help="folder in Hugging Face layout")
     parser.add_argument("--batch", type=int, default=8)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def load_engines(folder: Path, *, slots: int) -> dict[str, MindSporeEngine]:
-    """One engine of each kind on the same weights."""
+    """Build one engine of each kind on the same weights."""
     architecture = hf.load_architecture(folder)
     model = Model(architecture=architecture, weights=hf.load_weights(folder, architecture))
     tokenizer = load_tokenizer(str(folder), chat_template="none", trust_remote_code=False)
@@ -74,7 +74,7 @@ def load_engines(folder: Path, *, slots: int) -> dict[str, MindSporeEngine]:
 
 
 def make_prompts(engine: MindSporeEngine, count: int) -> list[Prompt]:
-    """The texts over and over."""
+    """Return the texts, repeated."""
     texts = [TEXTS[number % len(TEXTS)] for number in range(count)]
     return [
         Prompt(uid=number, ids=np.array(engine.tokenizer.encode(text), np.int32), text=text, row=number)
@@ -83,7 +83,7 @@ def make_prompts(engine: MindSporeEngine, count: int) -> list[Prompt]:
 
 
 def compile_all(engine: MindSporeEngine, name: str, prompts: Sequence[Prompt], new_tokens: int) -> None:
-    """Meet every shape that the timed runs will meet: of whole sequences there are several, one token of each is enough."""
+    """Compile every shape of the timed runs; full sequences have several, and one token of each is enough."""
     if name == "cached":
         complete(engine, prompts, new_tokens)
         return
@@ -94,13 +94,13 @@ def compile_all(engine: MindSporeEngine, name: str, prompts: Sequence[Prompt], n
 
 
 def complete(engine: MindSporeEngine, prompts: Sequence[Prompt], new_tokens: int) -> list[list[int]]:
-    """Greedy completions of exactly so many tokens."""
+    """Return sampling settings of greedy completions of exactly so many tokens."""
     sampling = Sampling(max_tokens=new_tokens, min_tokens=new_tokens, temperature=0.0)
     return [group.rollouts[0].ids.tolist() for group in engine.generate(prompts, sampling, group_size=1)]
 
 
 def summary(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Medians, and how many times faster the first is."""
+    """Return the medians and the factor by which the first side is faster."""
     cached, recompute = (statistics.median(seconds[name]) for name in DECODERS)
     return {"cached_s": round(cached, 2), "recompute_s": round(recompute, 2), "ratio": round(recompute / cached, 2)}
 

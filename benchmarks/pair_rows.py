@@ -1,4 +1,4 @@
-"""The work both sides of the preference benchmark do: flags, pairs, and the figures printed. Standard library only."""
+"""The common part of both sides of the preference benchmark: flags, pairs, printed figures. Standard library only."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PAIRS = 256
 
 
 def flags(description: str) -> argparse.ArgumentParser:
-    """Command line that both sides have."""
+    """Return the parser of the flags that both sides take."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", required=True, help="Hugging Face folder; of a reward model with its head")
+    parser.add_argument("--model", required=True, help="Hugging Face folder; for a reward model one with a head")
     parser.add_argument("--objective", choices=["dpo", "reward_model"], required=True)
     parser.add_argument("--pairs", type=int, default=4, help="pairs per optimizer step")
     parser.add_argument("--prompt-words", type=int, default=100)
-    parser.add_argument("--completion-words", type=int, default=40, help="of the longest completion")
+    parser.add_argument("--completion-words", type=int, default=40, help="words of the longest completion")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps; the first is not counted")
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--threads", type=int, default=2)
@@ -45,7 +45,7 @@ def flags(description: str) -> argparse.ArgumentParser:
 
 
 def rows(prompt_words: int, completion_words: int) -> list[dict[str, str]]:
-    """Pairs of plain text; completions have between half and all of the words asked for."""
+    """Make pairs of plain text; completions have between half and all of the requested words."""
     draw = random.Random(0)
 
     def text(count: int) -> str:
@@ -59,14 +59,14 @@ def rows(prompt_words: int, completion_words: int) -> list[dict[str, str]]:
 
 @dataclass(slots=True)
 class Figures:
-    """Seconds and losses, one entry a step."""
+    """Seconds and losses, one entry per step."""
 
     step: list[float] = field(default_factory=list)
     step_cpu: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
 
     def print(self, arguments: argparse.Namespace, versions: dict[str, str]) -> None:
-        """One JSON line: medians over all steps but the first."""
+        """Return one JSON line: medians over all steps but the first."""
         line = {
             **versions,
             "model": Path(arguments.model).name,

@@ -1,4 +1,4 @@
-"""Ours and TRL's step in turn: GRPO, DPO, reward model (A B A B ...), medians and ratios; the last line is one JSON object.
+"""Our step and TRL's in alternation (A B A B ...): GRPO, DPO, reward model; medians and ratios, at the end one JSON line.
 
 A ratio is ours / TRL's: below 1 is faster or smaller. Processor seconds stand beside wall seconds, because a busy
 machine shows as processor seconds far below threads x wall seconds. Standard library only.
@@ -21,7 +21,7 @@ OF_EVERY_STEP = ("step_s", "step_cpu_s", "peak_rss_mb")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One pair of runs, and the ratios it gives: name in the last line -> field."""
+    """One kind of run and its ratios: name in the last line -> field."""
 
     flags: tuple[str, ...]
     ratios: dict[str, str]
@@ -63,15 +63,15 @@ ORDER = (
 
 
 def main() -> None:
-    """Measure what is asked, then print the ratios."""
+    """Measure the requested kinds, then print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True, help="Python of this project's environment")
     parser.add_argument("--peer", required=True, help="Python of TRL's environment")
     parser.add_argument("--model", default="models/SmolLM2-135M-Instruct", help="the same folder for both, both dtypes")
     parser.add_argument("--runs", type=int, default=5, help="runs of each side")
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps a run")
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps per run")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=list(WORKS), nargs="+", help="measure these alone")
+    parser.add_argument("--only", choices=list(WORKS), nargs="+", help="measure only these")
     parser.add_argument(
         "--emulated-bf16", action="store_true", help="measure bf16 also where the processor lacks it: hours"
     )
@@ -88,14 +88,14 @@ def main() -> None:
 
 
 def computes_bf16(python: str) -> bool:
-    """Whether a device of this machine computes bfloat16 in hardware."""
+    """Tell whether a device of this machine computes bfloat16 in hardware."""
     done = subprocess.run([python, "-m", "mindrlhf_grpo_torch.devices"], check=True, capture_output=True, text=True)
     devices: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["devices"]
     return bool(devices[0]["bfloat16"])
 
 
 def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Run both sides in turn; ratios of the medians."""
+    """Run both sides in alternation and return the ratios of the medians."""
     work = WORKS[name]
     model = with_head(arguments, work) if work.head else arguments.model
     common = [*work.flags, "--model", model, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
@@ -117,7 +117,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def with_head(arguments: argparse.Namespace, work: Work) -> str:
-    """The model with a head of one number, written by our side."""
+    """Return the folder of the model with a head of one output, written by our side."""
     folder = Path(f"{arguments.model}-with-head")
     if not folder.exists():
         command = [arguments.ours, str(HERE / work.scripts[0]), *work.flags, "--model", arguments.model]

@@ -1,4 +1,4 @@
-"""The same GRPO run on two backends, each in a process of its own, compared step by step: ``make parity``.
+"""The same GRPO run on two backends, each in a separate process, compared step by step: ``make parity``.
 
 A tiny random Llama and two rewards, so that a run takes seconds. Writes ``runs/parity/BACKEND`` and prints the table of
 ``mindrlhf-grpo parity runs``.
@@ -30,7 +30,7 @@ PROBLEMS = 40
 
 
 def main() -> None:
-    """Train twice, compare, exit with the comparison's code."""
+    """Train twice, compare, and exit with the code of the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/parity"))
     parser.add_argument("--backends", nargs=2, default=["torch", "mindspore"])
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, *, steps: int, lora_rank: int = 0) -> Path:
-    """Model, tokenizer, problems, reward and ``config.yaml``; returns the configuration's path."""
+    """Write model, tokenizer, problems, reward and ``config.yaml``; return the configuration's path."""
     model = write_tiny_llama(folder / "model", CONFIG, seed=0)
     write_tokenizer(model)
     rows = [{"prompt": f"{number % 10}+{number * 7 % 10}="} for number in range(PROBLEMS)]
@@ -73,7 +73,7 @@ def prepare(folder: Path, *, steps: int, lora_rank: int = 0) -> Path:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """One token for each character."""
+    """Make a tokenizer with one token per character."""
     vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
@@ -85,7 +85,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def train(config: Path, backend: str, run: Path) -> Path:
-    """One run in a process of its own."""
+    """Train in a separate process."""
     command = [sys.executable, "-m", "mindrlhf_grpo", "train", str(config), f"backend={backend}", f"run_dir={run}"]
     print(f"training on {backend} ...", file=sys.stderr, flush=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

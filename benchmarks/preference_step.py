@@ -23,7 +23,7 @@ from mindrlhf_grpo.trainers.offline import OfflineTrainer
 
 
 def main() -> None:
-    """Run the steps, print the line."""
+    """Run the steps and print the line."""
     parser = pair_rows.flags(__doc__ or "")
     parser.add_argument("--backend", default="torch", help="torch or mindspore")
     parser.add_argument("--write-head", type=Path, help="folder to write the model with a head to")
@@ -54,11 +54,11 @@ class Measured(OfflineTrainer):
         self.figures.step_cpu.append(sum(os.times()[:2]) - processor)
 
     def write(self, folder: Path) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> pair_rows.Figures:
-    """Wall and processor seconds of each step."""
+    """Measure wall and processor seconds of each step."""
     config = configuration(arguments, folder / "run")
     trainer = Measured(config, load_backend(config))
     trainer.figures = pair_rows.Figures()
@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> pair_rows.Figures:
 
 
 def configuration(arguments: argparse.Namespace, run_dir: Path) -> OfflineConfig:
-    """TRL's numbers, rows in their order, no evaluation."""
+    """Return the configuration: TRL's settings, rows in file order, no evaluation."""
     source = {
         "name": f"{Path(pair_rows.__file__)}:rows",
         "prompt_words": arguments.prompt_words,
@@ -87,7 +87,7 @@ def configuration(arguments: argparse.Namespace, run_dir: Path) -> OfflineConfig
 
 
 def write_head(arguments: argparse.Namespace) -> None:
-    """The model with a head drawn from the seed, as a Hugging Face sequence classifier."""
+    """Write the model with a head drawn from the seed, as a Hugging Face sequence classifier."""
     config = configuration(arguments, Path("unused"))
     backend = load_backend(config)
     backend.load_value_model(config.model, config.train, read_at="token").save_model(arguments.write_head)

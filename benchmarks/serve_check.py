@@ -1,4 +1,4 @@
-"""Recipes against a real chat server: vLLM with SmolLM2 on this machine, killed half way and started again.
+"""A check of recipes against a real chat server: vLLM with SmolLM2 on this machine, killed halfway and restarted.
 
 Two jobs: samples of RAIDEN-R1 from the example's profiles, resumed after the server was killed; and answers scored by
 SafeWork-R1's judges, which wait for the server to come back. Asserts that nothing is lost and nothing doubled, and
@@ -39,7 +39,7 @@ QUESTIONS = 4  # exchanges that every judge scores
 
 
 class Server:
-    """vLLM's OpenAI server in a process group of its own, on one port however often it is started."""
+    """vLLM's OpenAI server in a separate process group, on the same port at every start."""
 
     def __init__(self, python: str, model: Path, log: Path) -> None:
         with socket.socket() as free:
@@ -56,7 +56,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin to serve; returns when a model is served."""
+        """Start the server and return when it serves the model."""
         began = time.monotonic()
         quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         quiet |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "PASSIVE"}  # a busy machine is no failure
@@ -74,7 +74,7 @@ class Server:
         self.starts.append(round(time.monotonic() - began, 1))
 
     def kill(self) -> None:
-        """End it and all it started, at once."""
+        """Kill the server and its child processes."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -89,7 +89,7 @@ class Server:
 
 @contextmanager
 def running(server: Server) -> Iterator[None]:
-    """A server that is gone after the block, whatever happens."""
+    """Yield a server that is stopped after the block, whatever happens."""
     try:
         server.start()
         yield
@@ -98,7 +98,7 @@ def running(server: Server) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run both jobs."""
+    """Run both checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server-python", required=True, help="Python of an environment with vLLM.")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "SmolLM2-135M-Instruct")
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def generate(server: Server, work: Path) -> dict[str, Any]:
-    """Samples in two goes, the server killed in the first; counts of what came of them."""
+    """Generate samples in two attempts, the server killed in the first; return the counts of the results."""
     journal = work / "data" / "journal.jsonl"
     profiles = english_profiles(work / "profiles.jsonl")
     jobs = profiles * (SAMPLES + 1)
@@ -151,7 +151,7 @@ def generate(server: Server, work: Path) -> dict[str, Any]:
 
 
 def english_profiles(path: Path) -> int:
-    """The example's profiles that SmolLM2 can read; returns how many."""
+    """Write the example's profiles that fit SmolLM2; return their number."""
     lines = (EXAMPLE / "profiles.jsonl").read_text(encoding="utf-8").splitlines()
     english = [line for line in lines if json.loads(line)["prompt"].isascii()]
     path.write_text("".join(f"{line}\n" for line in english), encoding="utf-8")
@@ -159,7 +159,7 @@ def english_profiles(path: Path) -> int:
 
 
 def start_generation(server: Server, work: Path) -> subprocess.Popen[str]:
-    """The recipe's command, as a user types it."""
+    """Return the recipe's command as a user types it."""
     command = [
         sys.executable, "-m", "mindrlhf_grpo", "recipe", "raiden", "generate", "--profiles_file",
         str(work / "profiles.jsonl"), "--output_dir", str(work / "data"), "--base_url", server.url, "--language", "en",
@@ -170,7 +170,7 @@ def start_generation(server: Server, work: Path) -> subprocess.Popen[str]:
 
 
 def finished(journal: Path) -> dict[str, Any]:
-    """Result of each job in the journal; a job that stands there twice is a failure of the check."""
+    """Read the result of each job from the journal; a job that occurs twice fails the check."""
     if not journal.exists():
         return {}
     whole = journal.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()[1:]
@@ -192,7 +192,7 @@ def canonical(sample: Any) -> str:
 
 
 def judge(server: Server) -> dict[str, Any]:
-    """Every judge scores the same exchanges; the server is killed under the first and comes back."""
+    """Let every judge score the same exchanges; the server is killed during the first and restarted."""
     found: dict[str, Any] = {}
     model = OnServer(Place(server=server.url, options={"retries": 12, "backoff": 0.5, "concurrency": 4, "timeout": 60}))
     restart = threading.Thread(target=lambda: (time.sleep(0.3), server.kill(), server.start()))
@@ -210,7 +210,7 @@ def judge(server: Server) -> dict[str, Any]:
 
 
 def exchanges() -> list[dict[str, str]]:
-    """Questions of the example with their answers."""
+    """Return the example's questions with their answers."""
     rows = [row for row in read(EXAMPLE / "train.json") if row["metadata"]["language"] in ("en", "zh")][:QUESTIONS]
     return [
         {"question": row["question"], "response": row["answer"], "thought": row["answer"], "reference": row["answer"]}
@@ -219,7 +219,7 @@ def exchanges() -> list[dict[str, str]]:
 
 
 def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """A judge of the recipe with the paths of its templates."""
+    """Build a judge of the recipe with the paths of its templates."""
     own = {name: value for name, value in settings.items() if name != "image"}
 
     def placed(template: dict[str, str]) -> dict[str, str]:

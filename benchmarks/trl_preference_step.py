@@ -37,21 +37,21 @@ class StepClock(transformers.TrainerCallback):
 
 
 class OrderedDPO(trl.DPOTrainer):
-    """The trainer, with the rows in their order."""
+    """The trainer with the rows in file order."""
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
         return SequentialSampler(self.train_dataset)
 
 
 class OrderedReward(trl.RewardTrainer):
-    """The trainer, with the rows in their order."""
+    """The trainer with the rows in file order."""
 
     def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
         return SequentialSampler(self.train_dataset)
 
 
 def settings(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """The numbers that ``preference_step.py`` uses too."""
+    """Return the settings that ``preference_step.py`` also uses."""
     return {
         "output_dir": folder,
         "max_steps": arguments.steps,
@@ -71,7 +71,7 @@ def settings(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def trainer_of(arguments: argparse.Namespace, folder: str) -> Any:
-    """DPO with a reference of its own, or a reward model from the folder that has a head."""
+    """Build a DPO trainer with a separate reference, or a reward-model trainer from the folder with a head."""
     rows = Dataset.from_list(pair_rows.rows(arguments.prompt_words, arguments.completion_words))
     common = settings(arguments, folder)
     kind = {"dtype": "float32"}
@@ -87,7 +87,7 @@ def trainer_of(arguments: argparse.Namespace, folder: str) -> Any:
 
 
 def main() -> None:
-    """Run the steps, print the line."""
+    """Run the steps and print the line."""
     arguments = pair_rows.flags(__doc__ or "").parse_args()
     torch.set_num_threads(arguments.threads)
     figures = pair_rows.Figures()

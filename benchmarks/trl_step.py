@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 class Timed(trl.GRPOTrainer):
-    """The trainer, with a clock around generation and around all that precedes the update."""
+    """The trainer with a clock around generation and around everything before the update."""
 
     figures: addition.Figures
     prepared: float = 0.0
@@ -56,18 +56,18 @@ class StepClock(transformers.TrainerCallback):
 
 
 def reward(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-    """1 where the last number of the completion is the answer."""
+    """Return 1 where the last number of the completion is the answer."""
     found = [split_numbers(completion[0]["content"])[-1:] for completion in completions]
     return [float(numbers == [wanted]) for numbers, wanted in zip(found, answer, strict=True)]
 
 
 def split_numbers(text: str) -> list[str]:
-    """Runs of digits in a text."""
+    """Return the runs of digits in a text."""
     return "".join(letter if letter.isdigit() else " " for letter in text).split()
 
 
 def configuration(arguments: argparse.Namespace, folder: str) -> trl.GRPOConfig:
-    """The numbers that ``grpo_step.py`` uses too."""
+    """Return the settings that ``grpo_step.py`` also uses."""
     fixed = None if arguments.free_length else {"min_new_tokens": arguments.completion_length}
     return trl.GRPOConfig(
         output_dir=folder,
@@ -94,7 +94,7 @@ def configuration(arguments: argparse.Namespace, folder: str) -> trl.GRPOConfig:
 
 
 def main() -> None:
-    """Run the steps, print the line."""
+    """Run the steps and print the line."""
     arguments = addition.flags(__doc__ or "").parse_args()
     torch.set_num_threads(arguments.threads)
     questions = [

@@ -1,4 +1,4 @@
-"""Commands run in turn (A B A B ...), each ending with one JSON line; medians of its fields. Standard library only."""
+"""Commands run in alternation (A B A B ...), each ending with one JSON line; medians of its fields. Standard library only."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ COLUMNS = ("step_s", "step_cpu_s", "generate_s", "update_s", "generate_tok_s", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turns:
-    """What the sides printed, run by run, and the medians of the columns."""
+    """The output of each side, run by run, and the medians of the columns."""
 
     lines: dict[str, list[dict[str, Any]]]
     medians: dict[str, dict[str, float]]
 
     def ratios(self, names: dict[str, str], *, of: str, to: str) -> dict[str, float]:
-        """Name -> median of a column of one side over that of the other."""
+        """Return name -> median of a column of one side divided by that of the other."""
         return {name: round(self.medians[of][column] / self.medians[to][column], 3) for name, column in names.items()}
 
 
 def in_turn(title: str, sides: dict[str, list[str]], *, runs: int, columns: Sequence[str] = COLUMNS) -> Turns:
-    """Run every side's command this often, with a table as it goes."""
+    """Run every side's command repeatedly and print a table on the way."""
     print(f"{title}\n{'':>18}" + "".join(f"{column:>16}" for column in columns), flush=True)
     lines: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for run in range(1, runs + 1):
@@ -43,7 +43,7 @@ def in_turn(title: str, sides: dict[str, list[str]], *, runs: int, columns: Sequ
 
 
 def measured(command: list[str]) -> dict[str, Any]:
-    """The JSON object a side prints last."""
+    """Return the JSON object that a side prints last."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
@@ -52,5 +52,5 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 
 def show(label: str, values: dict[str, Any], columns: Sequence[str]) -> None:
-    """One row of the table."""
+    """Format one row of the table."""
     print(f"{label:>18}" + "".join(f"{values[column]:>16,.3f}" for column in columns), flush=True)

@@ -1,4 +1,4 @@
-"""The GRPO step of both backends in turn, on a tiny model and on SmolLM2; the last line is one JSON object of ratios.
+"""The GRPO step of both backends in alternation, on a tiny model and on SmolLM2; ends with one JSON line of ratios.
 
 A ratio is MindSpore's / torch's, of medians over runs: below 1 is faster. Compilation is not in it: the trainer counts
 it apart, and the first step of a run is dropped. Standard library only.
@@ -21,12 +21,12 @@ RATIOS = {"train_step": "update_s", "decode": "generate_s", "peak_memory": "peak
 
 
 def main() -> None:
-    """Measure what is asked, then print the ratios."""
+    """Measure the requested kinds, then print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="runs of each side")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps a run; the first is not counted")
+    parser.add_argument("--steps", type=int, default=4, help="optimizer steps per run; the first is not counted")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=list(WORKS), nargs="+", help="measure these alone")
+    parser.add_argument("--only", choices=list(WORKS), nargs="+", help="measure only these")
     arguments = parser.parse_args()
     ratios: dict[str, float] = {}
     for name in arguments.only or WORKS:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def compare(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Run both backends in turn; ratios of the medians."""
+    """Run both backends in alternation and return the ratios of the medians."""
     model, *flags = WORKS[name]
     command = [sys.executable, str(Path(__file__).parent / "grpo_step.py"), "--model", model, *flags]
     command += ["--steps", str(arguments.steps), "--threads", str(arguments.threads)]

@@ -1,5 +1,5 @@
-# MindSpore on Ascend (Atlas A2; for A3 replace 910b by a3). Written with the project, not built here: nobody has run this file yet.
-# The host brings driver and firmware (docs/mindspore.md names the versions).
+# MindSpore on Ascend (Atlas A2; for A3 replace 910b with a3). This image has never been built.
+# Driver and firmware come from the host (docs/mindspore.md names the versions).
 #   docker build -f docker/ascend.Dockerfile -t mindrlhf-grpo:ascend .
 #   docker run --rm --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc \
 #     -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro -v "$PWD/runs:/app/runs" mindrlhf-grpo:ascend

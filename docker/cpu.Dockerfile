@@ -1,4 +1,4 @@
-# PyTorch on the processor: make train, make test. Written with the project, not built here: nobody has run this file yet.
+# PyTorch on the processor: make train, make test. This image has never been built.
 #   docker build -f docker/cpu.Dockerfile -t mindrlhf-grpo:cpu .
 #   docker run --rm -v "$PWD/runs:/app/runs" mindrlhf-grpo:cpu
 FROM python:3.11-slim

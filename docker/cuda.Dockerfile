@@ -1,4 +1,4 @@
-# PyTorch on NVIDIA GPUs. Written with the project, not built here: nobody has run this file yet.
+# PyTorch on NVIDIA GPUs. This image has never been built.
 #   docker build -f docker/cuda.Dockerfile -t mindrlhf-grpo:cuda .
 #   docker run --rm --gpus all -v "$PWD/runs:/app/runs" mindrlhf-grpo:cuda
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04

@@ -12,6 +12,8 @@ import importlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ import pytest
 import typer
 import yaml
 
+from mindrlhf_grpo.cli.explain import KINDS
 from mindrlhf_grpo.cli.main import app, main
 from mindrlhf_grpo.cli.recipe import recipe_names
-from mindrlhf_grpo.config.file import load_config
+from mindrlhf_grpo.data.sources import read_rows
 from tests.support import documents as docs
 from tests.support.documents import Command
 from tests.support.repository import ROOT, tree
+from tests.support.tiny import environment, write_model
 
 README = Path("README.md")
 TOPICS = {
@@ -125,6 +129,15 @@ def test_readme_answers_where_is_what() -> None:
     assert all("`" in rows[topic] or "](" in rows[topic] for topic in TOPICS)
 
 
+def test_readme_counts_the_keys_that_explain_lists() -> None:
+    online, offline = ({key.path for key in keys.leaves()} for keys in KINDS)
+    counted = re.search(
+        r"lists all (\d+) configuration keys: (\d+) of online runs.* and (\d+) that only", docs.text_of(README)
+    )
+    assert counted
+    assert [int(count) for count in counted.groups()] == [len(online | offline), len(online), len(offline - online)]
+
+
 def test_index_lists_every_page() -> None:
     pages = {path.relative_to("docs").as_posix() for path in DOCUMENTS if path.parts[0] == "docs"}
     assert pages - set(docs.links(Path("docs/index.md"))) == {"index.md"}
@@ -184,8 +197,6 @@ def test_blocks_of_python_yaml_and_json_parse(document: Path) -> None:
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it: the examples, the README's files, and tiny models under the names it uses."""
     pytest.importorskip("torch")
-    from tests.support.tiny import write_model
-
     folder = tmp_path_factory.mktemp("reader")
     for name in ("examples", "model_configs", "docs"):
         shutil.copytree(ROOT / name, folder / name)
@@ -250,14 +261,25 @@ def test_quick_commands_run(text: str, reader: Path, monkeypatch: pytest.MonkeyP
     assert run(arguments, reader, monkeypatch) == 0
 
 
-def test_quickstart_is_what_make_runs(sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretraining of the example and a short GRPO run, the two lines of ``make quickstart-tiny``."""
+def test_the_quickstart_of_make_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both lines of ``make quickstart-tiny``: the real pretraining, then GRPO for three steps instead of a hundred."""
+    pytest.importorskip("torch")
     rule = re.search(r"^quickstart-tiny:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert rule
-    assert [line.split()[1:3] for line in rule[1].splitlines()] == [
-        ["examples/tiny/pretrain.py"], ["train", "examples/tiny/train.yaml"],
-    ]  # fmt: skip
-    assert load_config(ROOT / "examples/tiny/train.yaml", []).model.path == "models/tiny-sorter"
+    pretrain, train = (line.strip().lstrip("@").split() for line in rule[1].splitlines())
+    assert train[1:3] == ["train", "examples/tiny/train.yaml"]
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    subprocess.run([sys.executable, *pretrain[1:]], cwd=tmp_path, env=environment(), check=True, capture_output=True)
+    assert run([*train[1:3], "train.steps=3"], tmp_path, monkeypatch) == 0
+    summary = json.loads((tmp_path / "runs/tiny/summary.json").read_text())
+    assert summary["problems"] == 300
+    assert (tmp_path / "runs/tiny/report.html").is_file()
+
+
+def test_the_page_on_data_sources_gives_rows(sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sandbox)
+    rows = read_rows({"name": "my_rows.py:problems", "rows": 5})
+    assert [set(rows[index]) for index in range(len(rows))] == [{"prompt", "answer"}] * 5
 
 
 def defines(path: str, symbol: str) -> bool:

@@ -15,7 +15,7 @@ from tests.support.repository import ROOT, files
 
 
 def example(path: str) -> ModuleType:
-    """An example's file as a module."""
+    """Import an example's file."""
     spec = importlib.util.spec_from_file_location(f"example_{path.replace('/', '_')[:-3]}", ROOT / "examples" / path)
     assert spec
     assert spec.loader
@@ -33,7 +33,7 @@ def test_example_configurations_are_valid_and_their_rows_exist(path: Path, monke
 
 
 def operands(row: dict[str, str]) -> tuple[int, ...]:
-    """The sorted operands of an addition problem."""
+    """Return the sorted operands of an addition problem."""
     return tuple(sorted(int(number) for number in row["prompt"].splitlines()[-1].rstrip("=").split("+")))
 
 

@@ -19,7 +19,7 @@ pytest.importorskip("setuptools", minversion="77")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the tracked files, so that the checkout stays clean and ignored files cannot help."""
+    """Build the wheel from a copy of the tracked files, so that the checkout stays clean and ignored files cannot help."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for path in files():
         (source / path).parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the import path that holds the unpacked wheel."""
+    """Unpack the wheel into a folder for the import path."""
     folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -51,7 +51,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_elsewhere(code: str, installed: Path, folder: Path) -> str:
-    """Standard output of Python code that runs in another folder, with the wheel first on its path."""
+    """Run Python code in another folder with the wheel first on its path; return its standard output."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

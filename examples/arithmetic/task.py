@@ -15,7 +15,7 @@ WORDING = "2+5=7\n14+13=27\n{a}+{b}="  # the two examples show the form; the end
 
 
 def pairs(largest: int = LARGEST, size: int = HELD_OUT) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Operand pairs ``(a, b)`` with a <= b for training and held out: ``size`` pairs held out, the same ones on every machine."""
+    """Return operand pairs ``(a, b)`` with a <= b for training and held out, the same on every machine."""
     every = [(a, b) for a in range(largest + 1) for b in range(a, largest + 1) if (a, b) not in SHOWN]
     if size >= len(every):
         raise ValueError(f"{size} held-out pairs leave nothing to train on: {len(every)} pairs up to {largest}")
@@ -24,18 +24,18 @@ def pairs(largest: int = LARGEST, size: int = HELD_OUT) -> tuple[list[tuple[int,
 
 
 def train(largest: int = LARGEST, size: int = HELD_OUT) -> list[dict[str, str]]:
-    """Training rows: each training pair in both orders."""
+    """Return training rows: each training pair in both orders."""
     pairs_to_train, _ = pairs(largest, size)
     return [row(*operands) for a, b in pairs_to_train for operands in sorted({(a, b), (b, a)})]
 
 
 def held_out(largest: int = LARGEST, size: int = HELD_OUT) -> list[dict[str, str]]:
-    """Held-out rows: each held-out pair once, the order of its operands drawn."""
+    """Return held-out rows: each held-out pair once, in a drawn order of its operands."""
     _, pairs_held_out = pairs(largest, size)
     draw = random.Random(3)
     return [row(a, b) if draw.random() < 0.5 else row(b, a) for a, b in pairs_held_out]
 
 
 def row(a: int, b: int) -> dict[str, str]:
-    """One data row: what the model reads, and what the reward compares with."""
+    """Make one row: the prompt and the answer that the reward compares with."""
     return {"prompt": WORDING.format(a=a, b=b), "answer": str(a + b)}

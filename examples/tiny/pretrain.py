@@ -1,8 +1,8 @@
-"""Make a tiny language model from nothing: a character tokenizer and a short supervised training.
+"""Make a tiny language model from scratch: a character tokenizer and a short supervised training.
 
-The demonstrations are of two kinds: in some the digits rise, as wanted; in most they fall. So the model knows how to
-do both and mostly does the wrong one: what GRPO has to find out from the reward alone. The supervised training is a
-plain PyTorch loop that lives in this example only. The folder gets its name when it is complete.
+In some demonstrations the digits rise, as the task asks; in most they fall. So the model can do both and mostly does
+the wrong one, and GRPO has to find the right one from the reward alone. The supervised training is a plain PyTorch
+loop, so that the example shows every step. The folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 CHARACTERS = "0123456789="
 END = "<end>"
 PAD = "<pad>"
-RISING = 0.35  # share of demonstrations with the wanted answer
-STOP_AT = 0.8  # share of fresh problems sorted one way or the other when the training stops
+RISING = 0.35  # fraction of demonstrations with the right answer
+STOP_AT = 0.8  # fraction of fresh problems sorted either way at which the training stops
 CHECK_EVERY = 20
 MAX_STEPS = 3000
 BATCH = 128
 
 
 def main() -> None:
-    """Write the model to ``--out`` unless it is there."""
+    """Write the model to ``--out`` unless it exists."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("models/tiny-sorter"))
     parser.add_argument("--seed", type=int, default=0)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each character, and two special ones."""
+    """Make a tokenizer with one token per character and two special tokens."""
     vocabulary = {token: index for index, token in enumerate([PAD, END, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -58,7 +58,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Llama in small: about 100,000 weights."""
+    """Make a small Llama of about 100,000 weights."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -77,7 +77,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def learn(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> None:
-    """Next-token training on demonstrations until ``STOP_AT`` of fresh problems are sorted, rising or falling."""
+    """Train on demonstrations until ``STOP_AT`` of fresh problems are sorted, rising or falling."""
     draw = random.Random(seed)
     rows = task.train(rows=BATCH * 200, seed=seed + 1)
     shown = [row["prompt"] + (row["answer"] if draw.random() < RISING else row["answer"][::-1]) for row in rows]
@@ -104,7 +104,7 @@ def learn(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, seed: 
 def greedy_shares(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]]
 ) -> tuple[float, float]:
-    """Shares of rows whose greedy completion holds the digits rising, and falling."""
+    """Return the fractions of rows whose greedy completion has the digits rising, and falling."""
     ids = torch.tensor([tokenizer.encode(row["prompt"]) for row in rows])
     for _ in range(task.DIGITS):
         ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)

@@ -26,7 +26,7 @@ COMMANDS = ("train", "generate", "evaluate", "report", "doctor", "export", "expl
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    """Run the command line in this process: (exit code, stdout, stderr)."""
     monkeypatch.setenv("MINDRLHF_DEBUG", "")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 

@@ -1,4 +1,4 @@
-"""Doctor: what it says of this machine and of a configuration, and its exit code."""
+"""Doctor: its findings about this machine and a configuration, and its exit code."""
 
 from __future__ import annotations
 

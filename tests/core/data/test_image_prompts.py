@@ -1,4 +1,4 @@
-"""Prompts with images: where images stand, how many tokens they take, what readers of text see."""
+"""Prompts with images: the places of the images, their tokens, and the text that readers see."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stream(folder: Path, family: str, rows: list[dict[str, Any]] | None = None, **data: Any) -> PromptStream:
-    """Prompts of given rows, or of the rows on disk."""
+    """Return prompts of the rows passed in, or of the rows on disk."""
     if rows is not None:
         path = folder / "given.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))

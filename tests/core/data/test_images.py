@@ -1,4 +1,4 @@
-"""Images of a row: every form in which files hold them, and every way in which they can be bad."""
+"""Images of a row: every form in which files store them, and every way in which they can be bad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows with given completions become tokens and masks; what cannot be told is refused, with the reason."""
+"""Rows of an offline dataset become tokens and masks; an ambiguous row is refused with the reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pieces(tokenizer: Tokenizer, ids: Any) -> str:
 
 
 def trained(tokenizer: Tokenizer, completion: Any) -> list[str]:
-    """The trained spans as text."""
+    """Return the trained spans as text."""
     spans, current = [], []
     for token, flag in zip(completion.ids, completion.mask, strict=True):
         if flag:

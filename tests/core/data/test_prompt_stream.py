@@ -119,7 +119,7 @@ def test_resume_at_any_point_is_undisturbed(
 
 
 def test_resume_after_the_last_usable_row_of_an_epoch_goes_on(tmp_path: Path, plain_tokenizer: Tokenizer) -> None:
-    """The rest of the epoch is all dropped; that the epoch had a prompt is remembered over the resume."""
+    """The rest of the epoch is dropped, and the resumed stream remembers that the epoch had a prompt."""
     path = write(tmp_path, [{"prompt": "one"}, {"prompt": LONG}, {"prompt": LONG}])
     stream = open_stream(path, plain_tokenizer, shuffle=False, **LENIENT)
     stream.take(1)
@@ -231,7 +231,7 @@ def test_a_rank_outside_the_world_is_refused() -> None:
 
 
 def test_the_fingerprint_of_any_python_values_is_a_literal() -> None:
-    """So it is the same in every process: neither addresses nor the order of a set enter it."""
+    """Neither addresses nor the order of a set enter it, so it is the same in every process."""
     made = {"array": np.arange(3), "set": {"x", "y", "z"}, "object": object(), "bytes": b"b", 3: (1, None), (1, 2): 0.5}
     rows = IndexedRows(name="made", size=40, read=lambda index: {**made, "index": index})
     assert fingerprint(rows) == "1b1ad0c8be75d6c666b44caaed64140f"
