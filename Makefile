@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,12 @@ OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on
 find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 3 sh -c \
 	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
 endef
+
+docs: $(DEV_STAMP) ## write the tables of the documents, the coverage page and the schema from the code
+	@$(BIN)/python -m docs.tables.algorithms --write
+	@$(BIN)/python -m docs.tables.model_configs --write
+	@$(BIN)/python -m tests.support.recipes.coverage_page --write
+	@$(BIN)/mindrlhf-grpo explain --schema > docs/config.schema.json
 
 lint: $(DEV_STAMP) ## ruff: rules and format; no path of one machine, no large file
 	@$(BIN)/ruff check .
