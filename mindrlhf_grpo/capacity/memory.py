@@ -11,8 +11,9 @@ from typing import Literal
 
 from ..config.file import AnyConfig
 from ..config.offline import OfflineConfig
+from ..config.parallel import RoleName
 from ..config.run import ModelConfig, RunConfig
-from ..parallel.residency import NEEDS, RoleName
+from ..parallel.residency import NEEDS
 from .device_layout import DeviceLayout
 from .model_shape import ModelShape
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from ..parallel.residency import RoleName
 from .section import Section, key
 
 Strategy = Literal["replicate", "zero1", "zero2", "fsdp"]
+RoleName = Literal["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"]
 
 # DeepSpeed's stages by number: each shards one thing more (arXiv:1910.02054, section 5).
 ZERO_STAGES: dict[int, Strategy] = {0: "replicate", 1: "zero1", 2: "zero2", 3: "fsdp"}

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
+from ..config.parallel import RoleName
 from ..errors import RunFailed
 
 MB = 2**20
-RoleName = Literal["policy", "optimizer", "reference", "critic", "critic_optimizer", "engine", "kv_cache"]
 
 # Phase of an online step -> the parts that it computes with.
 NEEDS: dict[str, tuple[RoleName, ...]] = {

@@ -29,11 +29,12 @@ from mindrlhf_grpo.capacity.memory import (
 )
 from mindrlhf_grpo.capacity.model_shape import ModelShape, model_shape
 from mindrlhf_grpo.config.offline import OfflineConfig
+from mindrlhf_grpo.config.parallel import RoleName
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.model_files.families import read_architecture
 from mindrlhf_grpo.model_files.folder import read_shapes
 from mindrlhf_grpo.model_files.weights import weight_shapes
-from mindrlhf_grpo.parallel.residency import NEEDS, RoleName
+from mindrlhf_grpo.parallel.residency import NEEDS
 from tests.support.tiny_run import architecture, write_model
 
 SHAPE = ModelShape(
