@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 from mindrlhf_grpo.recipes.safework.registry import package_data, package_path
-from mindrlhf_grpo.rewards.judges.judge import judge_of
+from mindrlhf_grpo.rewards.judges.judge import build_judge
 from mindrlhf_grpo.rewards.judges.models import OnServer, Place
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,7 +198,7 @@ def judge(server: Server) -> dict[str, Any]:
     restart = threading.Thread(target=lambda: (time.sleep(0.3), server.kill(), server.start()))
     restart.start()
     for name, settings in package_data("judges.yaml").items():
-        scores, unread = judge_of(settings_of(settings), label=name).scores(model, exchanges())
+        scores, unread = build_judge(settings_of(settings), label=name).scores(model, exchanges())
         assert len(scores) == QUESTIONS
         assert not any(score != score for score in scores), f"{name} left a score out"
         found[name] = {"scored": len(scores), "unreadable": unread}

@@ -1,4 +1,7 @@
-"""Reward functions, their weights and their guards."""
+"""Rewards: functions, reward models and judges, with their weights and guards, scored into one table.
+
+A user adds one in a file of their own (docs/extend/add_a_reward.md); a built-in one is a file under ``builtin``.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Calls of reward functions that never stop the run and never hang.
+"""Guarded calls of reward functions, which never stop the run and never hang.
 
-Without a timeout a function runs in this process. With one it runs in a worker process (started afresh, not forked)
-that is killed when a call takes longer. If a whole batch raises, hangs or kills the worker, each sample is called on
-its own, so that only the guilty ones fail. A batch of N samples therefore takes at most ``(N + 1) * timeout`` seconds
-plus restarts, and at most ``(PATIENCE + 1) * timeout`` when every sample hangs. Waiting is bounded everywhere.
+Without a timeout, a function runs in this process. With one, it runs in a worker process (started afresh, not forked)
+that is killed when a call takes longer. If a batch raises, hangs or kills the worker, its samples are called one by one,
+so that only the guilty ones fail. A batch of N samples therefore takes at most ``(N + 1) * timeout`` seconds plus
+restarts, and at most ``(PATIENCE + 1) * timeout`` when every sample hangs. Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from mindrlhf_g
 
 
 class Trouble(Enum):
-    """What went wrong in a call, which decides what is tried next."""
+    """The kind of failure of a call, which decides what to try next."""
 
     RAISED = "raised"
     HUNG = "hung"
@@ -44,7 +44,7 @@ class Trouble(Enum):
 
 
 class CallFailed(Exception):
-    """A call without rows: the trouble and its reason."""
+    """A call without rows, with the kind of trouble and its reason."""
 
     def __init__(self, trouble: Trouble, reason: str) -> None:
         super().__init__(reason)
@@ -52,14 +52,14 @@ class CallFailed(Exception):
 
 
 class Runner(Protocol):
-    """Where a reward function runs."""
+    """Runs a reward function somewhere."""
 
     def run(self, inputs: Inputs, count: int) -> Rows: ...  # raises CallFailed, or UserError for a user's mistake
     def close(self) -> None: ...
 
 
 class InProcess:
-    """Runs a reward function here, with no limit of time."""
+    """Runs a reward function in this process, without a time limit."""
 
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
@@ -76,11 +76,11 @@ class InProcess:
         return rows
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no process to end."""
 
 
 class Worker:
-    """Runs a reward function in a process of its own; started at the first call, again after it was killed."""
+    """Runs a reward function in a separate process, started at the first call and again after it was killed."""
 
     def __init__(self, reward: Reward, timeout: float) -> None:
         self._reward = reward
@@ -105,7 +105,7 @@ class Worker:
         return rows
 
     def close(self) -> None:
-        """Kill the process and whatever it started."""
+        """Kill the process and its children."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
@@ -160,10 +160,10 @@ class Worker:
 
 
 def run_guarded(runner: Runner, inputs: Inputs, count: int) -> tuple[Rows, str]:
-    """Rows of a batch, and why it was scored sample by sample (empty if the first call sufficed).
+    """Return the rows of a batch, and why it was scored sample by sample (empty if one call sufficed).
 
-    An answer that cannot be matched to the samples fails all of them, since a function that returned too few or too
-    many values for a batch may return one value for one sample without meaning it.
+    An answer that cannot be matched to the samples fails all of them: a function that returns too few or too many values
+    for a batch may well return one value for one sample, but not the right one.
     """
     try:
         return runner.run(inputs, count), ""

@@ -1,7 +1,7 @@
-"""What a reward function is.
+"""The two kinds of user-defined rewards: a plain function, and a class that computes with models.
 
-A plain function with keyword settings. It is called by keyword with ``prompts``, ``completions``, ``completion_ids``,
-the data columns it names (each repeated per completion) and its settings, and need only name those it reads.
+A function is called by keyword with ``prompts``, ``completions``, ``completion_ids``, the data columns it names (each
+repeated per completion) and its settings; it names only those it reads.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ class RewardFunction(Protocol):
 
 
 class ModelReward(Protocol):
-    """A reward that computes with models of its own, written as a class with ``uses_models = True``.
+    """A reward that computes with its own models, written as a class with ``uses_models = True``.
 
-    It is built ``Class(backend, policy_folder, **arguments)``. Building it reads files and refuses wrong settings, but
-    loads no weights and calls no server: checks before a run build it with None for both.
+    It is built as ``Class(backend, policy_folder, **arguments)``. Building it reads files and rejects wrong settings, but
+    loads no weights and calls no server: the checks before a run build it with None for both.
     """
 
     uses_models: ClassVar[bool]
 
     def check(self, columns: Iterable[str]) -> None:
-        """Raise ConfigError unless the data has the columns that it reads."""
+        """Raise ConfigError unless the data has the columns that the reward reads."""
         ...
 
     def score(self, groups: Sequence[RolloutGroup]) -> Mapping[str, Any]:
-        """Values ``[N]`` or ``[N, K]`` of every completion, group by group, sample by sample.
+        """Return values ``[N]`` or ``[N, K]`` by name, group by group, sample by sample.
 
-        By name: "" for the component itself, others as ``component/name``; NaN or None where one does not apply.
+        ``""`` names the component itself, others become ``component/name``; NaN or None where one does not apply.
         """
         ...
 
     def failures(self) -> Mapping[str, int]:
-        """How often what happened in the last ``score``, by name: counted as ``reward/failures/COMPONENT/NAME``.
+        """Return name -> count of what failed in the last ``score``, reported as ``reward/failures/COMPONENT/NAME``.
 
         A class may leave this method out.
         """

@@ -1,8 +1,8 @@
-"""From a configured reward to a function, its checked settings and the columns it reads.
+"""Resolves a configured reward into a function, its checked settings and the columns it reads.
 
-A reference is a built-in name, ``pkg.module:function`` or ``file.py:function``. Whatever is wrong with it is said
-here, before anything is generated. A built-in reads only the columns it declares, so that a data column never
-replaces one of its settings; in a user's function every parameter that is not set is read from the data.
+A reference is a built-in name, ``pkg.module:function`` or ``file.py:function``; every mistake in it is reported here,
+before anything is generated. A built-in reads only the columns it declares, so that a data column never replaces one of
+its settings; in a user's function every parameter that is not set is read from the data.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .protocol import Inputs, ModelReward
 
 Function: TypeAlias = Callable[..., Any]
 BUILT_IN = f"{__package__}.builtin"
-GIVEN = ("prompts", "completions", "completion_ids")  # always there, whatever the data
+PASSED = ("prompts", "completions", "completion_ids")  # passed whatever the data
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """Where a built-in lives (module of ``rewards/builtin``, function), the columns and the library it needs."""
+    """The place of a built-in (module of ``rewards/builtin``, function), and the columns and library it needs."""
 
     module: str
     function: str
@@ -55,12 +55,12 @@ BUILT_INS: Mapping[str, BuiltIn] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """A function with its settings, and what it reads.
+    """A function with its settings, and the parameters it reads.
 
     Attributes:
-        reference: as configured; a file's path made absolute, so that another process finds it too.
-        required, optional: parameters read from the data, with ``prompts``, ``completions``, ``completion_ids``.
-        named: every named parameter; the others are passed only where ``takes_all``.
+        reference: as configured, with a file's path made absolute, so that another process finds it too.
+        required, optional: parameters read from the data or the batch (``prompts``, ``completions``, ``completion_ids``).
+        named: every named parameter; other columns are passed only if ``takes_all``.
     """
 
     label: str
@@ -75,32 +75,32 @@ class Reward:
 
     def check(self, columns: Iterable[str]) -> None:
         """Raise ConfigError unless the data has every column this function needs."""
-        there = [name for name in columns if name not in GIVEN]
+        data_columns = [name for name in columns if name not in PASSED]
         for name in self.required:
-            if name not in there and name not in GIVEN:
+            if name not in data_columns and name not in PASSED:
                 raise ConfigError(
                     f"{self.label} needs {name!r}, which is no column of the data and not set under arguments; "
-                    f"columns there are: {', '.join(there) or 'none'}"
+                    f"columns there are: {', '.join(data_columns) or 'none'}"
                 )
         if self.references:
             try:
-                reference_column(there, self.settings.get("column"))
+                reference_column(data_columns, self.settings.get("column"))
             except DataError as error:
                 raise ConfigError(f"{self.label}: {error}") from error
 
     def inputs(self, columns: Inputs) -> Inputs:
-        """What the function is called with, next to its settings: fresh lists of the columns it reads."""
+        """Return the arguments of a call besides the settings: fresh lists of the columns it reads."""
         self.check(columns)
-        wanted = {*self.required, *self.optional}
+        read = {*self.required, *self.optional}
         return {
             name: list(values)
             for name, values in columns.items()
-            if name in wanted or (self.takes_all and name not in self.named and name not in self.settings)
+            if name in read or (self.takes_all and name not in self.named and name not in self.settings)
         }
 
 
 def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Reward:
-    """The reward that ``function`` names, with ``arguments`` checked against its signature.
+    """Return the reward that ``function`` names, with ``arguments`` checked against its signature.
 
     Raises:
         ConfigError: unknown function, unknown or missing argument, wrong value of a built-in's argument.
@@ -108,7 +108,7 @@ def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Rewar
     built_in = _built_in(function, label) if ":" not in function else None
     loaded = load_function(function, label=label)
     parameters, takes_all = _parameters(loaded, label)
-    from_data = (*GIVEN, *(built_in.columns if built_in else ()))
+    from_data = (*PASSED, *(built_in.columns if built_in else ()))
     settable = [name for name in parameters if name not in from_data]
     _refuse_unknown(arguments, settable, takes_all and built_in is None, label)
     open_names = [name for name in parameters if name not in arguments]
@@ -133,48 +133,48 @@ def load_function(reference: str, *, label: str) -> Function:
     """Import a built-in reward by name, or ``pkg.module:function`` or ``file.py:function``.
 
     Raises:
-        ConfigError: with ``label`` first, what was not found, and the nearest name there is.
+        ConfigError: begins with ``label`` and names what was not found and the nearest known name.
     """
     if ":" not in reference:
         built_in = _built_in(reference, label)
         loaded: Function = getattr(importlib.import_module(f"{BUILT_IN}.{built_in.module}"), built_in.function)
         return loaded
     try:
-        found = import_function(reference)
+        loaded = import_function(reference)
     except UserError as error:
         raise ConfigError(f"{label}: {error}") from error
-    if inspect.isclass(found) or inspect.iscoroutinefunction(found):
-        kind = "a class without uses_models = True" if inspect.isclass(found) else "a coroutine function"
+    if inspect.isclass(loaded) or inspect.iscoroutinefunction(loaded):
+        kind = "a class without uses_models = True" if inspect.isclass(loaded) else "a coroutine function"
         raise ConfigError(f"{label}: {reference} must be a plain function, not {kind}")
-    return found
+    return loaded
 
 
 def model_reward(reference: str, arguments: Mapping[str, Any], *, label: str) -> type[ModelReward] | None:
-    """The class that a reference names, its arguments checked; None where it names no class with ``uses_models``.
+    """Return the class that a reference names, its arguments checked; None where it is not one with ``uses_models``.
 
     Raises:
-        ConfigError: nothing there, or an argument that is unknown or missing.
+        ConfigError: the reference leads nowhere, or an argument is unknown or missing.
     """
     if ":" not in reference:
         return None
     try:
-        found = import_function(reference)
+        loaded = import_function(reference)
     except UserError as error:
         raise ConfigError(f"{label}: {error}") from error
-    if not (inspect.isclass(found) and getattr(found, "uses_models", False)):
+    if not (inspect.isclass(loaded) and getattr(loaded, "uses_models", False)):
         return None
-    named, takes_all = _parameters(found, label)
+    named, takes_all = _parameters(loaded, label)
     settable = dict(list(named.items())[2:])  # after backend and policy folder
     _refuse_unknown(arguments, list(settable), takes_all, label)
     for name, parameter in settable.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise ConfigError(f"{label} needs the argument {name!r}: set it under arguments")
-    own: type[ModelReward] = found  # type: ignore[assignment]  # anything with ``uses_models`` says that it is one
-    return own
+    user_class: type[ModelReward] = loaded  # type: ignore[assignment]  # ``uses_models`` declares it to be one
+    return user_class
 
 
 def prepare(reference: str) -> None:
-    """Load what a built-in's first call would load, so that no limit of time counts it; nothing for other functions."""
+    """Load what a built-in's first call would load, so that no time limit counts it; do nothing for other functions."""
     if reference in BUILT_INS:
         module = importlib.import_module(f"{BUILT_IN}.{BUILT_INS[reference].module}")
         getattr(module, "prepare", lambda: None)()
@@ -209,7 +209,7 @@ def _parameters(function: Function, label: str) -> tuple[dict[str, inspect.Param
 
 def _refuse_unknown(arguments: Mapping[str, Any], settable: list[str], any_name: bool, label: str) -> None:
     for name in arguments:
-        if name in GIVEN:
+        if name in PASSED:
             raise ConfigError(f"{label}: {name!r} is given by the trainer and cannot be set under arguments")
         if name not in settable and not any_name:
             hint = did_you_mean(name, settable)
@@ -223,7 +223,7 @@ def _checked_settings(
     columns: Iterable[str],
     label: str,
 ) -> dict[str, Any]:
-    """A built-in's settings, validated by the annotations of its parameters."""
+    """Return a built-in's settings, validated by the annotations of its parameters."""
     from pydantic import TypeAdapter, ValidationError
 
     for name, parameter in parameters.items():

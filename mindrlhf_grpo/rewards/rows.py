@@ -1,7 +1,7 @@
-"""The rows a reward function's answer is read into, strictly: a wrong answer is found where it arises.
+"""Reads a reward function's answer strictly into rows, so that a wrong answer is found where it arises.
 
-One row per sample: a number, NaN (not applicable), K segment values, or a Failure with its reason. Rows hold plain
-Python only, so they travel between processes.
+There is one row per sample: a number, NaN (not applicable), K segment values, or a Failure with its reason. Rows hold
+plain Python values only, so they travel between processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..user_functions import describe
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a sample has no reward."""
+    """The reason why a sample has no reward."""
 
     reason: str
 
@@ -28,16 +28,16 @@ Rows: TypeAlias = dict[str, list[Row]]  # by name of the sub-component; "" for a
 
 
 class WrongResult(Exception):
-    """A returned object that cannot be matched to the samples: every sample of the call fails."""
+    """The answer cannot be matched to the samples: every sample of the call fails."""
 
 
 def read_result(result: object, count: int) -> Rows:
-    """What a reward function returned for ``count`` samples, as rows.
+    """Return the answer of a reward function for ``count`` samples as rows.
 
-    Of a pair (rewards, what was read in the answers) the first counts.
+    Of a pair (rewards, parsed answers) the first counts.
 
     Raises:
-        WrongResult: not a list, array or dict of them, or not one entry for each sample.
+        WrongResult: not a list, array or dict of them, or not one entry per sample.
     """
     if not isinstance(result, Mapping):
         return {"": _entries(result[0] if _is_pair(result, count) else result, count, "it")}
@@ -47,7 +47,7 @@ def read_result(result: object, count: int) -> Rows:
 
 
 def concat_rows(parts: Sequence[tuple[int, Rows | Failure]]) -> Rows:
-    """Rows of consecutive calls as those of one; a call is (samples, its rows or why it has none).
+    """Join the rows of consecutive calls; each is (number of samples, its rows or the reason why it has none).
 
     A sub-component that only some calls returned is not applicable (NaN) in the others.
     """
@@ -58,11 +58,11 @@ def concat_rows(parts: Sequence[tuple[int, Rows | Failure]]) -> Rows:
         for name in names:
             missing: Row = rows if isinstance(rows, Failure) else math.nan
             joined[name] += [missing] * count if isinstance(rows, Failure) else rows.get(name, [missing] * count)
-    return {name: _same_width(of_sub) for name, of_sub in joined.items()}
+    return {name: _same_width(values) for name, values in joined.items()}
 
 
 def _is_pair(result: object, count: int) -> TypeGuard[tuple[object, list[object]]]:
-    """Whether a result is (rewards, parsed answers), not a tuple of the rows of two samples."""
+    """Return whether a result is (rewards, parsed answers) and not a tuple of the rows of two samples."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], list):
         return False
     answers = result[1]
@@ -106,7 +106,7 @@ def _number(value: object) -> float | Failure:
 
 
 def _same_width(rows: list[Row]) -> list[Row]:
-    """The rows, those with another number of segments than the first that has any being failures."""
+    """Turn rows into failures whose number of segments differs from that of the first row with any."""
     width = next((len(row) for row in rows if isinstance(row, tuple)), 1)
     return [row if _fits(row, width) else Failure(_misfit(row, width)) for row in rows]
 

@@ -1,7 +1,7 @@
-"""Rewards of a batch by component, the small table that ranks exchange.
+"""The rewards of a batch by component: the small table that ranks exchange.
 
-Legend: N completions, F components, K segments (1 when every reward is for the whole sequence).
-NaN means "not applicable". A sequence reward beside segment rewards counts for every segment, never for the first only.
+Legend: N completions, F components, K segments (1 when every reward is per completion). NaN means "not applicable". A
+reward per completion beside rewards per segment counts for every segment, never only for the first.
 """
 
 from __future__ import annotations
@@ -48,39 +48,39 @@ class RewardTable:
         return int(self.values.shape[2])
 
     def total(self) -> Values:
-        """Weighted sum of the components that apply ``[N, K]``; NaN where none does."""
+        """Return the weighted sum of the components that apply ``[N, K]``; NaN where none does."""
         total: Values = np.nansum(self.values * self.weights[None, :, None], axis=1)
         return np.where(np.isnan(self.values).all(axis=1), np.nan, total)
 
     def without(self, components: Collection[str]) -> RewardTable:
-        """The table without these components and what they gave under names of their own (``name/sub``).
+        """Return the table without these components and their sub-components (``name/sub``).
 
         Raises:
-            ConfigError: one of them is not there, or none would be left.
+            ConfigError: one of them does not exist, or none would be left.
         """
-        named = [[part for part in components if name == part or name.startswith(f"{part}/")] for name in self.names]
-        kept = [index for index, parts in enumerate(named) if not parts]
-        absent = sorted(set(components) - {part for parts in named for part in parts})
-        if absent or not kept:
+        matches = [[part for part in components if name == part or name.startswith(f"{part}/")] for name in self.names]
+        remaining = [index for index, parts in enumerate(matches) if not parts]
+        absent = sorted(set(components) - {part for parts in matches for part in parts})
+        if absent or not remaining:
             problem = f"no reward component is called {absent[0]!r}" if absent else "no reward component would be left"
             raise ConfigError(f"algorithm.dead_group_test.without: {problem}; there are {', '.join(self.names)}")
         return RewardTable(
-            names=tuple(self.names[index] for index in kept),
-            weights=self.weights[kept],
-            values=self.values[:, kept],
+            names=tuple(self.names[index] for index in remaining),
+            weights=self.weights[remaining],
+            values=self.values[:, remaining],
             failures=self.failures,
         )
 
     def take(self, rows: Sequence[int] | IntArray) -> RewardTable:
-        """The given rows in the given order. Failure counts stay with the table that was scored."""
+        """Return rows by number, in that order. Failure counts stay with the table that was scored."""
         index = np.asarray(rows, dtype=np.int64)
         return RewardTable(names=self.names, weights=self.weights, values=self.values[index])
 
     @staticmethod
     def concat(tables: Sequence[RewardTable]) -> RewardTable:
-        """Tables of consecutive rows, from ranks or calls, as one.
+        """Join tables of consecutive rows, from ranks or calls.
 
-        Components come in order of first appearance; one that a table lacks does not apply to its rows. A table
+        Components come in order of first appearance; a component that a table lacks does not apply to its rows. A table
         without rows adds nothing. Failure counts add up.
 
         Raises:
@@ -104,7 +104,7 @@ class RewardTable:
     def stack(
         components: Sequence[tuple[str, float, Values]], *, failures: Mapping[str, int] | None = None
     ) -> RewardTable:
-        """A table from (name, weight, values ``[N, k]``) of each component; k = 1 is repeated over all segments.
+        """Build a table from (name, weight, values ``[N, k]``) of each component; k = 1 is repeated over all segments.
 
         Raises:
             ConfigError: two components have different k, both above 1.
@@ -120,7 +120,7 @@ class RewardTable:
 
 
 def common_segments(counts: Mapping[str, int]) -> int:
-    """The number of segments K that all can be broadcast to."""
+    """Return the number of segments K that all can be broadcast to."""
     wide = {name: count for name, count in counts.items() if count != 1}
     if len(set(wide.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in wide.items())

@@ -1,6 +1,6 @@
-"""The process a guarded reward runs in: answers one call at a time over a socket until it is closed or killed.
+"""The process of a guarded reward: it answers one call at a time over a socket until it is closed or killed.
 
-It imports neither the trainer nor its frameworks. Messages are tuples whose first entry says what they are:
+It imports neither the trainer nor its frameworks. Messages are tuples whose first entry names their kind:
 ``("ready",)``, ``("rows", Rows)``, ``("wrong", reason)``, ``("raised", reason)``, ``("user", error type, text)``.
 """
 
@@ -24,7 +24,7 @@ _killable = False
 
 
 def killable() -> bool:
-    """Whether this is a worker process, where a time limit of one's own is not needed."""
+    """Return whether this is a worker process, where a function needs no time limit of its own."""
     return _killable
 
 
@@ -66,7 +66,7 @@ def _call(message: bytes, function: Function, settings: Mapping[str, Any]) -> tu
         return ("wrong", str(error))
     except errors.UserError as error:
         return ("user", type(error).__name__, str(error))
-    except BaseException as error:  # a process of its own: SystemExit and KeyboardInterrupt are the reward's too
+    except BaseException as error:  # in this process SystemExit and KeyboardInterrupt can only be the reward's
         return ("raised", describe(error))
 
 

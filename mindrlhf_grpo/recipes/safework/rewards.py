@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from ...rewards.judges.chat_text import replace_images, thought_and_answer, turns, without_special
-from ...rewards.judges.judge import Judge, judge_of
+from ...rewards.judges.judge import Judge, build_judge
 from ...rewards.judges.models import JudgeModels, Place, check_place
 from ...rewards.models.user_class import UserModel
 from ...types import Prompt, RolloutGroup
@@ -176,7 +176,7 @@ def define_judge(entry: JudgeEntry, definitions: Mapping[str, Any]) -> tuple[Jud
         )
     settings = dict(definitions[name]) if name in definitions else absolute_templates(known[name])
     image = settings.pop("image", "")
-    return judge_of(
+    return build_judge(
         {**settings, **({"template": entry.template} if entry.template else {})}, label=f"judge {name}"
     ), image
 

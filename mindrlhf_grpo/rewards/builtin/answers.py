@@ -1,4 +1,4 @@
-"""Where the reference answer of a row and the answer of a completion are found."""
+"""Finds the reference answer of a row and the answer in a completion."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ BOX = r"\boxed{"
 
 
 def reference_column(names: Collection[str], column: str | None) -> str:
-    """The column of reference answers: ``column``, or else ``answer``, or else ``solution``.
+    """Return the column of reference answers: ``column``, else ``answer``, else ``solution``.
 
     Raises:
-        DataError: there is no such column among ``names``.
+        DataError: ``names`` has no such column.
     """
     for name in (column,) if column else COLUMNS:
         if name in names:
             return name
-    wanted = repr(column) if column else " or ".join(map(repr, COLUMNS))
+    expected = repr(column) if column else " or ".join(map(repr, COLUMNS))
     raise DataError(
-        f"no column {wanted} with reference answers (argument 'column' names another); "
+        f"no column {expected} with reference answers (argument 'column' names another); "
         f"columns there are: {', '.join(names) or 'none'}"
     )
 
 
 def references(columns: Mapping[str, list[Any]], column: str | None) -> list[Any]:
-    """The reference answer of every sample, see ``reference_column``."""
+    """Return the reference answer of every sample, see ``reference_column``."""
     return columns[reference_column(columns.keys(), column)]
 
 
 def tagged(completion: str, tag: str | None) -> str | None:
-    """Text of the last ``<tag>...</tag>``, stripped; the whole completion without a tag; None if it is not there."""
+    """Return the text of the last ``<tag>...</tag>``, None without one; if ``tag`` is None, the stripped completion."""
     if tag is None:
         return completion.strip()
     end = completion.rfind(f"</{tag}>")
@@ -42,12 +42,12 @@ def tagged(completion: str, tag: str | None) -> str | None:
 
 
 def after_marker(reference: str) -> str:
-    """A reference as a bare answer: what follows the last ``####``, as GSM8K writes it."""
+    """Return a reference as a bare answer: the text after the last ``####``, as GSM8K writes it."""
     return reference.rpartition("####")[2].strip()
 
 
 def last_box(text: str) -> str | None:
-    """What the last ``\\boxed{...}`` holds, braces matched; None without a whole one."""
+    """Return the content of the last ``\\boxed{...}``, with matched braces; None without a complete one."""
     start = text.rfind(BOX)
     depth = 0
     for place in range(start + len(BOX) - 1, len(text) if start >= 0 else 0):

@@ -1,7 +1,7 @@
-"""Instruction following that a program can check: a row lists constraints, the reward is the share that is met.
+"""Instruction following that a program can check: a row lists constraints, and the reward is the share that is met.
 
-A constraint is ``{kind: KIND, value: VALUE}``; kinds and what their values are: ``KINDS``. What is judged is the answer
-after the last thought.
+A constraint is ``{kind: KIND, value: VALUE}``; ``KINDS`` lists the kinds with their values. Only the answer after the
+last thought is checked.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s+\S", re.MULTILINE)
 
 
 def words(text: str) -> int:
-    """Words, each Chinese character being one."""
+    """Count words; each Chinese character is one."""
     return len(WORD.findall(text))
 
 
 def paragraphs(text: str) -> int:
-    """Blocks between empty lines."""
+    """Count the blocks between empty lines."""
     return len([part for part in re.split(r"\n\s*\n", text) if part.strip()])
 
 
 def is_json(text: str) -> bool:
-    """Whether all of it, a code fence aside, is a JSON object or list."""
+    """Return whether the text, apart from a code fence, is a JSON object or list."""
     try:
         return isinstance(json.loads(re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", text.strip())), dict | list)
     except ValueError:
@@ -39,7 +39,7 @@ def is_json(text: str) -> bool:
 
 
 def listed(value: Any) -> list[str]:
-    """One text or several."""
+    """Return one text or several as a list."""
     return [value] if isinstance(value, str) else [str(one) for one in value]
 
 
@@ -61,12 +61,12 @@ KINDS: Mapping[str, Callable[[str, Any], bool]] = {
 
 
 def is_table(text: str) -> bool:
-    """Whether there is a Markdown table."""
+    """Return whether the text has a Markdown table."""
     return re.search(r"^\s*\|.+\|\s*\n\s*\|[\s:|-]+\|\s*$", text, re.MULTILINE) is not None
 
 
 def is_titled(text: str) -> bool:
-    """Whether it begins with a Markdown heading."""
+    """Return whether the text begins with a Markdown heading."""
     return re.match(r"#{1,6} \S", text) is not None
 
 
@@ -78,14 +78,14 @@ def constraints(
     *,
     score: Literal["share", "all"] = "share",
 ) -> list[float | Exception | None]:
-    """The share of a row's constraints that its answer meets; a row without any is not applicable.
+    """Return the share of a row's constraints that its answer meets; not applicable to a row without constraints.
 
     Args:
-        constraints: of each completion: a list of ``{kind, value}``, or that as JSON text.
+        constraints: one per completion: a list of ``{kind, value}``, or the same as JSON text.
         score: ``all``: 1 if every one is met, else 0.
     """
 
-    def of(completion: str, asked: Any) -> float | Exception | None:
+    def share_met(completion: str, asked: Any) -> float | Exception | None:
         if asked is None:
             return None
         try:
@@ -94,11 +94,11 @@ def constraints(
             return error
         return float(all(met)) if score == "all" else sum(met) / len(met)
 
-    return [of(*pair) for pair in zip(completions, constraints, strict=True)]
+    return [share_met(*pair) for pair in zip(completions, constraints, strict=True)]
 
 
 def read_constraints(value: Any) -> list[Mapping[str, Any]]:
-    """A row's constraints, checked; raises DataError for what is none."""
+    """Return a row's constraints, checked; raises DataError for anything else."""
     try:
         asked = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
@@ -115,7 +115,7 @@ def read_constraints(value: Any) -> list[Mapping[str, Any]]:
 
 
 def meets(text: str, asked: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Of each constraint, whether the text meets it; raises DataError for a value that its kind does not take."""
+    """Return for each constraint whether the text meets it; raises DataError for a value that its kind does not accept."""
     try:
         return [KINDS[one["kind"]](text, one["value"]) for one in asked]
     except (KeyError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Exact match: the completion is the reference answer, letter by letter."""
+"""Exact match: the completion equals the reference answer, letter by letter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def exact_match(
     ignore_case: bool = False,
     **columns: list[Any],
 ) -> list[float | None]:
-    """1 where the completion equals the reference, surrounding space aside, else 0; no reference: not applicable.
+    """Return 1 where the completion equals the reference apart from surrounding space, else 0; None without a reference.
 
     Args:
         column: column of references; default ``answer``, else ``solution``.
@@ -27,9 +27,9 @@ def exact_match(
     def same(completion: str, reference: Any) -> float | None:
         if reference is None:
             return None
-        answer, wanted = tagged(completion, tag), str(reference).strip()
+        answer, gold = tagged(completion, tag), str(reference).strip()
         if answer is not None and ignore_case:
-            answer, wanted = answer.casefold(), wanted.casefold()
-        return float(answer == wanted)
+            answer, gold = answer.casefold(), gold.casefold()
+        return float(answer == gold)
 
     return [same(*pair) for pair in zip(completions, references(columns, column), strict=True)]

@@ -1,6 +1,6 @@
 """Format: a thought and an answer in their tags, in order, once each, and nothing else.
 
-Found by position, without regular expressions, so that no completion makes it slow.
+Tags are found by position, without regular expressions, so that no completion makes it slow.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ def tag_format(
     answer: str | None = "answer",
     opened: bool = False,
 ) -> list[float]:
-    """1 for ``<think>thought</think><answer>answer</answer>`` with both filled in, else 0.
+    """Return 1 for ``<think>thought</think><answer>answer</answer>`` with both filled in, else 0.
 
     Only space may stand before, between and after. Each tag occurs once: nested or repeated ones score 0.
 
     Args:
-        think, answer: names of the tags; ``answer: null`` wants free text after the thought.
+        think, answer: names of the tags; ``answer: null`` requires free text after the thought.
         opened: the prompt ends with the opening think tag, so the completion starts inside the thought.
     """
     return [float(has_format(completion, think, answer, opened)) for completion in completions]
 
 
 def has_format(completion: str, think: str, answer: str | None, opened: bool) -> bool:
-    """Whether one completion has the format of ``tag_format``."""
+    """Return whether one completion has the format of ``tag_format``."""
     text = f"<{think}>{completion}" if opened else completion
     tags = [f"<{think}>", f"</{think}>", *([f"<{answer}>", f"</{answer}>"] if answer else [])]
     if any(text.count(tag) != 1 for tag in tags):
@@ -43,11 +43,11 @@ def has_format(completion: str, think: str, answer: str | None, opened: bool) ->
 
 
 def _split(text: str, tags: list[str]) -> list[str] | None:
-    """The stripped text around tags that come in this order, or None if they come in another."""
+    """Return the stripped text around tags that come in this order; None for another order."""
     parts = []
     for tag in tags:
-        part, found, text = text.partition(tag)
-        if not found:
+        part, separator, text = text.partition(tag)
+        if not separator:
             return None
         parts.append(part.strip())
     return [*parts, text.strip()]

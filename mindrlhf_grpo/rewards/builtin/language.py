@@ -1,4 +1,4 @@
-"""Language consistency: the share of letters in the script of the wanted language (by Unicode blocks).
+"""Language consistency: the share of letters in the script of the required language (by Unicode blocks).
 
 Tags and LaTeX commands are not letters of the text. Chinese is Han; Japanese is kana, and Han beside kana; Korean is
 Hangul; English stands for every language in Latin letters.
@@ -26,34 +26,34 @@ def language(
     *,
     want: Literal["zh", "ja", "en", "ko", "prompt"],
 ) -> list[float | None]:
-    """Share of the completion's letters in the wanted language, in 0..1; without letters: not applicable.
+    """Return the share of the completion's letters in the required language, in 0..1; None without letters.
 
     Args:
-        want: a language, or ``prompt`` for the one most of the prompt's letters are in.
+        want: a language, or ``prompt`` for the language of most letters of the prompt.
     """
-    wanted = [language_of(prompt) if want == "prompt" else want for prompt in prompts]
-    return [share_of(completion, name) for completion, name in zip(completions, wanted, strict=True)]
+    required = [language_of(prompt) if want == "prompt" else want for prompt in prompts]
+    return [share_of(completion, name) for completion, name in zip(completions, required, strict=True)]
 
 
 def language_of(text: str) -> Language | None:
-    """The language that most letters are in; None without letters in a script known here."""
+    """Return the language of most letters; None without letters in a known script."""
     counts = letters_by_language(text)[1]
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else None
 
 
 def letters_by_language(text: str) -> tuple[int, dict[Language, int]]:
-    """Number of letters, and of those in each language. Han counts for Japanese if there is kana, and for Chinese."""
+    """Count all letters, and those of each language; Han counts for Chinese, and for Japanese if there is kana."""
     text = MARKUP.sub(" ", text)
     han, kana, hangul, latin, letters = (_count(kind, text) for kind in (HAN, KANA, HANGUL, LATIN, LETTERS))
     return letters, {"ja": han + kana if kana else 0, "zh": han, "ko": hangul, "en": latin}
 
 
-def share_of(text: str, wanted: str | None) -> float | None:
-    """Share of a text's letters that are in the wanted language; None without letters or without a language."""
+def share_of(text: str, name: str | None) -> float | None:
+    """Return the share of a text's letters in a language; None without letters or without a language."""
     letters, counts = letters_by_language(text)
-    shares = {str(name): min(count / letters, 1.0) for name, count in counts.items()} if letters else {}
-    return shares.get(wanted) if wanted else None
+    shares = {str(key): min(count / letters, 1.0) for key, count in counts.items()} if letters else {}
+    return shares.get(name) if name else None
 
 
 def _count(kind: re.Pattern[str], text: str) -> int:

@@ -1,6 +1,6 @@
 """Length in tokens: a shaping reward, and the soft overlong penalty.
 
-Lengths are those of ``completion_ids``: what was sampled, the end token included.
+Lengths are those of ``completion_ids``: the sampled tokens, including the end token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def length(
     tokens: Tokens,
     prefer: Literal["target", "short", "long"] = "target",
 ) -> list[float]:
-    """A reward in 0..1 that is linear in the number of tokens n.
+    """Return a reward in 0..1 that is linear in the number of tokens n.
 
     ``target``: 1 - |n - tokens| / tokens; ``short``: 1 - n / tokens; ``long``: n / tokens.
     """

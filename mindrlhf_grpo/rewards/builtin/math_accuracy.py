@@ -1,9 +1,9 @@
 """Math accuracy: the answer of the completion equals the reference as a mathematical expression (math-verify).
 
-math-verify limits its own time with a signal, which works in the main thread only and cannot stop every computation;
-a completion on which it runs out of time scores 0, with a warning of its own.
-In a worker process (``timeout`` above 0, recommended) the process itself is killed, so its own limit is off; in another
-thread of this process it cannot be limited at all, which is logged once.
+math-verify limits its time with a signal, which works in the main thread only and cannot stop every computation; a
+completion on which it runs out of time scores 0, with a warning by math-verify. In a worker process (``timeout`` above 0,
+recommended) the process is killed instead, so math-verify's limit is off; in another thread of this process it cannot be
+limited at all, which is logged once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def math_accuracy(
     tag: str | None = None,
     **columns: list[Any],
 ) -> list[float | Exception | None]:
-    """1 where the answer in the completion equals the reference, else 0.
+    """Return 1 where the answer in the completion equals the reference, else 0.
 
-    A boxed answer comes first, then the last formula or number; boxes that stand side by side are one answer with
-    several parts. A row without a reference is not applicable; one whose reference is no mathematics fails.
+    A boxed answer comes first, then the last formula or number; adjacent boxes are one answer with several parts. The
+    reward does not apply to a row without a reference; a row whose reference is not mathematics fails.
 
     Args:
         column: column of references: LaTeX, plain numbers, or GSM8K solutions; default ``answer``, else ``solution``.
@@ -53,10 +53,10 @@ def prepare() -> None:
 def _accuracy(completion: str, reference: str, seconds: int | None) -> float | Exception:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-    wanted = after_marker(reference)
-    if not any(anchor in wanted for anchor in ANCHORS):
-        wanted = f"${wanted}$"  # without an anchor, LaTeX is not recognised as such
-    gold = parse(wanted, parsing_timeout=seconds)
+    expression = after_marker(reference)
+    if not any(anchor in expression for anchor in ANCHORS):
+        expression = f"${expression}$"  # without an anchor, LaTeX is not recognised as such
+    gold = parse(expression, parsing_timeout=seconds)
     if not gold:
         return ValueError(f"the reference answer {reference[:80]!r} cannot be read as mathematics")
     targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
@@ -65,7 +65,7 @@ def _accuracy(completion: str, reference: str, seconds: int | None) -> float | E
 
 
 def _seconds() -> int | None:
-    """math-verify's limit for one expression, None where it must not set one."""
+    """Return math-verify's time limit for one expression; None where it must not set one."""
     if not killable():
         if threading.current_thread() is threading.main_thread():
             return SECONDS

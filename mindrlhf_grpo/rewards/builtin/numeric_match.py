@@ -1,6 +1,6 @@
 """Numeric match: the last number in the completion is the reference answer, as a number.
 
-Decimal arithmetic, so that "2" equals "2.0" and 0.1 is exact. A comma between groups of three digits separates
+Arithmetic is decimal, so that "2" equals "2.0" and 0.1 is exact. A comma between groups of three digits separates
 thousands, a point decimals. A sign counts where no letter, digit or closing bracket stands before it: "4-2" ends in 2.
 """
 
@@ -31,9 +31,9 @@ def numeric_match(
     tolerance: Annotated[float, Field(ge=0)] = 0.0,
     **columns: list[Any],
 ) -> list[float | Exception | None]:
-    """1 where the last number differs from the reference by at most ``tolerance``, else 0.
+    """Return 1 where the last number differs from the reference by at most ``tolerance``, else 0.
 
-    A row without a reference is not applicable; one whose reference holds no number fails.
+    The reward does not apply to a row without a reference; a row whose reference holds no number fails.
 
     Args:
         column: column of references (numbers, or text that ends in one); default ``answer``, else ``solution``.
@@ -44,18 +44,18 @@ def numeric_match(
     def near(completion: str, reference: Any) -> float | Exception | None:
         if reference is None:
             return None
-        wanted = last_number(after_marker(str(reference)))
-        if wanted is None:
+        gold = last_number(after_marker(str(reference)))
+        if gold is None:
             return ValueError(f"the reference answer {str(reference)[:80]!r} holds no number")
-        found = last_number(tagged(completion, tag) or "")
-        return float(found is not None and (found == wanted or abs(found - wanted) <= limit))
+        number = last_number(tagged(completion, tag) or "")
+        return float(number is not None and (number == gold or abs(number - gold) <= limit))
 
     return [near(*pair) for pair in zip(completions, references(columns, column), strict=True)]
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number written in a text."""
-    found = None
-    for found in NUMBER.finditer(text.replace("{,}", ",")):  # noqa: B007 - the last one is wanted
+    """Return the last number in a text; None without one."""
+    last = None
+    for last in NUMBER.finditer(text.replace("{,}", ",")):  # noqa: B007 - only the last match is used
         pass
-    return Decimal(found.group().replace(",", "").replace("−", "-")) if found else None
+    return Decimal(last.group().replace(",", "").replace("−", "-")) if last else None

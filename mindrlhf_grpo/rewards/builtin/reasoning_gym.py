@@ -19,12 +19,12 @@ def reasoning_gym(
     entry: list[Any],
     tag: str | None = None,
 ) -> list[float | None]:
-    """The task's own score of the answer, in 0..1; rows that are no reasoning-gym task are not applicable.
+    """Return the task's own score of the answer, in 0..1; None for rows that are not a reasoning-gym task.
 
     Args:
-        task, entry: columns that the source ``reasoning_gym:TASK`` gives: name of the task, and its entry (a mapping,
-            or the same as JSON text).
-        tag: the answer is the text of the last ``<tag>...</tag>`` (none: 0); default: the whole completion.
+        task, entry: columns of the source ``reasoning_gym:TASK``: name of the task, and its entry (a mapping, or the
+            same as JSON text).
+        tag: the answer is the text of the last ``<tag>...</tag>`` (0 without one); default: the completion.
     """
     rows = zip(completions, task, entry, strict=True)
     return [
@@ -33,7 +33,7 @@ def reasoning_gym(
 
 
 def prepare() -> None:
-    """Import reasoning-gym, some seconds."""
+    """Import reasoning-gym, which takes some seconds."""
     import reasoning_gym  # noqa: F401
 
 

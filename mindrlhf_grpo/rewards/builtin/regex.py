@@ -1,6 +1,6 @@
-"""Regular expression: the completion contains, or is, what a pattern describes.
+"""Regular expression: the completion contains or matches a pattern.
 
-Patterns are the user's; one that backtracks without end on some completion needs a ``timeout``.
+A pattern that may backtrack without end on some completion needs a ``timeout``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def regex(
     pattern: re.Pattern[str],
     where: Literal["anywhere", "start", "whole"] = "anywhere",
 ) -> list[float]:
-    """1 where the pattern matches anywhere in the completion, at its start, or as a whole; else 0."""
+    """Return 1 where the pattern matches anywhere in the completion, at its start, or as a whole; else 0."""
     compiled = re.compile(pattern)
     match = {"anywhere": compiled.search, "start": compiled.match, "whole": compiled.fullmatch}[where]
     return [float(match(completion) is not None) for completion in completions]

@@ -1,4 +1,4 @@
-"""Repetition: a penalty for n-grams that come again."""
+"""Repetition: a penalty for repeated n-grams."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def repetition(
     unit: Literal["token", "word"] = "token",
     penalty: Annotated[float, Field(ge=0)] = 1.0,
 ) -> list[float]:
-    """``-penalty * (1 - distinct n-grams / n-grams)``; 0 for a completion shorter than one n-gram.
+    """Return ``-penalty * (1 - distinct n-grams / n-grams)``; 0 for a completion shorter than one n-gram.
 
     Args:
-        unit: count over tokens, or over words (split at space, case ignored), which some scripts do not have.
+        unit: count over tokens, or over words (split at spaces, case ignored); some scripts have no spaces.
     """
     units: Sequence[Sequence[object]] = (
         completion_ids if unit == "token" else [completion.lower().split() for completion in completions]
@@ -29,7 +29,7 @@ def repetition(
 
 
 def repeated(sequence: Sequence[object], ngram: int) -> float:
-    """Share of the n-grams of a sequence that occurred before."""
+    """Return the share of a sequence's n-grams that occurred before."""
     count = len(sequence) - ngram + 1
     if count < 1:
         return 0.0

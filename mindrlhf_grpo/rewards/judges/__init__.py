@@ -1,4 +1,4 @@
-"""Generative judges as rewards: templates, the models that answer, and reading a score out of an answer.
+"""Generative judges as rewards: templates, the models that answer, and the readers of their answers.
 
 To add a judge template, add a row to ``templates``.
 """

@@ -1,4 +1,4 @@
-"""From what a judge writes to a score: a table of verdicts, or a number. What cannot be read is None, never a guess."""
+"""Reads a score from a judge's answer, by a table of verdicts or as a number; unreadable answers are None, never a guess."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ Reader: TypeAlias = Callable[[str], float | None]
 Match: TypeAlias = Literal["anywhere", "start"]
 
 NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
-AROUND = " \t\r\n.,;:!?\"'`*()[]<>。，；：！？“”‘’「」"  # what may stand around a verdict
+AROUND = " \t\r\n.,;:!?\"'`*()[]<>。，；：！？“”‘’「」"  # characters that may surround a verdict
 
 
 def verdict_reader(verdicts: Mapping[str, float], match: Match = "anywhere") -> Reader:
-    """The score of the verdict in a text, letter case aside: all of the text, else the one that stands first.
+    """Return a reader that finds a verdict in a text, ignoring case: the full text, else the verdict that comes first.
 
     Where two verdicts begin at the same place, the longer one counts. ``match="start"``: it must begin the text.
 
     Raises:
-        ConfigError: no verdict, an empty one, or two that are equal but for case.
+        ConfigError: no verdict, an empty one, or two that differ only in case.
     """
     table = {verdict.strip().casefold(): float(score) for verdict, score in verdicts.items()}
     if not table or "" in table or len(table) != len(verdicts):
         raise ConfigError(f"verdicts must be different texts with their scores, not {dict(verdicts)!r}")
 
     def read(text: str) -> float | None:
-        said = text.strip(AROUND).casefold()
-        if said in table:
-            return table[said]
-        found = [(said.find(verdict), -len(verdict), verdict) for verdict in table]
-        places = sorted(place for place in found if place[0] == 0 or (place[0] > 0 and match == "anywhere"))
+        answer = text.strip(AROUND).casefold()
+        if answer in table:
+            return table[answer]
+        candidates = [(answer.find(verdict), -len(verdict), verdict) for verdict in table]
+        places = sorted(place for place in candidates if place[0] == 0 or (place[0] > 0 and match == "anywhere"))
         return table[places[0][2]] if places else None
 
     return read
 
 
 def number_reader(accepted: Sequence[float]) -> Reader:
-    """The first number in a text, moved to the nearest accepted one; the smaller where two are as near.
+    """Return a reader that rounds the first number in a text to the nearest accepted one, the smaller of two as near.
 
     Raises:
         ConfigError: no accepted number.
@@ -49,14 +49,14 @@ def number_reader(accepted: Sequence[float]) -> Reader:
         raise ConfigError("numbers must list at least one score that a judge may give")
 
     def read(text: str) -> float | None:
-        found = NUMBER.search(text)
-        return min(values, key=lambda value: abs(value - float(found[0]))) if found else None
+        match = NUMBER.search(text)
+        return min(values, key=lambda value: abs(value - float(match[0]))) if match else None
 
     return read
 
 
 def judged_choice(probability: float, read: str, threshold: float) -> float:
-    """A score from the probability of the first of a judge's choices.
+    """Return a score from the probability of the first of a judge's choices.
 
     Args:
         read: ``prob``: the probability; ``hard``: 1 from ``threshold`` on, else 0; ``both``: the mean of these.

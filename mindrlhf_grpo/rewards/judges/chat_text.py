@@ -1,7 +1,7 @@
-"""Question and answer in text that was already put into a chat template, and the marks that stand for images.
+"""Finds question and answer in text that already went through a chat template, and the markers of images.
 
 Tags of Qwen's kind (``<|im_start|>user``), of DeepSeek's (``<｜User｜>``, with wide or ASCII bars) and of Llama's
-(``<|start_header_id|>user<|end_header_id|>``) are known; of each role the last turn counts.
+(``<|start_header_id|>user<|end_header_id|>``) are known; the last turn of each role counts.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ THINK_END = "</think>"
 
 
 def turns(text: str) -> dict[str, str]:
-    """Role -> text of its last turn; empty where there are no tags."""
-    found: dict[str, str] = {}
+    """Return role -> text of its last turn; empty without tags."""
+    texts: dict[str, str] = {}
     marks = list(TURN.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     for mark, end in zip(marks, ends, strict=False):
         role = next(name for name in mark.groups() if name).lower()
         body = text[mark.end() : end]
-        found[role] = END.split(body)[0].strip()
-    return found
+        texts[role] = END.split(body)[0].strip()
+    return texts
 
 
 def thought_and_answer(text: str) -> tuple[str, str]:
-    """The thought inside the first ``<think>``, and what follows the last ``</think>``; no thought: all is the answer."""
+    """Return the thought in the first ``<think>`` and the text after the last ``</think>``; without one, all is the answer."""
     before, closed, answer = text.rpartition(THINK_END)
     if not closed:
         return "", text.strip()
@@ -46,10 +46,10 @@ def thought_and_answer(text: str) -> tuple[str, str]:
 
 
 def replace_images(text: str, by: str) -> str:
-    """The text with every mark of an image replaced, runs of padding tokens being one."""
+    """Replace every image marker in a text; a run of padding tokens is one marker."""
     return IMAGE.sub(by, text)
 
 
 def without_special(text: str) -> str:
-    """The text without what a tokenizer would read as special tokens, so that no answer can speak for its judge."""
+    """Remove text that a tokenizer would read as special tokens, so that no answer can speak for its judge."""
     return SPECIAL.sub("", text)

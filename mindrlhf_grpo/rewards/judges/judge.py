@@ -1,7 +1,7 @@
-"""Generative judges as rewards: a language model is asked about an answer, and what it says becomes a score.
+"""Generative judges as rewards: a language model is asked about a completion, and its answer becomes a score.
 
-A judge is a template, how its model decodes, and a reader of what it says. An answer that cannot be read is counted and
-scored with a configured value. Legend: N completions.
+A judge is a template, decoding settings and a reader of answers. An unreadable answer is counted and gets a configured
+score. Legend: N completions.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """What is asked of a judge and how its answer is read.
+    """The question to a judge, and how to read its answer.
 
     Attributes:
         template: the message; ``variants`` replace it for exchanges that name one.
-        max_tokens: of the judge's answer.
-        reader: of what it says.
-        choices: where its model is in this process, the score comes from how likely its first token begins each of
-            these, the first being the good one; ``read`` and ``threshold``: see :func:`judged_choice`.
-        empty: score of an empty response, which is not asked about; None: it is.
-        on_nonsense: score where the judge's answer cannot be read.
+        max_tokens: longest answer.
+        reader: function from the answer's text to a score; None for an unreadable one.
+        choices: for a model in this process, the score comes from the probability that its first token begins each of
+            these choices, the first being the good one; ``read`` and ``threshold``: see :func:`judged_choice`.
+        empty: score of an empty response, without asking; None: ask.
+        on_nonsense: score of an unreadable answer.
     """
 
     template: JudgeTemplate
@@ -55,60 +55,60 @@ class Judge:
     variants: Mapping[str, JudgeTemplate] = field(default_factory=dict)
 
     def scores(self, model: JudgeModel, exchanges: Sequence[Mapping[str, Any]]) -> tuple[Floats, int]:
-        """Scores ``[N]`` of exchanges (values of the template, and perhaps ``variant``), and how many were unreadable."""
-        found = np.full(len(exchanges), np.nan)
+        """Return scores ``[N]`` of exchanges (template values, optionally ``variant``), and the number of unreadable answers."""
+        scores = np.full(len(exchanges), np.nan)
         asked = []
         for row, exchange in enumerate(exchanges):
             if self.empty is not None and not str(exchange["response"]).strip():
-                found[row] = self.empty
+                scores[row] = self.empty
             else:
                 asked.append(row)
         if not asked:
-            return found, 0
+            return scores, 0
         messages = [self.message(exchanges[row]) for row in asked]
         read = self.ask(model, messages)
-        found[asked] = [self.on_nonsense if score is None else score for score in read]
-        return found, sum(score is None for score in read)
+        scores[asked] = [self.on_nonsense if score is None else score for score in read]
+        return scores, sum(score is None for score in read)
 
     def message(self, exchange: Mapping[str, Any]) -> str:
-        """The message about one exchange."""
+        """Return the message about one exchange."""
         template = self.variants.get(str(exchange.get("variant", "")), self.template)
         return template.render({name: value for name, value in exchange.items() if name != "variant"})
 
     def ask(self, model: JudgeModel, messages: Sequence[str]) -> list[float | None]:
-        """The score of each message's answer; None where it cannot be read."""
+        """Return the score of each message's answer; None where it is unreadable."""
         likely = model.probabilities(messages, self.choices) if self.choices else None
         if likely is not None:
             return [
                 None if np.isnan(good) else judged_choice(float(good), self.read, self.threshold)
                 for good in likely[:, 0]
             ]
-        said = model.answers(messages, self.max_tokens)
-        return [None if text is None else self.reader(text) for text in said]
+        answers = model.answers(messages, self.max_tokens)
+        return [None if text is None else self.reader(text) for text in answers]
 
 
-def judge_of(settings: Mapping[str, Any], *, label: str) -> Judge:
-    """A judge from plain settings, as in a YAML file.
+def build_judge(settings: Mapping[str, Any], *, label: str) -> Judge:
+    """Build a judge from plain settings, as in a YAML file.
 
-    Keys are those of :class:`Judge`, with ``template`` and ``variants`` as files (or files by language), and in place
-    of ``reader`` one of ``verdicts`` (text -> score, with ``match: anywhere | start``) and ``numbers`` (scores).
+    Keys are those of :class:`Judge`, with ``template`` and ``variants`` as files (or files by language), and instead of
+    ``reader`` either ``verdicts`` (text -> score, with ``match: anywhere | start``) or ``numbers`` (scores).
 
     Raises:
-        ConfigError: an unknown key, a wrong value, or a file that cannot be read.
+        ConfigError: an unknown key, a wrong value, or an unreadable file.
     """
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        asked = TypeAdapter(JudgeSettings).validate_python(dict(settings))
-        readable = asked.verdicts or {choice: float(not n) for n, choice in enumerate(asked.choices)}
-        if bool(readable) == bool(asked.numbers):
+        checked = TypeAdapter(JudgeSettings).validate_python(dict(settings))
+        verdicts = checked.verdicts or {choice: float(not n) for n, choice in enumerate(checked.choices)}
+        if bool(verdicts) == bool(checked.numbers):
             raise ConfigError("it needs verdicts (or choices), or numbers: one way to read what the judge says")
         return Judge(
-            template=load_template(asked.template),
-            variants={name: load_template(source) for name, source in asked.variants.items()},
-            reader=number_reader(asked.numbers) if asked.numbers else verdict_reader(readable, asked.match),
-            max_tokens=asked.max_tokens, choices=tuple(asked.choices), read=asked.read, threshold=asked.threshold,
-            empty=asked.empty, on_nonsense=asked.on_nonsense,
+            template=load_template(checked.template),
+            variants={name: load_template(source) for name, source in checked.variants.items()},
+            reader=number_reader(checked.numbers) if checked.numbers else verdict_reader(verdicts, checked.match),
+            max_tokens=checked.max_tokens, choices=tuple(checked.choices), read=checked.read, threshold=checked.threshold,
+            empty=checked.empty, on_nonsense=checked.on_nonsense,
         )  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]
@@ -120,7 +120,7 @@ def judge_of(settings: Mapping[str, Any], *, label: str) -> Judge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSettings:
-    """A judge as it is written down, see :func:`judge_of`."""
+    """A judge as written in YAML, see :func:`build_judge`."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -140,16 +140,16 @@ class JudgeSettings:
 class JudgeReward:
     """One judge as a reward component (``function: mindrlhf_grpo.rewards.judges:JudgeReward``).
 
-    It is asked about the user's last words and what the completion says after its thoughts.
+    It is asked about the user's last message and the part of the completion after its thoughts.
 
     Args:
         model, server: folder of a language model, or its name at a server's address.
-        judge: settings, see :func:`judge_of`.
+        judge: settings, see :func:`build_judge`.
         reference: column of reference answers, ``reference`` in the template.
-        options, slots, keep: see :class:`judge_models.Place`.
+        options, slots, keep: see :class:`~.models.Place`.
 
     Raises:
-        ConfigError: wrong settings, a file or folder that is not there.
+        ConfigError: wrong settings, or a missing file or folder.
     """
 
     uses_models: ClassVar[bool] = True
@@ -169,7 +169,7 @@ class JudgeReward:
     ) -> None:
         self.place = Place(model=model, server=server, options=options or {}, slots=slots, keep=keep)
         check_place(self.place)
-        self.judge = judge_of(judge, label="judge")
+        self.judge = build_judge(judge, label="judge")
         self.reference = reference
         self.models = JudgeModels(backend)
         self.unread = 0
@@ -180,9 +180,9 @@ class JudgeReward:
             raise ConfigError(f"the judge's reference {self.reference!r} is no column; there are {', '.join(columns)}")
 
     def score(self, groups: Sequence[RolloutGroup]) -> dict[str, Floats]:
-        """The judge's score of every completion."""
+        """Return the judge's score of every completion."""
         exchanges = [
-            exchange_of(group.prompt, rollout.text, self.reference) for group in groups for rollout in group.rollouts
+            exchange(group.prompt, rollout.text, self.reference) for group in groups for rollout in group.rollouts
         ]
         try:
             scores, self.unread = self.judge.scores(self.models.use(self.place), exchanges)
@@ -191,7 +191,7 @@ class JudgeReward:
         return {"": scores}
 
     def failures(self) -> dict[str, int]:
-        """Answers of the last call that could not be read."""
+        """Return the number of unreadable answers in the last call."""
         return {"unreadable": self.unread} if self.unread else {}
 
     def close(self) -> None:
@@ -199,8 +199,8 @@ class JudgeReward:
         self.models.close()
 
 
-def exchange_of(prompt: Prompt, completion: str, reference: str | None) -> dict[str, Any]:
-    """What a template may name, for one completion."""
+def exchange(prompt: Prompt, completion: str, reference: str | None) -> dict[str, Any]:
+    """Return the values that a template may name, for one completion."""
     asked = [message["content"] for message in prompt.messages if message["role"] == "user"]
     return {
         **prompt.columns,

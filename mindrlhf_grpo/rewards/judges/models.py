@@ -1,4 +1,4 @@
-"""Where judges compute: language models in this process, one in memory at a time, or servers with a chat protocol.
+"""The models of judges: language models in this process, one in memory at a time, or servers with a chat protocol.
 
 Judges that name the same folder share one model. Legend: N messages, C choices.
 """
@@ -27,14 +27,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a judge's model is.
+    """The place of a judge's model.
 
     Attributes:
-        model: folder of a language model, or the name that a server knows (empty: the one it serves).
+        model: folder of a language model, or its name on the server (empty: the one it serves).
         server: address of a server that speaks OpenAI's chat protocol; empty: in this process.
-        options: of :class:`ChatServer` for a server; of ``model:`` (``dtype``, ...) for a folder.
+        options: arguments of :class:`ChatServer` for a server, keys of ``model:`` (``dtype``, ...) for a folder.
         slots: messages answered at once in this process.
-        keep: the weights stay between calls, for one model that fits beside the policy.
+        keep: keep the weights between calls, for a model that fits beside the policy.
     """
 
     model: str = ""
@@ -49,21 +49,21 @@ class Place:
 
 
 class JudgeModel(Protocol):
-    """What answers a judge's messages."""
+    """A model that answers a judge's messages."""
 
     def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
-        """The greedy answer to each message; None for one that is too long for the model."""
+        """Return the greedy answer to each message; None for a message that is too long for the model."""
         ...
 
     def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> Floats | None:
-        """``[N, C]``: how likely an answer begins with each choice, among them; NaN rows for messages too long.
+        """Return ``[N, C]``: probabilities that an answer begins with each choice, normalised; NaN rows for too long messages.
 
-        None where it cannot tell (a server).
+        None where they are not available (a server).
         """
         ...
 
     def release(self) -> None:
-        """Free what it holds until the next call."""
+        """Free weights or connections until the next call."""
         ...
 
 
@@ -80,17 +80,17 @@ class InProcess:
     def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
         """See ``JudgeModel``."""
         prompts = self.prompts(messages, max_tokens)
-        said: list[str | None] = [None] * len(messages)
+        answers: list[str | None] = [None] * len(messages)
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
         for group in self.model.generate(prompts, sampling, group_size=1) if prompts else ():
-            said[group.prompt.row] = group.rollouts[0].text
-        return said
+            answers[group.prompt.row] = group.rollouts[0].text
+        return answers
 
     def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> Floats:
         """See ``JudgeModel``."""
         first = first_tokens(self.tokenizer, choices, self.folder.name)
         prompts = self.prompts(messages, 1)
-        found = np.full((len(messages), len(choices)), np.nan)
+        likelihoods = np.full((len(messages), len(choices)), np.nan)
         if prompts:
             rows = len(prompts) * len(first)
             blank, ones = np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.float32)
@@ -102,18 +102,18 @@ class InProcess:
             )  # fmt: skip
             logps = self.model.logps(batch).logps[:, 0].reshape(len(prompts), len(first)).astype(np.float64)
             weights = np.exp(logps - logps.max(axis=1, keepdims=True))
-            found[[prompt.row for prompt in prompts]] = weights / weights.sum(axis=1, keepdims=True)
-        return found
+            likelihoods[[prompt.row for prompt in prompts]] = weights / weights.sum(axis=1, keepdims=True)
+        return likelihoods
 
     def prompts(self, messages: Sequence[str], max_tokens: int) -> list[Prompt]:
-        """The messages that fit, in the model's chat template if it has one; ``row`` is the place of each."""
+        """Return the messages that fit, in the model's chat template if it has one; ``row`` is the place of each."""
         chat = self.tokenizer.has_chat_template
-        found = []
+        prompts = []
         for row, text in enumerate(messages):
             ids = self.tokenizer.chat([{"role": "user", "content": text}]) if chat else self.tokenizer.encode(text)
             if 0 < len(ids) <= self.longest - max_tokens:
-                found.append(Prompt(uid=row, row=row, ids=np.asarray(ids, np.int32), text=text))
-        return found
+                prompts.append(Prompt(uid=row, row=row, ids=np.asarray(ids, np.int32), text=text))
+        return prompts
 
     def release(self) -> None:
         """Free the weights."""
@@ -127,12 +127,12 @@ class OnServer:
         self.server = ChatServer(place.server, model=place.model or None, **place.options)
 
     def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
-        """See ``JudgeModel``; raises ServerError where the server gives none."""
+        """See ``JudgeModel``; raises ServerError where the server gives no answer."""
         conversations = [[{"role": "user", "content": text}] for text in messages]
         return list(self.server.complete(conversations, max_tokens=max_tokens))
 
     def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> None:
-        """A server's answers are read as text."""
+        """Return None: a server's answers are read as text."""
         return
 
     def release(self) -> None:
@@ -141,10 +141,10 @@ class OnServer:
 
 
 class JudgeModels:
-    """The models of all judges of a reward, by where they are.
+    """The models of all judges of a reward, by place.
 
     Attributes:
-        loads: how often each model was brought in, by folder or address; for logs and tests.
+        loads: folder or address -> number of loads; for logs and tests.
     """
 
     def __init__(self, backend: Backend | None) -> None:
@@ -154,7 +154,7 @@ class JudgeModels:
         self.loads: dict[str, int] = {}
 
     def use(self, place: Place) -> JudgeModel:
-        """The model of a place; all others are freed before it is loaded, except those to keep."""
+        """Return the model of a place; all others are freed before it is loaded, except those with ``keep``."""
         key = place.key
         model = self.models.get(key) or self.models.setdefault(key, self.build(place))
         if key not in self.held:
@@ -165,13 +165,13 @@ class JudgeModels:
         return model
 
     def release(self) -> None:
-        """Free every model, except those to keep."""
+        """Free every model except those with ``keep``."""
         for key in [key for key, keep in self.held.items() if not keep]:
             self.models[key].release()
             del self.held[key]
 
     def build(self, place: Place) -> JudgeModel:
-        """A model that has not been asked yet."""
+        """Build the model of a place."""
         if place.server:
             return OnServer(place)
         if self.backend is None:
@@ -179,7 +179,7 @@ class JudgeModels:
         return InProcess(place, self.backend)
 
     def close(self) -> None:
-        """Free all of them."""
+        """Free every model."""
         for model in self.models.values():
             model.release()
         self.models.clear()
@@ -187,7 +187,7 @@ class JudgeModels:
 
 
 def check_place(place: Place) -> None:
-    """Raise ConfigError for a folder that holds no model, or an address that is none; nothing is loaded."""
+    """Raise ConfigError for a folder without a model, or an invalid address; nothing is loaded."""
     if place.server:
         OnServer(place).release()
         return
@@ -199,7 +199,7 @@ def check_place(place: Place) -> None:
 
 
 def first_tokens(tokenizer: Tokenizer, choices: Sequence[str], name: str) -> list[int]:
-    """The first token of each choice; raises ConfigError unless they differ."""
+    """Return the first token of each choice; raises ConfigError unless they differ."""
     first = [tokenizer.encode(choice)[:1] for choice in choices]
     flat = [ids[0] for ids in first if ids]
     if len(set(flat)) < len(choices):

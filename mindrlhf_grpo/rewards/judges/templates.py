@@ -1,7 +1,7 @@
-"""What a judge is asked: Jinja templates in files, one for each language, filled with a question and its answer.
+"""Templates of judges: Jinja files, one per language, filled with a question and its answer.
 
 A template is the user's message to the judge. It may name ``question``, ``response``, ``thought``, ``reference`` and
-the columns of the row; a name that is not there is an error, never an empty place.
+the columns of the row; an unknown name is an error, never an empty text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class JudgeTemplate:
     """A template in one or several languages."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
-        """Compile texts by language; ``en``, or else the first, is for questions in none of the others.
+        """Compile texts by language; ``en``, else the first, serves questions in any other language.
 
         Raises:
             ConfigError: no text, or one that does not compile.
@@ -40,7 +40,7 @@ class JudgeTemplate:
                 raise ConfigError(f"the judge's template ({language}) does not compile: {error}") from error
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The message for a question and its answer; raises ConfigError where it names what is not there."""
+        """Return the message for a question and its answer; raises ConfigError where the template uses an unknown name."""
         language = language_for(str(values.get("question", "")), self.languages)
         try:
             return self.languages[language].render(**values)
@@ -51,7 +51,7 @@ class JudgeTemplate:
 
 
 def language_for(question: str, languages: Mapping[str, Any]) -> str:
-    """The language of a question by its script: any kana, Hangul or Chinese character, else English or the first."""
+    """Return the language of a question by its script: any kana, Hangul or Chinese character, else English or the first."""
     for language, script in SCRIPTS.items():
         if language in languages and script.search(question):
             return language
@@ -59,17 +59,17 @@ def language_for(question: str, languages: Mapping[str, Any]) -> str:
 
 
 def load_template(source: Source) -> JudgeTemplate:
-    """A template from a file, or from files by language.
+    """Read a template from a file, or from files by language.
 
     Raises:
-        ConfigError: a file that cannot be read, or no template in it.
+        ConfigError: a file is unreadable or empty.
     """
     files = {"en": source} if isinstance(source, str) else dict(source)
     return JudgeTemplate({language: read_text(file) for language, file in files.items()})
 
 
 def read_text(file: str) -> str:
-    """The text of a template's file; raises ConfigError where it has none."""
+    """Return the text of a template's file; raises ConfigError for an unreadable or empty one."""
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """A trained reward model as a reward: a score for every completion, in the model's own tokens and template.
 
-A squash is applied to a sequence's one number, before anything is spread over tokens (the sigmoid of a padding zero is
-0.5). Each scorer frees its weights when it has scored, so several take the memory of the largest, not of all.
+A squash is applied to the pooled score of a sequence, never to token values (the sigmoid of a padding zero is 0.5). Each
+scorer frees its weights when it has scored, so several need the memory of the largest, not of all.
 Legend: N completions, T longest completion.
 """
 
@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerSettings:
-    """How a reward model is read.
+    """Settings for reading a reward model.
 
     Attributes:
         model: folder of a sequence or token classifier with one output, or of one with an MLP head.
@@ -56,11 +56,11 @@ class ScorerSettings:
         pooling: ``last``: the value at the sequence's last token; ``mean``: over the tokens after the prompt.
         sign: factor of the pooled value, before ``squash``.
         squash: x, sigmoid(x), -x or sigmoid(-x) of that.
-        max_tokens: longer sequences are cut at their end; 0: never.
+        max_tokens: cut longer sequences at their end; 0: never.
         device, dtype, tokens_per_micro_batch: see ``model.device``, ``model.dtype``, ``train.tokens_per_micro_batch``.
         keep: keep the weights between calls; for a single reward model that fits beside the policy.
-        trust_remote_code: compute the score by the Python code in the model's folder, where it ships any and the
-            backend is torch; else it is read natively, and said so.
+        trust_remote_code: compute the score with the Python code in the model's folder, if it ships any and the backend
+            can run it; else the model is read natively, which is logged.
 
     Raises:
         ConfigError: a value that is not accepted.
@@ -101,7 +101,7 @@ class ScorerSettings:
 
 
 def settings_from_arguments(model: str, arguments: Mapping[str, Any]) -> ScorerSettings:
-    """Settings from the arguments of a reward component.
+    """Return settings from the arguments of a reward component.
 
     Raises:
         ConfigError: an unknown argument, or a value that is not accepted.
@@ -120,11 +120,11 @@ class Scorer:
 
     Args:
         policy_tokenizer: folder of the policy's tokenizer, for ``tokens: same``.
-        headless: whether the weights may lack a head, to be read for their embeddings alone.
+        headless: accept weights without a head, for reading embeddings only.
 
     Raises:
-        ConfigError: ``tokens: same`` with tokenizer files that differ, or a folder whose weights hold no head.
-        DataError: a tokenizer that cannot be read.
+        ConfigError: ``tokens: same`` with tokenizer files that differ, or weights without a head.
+        DataError: an unreadable tokenizer.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Scorer:
         self.model: ValueReader | None = None
 
     def score(self, groups: Sequence[RolloutGroup]) -> Floats:
-        """``[N]`` float64, group by group, sample by sample; NaN (not applicable) for a completion without tokens.
+        """Return scores ``[N]`` in float64, group by group, sample by sample; NaN for a completion without tokens.
 
         The weights are freed afterwards unless ``keep``.
         """
@@ -156,37 +156,37 @@ class Scorer:
         scores = np.full(len(rows), np.nan)
         present = np.flatnonzero([row is not None for row in rows])
         if len(present):
-            found = [row for row in rows if row is not None]
-            batch = packed(found, np.repeat(np.arange(len(groups)), counts)[present])
-            scores[present] = squashed(self.settings, pooled(self.settings, self.values(batch), batch.lengths))
+            sequences = [row for row in rows if row is not None]
+            batch = to_batch(sequences, np.repeat(np.arange(len(groups)), counts)[present])
+            scores[present] = squash(self.settings, pool(self.settings, self.values(batch), batch.lengths))
         return scores
 
     def embeddings(self, groups: Sequence[RolloutGroup]) -> Floats:
-        """``[N, E]``: what a head reads at the last token of each conversation.
+        """Return embeddings ``[N, E]`` at the last token of each conversation, the inputs of a head.
 
         Raises:
             DataError: a completion without tokens.
         """
         rows = [self.sequence(group.prompt, rollout) for group in groups for rollout in group.rollouts]
         counts = [len(group.rollouts) for group in groups]
-        found = [row for row in rows if row is not None]
-        if len(found) < len(rows):
-            raise DataError(f"{len(rows) - len(found)} of {len(rows)} completions have no tokens")
+        sequences = [row for row in rows if row is not None]
+        if len(sequences) < len(rows):
+            raise DataError(f"{len(rows) - len(sequences)} of {len(rows)} completions have no tokens")
         try:
-            batch = packed(found, np.repeat(np.arange(len(groups)), counts))
+            batch = to_batch(sequences, np.repeat(np.arange(len(groups)), counts))
             return np.asarray(self.loaded().embeddings(batch), np.float64)
         finally:
             self.rest()
 
     def values(self, batch: Batch) -> NDArray[Any]:
-        """Values ``[N, T]`` at the tokens after each prompt."""
+        """Return values ``[N, T]`` at the tokens after each prompt."""
         try:
             return self.loaded().values(batch)
         finally:
             self.rest()
 
     def loaded(self) -> ValueReader:
-        """The model, which reads its weights again if they were released."""
+        """Return the model, loading it at the first call; it reads its weights again if they were released."""
         if self.model is None:
             settings = self.settings
             model = ModelConfig.model_validate(
@@ -197,12 +197,12 @@ class Scorer:
         return self.model
 
     def rest(self) -> None:
-        """Free the weights until the next call, unless they are to be kept."""
+        """Free the weights until the next call, unless ``keep``."""
         if self.model is not None and not self.settings.keep:
             self.model.release()
 
     def remote_code(self, model: ModelConfig, train: TrainConfig) -> ValueReader | None:
-        """The model by its folder's own code, where that is asked for, there and can be run."""
+        """Return the model run by its folder's own code; None unless that is requested, shipped and possible."""
         if not self.settings.trust_remote_code:
             return None
         there = bool(read_model_config(find_folder(self.settings.model)).get("auto_map"))
@@ -213,7 +213,7 @@ class Scorer:
         return found
 
     def sequence(self, prompt: Prompt, rollout: Rollout) -> tuple[list[int], int] | None:
-        """Ids of prompt and completion, and how many of them are the prompt's; None without a completion."""
+        """Return the ids of prompt and completion, and the length of the prompt; None without a completion."""
         if not len(rollout.ids):
             return None
         if self.tokenizer is None:
@@ -225,21 +225,21 @@ class Scorer:
             start, ids = len(before), [*before, *map(int, after)]
         else:
             ids = self.tokenizer.encode(prompt.text + rollout.text)
-            start = common(ids, self.tokenizer.encode(prompt.text))
+            start = common_prefix(ids, self.tokenizer.encode(prompt.text))
         if not ids:
             raise DataError(f"row {prompt.row}: prompt and completion have no tokens for {self.settings.model}")
         ids = ids[: self.settings.max_tokens or None]
         return ids, min(start, len(ids) - 1)
 
     def templated(self, tokenizer: Tokenizer, messages: list[Mapping[str, str]], text: str) -> tuple[int, list[int]]:
-        """Length of the prompt, and ids of the conversation up to the end that the settings name."""
+        """Return the length of the prompt, and the ids of the conversation up to the end that the settings name."""
         asked = [dict(message) for message in messages]
         answered = [*asked, {"role": "assistant", "content": text}]
         if self.settings.end == "answer":
             before, completion = encode_conversation(answered, len(asked), tokenizer)
             return len(before), [*map(int, before), *map(int, completion.ids)]
         ids = tokenizer.chat(answered, generation_prompt=False)
-        return common(ids, tokenizer.chat(asked)), ids
+        return common_prefix(ids, tokenizer.chat(asked)), ids
 
     def close(self) -> None:
         """Free the weights; the scorer can be used again."""
@@ -249,21 +249,21 @@ class Scorer:
 
 
 def conversation(prompt: Prompt) -> list[Mapping[str, str]]:
-    """The messages that a prompt was made of; a prompt of plain text is the user's."""
+    """Return the messages of a prompt; a prompt of plain text is a user message."""
     return list(prompt.messages) or [{"role": "user", "content": prompt.text}]
 
 
-def common(ids: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two lists begin with in common."""
+def common_prefix(ids: Sequence[int], other: Sequence[int]) -> int:
+    """Return the number of leading tokens that two lists share."""
     both = min(len(ids), len(other))
     return next((place for place in range(both) if ids[place] != other[place]), both)
 
 
-def packed(rows: Sequence[tuple[Sequence[int], int]], group_of: NDArray[np.int64]) -> Batch:
-    """Sequences as a batch: the prompt of a group is what all its sequences begin with, of their prompts.
+def to_batch(rows: Sequence[tuple[Sequence[int], int]], group_of: NDArray[np.int64]) -> Batch:
+    """Return sequences as a batch; the prompt of a group is the common beginning of its sequences' prompts.
 
     Args:
-        rows: (ids, how many of them are the prompt's).
+        rows: (ids, length of the prompt) of each sequence.
         group_of: group of each row, ascending.
     """
     numbers, prompt_of = np.unique(group_of, return_inverse=True)
@@ -271,7 +271,7 @@ def packed(rows: Sequence[tuple[Sequence[int], int]], group_of: NDArray[np.int64
     for group in range(len(numbers)):
         members = [rows[row] for row in np.flatnonzero(prompt_of == group)]
         first = members[0][0]
-        start = min(min(length, common(ids, first)) for ids, length in members)
+        start = min(min(length, common_prefix(ids, first)) for ids, length in members)
         prompts.append(np.asarray(first[:start], dtype=np.int32))
     completions = [np.asarray(ids[len(prompts[m]) :], np.int64) for (ids, _), m in zip(rows, prompt_of, strict=True)]
     lengths = np.asarray([len(completion) for completion in completions], dtype=np.int64)
@@ -284,16 +284,16 @@ def packed(rows: Sequence[tuple[Sequence[int], int]], group_of: NDArray[np.int64
     )  # fmt: skip
 
 
-def pooled(settings: ScorerSettings, values: NDArray[Any], lengths: NDArray[Any]) -> Floats:
-    """One number a row ``[N]`` from values ``[N, T]``, by length, never by padding id."""
+def pool(settings: ScorerSettings, values: NDArray[Any], lengths: NDArray[Any]) -> Floats:
+    """Return one number per row ``[N]`` from values ``[N, T]``, by length, never by padding id."""
     wide = np.asarray(values, dtype=np.float64)
     if settings.pooling == "mean":
         return np.asarray(wide.sum(axis=1) / lengths)
     return np.asarray(wide[np.arange(len(wide)), np.asarray(lengths) - 1])
 
 
-def squashed(settings: ScorerSettings, scores: Floats) -> Floats:
-    """Sign, then squash, of one number a sequence."""
+def squash(settings: ScorerSettings, scores: Floats) -> Floats:
+    """Apply the sign, then the squash, to one number per sequence."""
     scores = scores * settings.sign
     if settings.squash in ("neg", "sigmoid_neg"):
         scores = -scores
@@ -303,7 +303,7 @@ def squashed(settings: ScorerSettings, scores: Floats) -> Floats:
 
 
 def check_head(settings: ScorerSettings) -> None:
-    """Raise ConfigError for weights without a head of one number: a random one would be drawn, and its scores be noise."""
+    """Raise ConfigError for weights without a head with one output: it would be initialised at random and score noise."""
     folder = Path(settings.model).expanduser()
     names = read_headers(folder) if folder.is_dir() else {}
     if names and not settings.trust_remote_code and not any(is_head(name) for name in names):

@@ -1,4 +1,4 @@
-"""One number a sequence from whatever a reward model of somebody else's code puts out.
+"""Normalises the outputs of third-party reward models to one score per sequence.
 
 Legend: B sequences, T tokens with padding on either side.
 """
@@ -14,7 +14,7 @@ from ...errors import ConfigError
 
 
 def last_valid(mask: NDArray[Any]) -> NDArray[np.int64]:
-    """Place of the last 1 of each row ``[B]``: with padding on the left, too, where ``sum - 1`` is another token.
+    """Return the place of the last 1 of each row ``[B]``; also right for padding on the left, where ``sum - 1`` is not.
 
     Raises:
         ValueError: a row without any 1.
@@ -26,9 +26,9 @@ def last_valid(mask: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def sequence_scores(outputs: NDArray[Any], mask: NDArray[Any]) -> NDArray[np.float64]:
-    """Scores ``[B]``: ``[B]`` and ``[B, 1]`` are one already; of ``[B, T]`` and ``[B, T, 1]`` the last valid token's.
+    """Return scores ``[B]``: outputs ``[B]`` or ``[B, 1]`` as they are, of ``[B, T]`` or ``[B, T, 1]`` the last valid token's.
 
-    With T = 1 both readings are the same number.
+    With T = 1 both readings give the same number.
 
     Raises:
         ConfigError: outputs of another shape.

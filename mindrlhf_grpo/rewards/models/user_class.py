@@ -24,7 +24,7 @@ Conversation = Sequence[Mapping[str, str]]
 
 
 class UserModel:
-    """A user's class and the tokenizer it reads with; an object of it is made at the first call.
+    """A user-defined class and its tokenizer; an object of the class is built at the first call.
 
     Args:
         reference: ``file.py:Class`` or ``pkg.module:Class``. It is built with ``path`` if its constructor takes that,
@@ -52,10 +52,10 @@ class UserModel:
         self.model: Any = None
 
     def scores(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        """The score of each conversation ``[N]``.
+        """Return the score of each conversation ``[N]``.
 
         Raises:
-            ConfigError: the model gives something else than one number each.
+            ConfigError: the model does not return one number per conversation.
         """
         if self.model is None:
             self.model = self.build()
@@ -64,7 +64,7 @@ class UserModel:
         return np.concatenate([np.zeros(0), *parts])
 
     def build(self) -> Any:
-        """An object of the class, in evaluation mode and on its device where it knows of these."""
+        """Build an object of the class, in evaluation mode and on its device where it has methods for these."""
         named = inspect.signature(self.made).parameters
         model = self.made(path=self.path) if "path" in named else self.made()
         if hasattr(model, "eval"):
@@ -72,7 +72,7 @@ class UserModel:
         return model.to(self.device) if self.device is not None and hasattr(model, "to") else model
 
     def encode(self, conversation: Conversation) -> list[int]:
-        """Ids in the chat template, if there is one."""
+        """Return the ids of a conversation, in the chat template if there is one."""
         tokenizer = self.tokenizer
         if tokenizer.has_chat_template:
             return tokenizer.chat(conversation, generation_prompt=False)
@@ -80,7 +80,7 @@ class UserModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of the model's folder, else of the policy's."""
+        """The tokenizer of the model's folder, else of the policy's."""
         try:
             return load_tokenizer(self.path)
         except DataError:
@@ -89,7 +89,7 @@ class UserModel:
             return load_tokenizer(str(self.policy_folder))
 
     def call(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """One batch ``[B]``."""
+        """Score one batch ``[B]``."""
         ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
         mask = np.zeros_like(ids)
         for row, tokens in enumerate(rows):

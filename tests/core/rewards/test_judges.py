@@ -18,7 +18,7 @@ from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.judges.answers import judged_choice, number_reader, verdict_reader
-from mindrlhf_grpo.rewards.judges.judge import JudgeReward, judge_of
+from mindrlhf_grpo.rewards.judges.judge import JudgeReward, build_judge
 from mindrlhf_grpo.rewards.judges.models import JudgeModels, Place
 from mindrlhf_grpo.rewards.judges.templates import JudgeTemplate, load_template
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
@@ -89,7 +89,7 @@ def test_wrong_settings_name_the_judge_and_what_is_wrong(
     for name, text in {"t.txt": "{{ question }}", "broken.txt": "{% if %}", "empty.txt": " \n"}.items():
         Path(name).write_text(text)
     with pytest.raises(ConfigError, match=f"judge safety: .*{problem}"):
-        judge_of({"template": "t.txt", **settings}, label="judge safety")
+        build_judge({"template": "t.txt", **settings}, label="judge safety")
 
 
 def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path: Path):

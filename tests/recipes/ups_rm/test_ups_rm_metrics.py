@@ -12,7 +12,7 @@ import pytest
 
 from mindrlhf_grpo.advantages import token_rewards
 from mindrlhf_grpo.recipes.ups_rm.metrics import group_log, verl_names
-from mindrlhf_grpo.rewards.models.reward_model import ScorerSettings, squashed
+from mindrlhf_grpo.rewards.models.reward_model import ScorerSettings, squash
 
 FIGURES = {
     "loss": 0.5,
@@ -37,9 +37,9 @@ def figures(**further: Any) -> dict[str, float]:
 
 @pytest.mark.row("ups_rm", "Sign", backend="none")
 def test_the_golden_scores_of_logits() -> None:
-    safe = squashed(ScorerSettings(model="x", squash="sigmoid_neg"), np.array([2.0, 0.0, -2.0]))
+    safe = squash(ScorerSettings(model="x", squash="sigmoid_neg"), np.array([2.0, 0.0, -2.0]))
     assert safe == pytest.approx([0.11920, 0.5, 0.88080], abs=5e-6)
-    spread = squashed(ScorerSettings(model="x", squash="sigmoid_neg"), np.linspace(-30, 30, 61))
+    spread = squash(ScorerSettings(model="x", squash="sigmoid_neg"), np.linspace(-30, 30, 61))
     assert (np.diff(spread) < 0).all()
 
 
