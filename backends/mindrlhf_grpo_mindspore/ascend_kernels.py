@@ -1,6 +1,6 @@
-"""Ascend's own kernels for the operations of ``ops``. Written from MindSpore's documentation and not yet run.
+"""Ascend's own kernels for the operations of ``ops``, written from MindSpore's documentation and not yet run.
 
-``ops.choose_kernels`` takes one only after it agreed with its reference on the device at hand.
+``ops.choose_kernels`` uses one only after it has agreed with its reference on the device.
 Legend as in ``ops``.
 """
 
@@ -19,7 +19,7 @@ def ascend_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def ascend_rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """The kernel takes ``[1, S, H, D]`` with cosine and sine for both halves."""
+    """Rotary embedding; the kernel takes ``[1, S, H, D]`` with cosine and sine for both halves."""
     if interleaved:
         return reference_rotate(x, cos, sin, True)
     both = [native.cat((part, part), -1).expand_dims(0) for part in (cos, sin)]
@@ -31,7 +31,7 @@ def ascend_swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def ascend_flash_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """https://arxiv.org/abs/2205.14135; the kernel takes values as large as keys, in multiples of 16."""
+    """FlashAttention, https://arxiv.org/abs/2205.14135; the kernel takes values as large as keys, in multiples of 16."""
     if keys.shape[3] != values.shape[3] or queries.shape[3] % 16 != 0:
         return reference_softmax_attention(queries, keys, values, bias, scale)
     hidden = native.broadcast_to(bias < 0, (queries.shape[0], 1, queries.shape[1], keys.shape[1])).astype(ms.uint8)
@@ -41,7 +41,7 @@ def ascend_flash_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: 
 
 
 def ascend_grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
-    """Tokens sorted by expert, one grouped product each way."""
+    """Mixture of experts: tokens sorted by expert, one grouped product each way."""
     sorted_tokens, origin = native.moe_token_permute(x, chosen)
     ends = native.cumsum(native.one_hot(chosen.reshape(-1), gate_up.shape[0], 1, 0).sum(0), 0).astype(ms.int64)
     both = grouped_matmul_v4(
@@ -55,7 +55,7 @@ def ascend_grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Ten
 
 
 def without_float32(name: str) -> bool:
-    """Whether the kernel takes float16 and bfloat16 only."""
+    """True if the kernel takes float16 and bfloat16 only."""
     return name == "softmax_attention"
 
 

@@ -1,8 +1,8 @@
 """The process group: one process, or the workers that msrun started.
 
-Gradients are summed, never averaged: loss weights carry the denominators of the global batch. On the processor only
+Gradients are summed, never averaged: loss weights carry the denominators of the global batch. On the CPU only
 float32 all-reduce by sum and int32 broadcast are used: most other collectives fail there, and one that has failed
-makes later ones return wrong numbers. So every rank proves, before each call, that all are about to make the same one.
+makes later ones return wrong numbers. So before each call all ranks verify that they are about to make the same one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
-from .host_link import KEY_BYTES, HostLink, accept, join, listen, own_address
+from .host_link import KEY_BYTES, HostLink, accept, join, listen, local_address
 
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
 HOST_BYTES = 64  # room for the text of an address
@@ -37,7 +37,7 @@ class MindSporeRanks:
             communication.init("hccl" if device_kind == "npu" else "mccl")
         self.rank, self.world_size = communication.get_rank(), communication.get_group_size()
         os.environ["RANK_ID"] = str(self.rank)  # msrun cannot know it on several machines without --node_rank
-        atexit.register(hush)
+        atexit.register(silence_exit)
         self.calls = 0
         self.link = open_link(self.rank, self.world_size)
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
@@ -71,31 +71,33 @@ class MindSporeRanks:
         return summed
 
     def _agree(self, operation: str, details: str, item: Any = None) -> list[Any]:
-        """Gather an item, and prove that every rank makes this call.
+        """Gather an item, and verify that every rank makes this call.
 
         Raises:
             RunFailed: another rank calls something else, or has left.
         """
         self.calls += 1
-        said = self.link.gather((self.calls, operation, details, item))
-        check_same(said)
-        return [theirs for *_, theirs in said]
+        announced_calls = self.link.gather((self.calls, operation, details, item))
+        check_same(announced_calls)
+        return [rank_item for *_, rank_item in announced_calls]
 
 
-def check_same(said: Sequence[tuple[int, str, str, Any]]) -> None:
+def check_same(calls: Sequence[tuple[int, str, str, Any]]) -> None:
     """Raise RunFailed, naming both calls, unless all ranks announced the same one."""
-    for rank, call in enumerate(said):
-        if call[:3] != said[0][:3]:
-            raise RunFailed(f"ranks disagree on what comes next: {named(0, said[0])}, {named(rank, call)}")
+    for rank, call in enumerate(calls):
+        if call[:3] != calls[0][:3]:
+            raise RunFailed(
+                f"ranks disagree on what comes next: {describe_call(0, calls[0])}, {describe_call(rank, call)}"
+            )
 
 
-def named(rank: int, call: tuple[int, str, str, Any]) -> str:
+def describe_call(rank: int, call: tuple[int, str, str, Any]) -> str:
     number, operation, details, _ = call
     return f"rank {rank} makes call {number}, {operation}" + (f" ({details})" if details else "")
 
 
 def buckets(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Cut tensors into runs [first, last) of about ``limit`` elements; one that is larger is a run of its own."""
+    """Cut tensors into runs [first, last) of about ``limit`` elements; a larger tensor is a run of its own."""
     runs: list[tuple[int, int]] = []
     first, filled = 0, 0
     for index, size in enumerate(sizes):
@@ -113,9 +115,9 @@ def flattened(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def open_link(rank: int, world_size: int) -> HostLink:
-    """Connect all ranks to rank 0, whose address and key are broadcast through MindSpore's own network."""
+    """Connect all ranks to rank 0, whose address and key are broadcast over MindSpore's own network."""
     if rank == 0:
-        listener, key = listen(own_address(os.environ.get("MS_SCHED_HOST", "127.0.0.1")))
+        listener, key = listen(local_address(os.environ.get("MS_SCHED_HOST", "127.0.0.1")))
         host, port = listener.address
         broadcast(announcement(host, port, key))
         return accept(listener, world_size)
@@ -150,8 +152,8 @@ def as_run_failed(explanation: str) -> Iterator[None]:
         raise RunFailed(f"{explanation}: {str(error).strip().splitlines()[0]}") from None
 
 
-def hush() -> None:
-    """Drop what MindSpore's network writes to standard error while the process ends: msrun would show it as our output."""
+def silence_exit() -> None:
+    """Drop the messages of MindSpore's network on standard error at exit, which msrun would show as our output."""
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -170,7 +172,7 @@ def connect(device_kind: str) -> SingleProcess | MindSporeRanks:
 
 
 def schedule() -> NoReturn:
-    """msrun starts the program once more as the scheduler: it brings the workers together and trains nothing.
+    """Run as msrun's scheduler, which connects the workers and trains nothing.
 
     Raises:
         SystemExit: the workers are done.

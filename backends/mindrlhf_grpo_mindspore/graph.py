@@ -1,8 +1,8 @@
-"""Everything that knows jit: functions compiled once for every bucket of static shapes, and the buckets.
+"""The one place that uses jit: functions compiled once for every bucket of static shapes.
 
-Outside this file the backend is written as functions of tensors. MindSpore's traps here: a tuple, list or dict
-passed to a compiled function is a constant (a new one compiles again), so arguments are tensors only; errors are
-asynchronous, so the first call waits for its result and fails where it stands.
+Outside this file the backend is written as functions of tensors. Two traps of MindSpore: a tuple, list or dict passed
+to a compiled function is a constant (a new one compiles again), so arguments are tensors only; errors are asynchronous,
+so the first call waits for its result and fails at the right line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Compiled:
     """A function of tensors, compiled for every combination of argument shapes it meets.
 
     Args:
-        name: what it does, for the log.
+        name: names the function in the log.
         bucket: describes the arguments of a call in the log; None: their shapes.
     """
 
@@ -32,7 +32,7 @@ class Compiled:
         self.name, self.log, self.bucket = name, log, bucket
         self.function = ms.jit(function)
         self.seen: set[tuple[Shape, ...]] = set()
-        self.keys: set[str] = set()  # MindSpore's, of what it compiled
+        self.keys: set[str] = set()  # MindSpore's own keys of the compiled graphs
 
     def __call__(self, *tensors: Tensor) -> Any:
         shapes = tuple((tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors)
@@ -48,24 +48,24 @@ class Compiled:
         return result
 
     def forget(self) -> None:
-        """Free what is compiled: MindSpore holds it for the whole process otherwise. The next call compiles again."""
+        """Free the compiled graphs, which MindSpore would keep until the process ends; the next call compiles again."""
         free_compiled(self.keys)
         self.keys.clear()
         self.seen.clear()
 
 
 def compiled_keys() -> set[str]:
-    """MindSpore's own record of what is compiled, empty in a version that keeps it elsewhere."""
+    """MindSpore's own record of compiled graphs, empty in a version that keeps it elsewhere."""
     try:
         from mindspore.graph.api import ms_compile_cache
     except ImportError:
         return set()
-    found: set[str] = ms_compile_cache
-    return found
+    keys: set[str] = ms_compile_cache
+    return keys
 
 
 def free_compiled(keys: set[str]) -> None:
-    """Give back what is compiled under these keys; there is no public way (MindSpore 2.10)."""
+    """Free the graphs compiled under these keys; MindSpore 2.10 has no public way to do so."""
     if keys:
         from mindspore._c_expression import JitExecutor_
 
@@ -74,12 +74,12 @@ def free_compiled(keys: set[str]) -> None:
 
 
 def empty(parameter: Parameter) -> None:
-    """Free a parameter's numbers: the compiler goes on holding the parameter after what it compiled is gone."""
+    """Free a parameter's values: the compiler holds the parameter even after its graphs are freed."""
     parameter.set_data(Tensor([0.0], parameter.dtype), slice_shape=True)
 
 
 def wait(result: Any) -> None:
-    """Until the tensors of a result are computed; an error of the computation is raised here."""
+    """Wait until the tensors of a result are computed; an error of the computation is raised here."""
     if isinstance(result, Tensor):
         result.asnumpy()
     elif isinstance(result, (tuple, list)):
@@ -88,8 +88,8 @@ def wait(result: Any) -> None:
 
 
 def overwrite(parameter: Parameter, values: Tensor) -> None:
-    """Give a parameter other values where it lies.
+    """Overwrite a parameter's values in place.
 
-    After ``Parameter.set_data`` compiled functions go on reading and writing the storage that it had before.
+    After ``Parameter.set_data`` compiled functions would go on reading and writing its previous storage.
     """
     ops.assign(parameter, values.astype(parameter.dtype))

@@ -1,9 +1,9 @@
-"""What ranks tell each other besides tensors: host objects, and that they are alive.
+"""The host link: ranks exchange host objects and watch that the others are alive.
 
-A star of TCP connections around rank 0. MindSpore's collectives carry no tags: ranks that call them in another order
-get wrong numbers or hang. So each collective is announced here first (``comm.py``), and host objects travel here
-altogether. A process that ends closes its sockets, a machine that vanishes stops answering TCP keep-alive; either
-ends the other ranks with one message, also where they compute or wait in a collective.
+It is a star of TCP connections around rank 0. MindSpore's collectives carry no tags: ranks that call them in different
+orders get wrong numbers or hang. So each collective is announced here first (``comm.py``), and all host objects travel
+here. A process that ends closes its sockets, and a machine that is lost stops answering TCP keep-alive; either ends the
+other ranks with one message, even while they compute or wait in a collective.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HostLink:
     """This rank's connections: to every other rank on rank 0, to rank 0 elsewhere.
 
     Args:
-        talks, watches: rank -> connection; objects travel on the first, only farewells on the second.
+        talks, watches: connections by rank; objects travel on the first, only farewells on the second.
         end: called with a message, from another thread, when another rank has ended.
     """
 
@@ -47,7 +47,7 @@ class HostLink:
     def gather(self, item: Any) -> list[Any]:
         """Every rank's item, in rank order.
 
-        Items are pickled in memory only, between ranks of one run that proved to know its key.
+        Items are pickled in memory only, between ranks of one run that have shown its key.
 
         Raises:
             RunFailed: a rank has left.
@@ -71,10 +71,10 @@ class HostLink:
         return items
 
     def close(self) -> None:
-        """Say farewell: this rank has done its part, or reports its own error."""
+        """Send a farewell: this rank has finished, or reports its own error."""
         if not self.closed.is_set():
             self.closed.set()
-            self._tell(BYE)
+            self._notify(BYE)
 
     def _send(self, rank: int, item: Any) -> None:
         try:
@@ -89,12 +89,12 @@ class HostLink:
             raise self._lost(rank) from None
 
     def _lost(self, rank: int) -> RunFailed:
-        """The error of a connection that has closed; of a rank that died the watching thread knows more."""
+        """The error of a closed connection, after a moment in which the watching thread may report that the rank died."""
         time.sleep(1.0)
         return has_left(rank)
 
-    def _tell(self, number: int) -> None:
-        """Write on every watched connection: a farewell, or the rank that has ended."""
+    def _notify(self, number: int) -> None:
+        """Send a farewell, or the number of the rank that has ended, on every watched connection."""
         for connection in self.watches.values():
             try:
                 connection.send(number)
@@ -102,7 +102,7 @@ class HostLink:
                 continue
 
     def _watch(self) -> None:
-        """Wait for the other ranks' farewells; end this process if one of them ends without."""
+        """Wait for the other ranks' farewells; end this process if one of them ends without a farewell."""
         open_ones: dict[Any, int] = {connection: rank for rank, connection in self.watches.items()}
         left: dict[int, float] = {}  # rank -> when this process must have ended too
         while (open_ones or left) and not self.closed.is_set():
@@ -118,7 +118,7 @@ class HostLink:
     def _end(self, rank: int) -> None:
         if self.closed.is_set():
             return
-        self._tell(rank)
+        self._notify(rank)
         self.end(
             f"rank {rank} has ended (killed, out of memory, or its machine is gone; its log may say more), "
             f"so rank {self.rank} ends too. The same command goes on after the last checkpoint."
@@ -126,7 +126,7 @@ class HostLink:
 
 
 def farewell(connection: Any) -> int | None:
-    """What a watched rank said last; None if it ended without a word."""
+    """The last message of a watched rank; None if it ended without one."""
     try:
         return int(connection.recv())
     except (EOFError, OSError):
@@ -138,7 +138,7 @@ def has_left(rank: int) -> RunFailed:
 
 
 def end_process(message: str) -> None:
-    """Leave at once, whatever the main thread is doing: it may never come back from a collective."""
+    """End the process at once: the main thread may never return from a collective."""
     sys.stderr.write(f"error: {message}\n")
     sys.stderr.flush()
     os._exit(RunFailed.exit_code)
@@ -148,13 +148,13 @@ def end_process(message: str) -> None:
 
 
 def listen(host: str) -> tuple[Listener, bytes]:
-    """A port on rank 0, and the key that the others must know."""
+    """Open a port on rank 0; return it with the key that the others must know."""
     key = secrets.token_bytes(KEY_BYTES)
     return Listener((host, 0), backlog=BACKLOG, authkey=key), key
 
 
 def accept(listener: Listener, world_size: int, end: End = end_process) -> HostLink:
-    """Rank 0's side: wait until every other rank has made its two connections."""
+    """Accept both connections of every other rank, on rank 0."""
     talks: dict[int, Connection] = {}
     watches: dict[int, Connection] = {}
     while len(talks) + len(watches) < 2 * (world_size - 1):
@@ -169,7 +169,7 @@ def accept(listener: Listener, world_size: int, end: End = end_process) -> HostL
 
 
 def join(address: Address, key: bytes, rank: int, end: End = end_process) -> HostLink:
-    """The side of every other rank."""
+    """Make both connections to rank 0, on every other rank."""
     connections = []
     for watching in (False, True):
         connection = keep_alive(Client(address, authkey=key))
@@ -179,7 +179,7 @@ def join(address: Address, key: bytes, rank: int, end: End = end_process) -> Hos
 
 
 def keep_alive(connection: Connection) -> Connection:
-    """Let the kernel find out that the other machine is gone."""
+    """Let the kernel detect that the other machine is gone."""
     with socket.socket(fileno=os.dup(connection.fileno())) as view:
         view.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEP_ALIVE.items():
@@ -188,8 +188,8 @@ def keep_alive(connection: Connection) -> Connection:
     return connection
 
 
-def own_address(towards: str) -> str:
-    """This machine's address on the network where ``towards`` is."""
+def local_address(towards: str) -> str:
+    """This machine's address on the network of ``towards``."""
     family = socket.getaddrinfo(towards, None)[0][0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((towards, 9))  # a datagram socket sends nothing by connecting

@@ -1,7 +1,7 @@
-"""Operations of the decoder: each with a reference made of operations proven on CPU and present on Ascend.
+"""Operations of the decoder, each with a reference built from operations that CPU and Ascend both have.
 
-At start-up ``choose_kernels`` tries the device's own kernels against the references and takes those that agree;
-``kernels`` says which implementation serves which operation. The references serve until then.
+At start-up ``choose_kernels`` compares the device's own kernels with the references and uses those that agree;
+``kernels`` lists the implementation in use for each operation. Until then the references are used.
 Legend: S tokens, E hidden size, H query heads, K key/value heads, D size of a query or key, Dv of a value, B rows,
 T queries and W keys of a row, I inner size, X experts, N experts of a token.
 """
@@ -25,27 +25,27 @@ TOLERANCE = {ms.float32: 1e-4, ms.bfloat16: 0.02, ms.float16: 0.005}  # relative
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``[S, in]``, ``[out, in]`` -> ``[S, out]``."""
-    product = native.MatMul(False, True)(x, weight)  # whose gradient transposes nothing, unlike that of dense
+    product = native.MatMul(False, True)(x, weight)  # its gradient transposes nothing, unlike that of dense
     return product if bias is None else product + bias
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, recomputed: bool = False) -> Tensor:
-    """weight * x / sqrt(mean(x^2) + eps) over the last dimension; ``recomputed``: in a cell that is."""
+    """weight * x / sqrt(mean(x^2) + eps) over the last dimension; ``recomputed``: the calling cell is recomputed in the backward pass."""
     if recomputed:
         return CHOSEN_RECOMPUTED["rms_norm"](x, weight, eps)
     return CHOSEN["rms_norm"](x, weight, eps)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    """Turn the pairs of ``[S, H, D]`` by ``cos``, ``sin`` ``[S, 1, D / 2]``.
+    """Rotate the pairs of ``[S, H, D]`` by ``cos``, ``sin`` ``[S, 1, D / 2]``.
 
-    Interleaved pairs may come out as halves: a permutation that queries and keys share, so scores stay.
+    Interleaved pairs may come out as halves: queries and keys share this permutation, so scores do not change.
     """
     return CHOSEN["rotate"](x, cos, sin, interleaved)
 
 
 def swiglu(gate: Tensor, up: Tensor, recomputed: bool = False) -> Tensor:
-    """silu(gate) * up, https://arxiv.org/abs/2002.05202; ``recomputed``: in a cell that is."""
+    """silu(gate) * up, https://arxiv.org/abs/2002.05202; ``recomputed``: the calling cell is recomputed in the backward pass."""
     if recomputed:
         return CHOSEN_RECOMPUTED["swiglu"](gate, up)
     return CHOSEN["swiglu"](gate, up)
@@ -55,7 +55,7 @@ def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tenso
     """``[B, T, H, D]``, ``[B, W, K, D]``, ``[B, W, K, Dv]`` -> ``[B, T, H, Dv]``.
 
     Args:
-        bias: ``[B or 1, 1, T, W]``; 0 where a query sees a key, very negative where it does not.
+        bias: ``[B or 1, 1, T, W]``: 0 where a query sees a key, very negative where it does not.
     """
     return CHOSEN["softmax_attention"](queries, keys, values, bias, scale)
 
@@ -78,14 +78,14 @@ CHOSEN_RECOMPUTED: dict[str, Operation] = dict(RECOMPUTED)
 
 
 def kernels() -> dict[str, str]:
-    """Which implementation serves which operation: ``reference``, or the kernel's name."""
+    """The implementation of each operation: ``reference``, or the kernel's name."""
     return {name: "reference" if CHOSEN[name] is REFERENCE[name] else CHOSEN[name].__name__ for name in CHOSEN}
 
 
 def choose_kernels(device: str, dtype: str) -> dict[str, str]:
-    """Take every kernel of the device that exists, runs and agrees with its reference; returns ``kernels()``.
+    """Use every kernel of the device that exists, runs and agrees with its reference; return ``kernels()``.
 
-    To be called once the device is set and before anything is compiled.
+    Call it after the device is set and before anything is compiled.
     """
     CHOSEN.update(REFERENCE)
     CHOSEN_RECOMPUTED.update(RECOMPUTED)
@@ -100,7 +100,7 @@ def choose_kernels(device: str, dtype: str) -> dict[str, str]:
 
 
 def agrees(name: str, kernel: Operation, dtype: str) -> bool:
-    """Whether a kernel runs and its values and gradients are those of the reference on random numbers."""
+    """True if a kernel runs and gives the values and gradients of the reference on random numbers."""
     arguments, constants = example(name, getattr(ms, dtype))
     places = tuple(place for place, argument in enumerate(arguments) if argument.dtype != ms.int32)
     try:
@@ -117,9 +117,9 @@ def agrees(name: str, kernel: Operation, dtype: str) -> bool:
 def differentiated(
     operation: Operation, arguments: tuple[Tensor, ...], constants: tuple[Any, ...], places: tuple[int, ...]
 ) -> list[Tensor]:
-    """Value, and gradients of its weighted sum, in the arguments at ``places``; compiled, as it will be used.
+    """Value, and gradients of its weighted sum by the arguments at ``places``; compiled, as in use.
 
-    Not eagerly: an error in an eager gradient leaves MindSpore recording, and later functions fail.
+    It is not run eagerly: an error in an eager gradient leaves MindSpore recording, and later functions fail.
     """
 
     def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,14 +132,14 @@ def differentiated(
 
 
 def close(one: Tensor, other: Tensor) -> bool:
-    """Equal up to rounding, by the norm of the difference."""
+    """True if two tensors are equal up to rounding, by the norm of the difference."""
     left, right = (tensor.astype(ms.float32).asnumpy() for tensor in (one, other))
     limit = TOLERANCE[other.dtype]
     return left.shape == right.shape and bool(np.linalg.norm(left - right) <= limit * np.linalg.norm(right))
 
 
 def example(name: str, dtype: ms.Type) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-    """Random tensors and constants to call an operation with."""
+    """Random tensors and constants as arguments of an operation."""
     random = np.random.default_rng(0)
 
     def numbers(*shape: int) -> Tensor:

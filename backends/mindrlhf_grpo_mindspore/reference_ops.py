@@ -1,8 +1,8 @@
-"""Reference implementations of the operations in ``ops``: proven on CPU, present on Ascend, and fast on CPU.
+"""Reference implementations of the operations in ``ops``: available on CPU and Ascend, and fast on CPU.
 
-What costs time there are elementwise kernels, above all those that broadcast. So columns are tiled, rows broadcast
-once (equal nodes of a graph are merged), and two backward passes are written by hand.
-In those only primitives are called: MindSpore 2.10 fails on functions that wrap one.
+On CPU elementwise kernels cost most, above all those that broadcast. So columns are tiled, rows broadcast once (equal
+nodes of a graph are merged), and two backward passes are written by hand. These call primitives only: MindSpore 2.10
+fails on functions that wrap one.
 Legend as in ``ops``.
 """
 
@@ -20,7 +20,7 @@ TILE = native.Tile()
 
 
 class RmsNormReference(nn.Cell):
-    """In float32 up to the weight; the backward pass keeps the input alone."""
+    """RMSNorm, in float32 up to the weight; the backward pass keeps only the input."""
 
     def construct(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self.normed(x, eps).astype(x.dtype) * native.broadcast_to(weight, x.shape)
@@ -33,7 +33,7 @@ class RmsNormReference(nn.Cell):
         return self.widened(native.rsqrt(mint.mean(x * x, -1, True) + eps), x)
 
     def widened(self, column: Tensor, x: Tensor) -> Tensor:
-        """One number per row, repeated to the shape of ``x``."""
+        """Repeat one number per row to the shape of ``x``."""
         return TILE(column, (1,) * (x.ndim - 1) + (x.shape[-1],))
 
     def bprop(self, x: Tensor, weight: Tensor, eps: float, out: Tensor, dout: Tensor) -> tuple[Any, ...]:
@@ -48,7 +48,7 @@ class RmsNormReference(nn.Cell):
 
 
 class SwigluReference(nn.Cell):
-    """The backward pass keeps gate and up."""
+    """SwiGLU; the backward pass keeps gate and up."""
 
     def construct(self, gate: Tensor, up: Tensor) -> Tensor:
         return gate * native.sigmoid(gate) * up
@@ -87,7 +87,7 @@ def reference_rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> 
 def reference_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
     rows, length, heads, size = queries.shape
     width, kv_heads, value_size = keys.shape[1], keys.shape[2], values.shape[3]
-    group = heads // kv_heads  # query heads of one key head are further queries of it: keys are not repeated
+    group = heads // kv_heads  # query heads of one key head become more queries of it: keys are not repeated
     queries = queries.reshape(rows, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     queries = queries.reshape(rows, kv_heads, group * length, size)
     scores = native.matmul(queries, keys.transpose(0, 2, 3, 1)) * scale
@@ -98,7 +98,7 @@ def reference_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, b
 
 
 def reference_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
-    """Every expert for every token, weighed with its share or 0: exact, of static shape, X / N times the work."""
+    """Every expert for every token, weighted by its share or 0: exact, of static shape, X / N times the work."""
     count, double, hidden = gate_up.shape
     inner = double // 2
     placed = native.one_hot(chosen, count, 1, 0).astype(shares.dtype)

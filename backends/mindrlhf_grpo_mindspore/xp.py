@@ -35,7 +35,7 @@ def log(x: Tensor) -> Tensor:
 
 
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
-    """log(exp(x) + exp(y)); with two equal infinities not their difference, which is no number."""
+    """log(exp(x) + exp(y)); two equal infinities are not subtracted, which would give NaN."""
     top = ops.stop_gradient(ops.maximum(x, y))
     shift = ops.select(ops.isfinite(top), top, ops.zeros_like(top))
     return ops.log(ops.exp(x - shift) + ops.exp(y - shift)) + shift

@@ -74,7 +74,7 @@ def connect(device_type: str, *, alone: bool = False) -> SingleProcess | TorchRa
     """The ranks torchrun announced in the environment, or a single process.
 
     Args:
-        alone: one process that torchrun started counts as ranks too, to shard and offload weights.
+        alone: treat a single process that torchrun started as ranks too, to shard and offload weights.
     """
     least = 1 if alone else 2
     if int(os.environ.get("WORLD_SIZE", "1")) >= least and "RANK" in os.environ:
