@@ -27,7 +27,7 @@ from mindrlhf_grpo.cli.recipe import recipe_names
 from mindrlhf_grpo.data.sources import read_rows
 from tests.support import documents as docs
 from tests.support.documents import Command
-from tests.support.repository import ROOT, tree
+from tests.support.repository import ROOT, files, tree
 from tests.support.tiny import environment, write_model
 
 README = Path("README.md")
@@ -49,6 +49,10 @@ NOT_RUN = {
     r"^mindrlhf-grpo (train|export) \S*(safe_rank|ladder|vision)": "tests/recipes and tests/integration run these examples",
     r"^mindrlhf-grpo evaluate examples/ladder": "tests/integration/test_offline.py",
     r"^mindrlhf-grpo (train|export|generate|evaluate|doctor|report) .*runs/(?!tiny|sums)": "a run of the reader's own",
+}  # fmt: skip
+THEIRS = {
+    "utils.py", "my_rows.py", "path/file.py", "file.py", "run_check/_check_version.py", "grpo_configs.py",
+    "ppo_configs.py", "my_grpo.py",
 }  # fmt: skip
 HELP_PAGES = [
     (), ("train",), ("generate",), ("evaluate",), ("report",), ("doctor",), ("export",), ("explain",), ("recipe",),
@@ -119,6 +123,14 @@ def test_places_in_the_code_exist(document: Path) -> None:
     known = [place for place in docs.places(document) if place[0].split("/")[0] in tops - {"runs", "models"}]
     assert [path for path, _ in known if not (ROOT / path).is_file()] == []
     assert [place for place in known if place[1] and place[0].endswith(".py") and not defines(*place)] == []
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=str)
+def test_python_files_that_a_page_names_exist(document: Path) -> None:
+    """A page may name a module without the folders before it; the reader's own files are in ``THEIRS``."""
+    named = set(re.findall(r"`([\w/]+\.py)(?::\w+)?`", docs.prose(document))) - THEIRS
+    known = [f"/{path.as_posix()}" for path in files()]
+    assert sorted(name for name in named if not any(path.endswith(f"/{name}") for path in known)) == []
 
 
 def test_readme_answers_where_is_what() -> None:

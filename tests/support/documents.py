@@ -34,7 +34,7 @@ class Command:
 
     @property
     def has_placeholder(self) -> bool:
-        """Whether a word stands for the reader's own value (``NAME``, ``FOLDER``, ``...``)."""
+        """Tell whether a word stands for the reader's own value (``NAME``, ``FOLDER``, ``...``)."""
         return any(re.search(r"(^|=|/)[A-Z][A-Z_]{2,}$|\.\.\.", word) for word in self.words)
 
     def __str__(self) -> str:
