@@ -12,36 +12,47 @@ import inspect
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from .errors import UserError, did_you_mean, did_you_mean_file
 
 
-def import_function(reference: str) -> Callable[..., Any]:
-    """What a reference names; a class or anything else that can be called will do.
+def import_object(reference: str) -> Any:
+    """Import the thing that a reference names.
 
     Raises:
-        UserError: no such file, module or function, with the nearest there is, or an exception while importing it.
+        UserError: no such file, module or name, with the nearest there is, or an exception while importing it.
     """
     place, _, name = reference.rpartition(":")
     module = _import(place)
-    function = getattr(module, name, None)
-    if function is None:
+    thing = getattr(module, name, None)
+    if thing is None:
         names = [key for key, value in vars(module).items() if inspect.isroutine(value) and key[0] != "_"]
         raise UserError(
             f"{place} has no function {name!r}{did_you_mean(name, names)}; functions there: {', '.join(names) or 'none'}"
         )
+    return thing
+
+
+def import_function(reference: str) -> Callable[..., Any]:
+    """Import the function that a reference names; a class or anything else that can be called will do.
+
+    Raises:
+        UserError: as :func:`import_object`, or something that cannot be called.
+    """
+    function = import_object(reference)
     if not callable(function):
+        place, _, name = reference.rpartition(":")
         raise UserError(f"{place}: {name!r} is a {type(function).__name__}, not a function")
     return function  # type: ignore[no-any-return]
 
 
 def named_function(reference: str) -> Callable[..., Any]:
-    """The same; what the function raises when it is called is said as a mistake in it."""
+    """Import a function that reports what it raises when it is called as a UserError with its place."""
     function = import_function(reference)
 
     @wraps(function)
@@ -55,25 +66,49 @@ def named_function(reference: str) -> Callable[..., Any]:
 
 
 def absolute(reference: str) -> str:
-    """The same reference with a file's path made absolute, so that another process finds it too."""
+    """Return the reference with a file's path made absolute, so that another process finds it too."""
     place, _, name = reference.rpartition(":")
     return f"{_path(place)}:{name}" if place.endswith(".py") else reference
 
 
-def describe(error: BaseException) -> str:
-    """Type, text (cut at 200 characters) and innermost line of an exception in the user's code."""
+def describe(error: BaseException, file: str = "") -> str:
+    """Type, text (cut at 200 characters) and innermost line of an exception in the user's code.
+
+    Args:
+        file: the user's file; the innermost line in it is named, where there is one.
+    """
     try:
         text = str(error)[:200]
     except Exception:
         text = "(its text cannot be made)"
+    frames = [(trace.tb_frame.f_code.co_filename, trace.tb_lineno) for trace in _traces(error)]
+    frames = [frame for frame in frames if frame[0] == file] or frames[-1:]
+    if not frames or frames[-1][0].startswith("<frozen"):  # Python's own
+        return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {text} ({frames[-1][0]}:{frames[-1][1]})"
+
+
+def _traces(error: BaseException) -> Iterator[TracebackType]:
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        yield trace
         trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename if trace is not None else "<frozen"
-    place = (
-        "" if trace is None or file.startswith("<frozen") else f" ({file}:{trace.tb_lineno})"
-    )  # <frozen: Python's own
-    return f"{type(error).__name__}: {text}{place}"
+
+
+def file_of(thing: Any) -> str:
+    """The file that a function or class was written in; empty where none is known."""
+    try:
+        return inspect.getsourcefile(inspect.unwrap(thing)) or ""
+    except TypeError:
+        return ""
+
+
+def line_of(thing: Any) -> str:
+    """``file:line`` where a function or class begins; empty where no source is known."""
+    try:
+        return f"{file_of(thing)}:{inspect.getsourcelines(inspect.unwrap(thing))[1]}"
+    except (OSError, TypeError):
+        return file_of(thing)
 
 
 def _import(place: str) -> ModuleType:

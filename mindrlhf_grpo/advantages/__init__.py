@@ -1,30 +1,25 @@
-"""Advantages: by completion or segment (``estimators``), by token (``tokens``). NumPy on the host, in float64."""
+"""The mathematics of advantages, pure NumPy in float64 on the host: group statistics, totals, tokens, whitening.
+
+An estimator itself stands in the file of its algorithm (``algorithms/online``); ``estimator`` says how it is called.
+"""
 
 from __future__ import annotations
 
-from .estimators import (
-    ESTIMATORS,
-    Estimator,
-    cpgd,
-    dr_grpo,
-    grpo,
-    kl_penalised,
-    loo,
-    opo,
-    pass_k,
-    rank_grpo,
-    reinforce_baseline,
-    remax,
-    rloo,
-    to_tokens,
-    weighted_total,
+from .estimator import READABLE, WHITENINGS, Estimator, EstimatorInputs, Whitening, estimate, reads
+from .group_statistics import (
+    Table,
+    centre,
+    check_shapes,
+    group_z_score,
+    leave_one_out_z_score,
+    spread,
+    unscored_to_zero,
 )
-from .gdpo import WHITENINGS, Further, Whitening, gdpo
-from .group_statistics import Table, spread
-from .tokens import gae, moments, reinforce_pp, token_rewards, whiten_tokens
+from .rewards import kl_penalised, total_reward, weighted_total
+from .tokens import gae, moments, reinforce_pp, to_tokens, token_rewards, whiten_tokens
 
 __all__ = [
-    "ESTIMATORS", "WHITENINGS", "Estimator", "Further", "Table", "Whitening", "cpgd", "dr_grpo", "gae", "gdpo", "grpo",
-    "kl_penalised", "loo", "moments", "opo", "pass_k", "rank_grpo", "reinforce_baseline", "reinforce_pp", "remax",
-    "rloo", "spread", "to_tokens", "token_rewards", "weighted_total", "whiten_tokens",
+    "READABLE", "WHITENINGS", "Estimator", "EstimatorInputs", "Table", "Whitening", "centre", "check_shapes", "estimate",
+    "gae", "group_z_score", "kl_penalised", "leave_one_out_z_score", "moments", "reads", "reinforce_pp", "spread",
+    "to_tokens", "token_rewards", "total_reward", "unscored_to_zero", "weighted_total", "whiten_tokens",
 ]  # fmt: skip

@@ -19,6 +19,31 @@ WHITEN_FORMS: tuple[WhitenForm, ...] = ("verl", "openrlhf")
 WHITEN_EPS = 1e-8
 
 
+def to_tokens(advantages: FloatArray, lengths: IntArray, width: int, segments: IntArray | None = None) -> FloatArray:
+    """Advantages of completions or segments ``[N, K]`` put on their tokens ``[N, width]`` float32.
+
+    With K = 1 every token of a completion gets its advantage. Else ``segments`` ``[N, width]`` names the segment
+    of each token; -1 (no segment) and positions past ``lengths`` ``[N]`` get 0.
+
+    Raises:
+        ValueError: a shape does not fit, or a token's segment is not below K.
+    """
+    if advantages.ndim != 2 or lengths.shape != advantages.shape[:1]:
+        raise ValueError(f"advantages must be [N, K] and lengths [N], not {advantages.shape} and {lengths.shape}")
+    rows, count = advantages.shape
+    inside = np.arange(width)[None, :] < lengths[:, None]
+    if count == 1:
+        return np.where(inside, advantages, 0.0).astype(np.float32)
+    if segments is None or segments.shape != (rows, width):
+        given = None if segments is None else segments.shape
+        raise ValueError(f"advantages of {count} segments need segments [{rows}, {width}], not {given}")
+    inside &= segments >= 0
+    if int(segments[inside].max(initial=0)) >= count:
+        raise ValueError(f"a token is in segment {int(segments[inside].max())}, but there are advantages for {count}")
+    picked = np.take_along_axis(advantages, np.where(inside, segments, 0).astype(np.int64), axis=1)
+    return np.where(inside, picked, 0.0).astype(np.float32)
+
+
 def token_rewards(scores: FloatArray, kl: FloatArray, kl_coef: float, lengths: IntArray) -> Table:
     """-kl_coef KL at each token, and the score besides at the last one ``[N, T]``.
 

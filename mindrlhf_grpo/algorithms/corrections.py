@@ -92,14 +92,51 @@ class Correction:
         }
 
 
-# The peers' names. A run sets level, mode, low and high itself.
-CORRECTIONS: dict[str, Correction] = {
-    "tis": Correction(level="token", mode="truncate", high=2.0),
-    "icepop": Correction(level="token", mode="mask", low=0.5, high=5.0),
-    "sequence_tis": Correction(level="sequence", mode="truncate", high=2.0),
-    "sequence_mask": Correction(level="sequence", mode="mask", high=3.0),
-    "geometric_tis": Correction(level="geometric", mode="truncate", high=2.0),
-    "seq_mask_tis": Correction(level="geometric", mode="mask_tokens", low=0.5, high=5.0),
+@dataclass(frozen=True, slots=True)
+class NamedCorrection:
+    """A correction that peers have a name for, and its row in the tables of the documentation."""
+
+    correction: Correction
+    formula: str
+    source: str
+    peers: str
+
+
+# A run sets level, mode, low and high itself.
+CORRECTIONS: dict[str, NamedCorrection] = {
+    "tis": NamedCorrection(
+        Correction(level="token", mode="truncate", high=2.0),
+        "min(w, 2), w = exp(ℓo − ℓb) of a token",
+        "verl, slime, open-instruct",
+        "verl, slime, open-instruct: 2",
+    ),
+    "icepop": NamedCorrection(
+        Correction(level="token", mode="mask", low=0.5, high=5.0),
+        "w where 0.5 ≤ w ≤ 5, else 0",
+        "openrlhf",
+        "openrlhf `icepop`",
+    ),
+    "sequence_tis": NamedCorrection(
+        Correction(level="sequence", mode="truncate", high=2.0), "min(Π w, 2)", "verl", "verl `sequence`"
+    ),
+    "sequence_mask": NamedCorrection(
+        Correction(level="sequence", mode="mask", high=3.0),
+        "Π w where it is ≤ 3, else 0",
+        "trl",
+        "trl `sequence_mask`, its default",
+    ),
+    "geometric_tis": NamedCorrection(
+        Correction(level="geometric", mode="truncate", high=2.0),
+        "min((Π w)^(1/n), 2)",
+        "open-instruct, areal",
+        "areal, open-instruct: mean of logs",
+    ),
+    "seq_mask_tis": NamedCorrection(
+        Correction(level="geometric", mode="mask_tokens", low=0.5, high=5.0),
+        "w of the token where 0.5 ≤ (Π w)^(1/n) ≤ 5, else 0",
+        "openrlhf",
+        "openrlhf `seq-mask-tis`; NeMo RL",
+    ),
 }
 
 

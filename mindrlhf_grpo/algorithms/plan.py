@@ -1,102 +1,33 @@
-"""An algorithm by name: which advantages, which loss, what they need. A preset fills in a peer's numbers.
+"""An algorithm with its numbers: what a configuration comes to. A preset fills in a peer's numbers.
 
-``resolve`` turns the configuration into a ``Plan``; trainer and backends know nothing of algorithms beyond it.
-A key set in the configuration wins over the algorithm's own value, that over the preset, that over ours.
+``resolve`` turns the configuration into a ``Plan``; trainers and backends know nothing of algorithms beyond it. A key
+set in the configuration wins over what the algorithm prescribes, that over the preset, that over our default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, Literal
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..advantages import ESTIMATORS, Estimator, Further, Whitening, kl_penalised, weighted_total
+from ..advantages import EstimatorInputs, Whitening, estimate, kl_penalised, weighted_total
 from ..advantages.tokens import WhitenForm
 from ..backend import Loss
 from ..batches.online import dead_groups
 from ..config.algorithm import AlgorithmConfig, ReturnsConfig
-from ..errors import ConfigError, did_you_mean
-from ..losses import kl, policy_loss
+from ..errors import ConfigError
+from ..losses import kl
 from ..losses.xp import NUMPY
 from ..types import FloatArray, IntArray
+from .algorithm import Algorithm
 from .corrections import Correction
 from .kl_control import KlControl
+from .policy_losses import field_types, find_loss, make_loss
 from .presets import OURS, PRESETS, Preset
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Algorithm:
-    """What a name stands for.
-
-    Attributes:
-        estimator: from the rewards of the batch to a number for each completion or item.
-        source: paper or peer.
-        loss: name of the policy loss, unless the configuration says otherwise.
-        returns: what a token gets: ``same`` number as its completion, the ``sum`` of the token rewards from it on, or
-            the ``gae`` of these and a critic's values.
-        group_size: fewest completions of a prompt that it can compare.
-        own: settings it prescribes over any preset.
-        needs: ``critic``, ``greedy`` (a greedy completion of each prompt).
-    """
-
-    estimator: Estimator
-    source: str
-    loss: str = "ppo"
-    returns: Literal["same", "sum", "gae"] = "same"
-    group_size: int = 2
-    own: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
-    needs: frozenset[str] = frozenset()
-
-
-def total_reward(
-    values: FloatArray, weights: FloatArray, groups: IntArray, *, eps: float, ddof: int, further: Further
-) -> NDArray[np.float64]:
-    """The weighted reward itself, 0 for a completion without any ``[N, K]``; for token-level returns."""
-    return np.nan_to_num(weighted_total(values, weights))
-
-
-def of_groups(name: str, source: str, *, loss: str = "ppo", **own: Any) -> Algorithm:
-    """An algorithm that compares the completions of a prompt, with the advantages of this name."""
-    return Algorithm(estimator=ESTIMATORS[name], source=source, loss=loss, own=own)
-
-
-ALGORITHMS: dict[str, Algorithm] = {
-    "grpo": of_groups("grpo", "https://arxiv.org/abs/2402.03300"),
-    "dr_grpo": of_groups("dr_grpo", "https://arxiv.org/abs/2503.20783", aggregation="constant"),
-    "rloo": of_groups("rloo", "https://arxiv.org/abs/2402.14740"),
-    "gdpo": of_groups("gdpo", "https://arxiv.org/abs/2601.05242"),
-    "rank_grpo": of_groups("rank_grpo", "https://arxiv.org/abs/2510.20150"),
-    "loo": of_groups("loo", "NeMo RL, use_leave_one_out_baseline", adv_eps=1e-6),
-    "opo": of_groups("opo", "https://arxiv.org/abs/2505.23585"),
-    "pass_k": of_groups("pass_k", "verl, grpo_passk"),
-    "gspo": of_groups("grpo", "https://arxiv.org/abs/2507.18071", loss="gspo", aggregation="sequence_mean"),
-    "cispo": of_groups("grpo", "https://arxiv.org/abs/2506.13585", loss="cispo"),
-    "sapo": of_groups("grpo", "https://arxiv.org/abs/2511.20347", loss="sapo"),
-    "gmpo": of_groups("grpo", "https://arxiv.org/abs/2507.20673", loss="gmpo", aggregation="sequence_mean"),
-    "cpgd": Algorithm(
-        estimator=ESTIMATORS["cpgd"], source="https://arxiv.org/abs/2505.12504, LightRFT", loss="cpgd", group_size=1,
-        own={"std_ddof": 0, "adv_eps": 1e-6},
-    ),
-    "remax": Algorithm(
-        estimator=ESTIMATORS["remax"], source="https://arxiv.org/abs/2310.10505", group_size=1, needs=frozenset({"greedy"})
-    ),
-    "reinforce_pp": Algorithm(
-        estimator=total_reward, source="https://arxiv.org/abs/2501.03262", returns="sum", group_size=1
-    ),
-    "reinforce_pp_baseline": Algorithm(
-        estimator=ESTIMATORS["reinforce_baseline"], source="https://arxiv.org/abs/2501.03262", returns="sum"
-    ),
-    "ppo": Algorithm(
-        estimator=total_reward, source="https://arxiv.org/abs/1707.06347", returns="gae", group_size=1,
-        needs=frozenset({"critic"}),
-    ),
-}  # fmt: skip
+from .references import ALGORITHM, load, unknown
+from .registry import ALGORITHMS, POLICY_LOSSES
+from .user_defined import check_loss, user_algorithm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a trainer needs to know of an algorithm.
+    """An algorithm with its numbers, as a trainer uses it.
 
     Attributes:
         needs: ``reference`` (its log-probs), ``old_logps`` (those of the policy before the first update), ``critic``,
@@ -163,9 +94,9 @@ class Plan:
         """Advantages ``[N, K]`` of the global batch; where tokens differ, the score that goes into their rewards.
 
         Args:
-            values, weights, groups: ``[N, F, K]``, ``[F]``, ``[N]``, see :func:`advantages.grpo`.
+            values, weights, groups: ``[N, F, K]``, ``[F]``, ``[N]``, see ``advantages.EstimatorInputs``.
             lengths: tokens of each completion ``[N]``.
-            kl_sums: KL of each completion ``[N]``, needed where the KL is part of one reward a completion.
+            kl_sums: KL of each completion ``[N]``, needed where the KL is part of one reward per completion.
             kl_coef: its weight now; None: that of the settings.
             baselines: reward of a greedy completion ``[N]``.
         """
@@ -176,19 +107,20 @@ class Plan:
             coef = settings.kl_coef if kl_coef is None else kl_coef
             total = kl_penalised(weighted_total(values, weights), kl_sums, coef)
             values, weights = total[:, None, :], np.ones(1)
-        further = Further(lengths=lengths, baselines=baselines, whitening=settings.whitening)
-        return self.algorithm.estimator(
-            values, weights, groups, eps=settings.adv_eps, ddof=settings.std_ddof, further=further
-        )
+        inputs = EstimatorInputs(
+            values=values, weights=weights, groups=groups, lengths=lengths, baselines=baselines,
+            eps=settings.adv_eps, ddof=settings.std_ddof, whitening=settings.whitening,
+        )  # fmt: skip
+        return estimate(self.algorithm.estimator, inputs)
 
     def dead_groups(
         self, values: FloatArray, weights: FloatArray, groups: IntArray, *, tolerance: float = 0.0
     ) -> NDArray[np.bool_]:
-        """Groups without a difference in rewards ``[M]``: in their total, or for GDPO in every component."""
+        """Groups without a difference in rewards ``[M]``: in their total, or in every component if these are compared."""
         if self.algorithm.group_size < 2:
             return np.zeros(len(np.unique(groups)), np.bool_)
-        whole = self.algorithm.estimator is ESTIMATORS["gdpo"]
-        return dead_groups(values if whole else weighted_total(values, weights), groups, tolerance=tolerance)
+        compared = values if self.algorithm.per_component else weighted_total(values, weights)
+        return dead_groups(compared, groups, tolerance=tolerance)
 
     @property
     def kl_in_reward(self) -> bool:
@@ -209,26 +141,36 @@ class Plan:
         return np.asarray(kl(NUMPY, current, reference, self.settings.kl_estimator, self.settings.kl_clamp))
 
 
+def find_algorithm(name: str) -> Algorithm:
+    """The record of a built-in algorithm, or that of a user's record or estimator, checked.
+
+    Raises:
+        ConfigError: unknown name, or code that cannot be an algorithm.
+    """
+    built_in = ALGORITHMS.get(name)
+    return built_in if built_in is not None else user_algorithm(load(ALGORITHM, name, ALGORITHMS), name)
+
+
 def resolve(config: AlgorithmConfig) -> Plan:
     """The algorithm a configuration asks for.
 
     Raises:
-        ConfigError: unknown name or preset, or settings that do not go together.
+        ConfigError: unknown name or preset, settings that do not go together, or user-defined code that fails on a few
+            literal rows.
     """
-    if config.name not in ALGORITHMS:
-        raise ConfigError(unknown("algorithm.name", config.name, list(ALGORITHMS)))
+    algorithm = find_algorithm(config.name)
     if config.preset is not None and config.preset not in PRESETS:
         raise ConfigError(unknown("algorithm.preset", config.preset, list(PRESETS)))
     preset = OURS if config.preset is None else PRESETS[config.preset]
-    algorithm = ALGORITHMS[config.name]
     settings = fill_settings(config, preset, algorithm)
     check_settings(config, settings, algorithm)
+    needs = needs_of(config, settings, algorithm)
     return Plan(
         name=config.name,
         algorithm=algorithm,
         settings=settings,
-        loss=loss_of(config, preset, settings, algorithm),
-        needs=needs_of(config, settings, algorithm),
+        loss=loss_of(config, preset, settings, algorithm, needs),
+        needs=needs,
         returns=config.returns or ReturnsConfig(),
         correction=correction_of(config),
         top_fraction=1.0 if config.entropy is None else config.entropy.top_fraction,
@@ -255,11 +197,14 @@ def kl_control(config: AlgorithmConfig, settings: Settings) -> KlControl:
     return KlControl(coef=settings.kl_coef, target=steered.target, horizon=steered.horizon)
 
 
-def loss_of(config: AlgorithmConfig, preset: Preset, settings: Settings, algorithm: Algorithm) -> Loss:
+def loss_of(
+    config: AlgorithmConfig, preset: Preset, settings: Settings, algorithm: Algorithm, needs: frozenset[str]
+) -> Loss:
     """The policy loss: arguments of the configuration, then its plain keys, then the preset's for this loss."""
-    asked = config.loss if config.loss is not None else algorithm.loss
-    given = dict(asked) if isinstance(asked, Mapping) else {"name": asked}
-    name = given.pop("name", None)
+    chosen = config.loss is not None
+    asked = config.loss if config.loss is not None else loss_name(algorithm)
+    arguments = {"name": asked} if isinstance(asked, str) else dict(asked)
+    name = arguments.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError("algorithm.loss as a mapping needs a name, like {name: cispo, high: 5.0}")
     plain = {key: getattr(config, key) for key in ("clip_low", "clip_high", "dual_clip")}
@@ -274,11 +219,27 @@ def loss_of(config: AlgorithmConfig, preset: Preset, settings: Settings, algorit
         "log_ratio_clamp": settings.log_ratio_clamp,
         "kl_clamp": settings.kl_clamp,
     }
-    return policy_loss(name, {**preset.losses.get(name, {}), **explicit, **given}, common)
+    loss_class = find_loss(name) if chosen else algorithm.loss
+    loss = make_loss(name, loss_class, {**preset.losses.get(name, {}), **explicit, **arguments}, common)
+    if loss_class not in POLICY_LOSSES.values():
+        for key in ("kl_coef", "entropy_coef"):
+            if common[key] and key not in field_types(loss):
+                raise ConfigError(
+                    f"algorithm.{key.replace('entropy_coef', 'entropy.coef')} is {common[key]}, which "
+                    f"algorithm.loss {name} does not read: it has no field {key}"
+                )
+        check_loss(loss, name, old_logps="old_logps" in needs)
+    return loss
+
+
+def loss_name(algorithm: Algorithm) -> str:
+    """How messages and presets call an algorithm's loss."""
+    name = getattr(algorithm.loss, "name", "")
+    return name if POLICY_LOSSES.get(name) is algorithm.loss else f"of {algorithm.name}"
 
 
 def needs_of(config: AlgorithmConfig, settings: Settings, algorithm: Algorithm) -> frozenset[str]:
-    """What must be computed before the first update of a batch."""
+    """Names of the quantities that must be computed before the first update of a batch."""
     needs = set(algorithm.needs)
     if settings.kl_coef > 0:
         needs.add("reference")
@@ -290,9 +251,9 @@ def needs_of(config: AlgorithmConfig, settings: Settings, algorithm: Algorithm) 
 
 
 def fill_settings(config: AlgorithmConfig, preset: Preset, algorithm: Algorithm) -> Settings:
-    """Explicit keys, then the algorithm's own, then the preset's."""
+    """Explicit keys, then what the algorithm prescribes, then the preset's."""
     names = {field.name for field in fields(Settings)} - {"kl_clamp"}
-    filled = {name: getattr(preset, name) for name in names} | dict(algorithm.own)
+    filled = {name: getattr(preset, name) for name in names} | dict(algorithm.prescribes)
     explicit = {name: getattr(config, name, None) for name in filled}
     filled |= {name: value for name, value in explicit.items() if value is not None}
     if filled["clip_high"] is None:
@@ -305,12 +266,12 @@ def check_settings(config: AlgorithmConfig, settings: Settings, algorithm: Algor
     name, in_reward = config.name, settings.kl_coef > 0 and settings.kl_in == "reward"
     if 0 < settings.dual_clip <= 1:
         raise ConfigError(f"algorithm.dual_clip is {settings.dual_clip}: it must be above 1, or 0 for off")
-    if in_reward and algorithm.estimator is ESTIMATORS["gdpo"]:
+    if in_reward and algorithm.per_component:
         raise ConfigError(
             f"algorithm.kl_in: reward does not go with algorithm.name: {name}, which has no single reward to take the "
             "KL from; set algorithm.kl_in: loss, or algorithm.kl_coef: 0"
         )
-    if config.scaling is not None and algorithm.estimator is ESTIMATORS["gdpo"]:
+    if config.scaling is not None and algorithm.per_component:
         raise ConfigError(
             f"algorithm.scaling scales the sum of the rewards, and algorithm.name: {name} learns from each by itself"
         )
@@ -327,8 +288,3 @@ def check_settings(config: AlgorithmConfig, settings: Settings, algorithm: Algor
         raise ConfigError(
             "algorithm.reference_sync moves the reference, and there is none: set algorithm.kl_coef above 0"
         )
-
-
-def unknown(key: str, value: str, known: list[str]) -> str:
-    """Message for a name that does not exist, with the nearest one that does."""
-    return f"{key} {value!r} is unknown{did_you_mean(value, known)}; there are {', '.join(known)}"

@@ -1,131 +1,31 @@
-"""What can be learned from rows that are there, by name: which rows, which loss, which model, what it needs before.
+"""An offline objective with its numbers: what a configuration comes to.
 
-``resolve_objective`` turns the configuration into a ``Task``; trainer and backends know nothing of objectives beyond
-it. A key set in the configuration wins over the preset, that over the loss's own value.
+``resolve_objective`` turns the configuration into a ``Task``; trainers and backends know nothing of objectives beyond
+it. A key set in the configuration wins over the preset, that over the loss's own default.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from ..backend import Loss
 from ..config.offline import ObjectiveConfig, OfflineConfig
 from ..data.row_encoders import Encoder, encode_labelled, encode_pair, encode_supervised
-from ..errors import ConfigError, did_you_mean
-from ..losses import preference, reward_model
-from ..losses.supervised import NegativeLogLikelihood
+from ..errors import ConfigError
 from ..types import FloatArray
-from .batch_constants import Preparation, baseline, mean_ratio, partners, unpaired_partners
-
-
-class OfflineLoss(Loss, Protocol):
-    """A loss with what a trainer asks about it.
-
-    Attributes:
-        counted_by: the sum that the others are divided by in metrics: ``pairs``, ``rows``, ``tokens``.
-    """
-
-    counted_by: ClassVar[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """One entry of ``OBJECTIVES``.
-
-    Attributes:
-        rows: the kind of rows: ``conversations``, ``pairs``, ``labelled``.
-        model: whether a policy learns, or a model of values (a reward model).
-        prepare: makes the numbers of rows that depend on the whole batch, before an update.
-        peers: who has it, and under which name.
-    """
-
-    name: str
-    rows: Literal["conversations", "pairs", "labelled"]
-    loss: Callable[..., OfflineLoss]
-    model: Literal["policy", "value"]
-    source: str
-    peers: str
-    prepare: Preparation | None = None
-
+from .objective import OPTIONS, Instead, Objective, OfflineLoss
+from .references import OBJECTIVE, load, unknown
+from .registry import ALIASES, OBJECTIVES
+from .user_objective import check_objective, user_objective
 
 ENCODERS: dict[str, Encoder] = {
     "conversations": encode_supervised,
     "pairs": encode_pair,
     "labelled": encode_labelled,
 }
-
-
-def paired(
-    name: str, loss: Callable[..., OfflineLoss], source: str, peers: str, prepare: Preparation | None = None
-) -> Objective:
-    """A preference loss of a policy."""
-    return Objective(name=name, rows="pairs", loss=loss, model="policy", source=source, peers=peers, prepare=prepare)
-
-
-ENTRIES = (
-    Objective(name="sft", rows="conversations", loss=NegativeLogLikelihood, model="policy",
-              source="maximum likelihood", peers="trl SFTTrainer; openrlhf train_sft; mindrlhf SFT"),
-    paired("sigmoid", preference.Sigmoid, "arXiv:2305.18290", "trl sigmoid"),
-    paired("cdpo", preference.CDPO, "ericmitchell.ai/cdpo.pdf", "openrlhf, mindrlhf: sigmoid with label_smoothing"),
-    paired("robust", preference.Robust, "arXiv:2403.00409", "trl, mindrlhf: robust"),
-    paired("hinge", preference.Hinge, "arXiv:2305.10425", "trl, mindrlhf: hinge"),
-    paired("ipo", preference.IPO, "arXiv:2310.12036", "trl: ipo (per token)"),
-    paired("ipo_sum", preference.IPOSum, "arXiv:2310.12036", "openrlhf --ipo; mindrlhf: ipo (sums)"),
-    paired("sigmoid_norm", preference.SigmoidNorm, "arXiv:2405.14734", "trl: sigmoid_norm; mindrlhf: DPOLossV2"),
-    paired("apo_zero", preference.APOZero, "arXiv:2408.06266", "trl, mindrlhf: apo_zero"),
-    paired("apo_down", preference.APODown, "arXiv:2408.06266", "trl, mindrlhf: apo_down"),
-    paired("nca_pair", preference.NCAPair, "arXiv:2402.05369", "trl, mindrlhf: nca_pair"),
-    paired("bco_pair", preference.BCOPair, "arXiv:2404.04656", "trl: bco_pair (mindrlhf: with a running mean)", mean_ratio),
-    paired("sppo_hard", preference.SPPOHard, "arXiv:2405.00675", "trl, mindrlhf: sppo_hard"),
-    paired("aot", preference.AOT, "arXiv:2406.05882", "trl: aot", partners),
-    paired("aot_unpaired", preference.AOTUnpaired, "arXiv:2406.05882", "trl: aot_unpaired; mindrlhf: aot_pair", unpaired_partners),
-    paired("exo_pair", preference.EXOPair, "arXiv:2402.00856", "trl, mindrlhf: exo_pair"),
-    paired("discopop", preference.DiscoPOP, "arXiv:2406.08414", "trl: discopop"),
-    paired("simpo", preference.SimPO, "arXiv:2405.14734", "trl: CPO simpo"),
-    paired("orpo", preference.ORPO, "arXiv:2403.07691", "trl: ORPO"),
-    Objective(name="kto", rows="labelled", loss=preference.KTO, model="policy", source="arXiv:2402.01306",
-              peers="trl: kto; openrlhf train_kto", prepare=baseline),
-    Objective(name="bradley_terry", rows="pairs", loss=reward_model.BradleyTerry, model="value",
-              source="arXiv:2203.02155", peers="trl RewardTrainer; openrlhf --loss sigmoid"),
-    Objective(name="logexp", rows="pairs", loss=reward_model.LogExp, model="value",
-              source="arXiv:2204.05862", peers="openrlhf --loss logexp"),
-    Objective(name="bce", rows="labelled", loss=reward_model.BinaryCrossEntropy, model="value",
-              source="cross-entropy", peers="trl: PRM-like labels on whole completions"),
-)  # fmt: skip
-OBJECTIVES: dict[str, Objective] = {entry.name: entry for entry in ENTRIES}
-ALIASES = {"dpo": "sigmoid", "aot_pair": "aot_unpaired", "reward_model": "bradley_terry", "rm": "bradley_terry"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instead:
-    """What a peer computes under a name: which objective of ours, with which numbers."""
-
-    objective: str
-    values: Mapping[str, float]
-
-
-# Only where a peer differs from what stands under the same name here.
-PRESETS: dict[str, dict[str, Instead]] = {
-    "trl": {"simpo": Instead(objective="simpo", values={"beta": 0.1, "gamma": 0.5, "sft_coef": 1.0})},
-    "openrlhf": {
-        "sigmoid": Instead(objective="cdpo", values={"beta": 0.1, "label_smoothing": 0.0}),
-        "ipo": Instead(objective="ipo_sum", values={"beta": 0.1}),
-    },
-    "mindrlhf": {
-        "sigmoid": Instead(objective="sigmoid_norm", values={"beta": 0.1}),
-        "ipo": Instead(objective="ipo_sum", values={"beta": 0.1}),
-    },
-    "mindrlhf_v1": {
-        "sigmoid": Instead(objective="cdpo", values={"beta": 0.1, "label_smoothing": 0.0}),
-        "ipo": Instead(objective="ipo_sum", values={"beta": 0.1}),
-    },
-}
-OPTIONS = (
-    "beta", "label_smoothing", "reference_free", "sft_coef", "gamma", "tau", "desirable", "undesirable", "centering"
-)  # fmt: skip
 
 
 DIVISORS = {"reward_desirable": "desirable", "reward_undesirable": "undesirable"}  # else what the loss counts by
@@ -154,12 +54,12 @@ class Task:
 
     @property
     def headline(self) -> str:
-        """The held-out figure a run is judged by; of ``nll`` less is better."""
+        """The held-out metric that a run is judged by; less is better for ``nll``."""
         return "nll" if self.loss.counted_by == "tokens" else "accuracy"
 
     @property
     def better(self) -> int:
-        """1 where more of the headline figure is better, else -1."""
+        """1 where more of the headline metric is better, else -1."""
         return -1 if self.headline == "nll" else 1
 
     def threshold(self, tensors: Mapping[str, Any]) -> Any:
@@ -185,40 +85,55 @@ class Task:
         return found
 
 
-def objective_of(config: ObjectiveConfig) -> tuple[Objective, Mapping[str, float]]:
+def find_objective(name: str) -> Objective:
+    """The record of a built-in objective, or a user's, checked.
+
+    Raises:
+        ConfigError: unknown name, or something else than an objective.
+    """
+    built_in = OBJECTIVES.get(ALIASES.get(name, name))
+    return built_in if built_in is not None else user_objective(load(OBJECTIVE, name, OBJECTIVES, also=ALIASES), name)
+
+
+def preset_names() -> list[str]:
+    """The presets that some objective has."""
+    return list(dict.fromkeys(preset for objective in OBJECTIVES.values() for preset in objective.presets))
+
+
+def with_preset(config: ObjectiveConfig) -> tuple[Objective, Mapping[str, float]]:
     """The objective a configuration names, and the numbers its preset fills in.
 
     Raises:
         ConfigError: unknown name or preset.
     """
-    name = ALIASES.get(config.name, config.name)
-    if name not in OBJECTIVES:
-        raise ConfigError(unknown("objective.name", config.name, [*OBJECTIVES, *ALIASES]))
+    objective = find_objective(config.name)
     if config.preset is None:
-        return OBJECTIVES[name], {}
-    if config.preset not in PRESETS:
-        raise ConfigError(unknown("objective.preset", config.preset, list(PRESETS)))
-    instead = PRESETS[config.preset].get(name, Instead(objective=name, values={}))
-    return OBJECTIVES[instead.objective], instead.values
+        return objective, {}
+    if config.preset not in preset_names():
+        raise ConfigError(unknown("objective.preset", config.preset, preset_names()))
+    instead = objective.presets.get(config.preset, Instead(objective=objective.name, values={}))
+    return OBJECTIVES.get(instead.objective, objective), instead.values
 
 
 def resolve_objective(config: OfflineConfig) -> Task:
     """The task a configuration asks for.
 
     Raises:
-        ConfigError: unknown name or preset, an option its loss does not read, or settings that do not go together.
+        ConfigError: unknown name or preset, an option its loss does not read, settings that do not go together, or
+            user-defined code that fails on literal rows.
     """
-    objective, values = objective_of(config.objective)
-    explicit = {name: getattr(config.objective, name) for name in OPTIONS}
-    given = {name: value for name, value in explicit.items() if value is not None}
-    read = options_of(objective)
-    for name in given:
-        if name not in read:
+    objective, values = with_preset(config.objective)
+    all_options = {name: getattr(config.objective, name) for name in OPTIONS}
+    explicit = {name: value for name, value in all_options.items() if value is not None}
+    for name in explicit:
+        if name not in objective.options:
             raise ConfigError(not_read(name, objective))
-    loss = objective.loss(**{**values, **given})
+    loss = objective.loss(**{**values, **explicit})
     compared = getattr(loss, "compared", False) and not getattr(loss, "reference_free", False)
     task = Task(objective=objective, loss=loss, needs_reference=bool(compared))
     check_task(task, config)
+    if objective not in OBJECTIVES.values():
+        check_objective(objective, loss, config.objective.name, needs_reference=task.needs_reference)
     return task
 
 
@@ -234,30 +149,18 @@ def check_task(task: Task, config: OfflineConfig) -> None:
             f"objective.reference_logps: stored does not go with {objective.name}: its baseline asks the reference about "
             "other completions in every batch; set on_the_fly"
         )
-    if objective.prepare is baseline and config.train.prompts_per_step < 2:
+    if config.train.prompts_per_step < objective.min_rows:
         raise ConfigError(
-            f"train.prompts_per_step is 1: {objective.name} estimates its baseline on completions of other rows of the "
-            "batch and needs at least 2"
+            f"train.prompts_per_step is {config.train.prompts_per_step}: {objective.name} estimates its baseline on "
+            f"completions of other rows of the batch and needs at least {objective.min_rows}"
         )
-    if "margin" in config.data.columns and objective.name != "bradley_terry":
-        raise ConfigError(f"data.columns names a margin, which {objective.name} does not read; bradley_terry does")
-
-
-def options_of(objective: Objective) -> tuple[str, ...]:
-    """The options of a configuration that its loss reads."""
-    names = {field.name for field in fields(objective.loss)}  # type: ignore[arg-type]
-    return tuple(name for name in OPTIONS if name in names)
+    if "margin" in config.data.columns and not objective.reads_margin:
+        readers = ", ".join(name for name, entry in OBJECTIVES.items() if entry.reads_margin)
+        raise ConfigError(f"data.columns names a margin, which {objective.name} does not read; {readers} does")
 
 
 def not_read(option: str, objective: Objective) -> str:
     """Why an option is refused."""
-    readers = ", ".join(name for name, entry in OBJECTIVES.items() if option in options_of(entry))
-    text = f"objective.{option} is not read by {objective.name}; accepted with: {readers}"
-    if option == "label_smoothing" and objective.name == "sigmoid":
-        text += " (TRL accepts it with sigmoid and ignores it; OpenRLHF's and MindRLHF's sigmoid is cdpo here)"
-    return text
-
-
-def unknown(key: str, value: str, known: list[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
-    return f"{key} {value!r} is unknown{did_you_mean(value, known)}; there are {', '.join(known)}"
+    readers = ", ".join(name for name, entry in OBJECTIVES.items() if option in entry.options)
+    hint = f" ({objective.hints[option]})" if option in objective.hints else ""
+    return f"objective.{option} is not read by {objective.name}; accepted with: {readers}{hint}"

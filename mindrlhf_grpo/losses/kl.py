@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 KL_LOG_RATIO_LIMIT = 20.0  # where a KL is clamped, its log-ratio is bounded first: exp stays finite
-KL_ESTIMATORS = ("k1", "k2", "k3", "abs", "k3+", "r*k3")
+
+
+@dataclass(frozen=True, slots=True)
+class KlEstimator:
+    """An estimator's row in the tables of the documentation; :func:`kl` computes it."""
+
+    formula: str
+    source: str
+    peers: str
+
+
+SCHULMAN = "[Schulman](http://joschu.net/blog/kl-approx.html)"
+KL_ESTIMATORS: dict[str, KlEstimator] = {
+    "k1": KlEstimator("x = ℓ − ℓr", SCHULMAN, "openrlhf, lightrft: in the reward"),
+    "k2": KlEstimator("x² / 2", SCHULMAN, "openrlhf `k2`; verl `mse`"),
+    "k3": KlEstimator("exp(−x) − 1 + x", SCHULMAN, "trl, mindrlhf; verl `low_var_kl`"),
+    "abs": KlEstimator("|x|", "verl", "verl `abs`"),
+    "k3+": KlEstimator("value of k3, gradient of k2", "verl", "verl `k3+`"),
+    "r*k3": KlEstimator(
+        "r (exp(−x) − 1 + x), r = exp(ℓ − ℓo)",
+        "[DeepSeek-V3.2](https://arxiv.org/abs/2512.02556)",
+        "slime `--use-unbiased-kl`; trl `use_bias_correction_kl`",
+    ),
+}
 
 
 def kl(xp: Any, logps: Any, ref_logps: Any, estimator: str, clamp: float = 0.0, *, ratio: Any = None) -> Any:

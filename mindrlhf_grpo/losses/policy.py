@@ -1,7 +1,8 @@
 """The policy loss: the one skeleton, and PPO's clipped surrogate in it. Legend: N completions, T tokens.
 
-Other losses (``ratios.py``) change the level of the ratio or the surrogate. Each surrogate is linear in a
-non-negative factor of its advantages, so train/rollout corrections are multiplied into those: ``corrections.py``.
+Other losses, each in the file of its algorithm (``algorithms/online``), change the level of the ratio or the
+surrogate. Each surrogate is linear in a non-negative factor of its advantages, so train/rollout corrections are
+multiplied into those: ``algorithms/corrections.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from .kl import KL_ESTIMATORS, kl
+
+
+def row_mean(xp: Any, entries: Any, members: Any) -> Any:
+    """Mean over the members (1, else 0) of each row ``[N, 1]`` of ``[N, T]``; 0 without any."""
+    count = xp.clip(xp.sum(members, axis=1, keepdims=True), 1.0, None)
+    return xp.sum(members * entries, axis=1, keepdims=True) / count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,8 @@ class PolicyLoss:
         entropy_coef: weight of the entropy of each token's distribution, taken from the loss; 0: off.
         log_ratio_clamp: bounds logps - old_logps to ±this before exp; 0: off.
         kl_clamp: bounds the KL estimate to ±this; 0: off.
-        own: fields whose default belongs to the loss, whatever a preset says.
+        name, formula, source, peers: the loss's row in the tables of the documentation.
+        own_defaults: fields whose default belongs to the loss, whatever a preset says.
         unused: fields that have no effect on the loss.
     """
 
@@ -44,7 +52,11 @@ class PolicyLoss:
     log_ratio_clamp: float = 0.0
     kl_clamp: float = 0.0
 
-    own: ClassVar[tuple[str, ...]] = ()
+    name: ClassVar[str] = "ppo"
+    formula: ClassVar[str] = "−min(min(r, δ) A, clip(r, 1 − ε_l, 1 + ε_h) A); with c and A < 0 at most −c A"
+    source: ClassVar[str] = "[PPO](https://arxiv.org/abs/1707.06347)"
+    peers: ClassVar[str] = "all; δ: trl `delta`; c: verl `clip_ratio_c` 3, areal, slime"
+    own_defaults: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[tuple[str, ...]] = ()
     reads_values: ClassVar[bool] = False
 

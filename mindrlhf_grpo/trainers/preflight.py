@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..algorithms.plan import resolve as resolve_algorithm
+from ..algorithms.registry import ALGORITHMS
 from ..algorithms.task import Task, resolve_objective
 from ..backend import available_backends, backend_module
 from ..batches.items import item_function
@@ -159,7 +160,8 @@ def check_critic(config: RunConfig, *, needed: bool) -> None:
     if config.critic is None:
         return
     if not needed:
-        raise ConfigError(f"critic has no effect on algorithm.name: {config.algorithm.name}; it belongs to ppo")
+        readers = ", ".join(name for name, algorithm in ALGORITHMS.items() if "critic" in algorithm.needs)
+        raise ConfigError(f"critic has no effect on algorithm.name: {config.algorithm.name}; it belongs to {readers}")
     if config.critic.path is not None:
         sizes = {
             path: read_model_config(find_folder(path)).get("vocab_size")

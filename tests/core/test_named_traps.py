@@ -10,26 +10,24 @@ import importlib.util
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.advantages import (
-    ESTIMATORS,
-    Further,
-    gdpo,
-    grpo,
-    moments,
-    rank_grpo,
-    reinforce_baseline,
-    to_tokens,
-    whiten_tokens,
-)
+from mindrlhf_grpo.advantages import EstimatorInputs, estimate, moments, to_tokens, whiten_tokens
 from mindrlhf_grpo.algorithms.corrections import Correction
+from mindrlhf_grpo.algorithms.offline.dpo import IPO, IPOSum
+from mindrlhf_grpo.algorithms.online.cispo import CispoPolicyLoss
+from mindrlhf_grpo.algorithms.online.gdpo import gdpo
+from mindrlhf_grpo.algorithms.online.grpo import grpo
+from mindrlhf_grpo.algorithms.online.rank_grpo import ItemPolicyLoss
+from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 from mindrlhf_grpo.batches.online import denominators, loss_weights
-from mindrlhf_grpo.losses import CispoPolicyLoss, ItemPolicyLoss, PolicyLoss, preference
+from mindrlhf_grpo.losses import PolicyLoss
 from mindrlhf_grpo.losses.xp import NUMPY
 from mindrlhf_grpo.rewards.builtin.length import overlong
 from mindrlhf_grpo.types import Sampling
 from tests.support.loss_cases import ADVANTAGES, LOGPS, OLD, ONES, torch_namespace
 
 ONE = np.ones(1)
+rank_grpo = ALGORITHMS["rank_grpo"].estimator
+reinforce_baseline = ALGORITHMS["reinforce_pp_baseline"].estimator
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
@@ -38,11 +36,13 @@ def column(*rewards: float) -> np.ndarray:
     return np.asarray(rewards, np.float64)[:, None, None]
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS.keys() - {"remax", "cpgd"}))
+@pytest.mark.parametrize("name", sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.group_size > 1))
 def test_trap_1_a_singleton_group_gets_zero(name: str) -> None:
     """verl gives it its raw reward, OpenRLHF and slime NaN (0 / 0), TRL and NeMo RL 0."""
-    further = Further(lengths=np.array([5, 2, 2]))
-    got = ESTIMATORS[name](column(7, 1, 0), ONE, np.array([0, 1, 1]), eps=1e-6, ddof=1, further=further)
+    inputs = EstimatorInputs(
+        values=column(7, 1, 0), weights=ONE, groups=np.array([0, 1, 1]), lengths=np.array([5, 2, 2]), eps=1e-6, ddof=1
+    )
+    got = estimate(ALGORITHMS[name].estimator, inputs)
     assert got[0, 0] == 0
     assert np.isfinite(got).all()
 
@@ -50,9 +50,7 @@ def test_trap_1_a_singleton_group_gets_zero(name: str) -> None:
 def test_trap_2_a_group_without_variance_is_moved_by_whitening() -> None:
     """Whitening over tokens subtracts a mean that is not 0, so an all-equal group is taught something nevertheless."""
     rewards, groups, lengths = column(1, 0, 0, 2, 2, 2), np.array([0, 0, 0, 1, 1, 1]), np.array([9, 1, 1, 1, 1, 1])
-    by_tokens = gdpo(
-        rewards, ONE, groups, eps=1e-6, ddof=1, further=Further(whitening="tokens", lengths=lengths)
-    ).ravel()
+    by_tokens = gdpo(rewards, ONE, groups, eps=1e-6, ddof=1, whitening="tokens", lengths=lengths).ravel()
     # tokens: 9 x 2/3, 2 x -1/3, 3 x 0 (times a common factor): mean 8/21, sum of squares 38/9
     expected = -(8 / 21) / np.sqrt((38 / 9 - 14 * (8 / 21) ** 2) / 13)
     assert expected == pytest.approx(-0.928053, abs=1e-6)
@@ -60,7 +58,7 @@ def test_trap_2_a_group_without_variance_is_moved_by_whitening() -> None:
     by_samples = gdpo(rewards, ONE, groups, eps=1e-4, ddof=1).ravel()
     np.testing.assert_allclose(by_samples[3:], 0, atol=1e-15)
 
-    centred = reinforce_baseline(rewards, ONE, groups, eps=1e-6, ddof=1)
+    centred = reinforce_baseline(rewards, ONE, groups)
     assert (centred[3:] == 0).all()
     tokens, mask = to_tokens(centred, lengths, 9), (np.arange(9) < lengths[:, None]).astype(np.float64)
     whitened = whiten_tokens(tokens, mask, moments(tokens, mask), "verl")
@@ -87,8 +85,8 @@ def test_trap_4_ipo_of_sums_and_of_averages() -> None:
     mask = np.array([[1.0, 1], [1, 0]])
     tensors = {"mask": mask, "weights": mask, "row_weight": np.ones((2, 2)), "ref_logps": -mask}
     logps = np.array([[-0.5, -0.1], [-1.3, 0.0]])  # log-ratios .5 + .9 | -.3
-    assert preference.IPOSum(beta=0.1)(NUMPY, logps, tensors)[0] == pytest.approx((1.7 - 5) ** 2)
-    assert preference.IPO(beta=0.1)(NUMPY, logps, tensors)[0] == pytest.approx((1.0 - 5) ** 2)
+    assert IPOSum(beta=0.1)(NUMPY, logps, tensors)[0] == pytest.approx((1.7 - 5) ** 2)
+    assert IPO(beta=0.1)(NUMPY, logps, tensors)[0] == pytest.approx((1.0 - 5) ** 2)
 
 
 def test_trap_5_biased_and_unbiased_standard_deviation() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.algorithms.plan import ALGORITHMS
+from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 from tests.support import tiny
 from tests.support.runs.online_runs import PPO, TRAIN
 

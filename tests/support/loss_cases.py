@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from mindrlhf_grpo.losses import (
-    CispoPolicyLoss,
-    CpgdPolicyLoss,
-    GeometricPolicyLoss,
-    ItemPolicyLoss,
-    PolicyLoss,
-    SapoPolicyLoss,
-    SequencePolicyLoss,
-)
+from mindrlhf_grpo.algorithms.online.cispo import CispoPolicyLoss
+from mindrlhf_grpo.algorithms.online.cpgd import CpgdPolicyLoss
+from mindrlhf_grpo.algorithms.online.gmpo import GeometricPolicyLoss
+from mindrlhf_grpo.algorithms.online.gspo import SequencePolicyLoss
+from mindrlhf_grpo.algorithms.online.rank_grpo import ItemPolicyLoss
+from mindrlhf_grpo.algorithms.online.sapo import SapoPolicyLoss
+from mindrlhf_grpo.losses import PolicyLoss
 from mindrlhf_grpo.losses import xp as numpy_xp
 
 RATIOS = np.array([[1.5, 1.1, 0.5], [1.5, 0.5, 4.0]])

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mindrlhf_grpo.losses import preference as p
-from mindrlhf_grpo.losses import reward_model as r
+from mindrlhf_grpo.algorithms.offline import aot, bco, dpo, kto, reference_free, reward_models
+from mindrlhf_grpo.losses import preference
 from mindrlhf_grpo.losses.supervised import NegativeLogLikelihood
 
 NAN = float("nan")
@@ -35,45 +35,45 @@ SCORED = {"last": LAST, "mask": MASK, "row_weight": PAIRS["row_weight"]}
 
 # name -> loss, outputs, tensors
 CASES: dict[str, tuple[Any, np.ndarray, dict[str, np.ndarray]]] = {
-    "sigmoid": (p.Sigmoid(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "reference_free": (p.Sigmoid(beta=0.5, reference_free=True), LOGPS, PAIRS),
-    "sft": (p.Sigmoid(beta=0.5, sft_coef=0.3), LOGPS, PAIRS | REFERENCE),
-    "sigmoid_norm": (p.SigmoidNorm(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "cdpo": (p.CDPO(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "robust": (p.Robust(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "hinge": (p.Hinge(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "ipo": (p.IPO(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "ipo_sum": (p.IPOSum(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "apo_zero": (p.APOZero(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "apo_down": (p.APODown(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "nca_pair": (p.NCAPair(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "sigmoid": (preference.Sigmoid(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "reference_free": (preference.Sigmoid(beta=0.5, reference_free=True), LOGPS, PAIRS),
+    "sft": (preference.Sigmoid(beta=0.5, sft_coef=0.3), LOGPS, PAIRS | REFERENCE),
+    "sigmoid_norm": (dpo.SigmoidNorm(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "cdpo": (dpo.CDPO(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "robust": (dpo.Robust(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "hinge": (dpo.Hinge(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "ipo": (dpo.IPO(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "ipo_sum": (dpo.IPOSum(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "apo_zero": (dpo.APOZero(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "apo_down": (dpo.APODown(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "nca_pair": (dpo.NCAPair(beta=0.5), LOGPS, PAIRS | REFERENCE),
     # with a mean log-ratio of 0.25
     "bco_pair": (
-        p.BCOPair(beta=0.5), LOGPS, PAIRS | REFERENCE | {"baseline": rowwise(0.25, 0.25, 0.25, 0.25)},
+        bco.BCOPair(beta=0.5), LOGPS, PAIRS | REFERENCE | {"baseline": rowwise(0.25, 0.25, 0.25, 0.25)},
     ),
-    "sppo_hard": (p.SPPOHard(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "exo_pair": (p.EXOPair(beta=0.5), LOGPS, PAIRS | REFERENCE),
-    "discopop": (p.DiscoPOP(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "sppo_hard": (dpo.SPPOHard(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "exo_pair": (dpo.EXOPair(beta=0.5), LOGPS, PAIRS | REFERENCE),
+    "discopop": (dpo.DiscoPOP(beta=0.5), LOGPS, PAIRS | REFERENCE),
     # log-ratios of the policy 0.5 and -2.25, of the reference -1.25 and -1: the lower meets the lower
     "aot": (
-        p.AOT(beta=0.5, label_smoothing=0.1), LOGPS, PAIRS | REFERENCE | {"partner": rowwise(0.25, 0, -0.25, 0)},
+        aot.AOT(beta=0.5, label_smoothing=0.1), LOGPS, PAIRS | REFERENCE | {"partner": rowwise(0.25, 0, -0.25, 0)},
     ),
     # chosen 1 and -0.75, rejected -0.75 and 0.5
     "aot_unpaired": (
-        p.AOTUnpaired(beta=0.5, label_smoothing=0.1), LOGPS,
+        aot.AOTUnpaired(beta=0.5, label_smoothing=0.1), LOGPS,
         PAIRS | REFERENCE | {"partner": rowwise(0.5, -0.75, -0.75, 1.0)},
     ),
-    "simpo": (p.SimPO(), LOGPS, PAIRS),
-    "orpo": (p.ORPO(beta=0.5), LOGPS, PAIRS),
+    "simpo": (reference_free.SimPO(), LOGPS, PAIRS),
+    "orpo": (reference_free.ORPO(beta=0.5), LOGPS, PAIRS),
     "kto": (
-        p.KTO(beta=0.5, desirable=1.5, undesirable=0.5), LOGPS,
+        kto.KTO(beta=0.5, desirable=1.5, undesirable=0.5), LOGPS,
         LABELLED | REFERENCE | {"baseline": rowwise(0.2, 0.2, 0.2, 0.2)},
     ),
-    "bradley_terry": (r.BradleyTerry(), VALUES, SCORED),
-    "bradley_terry_margin": (r.BradleyTerry(), VALUES, SCORED | {"margin": rowwise(0.5, 0.5, 1.0, 1.0)}),
-    "bradley_terry_centred": (r.BradleyTerry(centering=0.01), VALUES, SCORED),
-    "logexp": (r.LogExp(), VALUES, SCORED),
-    "bce": (r.BinaryCrossEntropy(), VALUES, LABELLED | {"last": LAST}),
+    "bradley_terry": (reward_models.BradleyTerry(), VALUES, SCORED),
+    "bradley_terry_margin": (reward_models.BradleyTerry(), VALUES, SCORED | {"margin": rowwise(0.5, 0.5, 1.0, 1.0)}),
+    "bradley_terry_centred": (reward_models.BradleyTerry(centering=0.01), VALUES, SCORED),
+    "logexp": (reward_models.LogExp(), VALUES, SCORED),
+    "bce": (reward_models.BinaryCrossEntropy(), VALUES, LABELLED | {"last": LAST}),
     "nll": (NegativeLogLikelihood(), LOGPS, {"mask": MASK, "weights": MASK / 8}),
 }  # fmt: skip
 

@@ -9,19 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.advantages import (
-    ESTIMATORS,
-    Further,
-    dr_grpo,
-    gdpo,
-    grpo,
-    kl_penalised,
-    rank_grpo,
-    rloo,
-    to_tokens,
-    weighted_total,
-)
+from mindrlhf_grpo.advantages import EstimatorInputs, kl_penalised, reads, to_tokens, weighted_total
+from mindrlhf_grpo.advantages import estimate as estimate_from
+from mindrlhf_grpo.algorithms.online.dr_grpo import dr_grpo
+from mindrlhf_grpo.algorithms.online.gdpo import gdpo
+from mindrlhf_grpo.algorithms.online.grpo import grpo
+from mindrlhf_grpo.algorithms.online.rloo import rloo
+from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 
+rank_grpo = ALGORITHMS["rank_grpo"].estimator
 NAN = float("nan")
 ONE = np.ones(1)
 
@@ -39,15 +35,18 @@ def close(got: np.ndarray, expected: object, tolerance: float = 1e-12) -> None:
     np.testing.assert_allclose(np.asarray(got), np.asarray(expected, np.float64), rtol=0, atol=tolerance)
 
 
-def estimate(name: str, values: np.ndarray, weights: np.ndarray, groups: np.ndarray, **numbers: float) -> np.ndarray:
-    """Any estimator, with equal lengths and a baseline of 0 for those that read them."""
-    further = Further(lengths=np.full(len(groups), 3), baselines=np.zeros(len(groups)))
-    return ESTIMATORS[name](values, weights, groups, further=further, **numbers)
+def estimate(
+    name: str, values: np.ndarray, weights: np.ndarray, groups: np.ndarray, eps: float, ddof: int
+) -> np.ndarray:
+    """The estimator of any algorithm, with equal lengths and a baseline of 0 for those that read them."""
+    inputs = EstimatorInputs(
+        values=values, weights=weights, groups=groups, lengths=np.full(len(groups), 3), baselines=np.zeros(len(groups)),
+        eps=eps, ddof=ddof,
+    )  # fmt: skip
+    return estimate_from(ALGORITHMS[name].estimator, inputs)
 
 
-IN_GROUPS = sorted(
-    ESTIMATORS.keys() - {"remax", "cpgd"}
-)  # these two compare with a greedy completion, and in the batch
+IN_GROUPS = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.group_size > 1)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +68,12 @@ def test_grpo_biased_and_unbiased_std_with_each_eps(eps: float, ddof: int, expec
 
 def test_dr_grpo_only_centres() -> None:
     rewards = column(1, 0, 0.5, 0)
-    close(dr_grpo(rewards, ONE, one_group(rewards), eps=1, ddof=1).ravel(), [0.625, -0.375, 0.125, -0.375])
+    close(dr_grpo(rewards, ONE, one_group(rewards)).ravel(), [0.625, -0.375, 0.125, -0.375])
 
 
 def test_rloo_compares_with_the_others() -> None:
     rewards = column(1, 0, 0.5, 0)
-    close(
-        rloo(rewards, ONE, one_group(rewards), eps=1, ddof=1).ravel(), [1 - 0.5 / 3, 0 - 1.5 / 3, 0.5 - 1 / 3, -1.5 / 3]
-    )
+    close(rloo(rewards, ONE, one_group(rewards)).ravel(), [1 - 0.5 / 3, 0 - 1.5 / 3, 0.5 - 1 / 3, -1.5 / 3])
 
 
 RELEVANCE, SAFETY = (1, 0, 1, 0), (0, 0, -0.1, -0.1)
@@ -107,7 +104,7 @@ def test_gdpo_does_not_depend_on_the_scale_of_a_component() -> None:
 def test_gdpo_whitened_over_tokens_weighs_long_answers_more() -> None:
     """verl's form, against its definition on the token matrix itself."""
     lengths = np.array([1, 2, 3, 4])
-    got = gdpo(TWO, np.ones(2), one_group(TWO), eps=1e-6, ddof=1, token_counts=lengths).ravel()
+    got = gdpo(TWO, np.ones(2), one_group(TWO), eps=1e-6, ddof=1, whitening="tokens", lengths=lengths).ravel()
     z_relevance = 0.5 / (3**-0.5 + 1e-6)
     z_safety = 0.05 / (0.1 * 3**-0.5 + 1e-6)
     scores = np.array([z_relevance + z_safety, z_safety - z_relevance, z_relevance - z_safety, -z_relevance - z_safety])
@@ -121,7 +118,7 @@ def test_zero_variance_group_under_gdpo_whitening() -> None:
     rewards, groups = column(1, 0, 0, 2, 2, 2), np.array([0, 0, 0, 1, 1, 1])
     close(gdpo(rewards, ONE, groups, eps=1e-4, ddof=1)[3:], np.zeros((3, 1)))
     lengths = np.array([9, 1, 1, 1, 1, 1])
-    got = gdpo(rewards, ONE, groups, eps=1e-6, ddof=1, token_counts=lengths).ravel()
+    got = gdpo(rewards, ONE, groups, eps=1e-6, ddof=1, whitening="tokens", lengths=lengths).ravel()
     scores = np.array([2, -1, -1, 0, 0, 0]) / 3 / (3**-0.5 + 1e-6)
     mean = (9 * scores[0] + scores[1] + scores[2]) / 14
     variance = (9 * (scores[0] - mean) ** 2 + 2 * (scores[1] - mean) ** 2 + 3 * mean**2) / 13
@@ -169,7 +166,7 @@ def test_singleton_left_after_unscored_samples_gets_zero_not_its_reward(name: st
     close(got[3:], estimate(name, rewards[3:], ONE, groups[3:], eps=1e-4, ddof=1))
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_unscored_samples_stay_out_of_the_statistics(name: str) -> None:
     with_hole = column(1, NAN, 0, 0, 1)
     without = column(1, 0, 0, 1)
@@ -214,12 +211,12 @@ def test_estimators_equal_a_plain_loop_over_groups(rows: list[tuple[int, float]]
         expected["dr_grpo"][index] = reward - mean
         expected["rloo"][index] = reward - (sum(members) - reward) / (len(members) - 1)
     for name, numbers in expected.items():
-        got = ESTIMATORS[name](rewards[:, None, None], ONE, groups, eps=1e-4, ddof=ddof)
+        got = estimate(name, rewards[:, None, None], ONE, groups, eps=1e-4, ddof=ddof)
         close(got.ravel(), numbers, 1e-10)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32), st.permutations(range(12)), st.sampled_from(sorted(ESTIMATORS)))
+@given(st.integers(0, 2**32), st.permutations(range(12)), st.sampled_from(sorted(ALGORITHMS)))
 def test_order_of_completions_does_not_matter(seed: int, order: list[int], name: str) -> None:
     random = np.random.default_rng(seed)
     values = random.normal(size=(12, 2, 3))
@@ -280,9 +277,9 @@ def test_locality_a_reward_of_one_rank_moves_only_its_tokens() -> None:
 def test_wrong_shapes_and_infinite_rewards_are_refused(
     values: np.ndarray, weights: np.ndarray, groups: np.ndarray, message: str
 ) -> None:
-    for estimator in ESTIMATORS.values():
+    for name in [name for name, algorithm in ALGORITHMS.items() if "groups" in reads(algorithm.estimator)]:
         with pytest.raises(ValueError, match=message):
-            estimator(values, weights, groups, eps=1e-4, ddof=1)
+            estimate(name, values, weights, groups, eps=1e-4, ddof=1)
 
 
 def test_tokens_without_a_place_are_refused() -> None:
@@ -290,5 +287,5 @@ def test_tokens_without_a_place_are_refused() -> None:
         to_tokens(np.zeros((1, 2)), np.array([3]), 3)
     with pytest.raises(ValueError, match="a token is in segment 2, but there are advantages for 2"):
         to_tokens(np.zeros((1, 2)), np.array([3]), 3, np.array([[0, 1, 2]]))
-    with pytest.raises(ValueError, match="token_counts"):
-        gdpo(np.zeros((2, 1, 3)), ONE, np.zeros(2), eps=1e-4, ddof=1, token_counts=np.ones(2, np.int64))
+    with pytest.raises(ValueError, match=r"lengths \(2,\) must be \[N\]"):
+        gdpo(np.zeros((2, 1, 3)), ONE, np.zeros(2), eps=1e-4, ddof=1, whitening="tokens", lengths=np.ones(2, np.int64))

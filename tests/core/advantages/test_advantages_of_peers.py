@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindrlhf_grpo.advantages import (
-    Further,
-    cpgd,
-    dr_grpo,
-    gdpo,
-    grpo,
-    loo,
-    opo,
-    pass_k,
-    reinforce_baseline,
-    remax,
-    rloo,
-)
+from mindrlhf_grpo.advantages import EstimatorInputs, estimate
+from mindrlhf_grpo.algorithms.online.cpgd import cpgd
+from mindrlhf_grpo.algorithms.online.dr_grpo import dr_grpo
+from mindrlhf_grpo.algorithms.online.gdpo import gdpo
+from mindrlhf_grpo.algorithms.online.grpo import grpo
+from mindrlhf_grpo.algorithms.online.loo import loo
+from mindrlhf_grpo.algorithms.online.opo import opo
+from mindrlhf_grpo.algorithms.online.pass_k import pass_k
+from mindrlhf_grpo.algorithms.online.remax import remax
+from mindrlhf_grpo.algorithms.online.rloo import rloo
+from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 
 NAN = float("nan")
 ONE = np.ones(1)
@@ -50,11 +50,11 @@ def test_leave_one_out_is_not_divided_where_the_others_are_equal() -> None:
 
 def test_opo_weighs_the_baseline_by_length() -> None:
     # (1 · 1 + 2 · 0 + 3 · .5 + 4 · 0) / 10 = .25
-    lengths = Further(lengths=np.array([1, 2, 3, 4]))
-    close(opo(column(1, 0, 0.5, 0), ONE, GROUP, eps=1, ddof=1, further=lengths), [0.75, -0.25, 0.25, -0.25])
-    equal = Further(lengths=np.full(4, 7))
+    lengths = np.array([1, 2, 3, 4])
+    close(opo(column(1, 0, 0.5, 0), ONE, GROUP, lengths=lengths), [0.75, -0.25, 0.25, -0.25])
+    equal = np.full(4, 7)
     rewards = column(1, 0, 0.5, 0)
-    close(opo(rewards, ONE, GROUP, eps=1, ddof=1, further=equal), dr_grpo(rewards, ONE, GROUP, eps=1, ddof=1).ravel())
+    close(opo(rewards, ONE, GROUP, lengths=equal), dr_grpo(rewards, ONE, GROUP).ravel())
 
 
 def test_pass_k_rewards_the_best_by_its_lead() -> None:
@@ -66,13 +66,14 @@ def test_pass_k_rewards_the_best_by_its_lead() -> None:
 
 
 def test_remax_compares_with_the_greedy_completion() -> None:
-    baselines = Further(baselines=np.array([0.25, 0.25, 0.25, 0.5]))
-    got = remax(column(1, 0, 0.5, NAN), ONE, np.arange(4), eps=1, ddof=1, further=baselines)
+    baselines = np.array([0.25, 0.25, 0.25, 0.5])
+    got = remax(column(1, 0, 0.5, NAN), ONE, np.arange(4), baselines=baselines)
     close(got, [0.75, -0.25, 0.25, 0])
 
 
 def test_reinforce_baseline_is_the_group_mean() -> None:
-    close(reinforce_baseline(column(1, 0, 0.5, 0), ONE, GROUP, eps=1, ddof=1), [0.625, -0.375, 0.125, -0.375])
+    reinforce_baseline = ALGORITHMS["reinforce_pp_baseline"].estimator
+    close(reinforce_baseline(column(1, 0, 0.5, 0), ONE, GROUP), [0.625, -0.375, 0.125, -0.375])
 
 
 def test_cpgd_compares_in_the_batch_with_the_biased_std() -> None:
@@ -84,16 +85,16 @@ def test_cpgd_compares_in_the_batch_with_the_biased_std() -> None:
 
 RELEVANCE, SAFETY = (1, 0, 1, 0), (0, 0, -0.1, -0.1)
 TWO = np.stack([RELEVANCE, SAFETY], axis=1)[:, :, None].astype(np.float64)
-PEERS = {
-    "trl": (1e-4, Further(), [1.2246578212829713, -0.00095361786273296, 0.00095361786273296, -1.2246578212829713]),
+PEERS: dict[str, tuple[float, dict[str, Any], list[float]]] = {
+    "trl": (1e-4, {}, [1.2246578212829713, -0.00095361786273296, 0.00095361786273296, -1.2246578212829713]),
     "verl": (
         1e-6,
-        Further(whitening="tokens", lengths=np.array([1, 2, 3, 4])),
+        {"whitening": "tokens", "lengths": np.array([1, 2, 3, 4])},
         [1.926070453127176, 0.44446536081677, 0.44448845635441, -1.03711663595599],
     ),
     "nemo": (
         1e-6,
-        Further(whitening="scale"),
+        {"whitening": "scale"},
         [1.224744871354388, -9.545850609180223e-06, 9.545850609180223e-06, -1.224744871354388],
     ),
 }
@@ -101,50 +102,50 @@ PEERS = {
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_gdpo_of_each_peer(peer: str) -> None:
-    eps, further, expected = PEERS[peer]
-    close(gdpo(TWO, np.ones(2), GROUP, eps=eps, ddof=1, further=further), expected)
+    eps, settings, expected = PEERS[peer]
+    close(gdpo(TWO, np.ones(2), GROUP, eps=eps, ddof=1, **settings), expected)
 
 
 def test_gdpo_of_nemo_leaves_the_completion_itself_out() -> None:
     """On rewards where that is not a common factor, against z-scores of a plain loop."""
     values = np.stack([(1, 0, 0.5, 0), (0, 0, -0.1, -0.3)], axis=1)[:, :, None].astype(np.float64)
-    got = gdpo(values, np.array([1.0, 0.5]), GROUP, eps=1e-6, ddof=1, further=Further(whitening="scale"))
+    got = gdpo(values, np.array([1.0, 0.5]), GROUP, eps=1e-6, ddof=1, whitening="scale")
     close(got, [1.2167211154436608, -0.20633932292461693, 0.10569307985051783, -1.2116629288105663])
 
 
 def test_gdpo_of_safe_rank_is_over_completions_and_ranks() -> None:
     rewards = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.5]])[:, None, :]
-    got = gdpo(rewards, ONE, GROUP, eps=1e-4, ddof=1, further=Further(whitening="samples"))
+    got = gdpo(rewards, ONE, GROUP, eps=1e-4, ddof=1, whitening="samples")
     first = 0.5 / (3**-0.5 + 1e-4)
     second = np.array([-0.375, -0.375, 0.625, 0.125]) / ((0.6875 / 3) ** 0.5 + 1e-4)
     z = np.stack([np.array([first, -first, first, -first]), second], axis=1)
     close(got, (z / (z.std(ddof=1) + 1e-4)).ravel())
 
 
-def test_gdpo_by_lengths_and_by_token_counts_is_the_same() -> None:
-    lengths = np.array([1, 2, 3, 4])
-    by_lengths = gdpo(TWO, np.ones(2), GROUP, eps=1e-6, ddof=1, further=Further(whitening="tokens", lengths=lengths))
-    close(by_lengths, gdpo(TWO, np.ones(2), GROUP, eps=1e-6, ddof=1, token_counts=lengths).ravel())
-
-
 def test_what_an_estimator_lacks_is_named() -> None:
     rewards = column(1, 0, 0, 1)
+    inputs = EstimatorInputs(values=rewards, weights=ONE, groups=GROUP, eps=1, ddof=1)
     with pytest.raises(ValueError, match=r"opo needs the lengths \[N\] of 4"):
-        opo(rewards, ONE, GROUP, eps=1, ddof=1)
+        estimate(opo, inputs)
     with pytest.raises(ValueError, match=r"remax needs the rewards of greedy completions \[N\] of 4"):
-        remax(rewards, ONE, GROUP, eps=1, ddof=1, further=Further(baselines=np.zeros(3)))
+        estimate(remax, inputs)
+    with pytest.raises(ValueError, match=r"remax needs the rewards of greedy completions \[N\] of 4"):
+        remax(rewards, ONE, GROUP, baselines=np.zeros(3))
     with pytest.raises(ValueError, match="needs the lengths"):
-        gdpo(rewards, ONE, GROUP, eps=1, ddof=1, further=Further(whitening="tokens"))
+        gdpo(rewards, ONE, GROUP, eps=1, ddof=1, whitening="tokens")
     with pytest.raises(ValueError, match="whitening 'rows' is unknown; there are samples, tokens, scale"):
-        gdpo(rewards, ONE, GROUP, eps=1, ddof=1, further=Further(whitening="rows"))  # type: ignore[arg-type]
+        gdpo(rewards, ONE, GROUP, eps=1, ddof=1, whitening="rows")  # type: ignore[arg-type]
 
 
 @given(st.lists(st.integers(-3, 3), min_size=3, max_size=9), st.integers(-5, 5))
 def test_a_constant_added_to_every_reward_of_a_group_changes_nothing(rewards: list[int], constant: int) -> None:
-    groups, lengths = np.zeros(len(rewards), np.int64), Further(lengths=np.arange(1, len(rewards) + 1))
+    groups, lengths = np.zeros(len(rewards), np.int64), np.arange(1, len(rewards) + 1)
     for estimator in (grpo, dr_grpo, rloo, loo, opo, pass_k, cpgd):
         one, other = (
-            estimator(column(*moved), ONE, groups, eps=1e-4, ddof=1, further=lengths)
+            estimate(
+                estimator,
+                EstimatorInputs(values=column(*moved), weights=ONE, groups=groups, lengths=lengths, eps=1e-4, ddof=1),
+            )
             for moved in (rewards, [reward + constant for reward in rewards])
         )
         close(one, other.ravel(), 1e-9)
@@ -154,5 +155,5 @@ def test_a_constant_added_to_every_reward_of_a_group_changes_nothing(rewards: li
 def test_opo_advantages_weighted_by_length_cancel(rewards: list[float]) -> None:
     lengths = np.arange(1, len(rewards) + 1)
     groups = np.zeros(len(rewards), np.int64)
-    got = opo(column(*rewards), ONE, groups, eps=1, ddof=1, further=Further(lengths=lengths))
+    got = opo(column(*rewards), ONE, groups, lengths=lengths)
     assert abs(float((got.ravel() * lengths).sum())) < 1e-9

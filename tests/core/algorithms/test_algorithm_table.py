@@ -1,64 +1,72 @@
-"""``docs/algorithms.md`` shows what the code has, and what it says is tested is tested."""
+"""``docs/algorithms.md`` shows what the code has, and every loss in it has a case with literal numbers."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from dataclasses import fields
 
 import pytest
 
-from docs.tables.algorithms import BEGIN, DOCUMENT, END, Entry, described, in_document, matched, rows, table
-from mindrlhf_grpo.advantages import ESTIMATORS
+from docs.tables.algorithms import BEGIN, DOCUMENT, END, as_row, first_sentence, in_document, linked, preset_cell, table
 from mindrlhf_grpo.algorithms.corrections import CORRECTIONS
-from mindrlhf_grpo.algorithms.task import OBJECTIVES
-from mindrlhf_grpo.losses import KL_ESTIMATORS, POLICY_LOSSES
-from tests.support.loss_cases import CASES
+from mindrlhf_grpo.algorithms.presets import OURS, PRESETS, Preset
+from mindrlhf_grpo.algorithms.registry import ALGORITHMS, OBJECTIVES, POLICY_LOSSES
+from mindrlhf_grpo.losses import KL_ESTIMATORS
 from tests.support.offline_losses import CASES as OFFLINE_CASES
 
-HERE = Path(__file__).parents[1] / "advantages"
+SOURCES = {
+    "Algorithms": {name: algorithm.source for name, algorithm in ALGORITHMS.items()},
+    "Policy losses": {name: loss.source for name, loss in POLICY_LOSSES.items()},
+    "KL estimators": {name: estimator.source for name, estimator in KL_ESTIMATORS.items()},
+    "Train/rollout corrections": {name: named.source for name, named in CORRECTIONS.items()},
+    "Preferences": {name: linked(objective.source) for name, objective in OBJECTIVES.items()},
+}
 
 
-def test_document_has_the_tables_of_the_code() -> None:
+def tables(text: str) -> dict[str, dict[str, str]]:
+    """The lines of the tables under each heading, by the name in their first column."""
+    parts = re.split(r"^### (.*)$", text.split(END)[0], flags=re.M)
+    return {
+        heading.split(" (")[0].split(",")[0]: {
+            line.split("`")[1]: line for line in part.splitlines() if line.startswith("| `")
+        }
+        for heading, part in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize("heading", SOURCES)
+def test_document_has_a_row_for_every_name_with_its_source(heading: str) -> None:
+    shown = tables(DOCUMENT.read_text(encoding="utf-8"))[heading]
+    assert set(shown) == set(SOURCES[heading]), "run: make docs"
+    assert [name for name, source in SOURCES[heading].items() if source not in shown[name]] == []
+
+
+def test_document_shows_the_presets_as_they_are() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert in_document(text) == text, "run: python -m docs.tables.algorithms --write"
+    header = next(line for line in text.splitlines() if line.startswith("| | default |"))
+    assert [cell.strip() for cell in header.split("|")[3:-1]] == list(PRESETS)
+    for field in fields(Preset):
+        line = next(line for line in text.splitlines() if line.startswith(f"| {field.name} |"))
+        values = [preset_cell(getattr(preset, field.name), field.name) for preset in (OURS, *PRESETS.values())]
+        assert [cell.strip() for cell in line.split("|")[2:-1]] == values, field.name
 
 
-def test_every_name_has_a_row_and_no_row_an_empty_cell() -> None:
-    found = table()
-    for name in [
-        *ESTIMATORS,
-        *POLICY_LOSSES,
-        *KL_ESTIMATORS,
-        *CORRECTIONS,
-        *OBJECTIVES,
-        "gae",
-        "reinforce_pp",
-        "value",
-    ]:
-        assert f"\n| `{name}` |" in found, name
-    assert not re.search(r"\|[ \t]*\|", found.replace("\\|", ""))
+def test_no_cell_is_empty() -> None:
+    assert not re.search(r"\|[ \t]*\|", table().replace("\\|", ""))
+    with pytest.raises(ValueError, match="an empty cell in the row of ppo"):
+        as_row(["ppo", "-r A", ""])
 
 
-def test_losses_said_to_be_tested_have_cases() -> None:
+def test_losses_have_cases() -> None:
     """The same cases run on NumPy, torch and MindSpore."""
-    assert {type(case.loss) for case in CASES.values()} == set(POLICY_LOSSES.values())
     assert {type(loss) for loss, _, _ in OFFLINE_CASES.values()} >= {entry.loss for entry in OBJECTIVES.values()}
 
 
-def test_estimators_said_to_be_tested_are_named_in_tests() -> None:
-    tests = "".join((HERE / f"test_advantages{part}.py").read_text() for part in ("", "_of_peers", "_tokens"))
-    for name in [*ESTIMATORS, "token_rewards", "gae", "reinforce_pp", "whiten_tokens"]:
-        assert re.search(rf"\b{name}\(", tests), name
-
-
-def test_a_name_without_an_entry_is_named() -> None:
-    with pytest.raises(ValueError, match="differ in other"):
-        matched(["ppo", "other"], {"ppo": Entry("-r A", "paper", "all")})
-    with pytest.raises(ValueError, match="an empty cell in the row of ppo"):
-        rows({"ppo": Entry("-r A", "", "all")}, ("yes", "yes", "yes"))
+def test_tables_are_written_between_their_markers() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert in_document(in_document(text)) == in_document(text)
     with pytest.raises(ValueError, match="lacks the line"):
         in_document(BEGIN)
-    assert in_document(f"a\n{BEGIN}\nold\n{END}\nb").endswith(f"\n\n{END}\nb")
 
 
 def test_the_formula_of_an_objective_is_the_first_sentence_of_its_loss() -> None:
@@ -68,7 +76,5 @@ def test_the_formula_of_an_objective_is_the_first_sentence_of_its_loss() -> None
         More.
         """
 
-    entry = described(loss, source="arXiv:2305.18290", peers="trl")
-    assert entry == Entry(
-        "-log sigmoid(h), `beta` as in Ouyang et al", "[arXiv:2305.18290](https://arxiv.org/abs/2305.18290)", "trl"
-    )
+    assert first_sentence(loss) == "-log sigmoid(h), `beta` as in Ouyang et al"
+    assert linked("arXiv:2305.18290") == "[arXiv:2305.18290](https://arxiv.org/abs/2305.18290)"

@@ -53,7 +53,7 @@ def test_logarithms_are_bounded_by_twenty() -> None:
 
 
 def test_equal_log_probs_weigh_one() -> None:
-    for name, correction in CORRECTIONS.items():
+    for name, correction in ((name, named.correction) for name, named in CORRECTIONS.items()):
         assert (correction.weights(np.zeros((2, 3)), np.ones((2, 3))) == 1).all(), name
 
 

@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mindrlhf_grpo.algorithms.batch_constants import BatchContext
-from mindrlhf_grpo.algorithms.task import OBJECTIVES, OPTIONS, PRESETS, Task, resolve_objective
+from mindrlhf_grpo.algorithms.objective import OPTIONS
+from mindrlhf_grpo.algorithms.offline import dpo, reference_free, reward_models
+from mindrlhf_grpo.algorithms.registry import OBJECTIVES
+from mindrlhf_grpo.algorithms.task import Task, resolve_objective
 from mindrlhf_grpo.batches.offline import Denominators, build_offline_batch, with_numbers
 from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.data.examples import Example
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.losses import preference, reward_model
+from mindrlhf_grpo.losses import preference
 from mindrlhf_grpo.losses.xp import NUMPY
 from mindrlhf_grpo.tokenizers.masks import make_completion
 from mindrlhf_grpo.types import Batch, FloatArray
@@ -60,21 +63,21 @@ def test_which_need_a_reference() -> None:
 
 def test_presets_are_what_peers_compute() -> None:
     assert task("dpo").loss == preference.Sigmoid(beta=0.1)
-    assert task("dpo", preset="mindrlhf").loss == preference.SigmoidNorm(beta=0.1)
-    assert task("dpo", preset="mindrlhf", beta=0.3).loss == preference.SigmoidNorm(beta=0.3)
-    assert task("dpo", preset="mindrlhf_v1").loss == preference.CDPO(beta=0.1, label_smoothing=0.0)
-    assert task("dpo", preset="openrlhf", label_smoothing=0.2).loss == preference.CDPO(label_smoothing=0.2)
-    assert task("ipo").loss == task("ipo", preset="trl").loss == preference.IPO()
-    assert task("ipo", preset="openrlhf").loss == preference.IPOSum()
-    assert task("simpo").loss == preference.SimPO(beta=2.0, gamma=0.5)
-    assert task("simpo", preset="trl").loss == preference.SimPO(beta=0.1, gamma=0.5, sft_coef=1.0)
-    assert task("reward_model", centering=0.01).loss == reward_model.BradleyTerry(centering=0.01)
+    assert task("dpo", preset="mindrlhf").loss == dpo.SigmoidNorm(beta=0.1)
+    assert task("dpo", preset="mindrlhf", beta=0.3).loss == dpo.SigmoidNorm(beta=0.3)
+    assert task("dpo", preset="mindrlhf_v1").loss == dpo.CDPO(beta=0.1, label_smoothing=0.0)
+    assert task("dpo", preset="openrlhf", label_smoothing=0.2).loss == dpo.CDPO(label_smoothing=0.2)
+    assert task("ipo").loss == task("ipo", preset="trl").loss == dpo.IPO()
+    assert task("ipo", preset="openrlhf").loss == dpo.IPOSum()
+    assert task("simpo").loss == reference_free.SimPO(beta=2.0, gamma=0.5)
+    assert task("simpo", preset="trl").loss == reference_free.SimPO(beta=0.1, gamma=0.5, sft_coef=1.0)
+    assert task("reward_model", centering=0.01).loss == reward_models.BradleyTerry(centering=0.01)
 
 
 def test_every_option_of_a_loss_is_a_key() -> None:
     for name, objective in OBJECTIVES.items():
         assert {field.name for field in fields(objective.loss)} - set(OPTIONS) <= {"coef"}, name
-    named = {instead.objective for preset in PRESETS.values() for instead in preset.values()}
+    named = {instead.objective for entry in OBJECTIVES.values() for instead in entry.presets.values()}
     assert named <= set(OBJECTIVES)
 
 

@@ -11,20 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindrlhf_grpo.algorithms.online.cispo import CispoPolicyLoss
+from mindrlhf_grpo.algorithms.online.cpgd import CpgdPolicyLoss
+from mindrlhf_grpo.algorithms.online.gmpo import GeometricPolicyLoss
+from mindrlhf_grpo.algorithms.online.gspo import SequencePolicyLoss
+from mindrlhf_grpo.algorithms.online.rank_grpo import ItemPolicyLoss
+from mindrlhf_grpo.algorithms.online.sapo import SapoPolicyLoss
+from mindrlhf_grpo.algorithms.policy_losses import policy_loss
+from mindrlhf_grpo.algorithms.registry import POLICY_LOSSES
 from mindrlhf_grpo.errors import ConfigError
-from mindrlhf_grpo.losses import (
-    POLICY_LOSSES,
-    CispoPolicyLoss,
-    CpgdPolicyLoss,
-    GeometricPolicyLoss,
-    ItemPolicyLoss,
-    PolicyLoss,
-    SapoPolicyLoss,
-    SequencePolicyLoss,
-    ValueLoss,
-    kl,
-    policy_loss,
-)
+from mindrlhf_grpo.losses import PolicyLoss, ValueLoss, kl
 from mindrlhf_grpo.losses.xp import NUMPY
 from tests.support.loss_cases import (
     ADVANTAGES,
@@ -291,7 +287,7 @@ def test_numbers_of_a_preset_leave_alone_what_is_the_losss_own() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("gsop", {}, r"algorithm.loss 'gsop' is unknown \(did you mean 'gspo'\?\); there are ppo, gspo, cispo"),
+        ("gsop", {}, r"algorithm.loss 'gsop' is unknown \(did you mean 'gspo'\?\); there are ppo, cispo"),
         ("sapo", {"tau_positiv": 1.0}, r"sapo: tau_positiv is unknown \(did you mean 'tau_positive'\?\); it takes"),
         ("cispo", {"clip_high": 0.2}, "cispo: clip_high has no effect; it takes .*low, high"),
         ("item", {"items": 2.5}, "item: items must be a whole number, not 2.5"),

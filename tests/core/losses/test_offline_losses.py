@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.losses import preference as p
-from mindrlhf_grpo.losses.preference import log_odds
+from mindrlhf_grpo.algorithms.offline.reference_free import log_odds
+from mindrlhf_grpo.losses import preference
 from mindrlhf_grpo.losses.xp import NUMPY
 from tests.support.offline_losses import CASES, EXPECTED, EXPECTED_SUMS, LOGPS, MASK, PAIRS, REFERENCE, rowwise
 
@@ -102,8 +102,8 @@ def test_trap_ipo_of_sums_is_not_ipo_of_averages() -> None:
 def test_the_golden_value_of_dpo() -> None:
     """Policy -1 and -2, both references -1.5, beta 0.1."""
     row = {"mask": np.ones((2, 1)), "row_weight": np.ones((2, 1)), "ref_logps": np.full((2, 1), -1.5)}
-    assert p.Sigmoid()(NUMPY, np.array([[-1.0], [-2.0]]), row)[0] == pytest.approx(0.644397, abs=1e-6)
-    loss, sums = p.Sigmoid()(NUMPY, np.array([[-1.5], [-1.5]]), row)
+    assert preference.Sigmoid()(NUMPY, np.array([[-1.0], [-2.0]]), row)[0] == pytest.approx(0.644397, abs=1e-6)
+    loss, sums = preference.Sigmoid()(NUMPY, np.array([[-1.5], [-1.5]]), row)
     assert loss == pytest.approx(math.log(2))
     assert sums["accuracy"] == 0.5, "a policy that is its reference is right as often as chance"
 
@@ -152,6 +152,6 @@ def test_log_odds_keep_their_digits(logp: float) -> None:
 def test_one_row_makes_no_pair() -> None:
     """A backend finds the names of the sums by computing the loss of one token."""
     tensors = {key: array[:1] for key, array in (PAIRS | REFERENCE).items()}
-    value, sums = p.Sigmoid()(NUMPY, LOGPS[:1], tensors)
+    value, sums = preference.Sigmoid()(NUMPY, LOGPS[:1], tensors)
     assert float(value) == 0
     assert sums["pairs"] == 0

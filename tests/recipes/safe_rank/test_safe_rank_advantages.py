@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.advantages import to_tokens
+from mindrlhf_grpo.algorithms.online.rank_grpo import ItemPolicyLoss
 from mindrlhf_grpo.algorithms.plan import resolve
 from mindrlhf_grpo.config.algorithm import AlgorithmConfig
-from mindrlhf_grpo.losses.ratios import ItemPolicyLoss
 from mindrlhf_grpo.recipes.safe_rank import rewards
 from mindrlhf_grpo.recipes.safe_rank.spans import ranks
 

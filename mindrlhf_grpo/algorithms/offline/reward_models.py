@@ -1,6 +1,6 @@
-"""Losses of reward models: the score of a row is its value at its last token, which ``last`` marks.
+"""Reward models: the score of a row is its value at its last token, which ``last`` marks.
 
-Pairs stand as in ``preference.py``: row 2i chosen, row 2i+1 rejected; ``row_weight`` carries 1 / pairs (or 1 / rows)
+Pairs stand as in ``losses/preference.py``: row 2i chosen, row 2i+1 rejected; ``row_weight`` carries 1 / pairs (or 1 / rows)
 of the global batch. Legend: N rows, T tokens, n = N // 2.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .preference import log_sigmoid, right
+from ...losses.preference import log_sigmoid, right
+from ..objective import Objective
 
 
 def row_scores(xp: Any, values: Any, tensors: Mapping[str, Any]) -> Any:
@@ -32,6 +33,8 @@ class BradleyTerry:
     centering: float = 0.0
 
     counted_by: ClassVar[str] = "pairs"
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
     reads_entropy: ClassVar[bool] = False
     reads_values: ClassVar[bool] = False
 
@@ -93,6 +96,8 @@ class BinaryCrossEntropy:
     counted_by: ClassVar[str] = "rows"
     reads_entropy: ClassVar[bool] = False
     reads_values: ClassVar[bool] = False
+    reads_entropy: ClassVar[bool] = False
+    reads_values: ClassVar[bool] = False
 
     def __call__(self, xp: Any, values: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and sums over rows.
@@ -118,3 +123,25 @@ class BinaryCrossEntropy:
     def scores(self, xp: Any, values: Any, tensors: Mapping[str, Any]) -> Any:
         """Score of each row ``[N]``."""
         return row_scores(xp, values, tensors)
+
+
+OBJECTIVES = (
+    Objective(
+        name="bradley_terry",
+        loss=BradleyTerry,
+        model="value",
+        source="arXiv:2203.02155",
+        peers="trl RewardTrainer; openrlhf --loss sigmoid",
+        aliases=("reward_model", "rm"),
+        reads_margin=True,
+    ),
+    Objective(name="logexp", loss=LogExp, model="value", source="arXiv:2204.05862", peers="openrlhf --loss logexp"),
+    Objective(
+        name="bce",
+        rows="labelled",
+        loss=BinaryCrossEntropy,
+        model="value",
+        source="cross-entropy",
+        peers="trl: PRM-like labels on whole completions",
+    ),
+)

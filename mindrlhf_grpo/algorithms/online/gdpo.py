@@ -1,42 +1,19 @@
-"""GDPO: every reward component is normalised in its group, their sum over the batch. Its versions differ in the second.
+"""GDPO: each reward component is normalised in its group, then their sum over the batch; peers differ in the second step.
 
 Legend: N completions, F reward components, K segments.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ..types import FloatArray, IntArray
-from .group_statistics import Table, centre, check_shapes, group_z_score, leave_one_out_z_score
-
-Whitening: TypeAlias = Literal["samples", "tokens", "scale"]
-WHITENINGS: tuple[Whitening, ...] = ("samples", "tokens", "scale")
+from ...advantages import WHITENINGS, Table, Whitening, centre, check_shapes, group_z_score, leave_one_out_z_score
+from ...types import FloatArray, IntArray
+from ..algorithm import Algorithm
 
 WHITEN_EPS = 1e-4  # of the second division
 WHITEN_TOKENS_EPS = 1e-8  # the same in its token-weighted form, added to the variance
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Further:
-    """What only some estimators read.
-
-    Attributes:
-        lengths: tokens of each completion ``[N]``; of opo, and of gdpo whitened over tokens.
-        baselines: reward of a greedy completion of the same prompt ``[N]``; of remax.
-        whitening: gdpo's second step.
-    """
-
-    lengths: IntArray | None = None
-    baselines: FloatArray | None = None
-    whitening: Whitening = "samples"
-
-
-NOTHING = Further()
 
 
 def gdpo(
@@ -46,28 +23,28 @@ def gdpo(
     *,
     eps: float,
     ddof: int,
-    token_counts: IntArray | None = None,
-    further: Further = NOTHING,
+    whitening: Whitening = "samples",
+    lengths: IntArray | None = None,
 ) -> Table:
     """Each component is z-scored in its group, the weighted sum is then normalised over the batch. ``[N, K]``
 
-    GDPO, https://arxiv.org/abs/2601.05242. The second step, over completions (and segments), by ``further.whitening``:
+    GDPO, https://arxiv.org/abs/2601.05242. The second step, over completions (and segments), by ``whitening``:
 
     - ``samples``: (s - mean) / (std + 1e-4). The authors and TRL; with rewards by item over completions and items.
-    - ``tokens`` (K = 1): (s - mean) / sqrt(var + 1e-8), where a completion counts once a token, as in verl. That mean
+    - ``tokens`` (K = 1): (s - mean) / sqrt(var + 1e-8), in which a completion counts once per token, as in verl. That mean
       is not 0, so a group without any difference in rewards gets an advantage too; the mean over completions is 0, as
       z-scores cancel.
     - ``scale``: s / std, with z-scores that compare each completion with the others (leave-one-out), as in NeMo RL.
 
     Args:
-        token_counts: lengths ``[N]``, which also choose ``tokens``.
+        lengths: tokens of each completion ``[N]``, which ``tokens`` reads.
 
-    Other arguments as in :func:`grpo`.
+    Other arguments as in :func:`grpo.grpo`.
     """
     check_shapes(values, weights, groups)
-    if further.whitening not in WHITENINGS:
-        raise ValueError(f"whitening {further.whitening!r} is unknown; there are {', '.join(WHITENINGS)}")
-    scale = further.whitening == "scale"
+    if whitening not in WHITENINGS:
+        raise ValueError(f"whitening {whitening!r} is unknown; there are {', '.join(WHITENINGS)}")
+    scale = whitening == "scale"
     z_score = component_leave_one_out if scale else group_z_score
     total = np.einsum("nfk,f->nk", z_score(values, groups, eps=eps, ddof=ddof), weights)
     _, peers = centre(values, groups)
@@ -75,14 +52,13 @@ def gdpo(
     if scale:
         deviation = total[scored].std(ddof=ddof) if scored.sum() > ddof else 0.0
         return np.asarray(total / deviation if deviation > 0 else total, dtype=np.float64)
-    if further.whitening == "samples" and token_counts is None:
+    if whitening == "samples":
         return whiten(total, scored, ddof=ddof)
-    counts = further.lengths if token_counts is None else token_counts
-    if counts is None:
+    if lengths is None:
         raise ValueError("whitening over tokens needs the lengths of the completions")
-    if counts.shape != (len(total),) or total.shape[1] != 1:
-        raise ValueError(f"token_counts {counts.shape} must be [N] of rewards [N, F, 1], not {values.shape}")
-    return whiten_by_tokens(total, np.where(scored, counts[:, None], 0))
+    if lengths.shape != (len(total),) or total.shape[1] != 1:
+        raise ValueError(f"lengths {lengths.shape} must be [N] of rewards [N, F, 1], not {values.shape}")
+    return whiten_by_tokens(total, np.where(scored, lengths[:, None], 0))
 
 
 def component_leave_one_out(values: FloatArray, groups: IntArray, *, eps: float, ddof: int) -> Table:
@@ -100,10 +76,20 @@ def whiten(scores: Table, scored: NDArray[np.bool_], *, ddof: int) -> Table:
 
 
 def whiten_by_tokens(scores: Table, tokens: NDArray[np.int64]) -> Table:
-    """Whitening of ``[N, 1]`` where each entry counts once a token; the variance is the unbiased one of tokens."""
+    """Whitening of ``[N, 1]`` in which each entry counts once per token; the variance is the unbiased one of tokens."""
     number = tokens.sum()
     if number < 2:
         return np.zeros_like(scores)
     mean = (scores * tokens).sum() / number
     variance = ((scores - mean) ** 2 * tokens).sum() / (number - 1)
     return np.where(tokens > 0, (scores - mean) / np.sqrt(variance + WHITEN_TOKENS_EPS), 0.0)
+
+
+ALGORITHM = Algorithm(
+    name="gdpo",
+    estimator=gdpo,
+    formula="s = Σ_f w_f (R_f − mean_g,f) / (std_g,f + eps); then (s − mean) / (std + 1e-4) over the batch",
+    source="[GDPO](https://arxiv.org/abs/2601.05242)",
+    peers="trl `samples`; verl `tokens`; NeMo RL `scale`",
+    per_component=True,
+)

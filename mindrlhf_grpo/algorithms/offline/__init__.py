@@ -1,0 +1,4 @@
+"""Offline objectives, a family per file; each file ends with its records ``OBJECTIVES``, which the registry finds by a scan.
+
+To add one, write a file here and its test: docs/extend/add_an_algorithm.md.
+"""
