@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend import Loss
 from ..config.offline import ObjectiveConfig, OfflineConfig
 from ..data.row_encoders import Encoder, encode_labelled, encode_pair, encode_supervised
 from ..errors import ConfigError

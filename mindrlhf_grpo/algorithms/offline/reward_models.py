@@ -35,8 +35,6 @@ class BradleyTerry:
     counted_by: ClassVar[str] = "pairs"
     reads_entropy: ClassVar[bool] = False
     reads_values: ClassVar[bool] = False
-    reads_entropy: ClassVar[bool] = False
-    reads_values: ClassVar[bool] = False
 
     def __call__(self, xp: Any, values: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Loss (scalar) and sums over the pairs of the micro-batch.
@@ -94,8 +92,6 @@ class BinaryCrossEntropy:
     """-y log sigmoid(s) - (1 - y) log sigmoid(-s) on single labelled rows, mean over rows."""
 
     counted_by: ClassVar[str] = "rows"
-    reads_entropy: ClassVar[bool] = False
-    reads_values: ClassVar[bool] = False
     reads_entropy: ClassVar[bool] = False
     reads_values: ClassVar[bool] = False
 
