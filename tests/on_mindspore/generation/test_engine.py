@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support import tiny_models
+from tests.support import tiny_families
 from tests.support.tiny_generation import (  # fmt: skip
     END,
     assert_equal,
@@ -141,7 +141,7 @@ def test_adapters_are_applied_as_if_merged(tmp_path: Path, folder: Path) -> None
 
 def test_latent_attention_and_experts_give_the_same_tokens(tmp_path: Path, folder: Path) -> None:
     """Keys and values of different sizes, as many as queries."""
-    model = tiny_models.save(tiny_models.make_model("deepseek_v3"), tmp_path)
+    model = tiny_families.save(tiny_families.make_model("deepseek_v3"), tmp_path)
     for path in folder.glob("*token*"):
         (model / path.name).write_bytes(path.read_bytes())
     ours, theirs = (
