@@ -1,1 +1,4 @@
-"""Chat models that answer elsewhere: clients of servers, the texts they are asked with, and what of a reply can be used."""
+"""Chat models on servers: clients with one method ``complete``, and the split of replies into thought and answer.
+
+To add a service, write a class with the members of ``chat_server.ChatModel``.
+"""

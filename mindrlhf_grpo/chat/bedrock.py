@@ -1,7 +1,7 @@
 """Client of models on AWS Bedrock (Converse API), with the same ``complete`` as a chat server's.
 
-boto3 finds credentials itself (environment, profile, role) and tries again where it is told to slow down; it is
-imported only when a client has to be made.
+boto3 finds credentials itself (environment, profile, role) and retries when it is throttled; it is imported only when a
+client is created.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .chat_server import Conversation, in_parallel
 
 
 class Bedrock:
-    """One model of one region.
+    """One model in one region.
 
     Args:
         model: id of a model or inference profile.
-        client: anything with boto3's ``converse``; None makes one.
+        client: an object with boto3's ``converse``; None creates one.
 
     Raises:
         BackendError: boto3 is not installed.
@@ -41,12 +41,12 @@ class Bedrock:
         self._client = client or _client(region, timeout, retries, concurrency)
 
     def close(self) -> None:
-        """Nothing to end: boto3 closes its connections itself."""
+        """Do nothing: boto3 closes its connections itself."""
 
     def complete(
         self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
     ) -> list[str]:
-        """The answer to each conversation, in order.
+        """Return the answer to each conversation, in order.
 
         Raises:
             ServerError: no credentials, a refusal, or no answer after all tries.
@@ -56,14 +56,14 @@ class Bedrock:
 
     def _answer(self, conversation: Conversation, limits: dict[str, float]) -> str:
         system = [{"text": message["content"]} for message in conversation if message["role"] == "system"]
-        spoken = [
+        messages = [
             {"role": message["role"], "content": [{"text": message["content"]}]}
             for message in conversation
             if message["role"] != "system"
         ]
-        more = {"system": system} if system else {}
+        extra = {"system": system} if system else {}
         try:
-            reply = self._client.converse(modelId=self.model, messages=spoken, inferenceConfig=limits, **more)
+            reply = self._client.converse(modelId=self.model, messages=messages, inferenceConfig=limits, **extra)
         except Exception as error:  # botocore makes its classes when it runs
             raise ServerError(
                 f"{self.url} (model {self.model}) did not answer: {type(error).__name__}: {str(error)[:300]}. "

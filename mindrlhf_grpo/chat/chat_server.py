@@ -1,8 +1,8 @@
 """Client of a server that speaks OpenAI's chat protocol (vLLM, SGLang and others): conversations in, texts out.
 
-Trouble that may pass (no connection, time-outs, 408, 429, 5xx, an answer that is no JSON) is tried again with
-exponential backoff, or after the time the server asks for; what is left is one clear error. A key is read from the
-environment and written nowhere.
+Transient trouble (no connection, time-outs, 408, 429, 5xx, an answer that is not JSON) is retried with exponential
+backoff, or after the time that the server asks for; if it lasts, there is one clear error. A key is read from the
+environment and never written anywhere.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ T = TypeVar("T")
 LOG = logging.getLogger("mindrlhf_grpo.chat.chat_server")
 Conversation: TypeAlias = Sequence[Mapping[str, str]]
 TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-LONGEST_WAIT = 300.0  # seconds, whatever a server asks for
-LONGEST_PAUSE = 30.0  # seconds between two tries where it asks for nothing
+LONGEST_WAIT = 300.0  # seconds, even if a server asks for more
+LONGEST_PAUSE = 30.0  # seconds between two tries unless the server asks for a time
 KEY_VARIABLE = "CHAT_SERVER_API_KEY"
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class ChatModel(Protocol):
-    """Whatever answers conversations; ``model`` is its name, ``url`` where it is, both for people."""
+    """A model that answers conversations; ``model`` is its name and ``url`` its address, both for messages."""
 
     url: str
 
@@ -49,7 +49,7 @@ class ChatModel(Protocol):
 
 
 class Trouble(Exception):
-    """A request that failed and may succeed later; ``wait`` is what the server asks for, in seconds."""
+    """A request that failed and may succeed later; ``wait`` is the pause that the server asks for, in seconds."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
@@ -57,11 +57,11 @@ class Trouble(Exception):
 
 
 class NotThere(ServerError):
-    """A path or model that the server does not know."""
+    """The server does not know the path or model."""
 
 
 class ChatServer:
-    """One model behind one address. Safe to use from several threads; close it, or use it in a ``with``."""
+    """One model at one address. It is safe to use from several threads; close it, or use it in a ``with``."""
 
     def __init__(
         self,
@@ -76,23 +76,23 @@ class ChatServer:
         body: Mapping[str, Any] | None = None,
         key_variable: str = KEY_VARIABLE,
     ) -> None:
-        """Nothing is sent yet.
+        """Prepare a client; nothing is sent yet.
 
         Args:
             base_url: ``http://HOST:PORT``, with or without ``/v1``.
-            model: name the server knows; None asks for the first it serves.
-            timeout: seconds one answer may take.
-            concurrency: requests under way at once in one ``complete``.
-            requests_per_second: limit over all threads, tries included; 0: none.
+            model: its name on the server; None: the first that the server lists.
+            timeout: longest time for one answer, in seconds.
+            concurrency: parallel requests within one ``complete``.
+            requests_per_second: limit over all threads, including retries; 0: none.
             retries: tries after the first.
-            backoff: seconds before the second try; doubles with each further one up to 30, each up to 20 % less by chance.
-            body: further fields of every request, such as ``chat_template_kwargs`` or ``top_p``.
-            key_variable: environment variable with the key, sent if it is set.
+            backoff: seconds before the second try; doubles with each retry up to 30, minus up to 20 % at random.
+            body: more fields of every request, such as ``chat_template_kwargs`` or ``top_p``.
+            key_variable: environment variable with the key, which is sent if set.
 
         Raises:
-            ConfigError: an address that is none or holds a password, or numbers out of range.
+            ConfigError: an invalid address, one with a password, or numbers out of range.
         """
-        self.url = _root(base_url)
+        self.url = _base_address(base_url)
         for name, value, least in (("timeout", timeout, 1e-3), ("concurrency", concurrency, 1), ("retries", retries, 0),
                                    ("backoff", backoff, 0), ("requests_per_second", requests_per_second, 0)):  # fmt: skip
             if not value >= least:
@@ -116,7 +116,7 @@ class ChatServer:
         self.close()
 
     def close(self) -> None:
-        """End the connections; the next request opens new ones."""
+        """Close the connections; the next request opens new ones."""
         with self._lock:
             if self._connected is not None:
                 self._connected.close()
@@ -124,7 +124,7 @@ class ChatServer:
 
     @property
     def model(self) -> str:
-        """The model's name, asked for once: from ``/v1/models``, else SGLang's ``/get_model_info``."""
+        """The model's name, requested once: from ``/v1/models``, else from SGLang's ``/get_model_info``."""
         if self._model is None:
             try:
                 self._model = str(self._request("GET", "/v1/models", None, threading.Event())["data"][0]["id"])
@@ -141,11 +141,11 @@ class ChatServer:
     def complete(
         self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
     ) -> list[str]:
-        """The answer to each conversation, in order; empty where the server gives none (all of it was thought).
+        """Return the answer to each conversation, in order; empty where the server returns none (only a thought).
 
         Raises:
-            RequestRefused: one of them is at fault (too long, say): the server will not answer it.
-            ServerError: it cannot be reached, is too slow, refuses key or model, or what it says cannot be read.
+            RequestRefused: a conversation itself is at fault, for example too long: the server will not answer it.
+            ServerError: the server is unreachable, too slow, rejects key or model, or its answer is unreadable.
         """
         stop = threading.Event()
         bodies = [
@@ -208,7 +208,7 @@ class ChatServer:
             raise Trouble(f"{error or type(error).__name__}") from None
         if response.status_code in TRANSIENT:
             raise Trouble(
-                f"status {response.status_code}{_said(content)}", _seconds(response.headers.get("retry-after"))
+                f"status {response.status_code}{_error_text(content)}", _seconds(response.headers.get("retry-after"))
             )
         if response.status_code != 200:
             kinds = {400: RequestRefused, 413: RequestRefused, 422: RequestRefused, 404: NotThere}
@@ -242,11 +242,11 @@ class ChatServer:
                  403: f"; put a key that may use it into the environment variable {self._key_variable}",
                  404: "; is the address right, and is the model one it serves?"}  # fmt: skip
         model = f" for model {self._model}" if self._model else ""
-        return f"the chat server at {self.url} refused {path}{model}: status {status}{_said(content)}{hints.get(status, '')}"
+        return f"the chat server at {self.url} refused {path}{model}: status {status}{_error_text(content)}{hints.get(status, '')}"
 
 
 class Pace:
-    """Lets callers through at most so many times a second; 0: always."""
+    """Limits calls to a number per second; 0: no limit."""
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second if per_second else 0.0
@@ -254,7 +254,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event) -> None:
-        """Return when it is one's turn, or when ``stop`` is set."""
+        """Return when it is this caller's turn, or when ``stop`` is set."""
         if not self._interval:
             return
         with self._lock:
@@ -264,7 +264,7 @@ class Pace:
 
 
 def in_parallel(ask: Callable[[T], str], questions: Sequence[T], concurrency: int) -> list[str]:
-    """``ask`` of every question, side by side; answers in order. The first failure is raised, others are not begun."""
+    """Call ``ask`` for every question in parallel and return the answers in order; the first failure is raised at once."""
     if len(questions) <= 1:
         return [ask(question) for question in questions]
     pool = ThreadPoolExecutor(min(concurrency, len(questions)))
@@ -277,7 +277,7 @@ def in_parallel(ask: Callable[[T], str], questions: Sequence[T], concurrency: in
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _root(url: str) -> str:
+def _base_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
@@ -290,8 +290,8 @@ def _root(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def _said(content: bytes | bytearray) -> str:
-    """What the server says about its error, shortened."""
+def _error_text(content: bytes | bytearray) -> str:
+    """Return the server's error message, shortened, or nothing."""
     text = _clip(content)
     try:
         reply = json.loads(content)
@@ -307,7 +307,7 @@ def _clip(content: bytes | bytearray) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number or a date."""
+    """Return the seconds of a Retry-After header, which is a number or a date; None without one."""
     if retry_after is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Thought and answer in what a model writes: thoughts are marked by tags, and only what follows them is its answer.
+"""Separates thought and answer in a completion: tags mark thoughts, and only the text after them is the answer.
 
-Tags are ``think``, ``thinking`` and ``thought``. One that is not closed reaches to the end; an end tag alone closes a
-thought that the chat template opened. Time is linear in the text.
+Tags are ``think``, ``thinking`` and ``thought``. An unclosed thought reaches to the end; a lone end tag closes a thought
+that the chat template opened. Time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ MARKER = re.compile(
 
 
 def without_thoughts(text: str) -> str:
-    """The text without thoughts, stripped; other tags stay."""
+    """Return the text without thoughts, stripped; other tags stay."""
     text = THOUGHT.sub(" ", text)
     ends = list(END.finditer(text))
     return text[ends[-1].end() if ends else 0 :].strip()
 
 
 def final_answer(text: str) -> str:
-    """The answer: inside the last ``<answer>`` tag, else what follows the last thought, else what follows a mark
-    such as ``Answer:`` in one of four languages (to the end of the line), else everything.
+    """Return the answer: the last ``<answer>`` tag, else the text after the last thought, else the text after a marker.
 
-    What stands only in a thought is no answer: then the answer is empty.
+    Markers are words such as ``Answer:`` in four languages, up to the end of the line; without any, the full text is the
+    answer. Text inside a thought is never the answer: if there is nothing else, the answer is empty.
     """
-    spoken = without_thoughts(text)
-    tagged = ANSWER.findall(spoken)
+    remainder = without_thoughts(text)
+    tagged = ANSWER.findall(remainder)
     if tagged:
         return str(tagged[-1]).strip()
-    if spoken != text.strip():
-        return spoken
-    marked = MARKER.findall(spoken)
-    return str(marked[-1]).strip() if marked else spoken
+    if remainder != text.strip():
+        return remainder
+    marked = MARKER.findall(remainder)
+    return str(marked[-1]).strip() if marked else remainder
