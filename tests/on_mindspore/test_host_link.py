@@ -127,5 +127,5 @@ def test_a_stranger_is_not_let_in() -> None:
         link.close()
 
 
-def test_own_address_towards_this_machine_is_loopback() -> None:
-    assert host_link.own_address("127.0.0.1") == "127.0.0.1"
+def test_the_local_address_towards_this_machine_is_loopback() -> None:
+    assert host_link.local_address("127.0.0.1") == "127.0.0.1"
