@@ -1,4 +1,4 @@
-"""Train the named rungs of the ladder one after the other, then answer the held-out questions with each policy.
+"""Train the named rungs of the ladder in turn, then answer the held-out questions with each policy.
 
 Each rung is ``mindrlhf-grpo train examples/ladder/RUNG.yaml``; a rung that is finished is not trained again. The last
 line is a JSON object: of each policy the share of courteous answers to held-out questions, and the seconds of it all.
@@ -22,7 +22,7 @@ POLICIES = ("sft", "dpo", "ppo")  # rungs that answer; a reward model does not
 
 
 def main() -> None:
-    """Climb, measure, print."""
+    """Train the rungs, measure the policies, print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rungs", nargs="+", choices=["sft", "dpo", "reward_model", "ppo"])
     parser.add_argument("--backend", default="torch", help="torch or mindspore")
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def courtesy(model: str, backend: str) -> float:
-    """Share of courteous answers to the held-out questions, one sampled answer for each of four seeds."""
+    """Return the share of courteous answers to the held-out questions, one sampled answer for each of four seeds."""
     found = run(
         [
             "evaluate", "--model", model, "--source", f"{HERE}/task.py:questions_held_out", "--reward",
@@ -55,7 +55,7 @@ def courtesy(model: str, backend: str) -> float:
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """A command of ``mindrlhf-grpo``; the JSON object of its last line."""
+    """Run a command of ``mindrlhf-grpo`` and return the JSON object of its last line."""
     done = subprocess.run([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)

@@ -21,7 +21,7 @@ COURTEOUS = 0
 
 
 def questions() -> list[tuple[str, str]]:
-    """Every question with its answer, in a fixed order."""
+    """Return every question with its answer, in a fixed order."""
     asked = [(f"What is the capital of {country}?", city) for country, city in CAPITALS.items()]
     asked += [(f"What colour is {thing}?", colour) for thing, colour in COLOURS.items()]
     asked += [(f"What is {a} + {b}?", str(a + b)) for a in range(2, 8) for b in range(1, 7)]
@@ -29,12 +29,12 @@ def questions() -> list[tuple[str, str]]:
 
 
 def part(held_out: bool) -> list[tuple[str, str]]:
-    """Every fourth question is held out."""
+    """Return whether a question is held out: every fourth one is."""
     return [pair for place, pair in enumerate(questions()) if (place % 4 == 3) == held_out]
 
 
 def styled(answer: str, style: int, number: int) -> str:
-    """The answer in one of three styles; ``number`` varies the words."""
+    """Return the answer in one of three styles; ``number`` varies the words."""
     if style == COURTEOUS:
         return f"{OPENINGS[number % len(OPENINGS)]} It is {answer}."
     if style == 1:
@@ -43,7 +43,7 @@ def styled(answer: str, style: int, number: int) -> str:
 
 
 def supervised(held_out: bool = False) -> list[dict[str, Any]]:
-    """Rows of prompt and completion: each question in each style, so that the model learns to do all three."""
+    """Return rows of prompt and completion: each question in each style, so that the model learns to do all three."""
     return [
         {"prompt": question, "completion": styled(answer, style, number + style)}
         for number, (question, answer) in enumerate(part(held_out))
@@ -52,7 +52,7 @@ def supervised(held_out: bool = False) -> list[dict[str, Any]]:
 
 
 def pairs(held_out: bool = False) -> list[dict[str, Any]]:
-    """Rows of prompt, chosen and rejected: courteous is preferred to curt and to rude."""
+    """Return rows of prompt, chosen and rejected: courteous is preferred to curt and to rude."""
     return [
         {"prompt": question, "chosen": styled(answer, COURTEOUS, number), "rejected": styled(answer, style, number)}
         for number, (question, answer) in enumerate(part(held_out))
@@ -61,15 +61,15 @@ def pairs(held_out: bool = False) -> list[dict[str, Any]]:
 
 
 def prompts(held_out: bool = False) -> list[dict[str, Any]]:
-    """Rows of prompts alone."""
+    """Return rows with a prompt only."""
     return [{"prompt": question} for question, _ in part(held_out)]
 
 
 def questions_held_out() -> list[dict[str, Any]]:
-    """The prompts that no rung is trained on."""
+    """Return the prompts that no rung is trained on."""
     return prompts(held_out=True)
 
 
 def courteous(completions: list[str]) -> list[float]:
-    """1 where a completion opens as a courteous one does."""
+    """Return 1 where a completion opens courteously, else 0."""
     return [float(completion.strip().startswith(OPENINGS)) for completion in completions]

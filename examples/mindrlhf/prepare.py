@@ -1,4 +1,4 @@
-"""Make what the examples need: tiny random models of three families, a reward model of each, and rows of sums.
+"""Make the models and rows of these examples: tiny random models of three families, a reward model of each, and rows of sums.
 
 python examples/mindrlhf/prepare.py --out models/mindrlhf
 """
@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Write whatever is not there."""
+    """Write models and rows that do not exist yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("models/mindrlhf"))
     out: Path = parser.parse_args().out
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def write_family(out: Path, family: str) -> None:
-    """``OUT/FAMILY`` and ``OUT/FAMILY_reward``, each with its YAML of a model beside it."""
+    """Write ``OUT/FAMILY`` and ``OUT/FAMILY_reward``, each with a YAML of its sizes beside it."""
     kind, sizes = FAMILIES[family]
     tokenizer = letter_tokenizer()
     ids = {"vocab_size": len(tokenizer), "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
@@ -65,7 +65,7 @@ def write_family(out: Path, family: str) -> None:
 
 
 def letter_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token for each letter, and two special ones."""
+    """Write a tokenizer with one token per letter, and two special ones."""
     vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", *LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
@@ -74,7 +74,7 @@ def letter_tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 
 def write_rows(out: Path) -> None:
-    """Sums as GSM8K writes them, and pairs of a right and a wrong answer as CValues does."""
+    """Write sums in the layout of GSM8K, and pairs of a right and a wrong answer in that of CValues."""
     sums = [(a, b) for a in range(10) for b in range(10)]
     gsm8k = [{"question": f"{a}+{b}=", "answer": f"{a} and {b} make {a + b}\n#### {a + b}"} for a, b in sums]
     pairs = [{"prompt": f"{a}+{b}=", "pos_resp": str(a + b), "neg_resp": "none", "pos_type": "right"} for a, b in sums]

@@ -26,7 +26,7 @@ TEMPLATE = (
 
 
 def main() -> None:
-    """Write the model to ``--out`` unless it is there."""
+    """Write the model to ``--out`` unless it exists."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=Path, nargs="+", default=[Path(__file__).with_name("train.json")])
     parser.add_argument("--out", type=Path, default=Path("models/tiny-raiden"))
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def write_model(out: Path, samples: list[Path], *, seed: int = 0) -> Path:
-    """A Hugging Face folder; it gets its name when it is complete."""
+    """Write a Hugging Face folder, which gets its name when it is complete."""
     rows = [row for path in samples for row in json.loads(path.read_text(encoding="utf-8"))]
     keywords = sorted({word for row in rows for word in row["keywords"]})
     pieces = [*TAGS, *ROLES, *keywords, OTHER]
@@ -62,7 +62,7 @@ def write_model(out: Path, samples: list[Path], *, seed: int = 0) -> Path:
 
 
 def tokenizer_of(vocabulary: dict[str, int]) -> Tokenizer:
-    """Known pieces are tokens; whatever is between two of them is one token."""
+    """Return a tokenizer whose tokens are known pieces; any text between two of them is one unknown token."""
     known = "|".join(escaped(piece) for piece in vocabulary)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=OTHER))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(known), "isolated")
@@ -71,7 +71,7 @@ def tokenizer_of(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def escaped(piece: str) -> str:
-    """A piece as a regular expression."""
+    """Return a piece as a regular expression."""
     return "".join(f"\\{letter}" if letter in "<>|/.*+?()[]{}^$\\" else letter for letter in piece)
 
 

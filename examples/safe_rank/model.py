@@ -22,7 +22,7 @@ WORDS = ("Liked:", "Avoid: ", "Next:", "\n")
 
 
 def main() -> None:
-    """Write the model to ``--out`` unless it is there; the folder gets its name when it is complete."""
+    """Write the model to ``--out`` unless it exists; the folder gets its name when it is complete."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("runs/safe_rank/movielens"))
     parser.add_argument("--out", type=Path, default=Path("runs/safe_rank/start"))
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def film_tokenizer(data: Path) -> PreTrainedTokenizerFast:
-    """The pieces that prompts and lists are made of."""
+    """Return the pieces that prompts and lists consist of."""
     catalog = json.loads((data / "catalog.json").read_text(encoding="utf-8"))
     risks = json.loads((data / "movie_trait_sensitivity.json").read_text(encoding="utf-8"))
     traits = {trait for row in risks for trait in row["traits"]}

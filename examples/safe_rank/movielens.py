@@ -1,4 +1,4 @@
-"""Films, users and a small table of risks from MovieLens 100K, as the Python package recbole carries it.
+"""Films, users and a small table of risks from MovieLens 100K, as shipped in the Python package recbole.
 
 The package is fetched by pip, neither installed nor run, and nothing of it is kept but the files written here. Terms of
 the data: see the README. Standard library, NumPy and PyYAML only.
@@ -28,15 +28,15 @@ SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 INSIDE = "recbole/dataset_example/ml-100k/ml-100k"
 LIKED = 4.0  # stars
 POPULAR = 150  # ratings a film needs to be in the catalog
-SHOWN, WANTED, LISTED = 6, 8, 5  # films in a prompt, in its ground truth at most, in an answer
+SHOWN, NEXT, LISTED = 6, 8, 5  # films in a prompt, most in its ground truth, in an answer
 HELD_OUT = 0.2  # share of users
-MEASURED = 300  # rows of theirs
+MEASURED = 300  # rows of held-out users
 
 Film = dict[str, Any]  # title, year, genres
 
 
 def fetch(into: Path) -> Path:
-    """The wheel, by pip from wherever pip is set up to look, and checked."""
+    """Download the wheel with pip from its configured index, and check its hash."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), PACKAGE]
     subprocess.run(command, check=True, stdout=sys.stderr)
     (wheel,) = into.glob("recbole-*.whl")
@@ -47,7 +47,7 @@ def fetch(into: Path) -> Path:
 
 
 def read_wheel(wheel: Path) -> tuple[dict[str, Film], list[tuple[str, str, float, int]]]:
-    """Films by number, and ratings as (user, film, stars, time)."""
+    """Return films by number, and ratings as (user, film, stars, time)."""
     with zipfile.ZipFile(wheel) as archive:
         texts = {kind: archive.read(f"{INSIDE}.{kind}").decode("utf-8") for kind in ("item", "inter")}
     films = {}
@@ -61,14 +61,14 @@ def read_wheel(wheel: Path) -> tuple[dict[str, Film], list[tuple[str, str, float
 
 
 def in_order(title: str) -> str:
-    """``Shining, The`` as ``The Shining``; what stands in brackets goes."""
+    """Return ``Shining, The`` as ``The Shining``, without text in brackets."""
     plain = " ".join(re.sub(r"\([^)]*\)", " ", title).split())
     found = re.fullmatch(r"(.+), (The|A|An|La|Le|Les|L'|Il|El|Das|Die|Der)", plain)
     return f"{found[2]} {found[1]}" if found else plain
 
 
 def risk_of(film: Film, hints: dict[str, dict[str, float]]) -> float:
-    """Of one trait: the genres and words of a title that speak for it, together."""
+    """Return the risk of one trait from the genres and title words that indicate it, combined."""
     words = re.findall(r"\w+", film["title"].lower())
     weights = [hints["genres"].get(genre, 0.0) for genre in film["genres"]]
     weights += [hints["words"].get(word, 0.0) for word in words]
@@ -76,7 +76,7 @@ def risk_of(film: Film, hints: dict[str, dict[str, float]]) -> float:
 
 
 def risk_table(films: dict[str, Film], rules: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every film in the form the oracle reads; numbers are MovieLens', not IMDb's."""
+    """Return every film in the form the oracle reads; numbers are MovieLens', not IMDb's."""
     table = []
     for number, film in films.items():
         risks = {trait: risk_of(film, hints) for trait, hints in rules.items()}
@@ -86,12 +86,12 @@ def risk_table(films: dict[str, Film], rules: dict[str, Any]) -> list[dict[str, 
 
 
 def name(film: Film) -> str:
-    """``Title (1999)``."""
+    """Return ``Title (1999)``."""
     return f"{film['title']} ({film['year']})"
 
 
 def users(films: dict[str, Film], ratings: list[tuple[str, str, float, int]]) -> dict[str, list[str]]:
-    """User -> films that were liked, in the order of time, out of those many have rated."""
+    """Return user -> liked films in the order of time, among films with many ratings."""
     counts = Counter(film for _, film, _, _ in ratings)
     liked: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for user, film, stars, time in ratings:
@@ -103,13 +103,13 @@ def users(films: dict[str, Film], ratings: list[tuple[str, str, float, int]]) ->
 def rows_of(
     liked: list[str], films: dict[str, Film], table: dict[str, dict[str, float]], draw: random.Random, limit: float
 ) -> list[dict[str, Any]]:
-    """Rows of one user: some films shown, those liked next wanted, a trait to avoid; wanted films keep to it.
+    """Return rows of one user: some films shown, a trait to avoid, and as ground truth those liked next that avoid it.
 
     ``completion`` is what supervised training shows: the next films as they were liked, whatever the trait.
     """
     rows = []
     for start in range(0, len(liked) - SHOWN - LISTED + 1, LISTED):
-        shown, following = liked[start : start + SHOWN], liked[start + SHOWN : start + SHOWN + WANTED]
+        shown, following = liked[start : start + SHOWN], liked[start + SHOWN : start + SHOWN + NEXT]
         trait = draw.choice(sorted({trait for risks in table.values() for trait in risks}))
         safe = [film for film in following if table[film].get(trait, 0.0) < limit]
         if safe:
@@ -127,7 +127,7 @@ def rows_of(
 
 
 def write(folder: Path, rules: dict[str, Any], *, limit: float = 0.66, seed: int = 0) -> dict[str, int]:
-    """Catalog, risks and rows in ``folder``; how many of each."""
+    """Write catalog, risks and rows into ``folder`` and return how many of each."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as cache:
         films, ratings = read_wheel(fetch(Path(cache)))

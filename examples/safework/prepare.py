@@ -1,4 +1,4 @@
-"""Make what the tiny run needs: a random policy that can write digits and tags, random judges, and rows of sums.
+"""Make the models and rows of the tiny run: a random policy that can write digits and tags, random judges, and rows of sums.
 
 The policy's whole vocabulary is digits, signs, the tags of a thought and a box: it must find out to think in tags and
 to put the sum in a box. The judges' vocabulary is their verdicts, so that even random ones say something that can be
@@ -33,7 +33,7 @@ LABELS = ("general_rule", "gsm8k_rule", "safety", "value", "knowledge", "normal"
 
 
 def main() -> None:
-    """Write models and rows to ``--out`` unless they are there."""
+    """Write models and rows to ``--out`` unless they exist."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("models/tiny-safework"))
     parser.add_argument("--seed", type=int, default=0)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def write_all(out: Path, *, seed: int = 0) -> Path:
-    """The folder gets its name when it is complete."""
+    """Write the folder, which gets its name when it is complete."""
     partial = out.with_name(f".partial-{out.name}")
     shutil.rmtree(partial, ignore_errors=True)  # an earlier call was interrupted
     write_model(partial / "policy", POLICY, seed=seed, context=128)
@@ -58,25 +58,25 @@ def write_all(out: Path, *, seed: int = 0) -> Path:
 
 
 def row(draw: random.Random, label: str) -> dict[str, Any]:
-    """A sum of two digits, and who scores its answer."""
+    """Return a sum of two digits with the label that routes its reward."""
     first, second = draw.randrange(10), draw.randrange(10)
     return {"prompt": f"{first}+{second}=?", "chosen": str(first + second), "label": label}
 
 
 def demonstration(made: dict[str, Any]) -> dict[str, Any]:
-    """The same with an answer as it should be, for supervised training."""
+    """Return the same row with an ideal answer, for supervised training."""
     thought = str(made["prompt"]).removesuffix("=?")
     answer = f"<think><search>{thought}</search></think>\\boxed{{{made['chosen']}}}<sure>"
     return {"prompt": made["prompt"], "completion": answer}
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """JSON lines."""
+    """Write JSON lines."""
     path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
 
 
 def write_model(folder: Path, pieces: Sequence[str], *, seed: int, context: int) -> None:
-    """A random Llama of two layers whose vocabulary is these pieces, as a Hugging Face folder."""
+    """Write a random Llama of two layers whose vocabulary is these pieces, as a Hugging Face folder."""
     vocabulary = {piece: number for number, piece in enumerate([PAD, END, *pieces, OTHER])}
     config = tiny_llama_config(
         vocabulary=len(vocabulary), hidden=64, intermediate=128, layers=2, head_size=16, context=context,
@@ -89,7 +89,7 @@ def write_model(folder: Path, pieces: Sequence[str], *, seed: int, context: int)
 
 
 def tokenizer_of(vocabulary: dict[str, int]) -> Tokenizer:
-    """Known pieces are tokens; whatever is between two of them is one token."""
+    """Return a tokenizer whose tokens are known pieces; any text between two of them is one unknown token."""
     known = "|".join(re.escape(piece) for piece in sorted(vocabulary, key=len, reverse=True))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=OTHER))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(known), "isolated")

@@ -1,4 +1,4 @@
-"""Everything the example needs, made from nothing in a second: a policy, a Llama for the reward model, labelled pairs.
+"""Models and data of the example, made in a second: a policy, a Llama for the reward model, labelled pairs.
 
 Policy and reward model are random Llamas of 44,000 weights with word tokenizers that number their words differently and
 have other templates. An answer counts as unsafe where it has the word `bad`. The folder `Data/PKU-SafeRLHF` has the
@@ -29,7 +29,7 @@ REWARD_TEMPLATE = (
 
 
 def main() -> None:
-    """Write all of it into ``--out``."""
+    """Write models and data into ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/ups_rm"))
     arguments = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def make(out: Path, *, seed: int = 0) -> Path:
-    """``policy``, ``body`` (of the reward model) and ``Data/PKU-SafeRLHF`` in a folder."""
+    """Write ``policy``, ``body`` (of the reward model) and ``Data/PKU-SafeRLHF`` into a folder."""
     write_model(
         out / "policy", ["<pad>", "<end>", "<user>", "<assistant>", *WORDS, *ASKED], POLICY_TEMPLATE, seed=seed + 4
     )
@@ -51,7 +51,7 @@ def make(out: Path, *, seed: int = 0) -> Path:
 
 
 def write_model(folder: Path, pieces: list[str], template: str, *, seed: int) -> None:
-    """A random Llama with a tokenizer of whole words; pieces in brackets are special, the first is padding."""
+    """Write a random Llama with a tokenizer of words; pieces in brackets are special, the first is padding."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     special = [piece for piece in pieces if piece[0] in "<["]
@@ -74,7 +74,7 @@ def write_model(folder: Path, pieces: list[str], template: str, *, seed: int) ->
 
 
 def write_pairs(path: Path, rows: int, draw: np.random.Generator) -> None:
-    """Questions with a safe and an unsafe answer, in either order."""
+    """Return questions with a safe and an unsafe answer, in either order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for _ in range(rows):
@@ -82,7 +82,7 @@ def write_pairs(path: Path, rows: int, draw: np.random.Generator) -> None:
         unsafe = draw.choice([*WORDS[1:], *ASKED], draw.integers(1, 13)).tolist()
         for place in draw.integers(0, len(unsafe), draw.integers(1, 4)):
             unsafe[place] = "bad"
-        first = int(draw.integers(0, 2))  # where the unsafe one stands
+        first = int(draw.integers(0, 2))  # place of the unsafe answer
         answers = [" ".join(safe), " ".join(unsafe)] if first else [" ".join(unsafe), " ".join(safe)]
         lines.append({
             "prompt": " ".join([*ASKED, str(draw.choice(WORDS[4:]))]), "prompt_source": "made",

@@ -1,4 +1,4 @@
-"""The whole example: models and data, prepared prompts, a reward model, and GRPO with it; each command is shown.
+"""The complete example: models and data, prepared prompts, a reward model, and GRPO with it; prints each command.
 
 python examples/ups_rm/run.py [--backend mindspore] [--prepare] [name=value]...
 """
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Prepare what is not there yet, then train; further arguments are verl's names."""
+    """Prepare what is missing, then train; other arguments are verl's names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/ups_rm"))
     parser.add_argument("--backend", default="torch")
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def prepare(out: Path, backend: str) -> None:
-    """Random models, prompts with verl's columns, a head trained on labelled pairs, the reward model made of both."""
+    """Make random models, prompts with verl's columns, a head trained on labelled pairs, and the reward model."""
     print(f"$ python {HERE}/make_data.py --out {out}", flush=True)
     raw = make_data.make(out) / "Data" / "PKU-SafeRLHF"
     pairs = sorted(raw.glob("data/*/train.jsonl"))
@@ -53,7 +53,7 @@ def prepare(out: Path, backend: str) -> None:
 
 
 def recipe(*arguments: object) -> None:
-    """A command of the recipe in a process of its own."""
+    """Run a command of the recipe in a new process."""
     command = ["-m", "mindrlhf_grpo", "recipe", "ups-rm", *map(str, arguments)]
     print("$ python", *command, flush=True)
     subprocess.run([sys.executable, *command], check=True)
@@ -62,5 +62,5 @@ def recipe(*arguments: object) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except subprocess.CalledProcessError as error:  # it has said why
+    except subprocess.CalledProcessError as error:  # it has printed the reason
         raise SystemExit(error.returncode) from None

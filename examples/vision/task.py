@@ -26,7 +26,7 @@ TEMPLATE = (
 
 
 def rows(count: int = 400, seed: int = 0, text_share: float = 0.25) -> list[dict[str, Any]]:
-    """Noisy squares of one colour, and in between prompts without a picture."""
+    """Return rows with noisy squares of one colour, and some prompts without a picture."""
     draw = np.random.default_rng(seed)
     made = []
     for name in draw.choice(list(COLOURS), count).tolist():
@@ -39,12 +39,12 @@ def rows(count: int = 400, seed: int = 0, text_share: float = 0.25) -> list[dict
 
 
 def right(completions: list[str], answer: list[str]) -> list[float]:
-    """1 for the first letter of the colour."""
+    """Return 1 for the first letter of the colour, else 0."""
     return [float(text.strip()[:1] == letter) for text, letter in zip(completions, answer, strict=True)]
 
 
 def write_model(folder: str | Path, family: str = "qwen2_5_vl", seed: int = 0) -> Path:
-    """A random model of two language layers and two vision layers, with tokenizer and image processor."""
+    """Write a random model of two language layers and two vision layers, with tokenizer and image processor."""
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -58,7 +58,7 @@ def write_model(folder: str | Path, family: str = "qwen2_5_vl", seed: int = 0) -
 
 
 def write_tokenizer(folder: str | Path, family: str) -> Any:
-    """A token for each character, and those around images."""
+    """Return a tokenizer with a token per character, and those around images."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +76,7 @@ def write_tokenizer(folder: str | Path, family: str) -> Any:
 
 
 def language(vocabulary: int) -> dict[str, Any]:
-    """Sizes of the language part."""
+    """Return the sizes of the language part."""
     return {
         "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": None,
@@ -85,7 +85,7 @@ def language(vocabulary: int) -> dict[str, Any]:
 
 
 def qwen(ids: dict[str, int], vocabulary: int) -> tuple[Any, Any]:
-    """Qwen2.5-VL: configuration and image processor."""
+    """Return configuration and image processor of Qwen2.5-VL."""
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -108,7 +108,7 @@ def qwen(ids: dict[str, int], vocabulary: int) -> tuple[Any, Any]:
 
 
 def internvl(ids: dict[str, int], vocabulary: int) -> tuple[Any, Any]:
-    """InternVL: configuration and image processor."""
+    """Return configuration and image processor of InternVL."""
     from transformers import InternVLConfig
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
