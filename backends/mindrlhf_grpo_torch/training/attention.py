@@ -1,8 +1,8 @@
 """Attention over a packed row in which the completions of a group share their prompt's keys and values.
 
-Every prompt and every completion is causal in itself; a completion also sees the whole prompt. Both parts are
-ordinary attention; the second is merged by log-sum-exp, so prompt keys are neither repeated nor masked.
-The models run unchanged: ``register`` adds the attention to transformers under ``NAME``.
+Every prompt and every completion is causal in itself; a completion also sees all of its prompt. Both parts are ordinary
+attention; the second is merged by log-sum-exp, so prompt keys are neither repeated nor masked. The models run
+unchanged: ``register`` adds the attention to transformers under ``NAME``.
 Legend: S packed tokens, H heads, K key/value heads, D head size, B sequences of a block, L their longest.
 """
 
@@ -26,7 +26,7 @@ BLOCK_FILL = 0.75  # a sequence shorter than this fraction of a block's longest 
 
 
 class UnsupportedAttention(NotImplementedError):
-    """The model asks for something the shared attention does not compute."""
+    """The model requires a variant that the shared attention does not compute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Block:
     length: int
     start: int = 0
     gather: Tensor | None = None  # [B * L] packed place of every padded place
-    valid: Tensor | None = None  # padded places that are real
+    valid: Tensor | None = None  # places in the padded block that are not padding
     tokens: Tensor | None = None  # their packed places
 
     def read(self, packed: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class Group:
 
     @property
     def merges(self) -> bool:
-        """Whether completions attend to a prompt, which may be empty where values are read at tokens."""
+        """True if completions attend to a prompt, which may be empty where values are read at tokens."""
         return self.rows is not None and self.prompt.stop > self.prompt.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedAttention:
-    """Who attends to whom in one packed row: all prompts, then the completions group by group."""
+    """The attention plan of one packed row: all prompts, then the completions group by group."""
 
     groups: tuple[Group, ...]
     blocks: tuple[Block, ...]
@@ -116,7 +116,7 @@ def group_of(
 
 
 def causal_blocks(starts: NDArray[np.int64], lengths: NDArray[np.int64], device: torch.device) -> tuple[Block, ...]:
-    """Sort sequences into blocks of similar length; empty ones are left out."""
+    """Group sequences into blocks of similar length; empty ones are left out."""
     order = [int(row) for row in np.argsort(-lengths, kind="stable") if lengths[row]]
     blocks: list[Block] = []
     while order:
@@ -167,21 +167,21 @@ class SharedFlashCpu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, lse = ctx.saved_tensors
         inputs = (query, key, value)
-        wholes = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
+        gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
         for block in ctx.plan.blocks:
             reads = [block.read(x) for x in (*inputs, output, lse)]
             parts = FLASH_BACKWARD(block.read_gradient(gradient), *reads, 0.0, True, scale=ctx.scale)
-            for whole, part in zip(wholes, parts, strict=True):
-                block.write(whole, part)
+            for full, part in zip(gradients, parts, strict=True):
+                block.write(full, part)
         for group in ctx.plan.groups:
             if group.merges:
                 places = (group.span, group.prompt, group.prompt)
                 reads = [heads_first(x[place]) for x, place in zip(inputs, places, strict=True)]
                 reads += [heads_first(output[group.span]), heads_first(lse[group.span])]
                 parts = FLASH_BACKWARD(heads_first(gradient[group.span]), *reads, 0.0, False, scale=ctx.scale)
-                for whole, place, part in zip(wholes, places, parts, strict=True):
-                    whole[place] += part[0].transpose(0, 1)
-        return (*wholes, None, None)
+                for full, place, part in zip(gradients, places, parts, strict=True):
+                    full[place] += part[0].transpose(0, 1)
+        return (*gradients, None, None)
 
 
 # Output [B, H, L, D] and log-sum-exp [B, H, L] in float32; there may be fewer key/value heads (torch >= 2.9).
@@ -192,14 +192,14 @@ FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_back
 def merge_prompt(
     output: Tensor, lse: Tensor, query: Tensor, key: Tensor, value: Tensor, group: Group, scale: float
 ) -> None:
-    """Add the prompt's keys to what the completions of a group attended to; in place."""
+    """Merge attention to the prompt into the completions' attention to themselves, in place."""
     keys, values = heads_first(key[group.prompt]), heads_first(value[group.prompt])
     part, part_lse = FLASH(heads_first(query[group.span]), keys, values, 0.0, False, scale=scale)
     part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
-    own, own_lse = output[group.span], lse[group.span]
-    total = torch.logaddexp(own_lse, part_lse)
-    own.mul_((own_lse - total).exp_()[..., None]).add_(part * (part_lse - total).exp_()[..., None])
-    own_lse.copy_(total)
+    mixed, mixed_lse = output[group.span], lse[group.span]
+    total = torch.logaddexp(mixed_lse, part_lse)
+    mixed.mul_((mixed_lse - total).exp_()[..., None]).add_(part * (part_lse - total).exp_()[..., None])
+    mixed_lse.copy_(total)
 
 
 def heads_first(packed: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def heads_first(packed: Tensor) -> Tensor:
     return packed.transpose(0, 1)[None]
 
 
-def portable(
+def portable_attention(
     query: Tensor, key: Tensor, value: Tensor, plan: SharedAttention, scale: float, window: int | None
 ) -> Tensor:
     """The same through ``scaled_dot_product_attention``, for any device, type and sliding window.
@@ -218,8 +218,8 @@ def portable(
     key, value = (x.repeat_interleave(repeats, dim=1) if repeats > 1 else x for x in (key, value))
     prompts, completions = [], []
     for group in plan.groups:
-        own = [heads_first(x[group.prompt]) for x in (query, key, value)]
-        prompts.append(masked_attention(own[0], own[1], own[2], scale, window)[0].transpose(0, 1))
+        queries, keys, values = (heads_first(x[group.prompt]) for x in (query, key, value))
+        prompts.append(masked_attention(queries, keys, values, scale, window)[0].transpose(0, 1))
         if group.rows is None:
             continue
         rows = group.rows
@@ -233,7 +233,7 @@ def portable(
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    """``[B, H, Q, D]`` queries that are the last Q of the keys' positions, causal, within the window if given."""
+    """Causal attention of queries ``[B, H, Q, D]`` at the last Q of the keys' positions, within the window unless None."""
     queries, keys = query.shape[2], key.shape[2]
     if queries == keys and (window is None or window >= keys):
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
@@ -245,7 +245,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, wi
 
 @dataclass(slots=True)
 class Active:
-    """The plan of the forward pass going on. Not a context variable: backward may recompute in other threads."""
+    """The plan of the current forward pass. Not a context variable: backward may recompute in other threads."""
 
     plan: SharedAttention | None = None
 
@@ -255,7 +255,7 @@ ACTIVE = Active()
 
 @contextmanager
 def attending(plan: SharedAttention | None) -> Iterator[None]:
-    """Let the models attend by this plan; held over the backward pass too if activations are recomputed."""
+    """Make the models attend by this plan; hold it over the backward pass too if activations are recomputed."""
     before, ACTIVE.plan = ACTIVE.plan, plan
     try:
         yield
@@ -277,10 +277,10 @@ def shared_attention(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls for every attention layer: ``[1, H, S, D]`` -> ``[1, S, H, D]``.
+    """The attention function that transformers calls in every layer: ``[1, H, S, D]`` -> ``[1, S, H, D]``.
 
     Raises:
-        UnsupportedAttention: the layer asks for a variant that is not computed here.
+        UnsupportedAttention: the layer requires a variant that is not computed here.
     """
     plan = ACTIVE.plan
     if plan is None:
@@ -293,13 +293,15 @@ def shared_attention(
     window = sliding_window if sliding_window is not None and sliding_window < plan.longest else None
     if window is None and flash_fits(query, value):
         return SharedFlashCpu.apply(*packed, plan, scale)[None], None
-    return portable(packed[0], packed[1], packed[2], plan, scale, window)[None], None
+    return portable_attention(packed[0], packed[1], packed[2], plan, scale, window)[None], None
 
 
 def flash_fits(query: Tensor, value: Tensor) -> bool:
-    """Whether the CPU flash kernel takes these tensors."""
-    known = FLASH_HAS_GROUPED_HEADS and query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16)
-    return known and query.shape[-1] == value.shape[-1]
+    """True if the CPU flash kernel takes these tensors."""
+    supported = (
+        FLASH_HAS_GROUPED_HEADS and query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16)
+    )
+    return supported and query.shape[-1] == value.shape[-1]
 
 
 FLASH_HAS_GROUPED_HEADS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 9)
@@ -316,7 +318,7 @@ def sdpa(
     sliding_window: int | None,
     more: dict[str, Any],
 ) -> tuple[Tensor, None]:
-    """transformers' own attention, for forward passes outside ``attending``."""
+    """The attention of transformers, for forward passes outside ``attending``."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward(
@@ -333,7 +335,7 @@ def sdpa(
 
 
 def shared_mask(*arguments: Any, **named: Any) -> Tensor | None:
-    """No mask while a plan is active, transformers' own otherwise."""
+    """No mask while a plan is active, else that of transformers."""
     from transformers.masking_utils import sdpa_mask
 
     return sdpa_mask(*arguments, **named) if ACTIVE.plan is None else None

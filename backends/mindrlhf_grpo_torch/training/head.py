@@ -1,7 +1,7 @@
 """From hidden states to log-probs of given tokens, a chunk of positions at a time.
 
-The logits of a whole batch never exist: each chunk's are made in float32, reduced, dropped, and made again in
-the backward pass. Two forms with equal results: ``LinearHead`` for a plain output projection, ``ModelHead``
+The logits of a batch never exist at once: those of each chunk are computed in float32, reduced, dropped, and computed
+again in the backward pass. Two forms with equal results: ``LinearHead`` for a plain output projection, ``ModelHead``
 through the model's own code for all others (soft-capped or scaled logits, LoRA on the output projection).
 Legend: R positions, C positions of a chunk, V vocabulary, E hidden size.
 """
@@ -32,7 +32,7 @@ class Head(Protocol):
 
 
 class LinearHead:
-    """An output projection that is one matrix, perhaps with a bias."""
+    """Log-probs for an output projection that is one matrix, perhaps with a bias."""
 
     def __init__(self, projection: nn.Linear) -> None:
         self.projection = projection
@@ -46,7 +46,7 @@ class LinearHead:
 
 
 class LinearLogProbs(torch.autograd.Function):
-    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; keeps one number a position, or two."""
+    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; saves one or two numbers per position."""
 
     @staticmethod
     def forward(
@@ -123,11 +123,11 @@ def logit_gradient(logits: Tensor, targets: Tensor, lse: Tensor, gradient: Tenso
 
 
 def logit_gradient_of_both(logits: Tensor, targets: Tensor, lse: Tensor, entropy: Tensor, gradient: Tensor) -> Tensor:
-    """Of log-probs, and of entropies H: dH/dz_j = -p_j (log p_j + H). ``gradient`` ``[2, C]`` -> ``[C, V]``."""
+    """Gradient through log-probs and entropies H: dH/dz_j = -p_j (log p_j + H). ``gradient`` ``[2, C]`` -> ``[C, V]``."""
     of_logp, of_entropy = gradient[..., None]
-    every = logits.sub_(lse[:, None])
-    probs = every.exp()
-    slope = every.add_(entropy[:, None]).mul_(of_entropy).add_(of_logp).mul_(probs).neg_()
+    logps = logits.sub_(lse[:, None])
+    probs = logps.exp()
+    slope = logps.add_(entropy[:, None]).mul_(of_entropy).add_(of_logp).mul_(probs).neg_()
     slope[torch.arange(len(targets), device=targets.device), targets] += gradient[0]
     return slope
 
@@ -149,7 +149,7 @@ def chunks(positions: int) -> list[slice]:
 
 
 class ModelHead:
-    """The model's own way from the last hidden state to logits, recomputed in the backward pass."""
+    """Log-probs through the model's own code from the last hidden state to logits, recomputed in the backward pass."""
 
     def __init__(self, causal_lm: nn.Module, base: nn.Module) -> None:
         self.causal_lm, self.base = causal_lm, base
@@ -190,7 +190,7 @@ class ModelHead:
 
 
 class BodyOutput(tuple[Tensor, ...]):
-    """What a model's body returns, with nothing in it but the last hidden state."""
+    """The output of a model's body, reduced to the last hidden state."""
 
     @property
     def last_hidden_state(self) -> Tensor:

@@ -1,7 +1,7 @@
 """The body of a Hugging Face model and the layout of its input, chosen once by a probe.
 
-``shared`` (a prompt computed once) is taken where a tiny random group gives what ``plain`` gives; what is chosen and
-why is kept in ``layout_reason``.
+``shared`` (a prompt computed once) is used where it gives the results of ``plain`` for a tiny random group;
+``layout_reason`` records the choice.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ Layout = Literal["shared", "plain"]
 
 
 class PackedModel(ABC):
-    """A model that reads batches in the layout it can; a subclass says what it puts out.
+    """A model that reads batches in the best layout it supports; a subclass defines its outputs.
 
     Attributes:
-        whole: the Hugging Face model without adapters, ``body`` its part below the head.
+        unwrapped: the Hugging Face model without its peft wrapper; ``body`` is its part below the head.
+        entry: of a sharded model, the module through which functions of its weights run.
     """
 
     tolerance: float  # of ``deviation`` between the layouts
@@ -41,26 +42,26 @@ class PackedModel(ABC):
 
     def __init__(self, model: nn.Module, read_at: ReadAt) -> None:
         self.model, self.read_at = model, read_at
-        self.whole: Any = causal_lm_of(model)
-        self.body: Any = getattr(self.whole, self.whole.base_model_prefix)
+        self.unwrapped: Any = causal_lm_of(model)
+        self.body: Any = getattr(self.unwrapped, self.unwrapped.base_model_prefix)
         self.device = next(model.parameters()).device
-        self.vision, self.language = vision_of(self.whole), language_part(self.whole)
-        self.own_attention: str = self.language.config._attn_implementation
-        self.probe = probe_batch(self.whole.config.get_text_config().vocab_size)
+        self.vision, self.language = vision_of(self.unwrapped), language_part(self.unwrapped)
+        self.model_attention: str = self.language.config._attn_implementation
+        self.probe = probe_batch(self.unwrapped.config.get_text_config().vocab_size)
         self.layout = "plain"
-        self.entry: nn.Module | None = None  # of a sharded model
+        self.entry: nn.Module | None = None
 
     @abstractmethod
-    def outputs_of(self, inputs: ModelInput) -> Tensor:
-        """What the model puts out ``[N, T]``, with gradient."""
+    def outputs(self, inputs: ModelInput) -> Tensor:
+        """The outputs ``[N, T]``, with gradient."""
 
     @abstractmethod
     def probe_outputs(self) -> Tensor:
-        """What the two layouts must agree on, for the probe group in the present layout."""
+        """The values on which both layouts must agree, for the probe group in the current layout."""
 
     @abstractmethod
     def deviation(self, outputs: Tensor, truth: Tensor) -> float:
-        """How far outputs are from the true ones; infinite if anything is not finite."""
+        """The distance of outputs from the true ones; infinite if anything is not finite."""
 
     def input(self, batch: Batch) -> ModelInput:
         """The batch as model input in the chosen layout.
@@ -69,15 +70,17 @@ class PackedModel(ABC):
             BackendError: prompts with images, and a model that reads text only.
         """
         if self.vision is None and any(batch.features):
-            raise BackendError(f"{type(self.whole).__name__} reads text only, but prompts have images (data.images)")
+            raise BackendError(
+                f"{type(self.unwrapped).__name__} reads text only, but prompts have images (data.images)"
+            )
         return LAYOUTS[self.layout](batch, self.device, self.read_at, self.vision)
 
-    def entered(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A function of the model's weights, which are gathered for it where they are sharded."""
+    def with_weights(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function that reads the model's weights; sharded weights are gathered for the call."""
         return function(*arguments) if self.entry is None else self.entry(function, *arguments)
 
     def hidden(self, inputs: ModelInput) -> Tensor:
-        """``[R, E]``: the last hidden state wherever something is read.
+        """The last hidden states ``[R, E]`` at the predictors.
 
         With recomputed activations, ``attending(inputs.attention)`` must be held until backward is done.
         """
@@ -89,10 +92,11 @@ class PackedModel(ABC):
             tokens = {"input_ids": inputs.ids}
         with attending(inputs.attention):
             output = self.body(**tokens, position_ids=inputs.positions, use_cache=False)
-        return output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors)
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, 1).index_select(0, inputs.predictors)
 
     def choose_layout(self, requested: str) -> tuple[Layout, str]:
-        """Shared where the probe shows it equal to plain.
+        """Choose shared where the probe shows it equal to plain; return the reason too.
 
         Raises:
             BackendError: ``requested`` is shared and the model cannot.
@@ -102,18 +106,18 @@ class PackedModel(ABC):
         obstacle, gap = self.try_shared()
         if obstacle is None:
             return "shared", f"equal to plain on a probe: {self.probed} differ by {gap:.1e}"
-        self.language.set_attn_implementation(self.own_attention)
+        self.language.set_attn_implementation(self.model_attention)
         if requested == "shared":
             raise BackendError(
-                f"model.layout=shared is not possible for {type(self.whole).__name__}: {obstacle}; accepted: auto, plain"
+                f"model.layout=shared is not possible for {type(self.unwrapped).__name__}: {obstacle}; accepted: auto, plain"
             )
         return "plain", f"shared is not possible: {obstacle}"
 
-    probed = "log-probs"  # the word for what the probe compares
+    probed = "log-probs"  # the name of the values that the probe compares
 
     def try_shared(self) -> tuple[str | None, float]:
-        """What stands against the shared layout, or None, and how far it is from plain."""
-        kinds = set(getattr(self.whole.config.get_text_config(), "layer_types", None) or ()) - KNOWN_LAYERS
+        """The obstacle to the shared layout, or None, and its distance from plain."""
+        kinds = set(getattr(self.unwrapped.config.get_text_config(), "layer_types", None) or ()) - KNOWN_LAYERS
         if kinds:
             return f"it has {', '.join(sorted(kinds))} layers", 0.0
         truth = self.probe_outputs()
@@ -135,7 +139,7 @@ def unpack(values: Tensor, inputs: ModelInput) -> Tensor:
     """``[R]`` into ``[N, T]``, zeros elsewhere."""
     rows, columns = inputs.shape
     places = (inputs.places // columns, inputs.places % columns)
-    return values.new_zeros((rows, columns)).index_put(places, values)  # no view: FSDP hooks what is put out
+    return values.new_zeros((rows, columns)).index_put(places, values)  # no view: FSDP puts hooks on outputs
 
 
 def probe_batch(vocabulary: int) -> Batch:
@@ -154,7 +158,7 @@ def recompute_activations(model: nn.Module) -> None:
     """Recompute every decoder layer in the backward pass, dropout still off.
 
     Raises:
-        BackendError: the model's layers are not made for it.
+        BackendError: the model's layers do not support it.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -166,7 +170,7 @@ def recompute_activations(model: nn.Module) -> None:
     for layer in layers:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        layer.training = True  # of this module alone: transformers recomputes in training mode only
+        layer.training = True  # for this module alone: transformers recomputes in training mode only
         for name, value in list(vars(layer).items()):
             if "drop" in name and isinstance(value, float):
                 setattr(layer, name, 0.0)

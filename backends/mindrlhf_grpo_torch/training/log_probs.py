@@ -1,7 +1,7 @@
 """A Hugging Face causal LM as a function from completions to per-token log-probs.
 
-The layout and the form of the output head are chosen once, by computing a tiny random group in every way and
-comparing; what is chosen and why is kept in ``layout_reason`` and ``head_reason``.
+The layout and the form of the output head are chosen once, by computing a tiny random group in each way and
+comparing; ``layout_reason`` and ``head_reason`` record the choices.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LogProbModel(PackedModel):
 
     def __init__(self, model: nn.Module, requested: Literal["auto", "shared", "plain"], *, recompute: bool) -> None:
         super().__init__(model, "before")
-        self.causal_lm: Any = self.whole
+        self.causal_lm: Any = self.unwrapped
         self.tolerance = TOLERANCE[self.causal_lm.dtype]
         self.head: Head
         self.head, self.head_reason = self.choose_head()
@@ -41,14 +41,14 @@ class LogProbModel(PackedModel):
 
     def logps(self, inputs: ModelInput, *, temperature: float, entropy: EntropyUse) -> tuple[Tensor, Tensor | None]:
         """Log-probs ``[N, T]`` float32, 0 past each length, and entropies where asked."""
-        found: tuple[Tensor, Tensor | None] = self.entered(self._logps, inputs, temperature, entropy)
-        return found
+        logps: tuple[Tensor, Tensor | None] = self.with_weights(self._logps, inputs, temperature, entropy)
+        return logps
 
     def values(self, inputs: ModelInput, head: nn.Module) -> Tensor:
-        """What a value head reads before each token ``[N, T]`` float32, 0 past each length."""
+        """Values of a value head before each token ``[N, T]`` float32, 0 past each length."""
         return unpack(head(self.hidden(inputs))[:, 0], inputs)
 
-    def outputs_of(self, inputs: ModelInput) -> Tensor:
+    def outputs(self, inputs: ModelInput) -> Tensor:
         """Log-probs."""
         return self.logps(inputs, temperature=1.0, entropy="none")[0]
 
@@ -66,8 +66,8 @@ class LogProbModel(PackedModel):
         return deviation(outputs, truth)
 
     def choose_head(self) -> tuple[Head, str]:
-        """The chunked linear head if it equals the model's own, else the model's code in chunks."""
-        truth = self.own_logps()
+        """Choose the chunked linear head if it equals the model's own, else the model's code in chunks."""
+        truth = self.model_logps()
         self.head, reason = self.linear_head()
         gap = deviation(self.probe_outputs(), truth)
         if gap > self.tolerance:
@@ -79,27 +79,27 @@ class LogProbModel(PackedModel):
     @torch.no_grad()
     def linear_head(self) -> tuple[Head, str]:
         """Compare both heads on large hidden states, where soft-capped or scaled logits show."""
-        own = ModelHead(self.causal_lm, self.body)
+        model_head = ModelHead(self.causal_lm, self.body)
         projection = self.causal_lm.get_output_embeddings()
         if type(projection) is not nn.Linear:
-            return own, "the model's own head: its output projection is not a plain linear layer"
+            return model_head, "the model's own head: its output projection is not a plain linear layer"
         hidden = torch.randn(4, projection.in_features, generator=torch.Generator().manual_seed(0)) * 8
         hidden = hidden.to(self.device, projection.weight.dtype)
         targets, linear = torch.arange(4, device=self.device), LinearHead(projection)
-        gap = deviation(*(head(hidden, targets, temperature=1.0, entropy="none")[0] for head in (linear, own)))
+        gap = deviation(*(head(hidden, targets, temperature=1.0, entropy="none")[0] for head in (linear, model_head)))
         if gap > HEAD_TOLERANCE:
-            return own, f"the model's own head: a linear one differs by {gap:.1e}"
+            return model_head, f"the model's own head: a linear one differs by {gap:.1e}"
         return linear, f"linear: differs from the model's own by {gap:.1e}"
 
     @torch.no_grad()
-    def own_logps(self) -> Tensor:
-        """Log-probs of the probe group from the model's own logits; finds an attention that works."""
+    def model_logps(self) -> Tensor:
+        """Log-probs of the probe group from the model's own logits, with eager attention where sdpa refuses."""
         inputs = plain_input(self.probe, self.device)
         try:
             logits = self.causal_lm(input_ids=inputs.ids, use_cache=False).logits
-        except ValueError:  # sdpa refuses what only eager attention computes (soft-capped scores)
+        except ValueError:  # sdpa refuses variants that only eager attention computes (soft-capped scores)
             self.causal_lm.set_attn_implementation("eager")
-            self.own_attention = "eager"
+            self.model_attention = "eager"
             logits = self.causal_lm(input_ids=inputs.ids, use_cache=False).logits
         rows = torch.log_softmax(logits.float().flatten(0, 1)[inputs.predictors], dim=-1)
         return unpack(rows.gather(1, inputs.targets[:, None])[:, 0], inputs)

@@ -70,7 +70,7 @@ class Shards:
 
     def __init__(self, packed: PackedModel, settings: ParallelConfig, device: torch.device, comm: TorchRanks) -> None:
         self.packed, self.settings, self.comm = packed, settings, comm
-        parameters = [Parameter(name=name, shape=tuple(p.shape)) for name, p in packed.whole.named_parameters()]
+        parameters = [Parameter(name=name, shape=tuple(p.shape)) for name, p in packed.unwrapped.named_parameters()]
         layout = RankLayout(dp=comm.world_size, sharded=True)
         plan = plan_resharding(layout, parameters, RankLayout(dp=comm.world_size), parameters, only=comm.rank)
         self.copies: dict[str, list[Copy]] = {parameter.name: [] for parameter in parameters}
@@ -93,7 +93,7 @@ class Shards:
         """A pass over a tiny batch that adds nothing to the gradient."""
         inputs = self.packed.input(self.packed.probe)
         with attending(inputs.attention), torch.set_grad_enabled(gradient):
-            nothing = self.packed.outputs_of(inputs).sum() * 0.0
+            nothing = self.packed.outputs(inputs).sum() * 0.0
             if gradient:
                 nothing.backward()
 
@@ -205,8 +205,8 @@ def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.d
     if settings.offload and device.type != "cpu":  # on a processor the shards are in host memory as it is
         offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     again = None if settings.strategy == "fsdp" else False  # gathered again for the backward pass
-    packed.entry = Entry(packed.whole)
-    units: list[Any] = [m for m in packed.whole.modules() if isinstance(m, GradientCheckpointingLayer)]
+    packed.entry = Entry(packed.unwrapped)
+    units: list[Any] = [m for m in packed.unwrapped.modules() if isinstance(m, GradientCheckpointingLayer)]
     for unit in [*units, packed.entry]:
         fully_shard(
             unit, mesh=mesh, reshard_after_forward=again, offload_policy=offload,

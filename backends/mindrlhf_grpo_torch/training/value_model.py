@@ -42,19 +42,19 @@ class ValueOutputs(PackedModel):
 
     def __init__(self, model: nn.Module, requested: str, read_at: ReadAt, *, recompute: bool) -> None:
         super().__init__(model, read_at)
-        self.head: nn.Module = self.whole.score
+        self.head: nn.Module = self.unwrapped.score
         self.tolerance = TOLERANCE[next(self.body.parameters()).dtype]
         self.find_attention()
         self.layout, self.layout_reason = self.choose_layout(requested)
         if recompute:
-            recompute_activations(self.whole)
+            recompute_activations(self.unwrapped)
 
     def values(self, inputs: ModelInput) -> Tensor:
         """``[N, T]`` float32, 0 past each length."""
-        found: Tensor = self.entered(self.outputs_within, inputs)
+        found: Tensor = self.with_weights(self.outputs_within, inputs)
         return found
 
-    def outputs_of(self, inputs: ModelInput) -> Tensor:
+    def outputs(self, inputs: ModelInput) -> Tensor:
         """Values."""
         return self.values(inputs)
 
@@ -76,8 +76,8 @@ class ValueOutputs(PackedModel):
         try:
             self.probe_outputs()
         except ValueError:
-            self.whole.set_attn_implementation("eager")
-            self.own_attention = "eager"
+            self.unwrapped.set_attn_implementation("eager")
+            self.model_attention = "eager"
 
 
 class TorchValueModel(TrainedModel):
@@ -152,7 +152,7 @@ class TorchValueModel(TrainedModel):
     def embeddings(self, batch: Batch) -> NDArray[np.float32]:
         """``[N, E]``: what the head reads at the last token of each row."""
         packed = self.packed
-        found = np.zeros((len(batch), packed.whole.config.get_text_config().hidden_size), dtype=np.float32)
+        found = np.zeros((len(batch), packed.unwrapped.config.get_text_config().hidden_size), dtype=np.float32)
         for rows in self.micro_batches(batch):
             micro = batch.take(rows)
             last = np.cumsum(micro.lengths, dtype=np.int64) - 1  # what is read lies row by row
@@ -198,7 +198,7 @@ class TorchValueModel(TrainedModel):
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
-        whole = self.packed.whole
+        whole = self.packed.unwrapped
         hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
         if hf.is_lora(self.model) and not merge:
             add_head_to_adapter(folder, whole.score)
@@ -211,7 +211,7 @@ class TorchValueModel(TrainedModel):
         Raises:
             CheckpointError: the folder does not fit the model.
         """
-        whole = self.packed.whole
+        whole = self.packed.unwrapped
         try:
             if hf.is_lora(self.model):
                 load_adapter_with_head(self.model, whole.score, model)

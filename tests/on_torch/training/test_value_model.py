@@ -70,7 +70,7 @@ def test_values_are_equal_in_both_layouts_and_zero_past_the_end(folder: Path, re
     assert (values[batch.mask == 0] == 0).all()
     assert (values[batch.mask == 1] != 0).all()
     with torch.no_grad():
-        assert np.abs(values - own_values(shared.held.whole, batch, read_at).numpy()).max() < 1e-5
+        assert np.abs(values - own_values(shared.held.unwrapped, batch, read_at).numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("read_at", ["before", "token"])
@@ -145,7 +145,7 @@ def test_an_mlp_head_is_read_trained_and_saved(tmp_path: Path, activation: str, 
     model, batch = load(path), make_batch()
     prompt, ids = rows_of(batch)[0]
     with torch.no_grad():
-        hidden = model.held.whole.base_model(input_ids=ids).last_hidden_state[0, prompt:]
+        hidden = model.held.unwrapped.base_model(input_ids=ids).last_hidden_state[0, prompt:]
         inner = function(hidden @ tensors["score.0.weight"].T + tensors["score.0.bias"])
         expected = inner @ tensors["score.2.weight"].T + tensors["score.2.bias"]
     assert np.abs(model.values(batch)[0, : len(expected)] - expected[:, 0].numpy()).max() < 1e-5
@@ -260,7 +260,7 @@ def test_coupled_rows_reach_the_loss_as_pairs_though_one_of_a_pair_is_not_traine
 def test_sequences_without_a_prompt_are_read_from_their_first_token(folder: Path, layout: str) -> None:
     model, batch = load(folder, layout=layout), make_batch([(0, [3, 7]), (2, [4])])
     with torch.no_grad():
-        expected = own_values(model.held.whole, batch, "token").numpy()
+        expected = own_values(model.held.unwrapped, batch, "token").numpy()
     assert np.abs(model.values(batch) - expected).max() < 1e-5
     assert np.isfinite(model.update(batch, weighted_loss, learning_rate=1e-3).grad_norm)
 
