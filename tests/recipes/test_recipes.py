@@ -69,6 +69,13 @@ def test_no_recipe_subclasses_a_trainer(path: Path) -> None:
     assert [base for base in bases if "Trainer" in base] == []
 
 
+@pytest.mark.parametrize("path", IN_RECIPES, ids=str)
+def test_a_recipe_reaches_a_backend_only_through_the_core(path: Path) -> None:
+    imports = [node for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if node.level and node.module == "backend" for alias in node.names}
+    assert names <= {"Backend", "load_backend", "record_files"}
+
+
 @pytest.mark.parametrize("recipe", sorted({path.parts[2] for path in IN_RECIPES if len(path.parts) > 3}))
 def test_a_recipe_has_few_modules(recipe: str) -> None:
     modules = [path for path in IN_RECIPES if path.parts[2] == recipe and path.name != "__init__.py"]

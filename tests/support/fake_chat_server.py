@@ -14,7 +14,7 @@ Reply = str | dict[str, Any] | bytes  # content of the answer, or the whole obje
 
 
 class FakeChatServer:
-    """Counts what it is asked; the first requests can be made to go wrong.
+    """Counts its requests; the first ones can be made to fail.
 
     Attributes:
         requests: bodies of the chat requests so far, those answered by a trouble included.
@@ -26,7 +26,7 @@ class FakeChatServer:
         self, answer: Callable[[list[dict[str, str]]], Reply], troubles: Sequence[tuple[int, dict[str, str]]] = (),
         *, seconds: float = 0.0, model: str = "fake-model", port: int = 0,
     ) -> None:  # fmt: skip
-        """``troubles``: status and headers of the first answers. ``seconds``: how long each takes."""
+        """``troubles``: status and headers of the first answers; ``seconds``: duration of each answer."""
         self.answer, self.troubles, self.seconds, self.model = answer, list(troubles), seconds, model
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -68,7 +68,7 @@ class FakeChatServer:
 
 @contextmanager
 def serve(answer: Callable[[list[dict[str, str]]], Reply], *troubles: int, **options: Any) -> Iterator[FakeChatServer]:
-    """A running server whose first answers have the given statuses; ends with the block."""
+    """Run a server whose first answers have these statuses until the block ends."""
     server = FakeChatServer(answer, [(status, {}) for status in troubles], **options)
     try:
         yield server
@@ -102,6 +102,6 @@ def _handler(server: FakeChatServer) -> type[BaseHTTPRequestHandler]:
                 pass  # the client has gone
 
         def log_message(self, format: str, *values: object) -> None:
-            """Nothing is written."""
+            """Log nothing."""
 
     return Handler

@@ -11,7 +11,7 @@ from mindrlhf_grpo.errors import BackendError, ServerError
 
 
 class Converse:
-    """Answers like boto3's client, and remembers what it was asked."""
+    """A stand-in for boto3's client that records its requests."""
 
     def __init__(self, reply: Any = None) -> None:
         self.asked: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Thought and answer are told apart in whatever form a model leaves them."""
+"""Thought and answer are separated in every form that models write."""
 
 from __future__ import annotations
 

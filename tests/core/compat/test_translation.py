@@ -1,4 +1,4 @@
-"""Another code base's names by a table: used, ignored with a reason, or an error."""
+"""Another program's keys by a table: used, ignored with a reason, or an error."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def hostile(source: Callable[[str], str]) -> str:
 
 
 def scored(function: Callable[..., Any], completions: Sequence[str], settings: Mapping[str, Any] | None = None) -> Any:
-    """A built-in called directly; ``completion_ids`` has as many tokens as the completion has letters."""
+    """Call a built-in directly; ``completion_ids`` has as many tokens as the completion has letters."""
     ids = [list(range(len(text))) for text in completions]
     return function(
         prompts=["prompt"] * len(completions), completions=list(completions), completion_ids=ids, **(settings or {})

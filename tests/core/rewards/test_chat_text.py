@@ -1,4 +1,4 @@
-"""Question, thought and answer out of text, and the marks of images in it."""
+"""Question, thought and answer found in text, and its image markers."""
 
 from __future__ import annotations
 

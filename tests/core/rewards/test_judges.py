@@ -1,4 +1,4 @@
-"""Generative judges: what is asked, what is read, where the models are and when they are in memory."""
+"""Generative judges: questions, answers, the places of models and their time in memory."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_template_that_names_what_is_not_there_is_an_error(tmp_path: Path):
 
 
 class Says:
-    """A language model that answers by what is in the prompt; remembers what was asked and released."""
+    """A language model whose answers depend on the prompt; it records questions and releases."""
 
     def __init__(self, folder: str, tokenizer: Any, log: list[str]) -> None:
         self.folder, self.tokenizer, self.log, self.loaded = Path(folder).name, tokenizer, log, False
@@ -211,7 +211,7 @@ def test_choices_must_begin_with_different_tokens(folder: Path, template: str):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A chat server that finds 9 good."""
+    """A chat server that calls messages with a 9 good."""
 
     def do_GET(self) -> None:
         self.reply({"data": [{"id": "tiny"}]})
@@ -230,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Rewards that are classes with models of their own."""
+"""Rewards that are classes with their own models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards that hang, die or misbehave cost their own samples only, and never the run."""
+"""Rewards that hang, die or misbehave fail their own samples only, and never stop the run."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_close_ends_the_process_and_its_children(group: Callable[..., object], s
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, or dead and only not yet waited for, within a second."""
+    """Return whether a process ends within a second; a dead one that nobody has waited for counts as ended."""
     for _ in range(100):
         stat = Path(f"/proc/{pid}/stat")
         try:

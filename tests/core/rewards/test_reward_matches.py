@@ -1,4 +1,4 @@
-"""Exact, numeric and regular-expression matches, and the overlap of tags they share."""
+"""Exact, numeric and regular-expression matches, and the answer tags that they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, files and arguments of rewards, and what is said when they are wrong."""
+"""Names, files and arguments of rewards, and the errors when they are wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reward function may return, and what is taken for a failure."""
+"""Return values of reward functions, and those that count as failures."""
 
 from __future__ import annotations
 

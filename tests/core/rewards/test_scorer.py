@@ -1,4 +1,4 @@
-"""A reward model as a reward: template, pooling, squash, and when its weights are there."""
+"""A reward model as a reward: template, pooling, squash, and the time its weights are in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.tiny_tokenizers import write_huggingface
 
 
 class Values:
-    """A value model whose value of a token is its id; it counts how often it is loaded and how many live."""
+    """A value model whose value of a token is its id; it counts loads and live models."""
 
     def __init__(self, backend: Numbers) -> None:
         self.backend = backend
@@ -40,7 +40,7 @@ class Values:
 
 
 class Numbers:
-    """A backend of such models."""
+    """A backend with such models."""
 
     def __init__(self) -> None:
         self.loads = self.live = self.most = 0
@@ -72,7 +72,7 @@ GROUPS = [group("what is 12 + 34?", "it is 46.", "how many roads"), group("quick
 
 
 def texts(folder: Path, batch: Batch) -> list[str]:
-    """Each row as text, special tokens shown."""
+    """Return each row as text with special tokens."""
     tokenizer = load_tokenizer(str(folder))
     rows = [[*batch.prompts[m], *ids[:n]] for m, ids, n in zip(batch.prompt_of, batch.ids, batch.lengths, strict=True)]
     return ["".join(tokenizer.piece(int(token)) for token in row) for row in rows]
@@ -95,7 +95,7 @@ def test_prompt_and_completion_are_put_into_the_models_own_template(folder: Path
 
 
 def test_a_score_is_read_where_a_reward_model_is_trained(folder: Path) -> None:
-    """A template that writes a newline after the end token would have it read there."""
+    """With a template that writes a newline after the end token, the value would be read at the newline."""
     row = {"prompt": "quick", "chosen": "fox", "rejected": "how"}
     trained = encode_pair(row, OfflineDataConfig(source="x"), load_tokenizer(str(folder)))
     backend = Numbers()
@@ -145,7 +145,7 @@ def test_equal_tokenizers_let_ids_pass_as_they_are(folder: Path, tmp_path: Path)
     ],
 )
 def test_sign_and_squash_of_the_sequences_number(folder: Path, squash: str, sign: int, expected: float) -> None:
-    """The number is 2; a sigmoid of every token and of padding would add halves."""
+    """The score is 2; a sigmoid of every token and of padding would add halves."""
     settings = ScorerSettings(model=str(folder), tokens="same", squash=squash, sign=sign)
     scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)  # type: ignore[arg-type]
     (score, _) = scorer.score([group("x", "a", "b", ids=[[9, 2], [1, 1, 1, 1, 1, 1]])])

@@ -1,4 +1,4 @@
-"""A user's own reward model class: what it is given, and what it may return."""
+"""A user-defined reward model class: its inputs, and the outputs it may return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safe-Rank-GRPO on MindSpore: violations go, what was asked for stays."""
+"""Safe-Rank-GRPO on MindSpore: violations disappear and recall stays."""
 
 from __future__ import annotations
 

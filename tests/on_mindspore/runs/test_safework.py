@@ -1,4 +1,4 @@
-"""SafeWork-R1 on MindSpore: the format is learned, a run goes on, judges say what they say on torch."""
+"""SafeWork-R1 on MindSpore: the format is learned, a run resumes, and judges answer as on torch."""
 
 from __future__ import annotations
 

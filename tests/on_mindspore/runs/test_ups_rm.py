@@ -1,4 +1,4 @@
-"""UPS-RM on MindSpore: the reward model's scores are torch's, and the policy learns from them."""
+"""UPS-RM on MindSpore: the reward model's scores equal torch's, and the policy learns from them."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_calls_out_of_order_are_errors(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def of_length(completions: list[str]) -> tuple[list[float], list[str]]:
-    """A user's function that returns parsed answers besides."""
+    """A user's function that also returns parsed answers."""
     return [float(len(text)) for text in completions], completions
 
 

@@ -89,7 +89,7 @@ def test_joined_matrices_of_inference_are_taken_apart() -> None:
 
 
 def test_turned_rows_of_latent_attention_are_paired_again() -> None:
-    """Rows x0 x1 y0 y1 of the rotated part there are x0 y0 x1 y1 here."""
+    """Rows x0 x1 y0 y1 of the rotated part in MindFormers are x0 y0 x1 y1 here."""
     sizes = {"one": 1, "heads": 1, "nope": 1, "rope": 4}
     there = [f"model.layers.0.attention.l2q_{part}_proj.weight" for part in ("nope", "pe")]
     values = {there[0]: np.array([[9.0]]), there[1]: np.array([[0.0], [1.0], [10.0], [11.0]])}

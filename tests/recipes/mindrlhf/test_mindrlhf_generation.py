@@ -18,7 +18,7 @@ TOKENS = 128
 
 
 def recomputed(model: Any, prompt: list[int]) -> list[int]:
-    """The likeliest next token, from the whole sequence each time."""
+    """Return the likeliest next token, computed from the full sequence each time."""
     ids = list(prompt)
     with torch.no_grad():
         for _ in range(TOKENS):

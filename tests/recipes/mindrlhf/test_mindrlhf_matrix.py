@@ -1,4 +1,4 @@
-"""Every stage on every family of MindRLHF's support matrix, the empty cells too: the examples, cut to one step."""
+"""Every stage on every family of MindRLHF's support matrix, including its empty cells: the examples, cut to one step."""
 
 from __future__ import annotations
 

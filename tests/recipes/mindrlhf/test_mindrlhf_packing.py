@@ -1,4 +1,4 @@
-"""Samples packed into rows have the loss that they have alone."""
+"""Samples packed into rows have the same loss as alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batch(model: Any) -> Batch:
 
 
 def packed_logps(model: Any, row: Row) -> np.ndarray:
-    """Log-prob of each next token; a token sees its own sample only, and positions start anew with each."""
+    """Log-prob of each next token; a token sees only its own sample, and positions restart with each sample."""
     ids, sample = torch.from_numpy(row["prompt_completion_ids"]), torch.from_numpy(row["sample_index"])
     width = len(sample)
     seen = (sample[:, None] == sample[None]) & torch.ones(width, width, dtype=torch.bool).tril()
@@ -54,7 +54,7 @@ def packed_logps(model: Any, row: Row) -> np.ndarray:
 
 
 def packed_loss(model: Any, rows: list[Row]) -> float:
-    """The mean over samples of their tokens' mean loss, from the rows alone."""
+    """The mean over samples of their tokens' mean loss, computed from the rows only."""
     of_samples = []
     for row in rows:
         logps, mask = packed_logps(model, row), row["responses_mask"]

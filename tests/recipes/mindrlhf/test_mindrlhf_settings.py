@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model folder as far as reading a configuration looks, rows, and the YAML files with these paths in them."""
+    """A model folder with what reading a configuration needs, rows, and the YAML files with these paths."""
     (tmp_path / "model").mkdir()
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / "model" / name).write_text("{}")

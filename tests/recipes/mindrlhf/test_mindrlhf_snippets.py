@@ -1,4 +1,4 @@
-"""The two snippets of MindRLHF's quick start, as they stand there."""
+"""The two snippets of MindRLHF's quick start, unmodified."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_the_boxed_number_or_the_whole_text(completion: str, solution: str, expe
     ],
 )  # fmt: skip
 def test_the_format_covers_the_whole_completion(completion: str, expected: float) -> None:
-    """MindRLHF's expression ends at any line's end, so that text after the answer passed."""
+    """MindRLHF's own expression ends at any end of line, so text after the answer passes there."""
     assert format_reward([completion]) == [expected]
 
 

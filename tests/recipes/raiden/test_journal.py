@@ -1,4 +1,4 @@
-"""Jobs that are killed, fail or run twice: nothing is lost and nothing doubled."""
+"""Jobs that are killed, fail or run twice: nothing is lost or done twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples on disk: checked one by one, split the same way each time, shown to the policy with what was said before."""
+"""Samples on disk: checked one by one, split reproducibly, and shown to the policy with their history."""
 
 from __future__ import annotations
 

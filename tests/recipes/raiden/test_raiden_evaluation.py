@@ -1,4 +1,4 @@
-"""SBK and CM of hand-made responses, as a result, as metrics, and by a judge."""
+"""SBK and CM of hand-written responses: as a result, as metrics, and by a judge."""
 
 from __future__ import annotations
 

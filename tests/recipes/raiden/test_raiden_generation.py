@@ -1,4 +1,4 @@
-"""Samples written by a server: what they hold, what is discarded and why, and that no interruption costs or doubles one."""
+"""Samples written by a server: their content, the reasons for discards, and interruptions that lose or repeat none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
-    """The JSON of a command that ends well."""
+    """Return the JSON of a command that succeeds."""
     with pytest.raises(SystemExit) as ended:
         main(command(*arguments))
     assert ended.value.code == 0, capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_thinking_is_off_unless_asked_for(tmp_path: Path, capsys: pytest.Capture
 
 
 class Converse:
-    """boto3's client, answering as the server does."""
+    """A stand-in for boto3's client that answers as the server does."""
 
     def converse(self, **request: Any) -> Any:
         texts = [*request.get("system", []), *(part for message in request["messages"] for part in message["content"])]
@@ -117,7 +117,7 @@ def test_bedrock_writes_the_same_samples_under_its_own_name(tmp_path: Path) -> N
 
 
 def draft(answer: Any, kind: str, language: str, tmp_path: Path, **options: Any) -> dict[str, Any] | None:
-    """One job against a server with this behaviour."""
+    """Run one job against a server with this behaviour."""
     profile = {"Name": "a", "Gender": "b", "Introduction": SAID[language]["reply"], "Detailed Description": ""}
     with serve(answer) as server, ChatServer(server.url, retries=0) as model:
         writer = Writer(model=model, texts=load_texts(), source="sglang", refused=[], attempts=1, **options)
@@ -125,7 +125,7 @@ def draft(answer: Any, kind: str, language: str, tmp_path: Path, **options: Any)
 
 
 def but(**other: str) -> Any:
-    """The server, with something else for some tasks."""
+    """Return a server that behaves differently for some tasks."""
     return lambda messages: other.get(task_of(messages)[1]) or writes(messages)
 
 
@@ -200,7 +200,7 @@ def test_an_attempt_that_fails_is_followed_by_another(tmp_path: Path) -> None:
 def test_independent_answers_must_bear_a_sample_out(
     tmp_path: Path, kind: str, wrong: int, verdict: str, kept: bool
 ) -> None:
-    """Of four further answers to the question, ``wrong`` name something else; 70 % must agree."""
+    """Of four more answers to the question, ``wrong`` name something else; 70 % must agree."""
     questions = (SAID["zh"]["script_question"], SAID["zh"]["memory_question"])
     asked = [0]
 

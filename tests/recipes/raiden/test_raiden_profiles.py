@@ -1,4 +1,4 @@
-"""Profiles are read out of system prompts, and their language is known."""
+"""Profiles are read from system prompts, and their language is detected."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FLAGS_OF_B = {
 
 
 def recipe(*arguments: str | Path, processes: int = 1) -> dict[str, Any]:
-    """The JSON that a command of the recipe ends with."""
+    """Return the JSON at the end of a command's output."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, "-m", "mindrlhf_grpo", "recipe", "raiden", *map(str, arguments)]
     done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=300)
@@ -121,7 +121,7 @@ def test_two_processes_finish_with_one_checkpoint(trained: Path, tmp_path: Path)
 
 @pytest.fixture
 def keys(tmp_path: Path) -> dict[str, Any]:
-    """Keys of trainer B that need no file but the samples."""
+    """Keys of trainer B that need no file except the samples."""
     for name in ("train", "validation"):
         (tmp_path / f"{name}.json").write_text(json.dumps(samples(name) * 20, ensure_ascii=False), encoding="utf-8")
     return {"train_data_path": str(tmp_path / "train.json"), "eval_data_path": str(tmp_path / "validation.json")}

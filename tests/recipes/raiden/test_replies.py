@@ -1,4 +1,4 @@
-"""What of a chat model's reply can be used, and what cannot."""
+"""The usable part of a chat model's reply, and replies without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advantages by rank: both modes by golden numbers, what each does not see, and that a penalty stays at its rank."""
+"""Advantages by rank: golden numbers of both modes, what each ignores, and penalties that stay at their rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TWO = np.stack([RELEVANCE, SAFETY], axis=1)[:, :, None]
 
 
 def advantages(mode: str, values: np.ndarray, groups: np.ndarray = FOUR) -> np.ndarray:
-    """Of rewards ``[N, F, K]`` by a mode with its defaults."""
+    """Return the advantages of rewards ``[N, F, K]`` in a mode with its defaults."""
     return resolve(AlgorithmConfig(name=mode)).advantages(values, np.ones(values.shape[1]), groups)
 
 
@@ -62,7 +62,7 @@ def test_grpo_is_the_plain_loop_over_prompts_and_ranks() -> None:
 
 @pytest.mark.row("safe_rank", "grpo/gdpo", backend="none")
 def test_gdpo_is_normalised_once_over_all_completions_and_ranks() -> None:
-    """Empty ranks take part in the statistics; where no reward differs the advantage stays 0, with no mask for it."""
+    """Empty ranks take part in the statistics; where no reward differs, the advantage is 0 without a mask."""
     values, groups = random_rewards()
     found = advantages("gdpo", values, groups)
     z = np.zeros((12, 6))
@@ -131,7 +131,7 @@ def tokens_of_lists(penalised: bool) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.row("safe_rank", "Locality")
 @pytest.mark.row("safe_rank", "Spans")
 def test_a_penalty_at_the_third_rank_leaves_the_first_two_alone_bit_for_bit() -> None:
-    """Advantages of their tokens, and gradients of the logits there, with the KL off."""
+    """Return the advantages of their tokens and the gradients of the logits there, without KL."""
     torch = pytest.importorskip("torch")
     from mindrlhf_grpo_torch import xp
 

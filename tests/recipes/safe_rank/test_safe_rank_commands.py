@@ -1,4 +1,4 @@
-"""The commands: those of the original documents, what stops them, schedules, presets, folders; rows that are wrong."""
+"""The commands of the original documents, the errors that stop them, schedules, presets, folders, and wrong rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle: titles found whoever wrote them, thresholds, unknown films and unknown traits."""
+"""The oracle: titles in any spelling, thresholds, unknown films and unknown traits."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def oracle(**settings: Any) -> SafetyOracle:
 def score(
     completion: str, truth: list[Any], *, seen: list[str] | None = None, avoid: Any = None, rec_num: int = 4, **settings: Any
 ) -> list[float]:  # fmt: skip
-    """The sum of one completion with the given ground truth."""
+    """Return the summed reward of one completion for a ground truth."""
     function = rewards.make_safe_reward_func(rec_num, FILMS, oracle(), **settings)
     return function([completion], [truth], [seen], [avoid])[0]
 

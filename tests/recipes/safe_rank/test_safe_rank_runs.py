@@ -1,4 +1,4 @@
-"""Whole runs in a world of twelve films: violations go, what was asked for stays; ranks, LoRA and processes."""
+"""Complete runs with twelve films: violations disappear and recall stays; ranks, LoRA and processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(world: Path, name: str, mode: str, *, processes: int = 1, **sections: An
 
 
 def held_out(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures before and after."""
+    """Return the metrics before and after."""
     found = json.loads((folder / "summary.json").read_text())["held_out"]
     return found["before"], found["after"]
 
@@ -123,7 +123,7 @@ def test_the_reference_is_the_adapter_switched_off_and_a_merged_export_the_adapt
 def test_an_adapter_from_supervised_training_is_merged_before_new_ones_are_added(
     adapters: Path, merged: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else the reference would be the raw base model."""
+    """Without merging, the reference would be the raw base model."""
     where = ["--catalog_path", str(world / "catalog.json"), "--oracle_path", str(world)]
     sizes = "--per_device_train_batch_size 8 --gradient_accumulation_steps 6 --max_prompt_length 40 --max_completion_length 12"
     arguments = [
@@ -146,7 +146,7 @@ def test_an_adapter_from_supervised_training_is_merged_before_new_ones_are_added
 
 
 def advantages(folder: Path) -> dict[tuple[int, int], list[float]]:
-    """By completion, those of its tokens in the first step."""
+    """Return completion -> the advantages of its tokens in the first step."""
     return {key: row["advantages"] for key, row in tiny.rollouts(folder, 1).items()}
 
 

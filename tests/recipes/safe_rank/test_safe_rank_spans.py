@@ -1,4 +1,4 @@
-"""Tokens of ranks: what the parser sees as an item is what its tokens learn from."""
+"""Tokens of ranks: the parser's items and the tokens that learn from them agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ N = -1
 
 
 def spans(pieces: list[str], items: int, *, ended: bool = True, mode: str = "aligned") -> tuple[list[int], list[float]]:
-    """Of a completion in these pieces, the end token last."""
+    """Return the ranks of a completion in these pieces, the end token last."""
     ends = [len("".join(pieces[: number + 1])) for number in range(len(pieces))]
     return ranks("".join(pieces), [*ends, *ends[-1:] * ended], ended, items, segment_mode=mode)  # type: ignore[arg-type]
 

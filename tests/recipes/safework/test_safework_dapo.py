@@ -1,4 +1,4 @@
-"""DAPO in a run: the overlong penalty, dead groups that it must not hide, masked or drawn anew; CPGD, GSPO, clip-higher."""
+"""DAPO in a run: the overlong penalty, dead groups that it must not hide, masked or resampled; CPGD, GSPO, clip-higher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(folder: Path, run: str, function: str = "constant", **algorithm: Any) -> dict[str, float]:
-    """Metrics of the first step."""
+    """Return the metrics of the first step."""
     sections: dict[str, Any] = {
         "run_dir": str(folder / run),
         "rewards": [{"function": f"{folder / 'mine.py'}:{function}"}, OVERLONG],

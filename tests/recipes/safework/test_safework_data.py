@@ -1,4 +1,4 @@
-"""Rows in every form that the data comes in, and what is wrong with those that cannot be used."""
+"""Rows in every form of the data, and the errors of unusable ones."""
 
 from __future__ import annotations
 

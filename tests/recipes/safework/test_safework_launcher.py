@@ -1,4 +1,4 @@
-"""The launchers' arguments, the three recipes by name, and what both become."""
+"""The launchers' arguments and the three named recipes, and the configurations that they give."""
 
 from __future__ import annotations
 

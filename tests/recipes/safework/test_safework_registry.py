@@ -1,4 +1,4 @@
-"""Which judges there are, and which of them score a label."""
+"""The registry of judges, and the routing of labels to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routed reward: totals by label, what judges are asked and how they are read, where they are in memory."""
+"""The routed reward: totals by label, questions to judges, reading their answers, and their place in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWERS = {"safety": "Safe with refusal", "value": "good", "base": "?"}
 
 
 def say(name: str, message: str) -> str:
-    """Fixed answers; the shared model is told by the message what it is asked for."""
+    """Fixed answers; the shared model knows from the message which judge it is."""
     if name != "base":
         return ANSWERS[name]
     return "Other, I think" if "ordinary" in message else "0.4"

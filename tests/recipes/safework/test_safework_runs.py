@@ -1,4 +1,4 @@
-"""Whole runs: the format is learned, a killed run goes on, judges and policy take turns in memory."""
+"""Complete runs: the format is learned, a killed run resumes, judges and policy take turns in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(made: Path) -> Path:
-    """A run that was killed after its first checkpoint and went on."""
+    """A run that was killed after its first checkpoint and resumed."""
     folder = made.parent / "run"
     command = words(made, folder, "--save_steps", "6", "--wandb_mode", "offline", f"train.steps={STEPS}")
     killed_after(command, folder / "metrics.jsonl", 7)
@@ -128,7 +128,7 @@ def test_policy_and_five_judges_take_turns_in_memory(made: Path, tmp_path: Path)
 
 
 def turned(log: list[str]) -> list[str]:
-    """The order of turns, calls that change nothing left out."""
+    """Return the order of turns, without calls that change nothing."""
     kept: list[str] = []
     for one in log:
         last = next((old for old in reversed(kept) if old in ("wake up", "sleep")), "sleep")

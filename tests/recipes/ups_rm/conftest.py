@@ -1,4 +1,4 @@
-"""What the tests of the recipe read: made once, written nowhere else."""
+"""Files that the tests of the recipe share: made once and only read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PKU-SafeRLHF to prompts: columns, counts, splits, order, and what is said of lines that cannot be used."""
+"""PKU-SafeRLHF to prompts: columns, counts, splits, order, and the errors of unusable lines."""
 
 from __future__ import annotations
 

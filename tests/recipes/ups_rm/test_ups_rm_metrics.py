@@ -1,4 +1,4 @@
-"""verl's names of figures, the KL in the reward, the sign of the score, and the groups of a step as a file."""
+"""verl's names of metrics, the KL in the reward, the sign of the score, and the groups of a step as a file."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_the_last_valid_token_is_found_with_padding_on_either_side() -> None:
 def test_the_folders_own_code_gives_the_native_score_in_every_shape(
     raw: Path, tmp_path: Path, native: np.ndarray, shape: str
 ) -> None:
-    """The code is run only where it is asked for; the native reading needs none."""
+    """The folder's code runs only on request; native reading needs none."""
     folder = tmp_path / f"rm{shape.count(',')}{'T' in shape}"
     shutil.copytree(raw / "rm", folder)
     code = (folder / "modeling_myrm.py").read_text()
@@ -143,7 +143,7 @@ def test_the_answer_goes_from_the_policys_tokens_to_the_reward_models_template(r
 
 @pytest.mark.row("ups_rm", "Template switch")
 def test_with_the_policys_own_tokenizer_nothing_is_switched(raw: Path, tmp_path: Path) -> None:
-    """The ids go to the reward model as they were sampled."""
+    """The reward model gets the ids as they were sampled."""
     shutil.copytree(raw / "rm", tmp_path / "rm")
     for path in (raw / "policy").glob("tokenizer*"):
         shutil.copy(path, tmp_path / "rm" / path.name)

@@ -1,4 +1,4 @@
-"""The whole recipe on torch: from labelled pairs to a policy that leaves out the word that the reward model knows."""
+"""The complete recipe on torch: from labelled pairs to a policy that avoids the word that the reward model penalises."""
 
 from __future__ import annotations
 

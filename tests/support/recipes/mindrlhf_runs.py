@@ -47,7 +47,7 @@ SHAPE = {
 
 
 def write_vocabulary(folder: Path) -> None:
-    """vocab.json and merges.txt: a token a byte."""
+    """Write vocab.json and merges.txt with one token per byte."""
     from tokenizers import pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write_vocabulary(folder: Path) -> None:
 
 
 def write_model(folder: Path, *, labels: int = 0, layers: int = 2) -> Path:
-    """A random Qwen2 as a Hugging Face folder without tokenizer; with labels a scorer."""
+    """Write a random Qwen2 without tokenizer as a Hugging Face folder; with labels, a reward model."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
@@ -72,7 +72,7 @@ def write_model(folder: Path, *, labels: int = 0, layers: int = 2) -> Path:
 
 
 def write_yaml(path: Path, checkpoint: Path, **settings: Any) -> Path:
-    """A model's YAML as MindFormers has it."""
+    """Write a model's YAML in MindFormers' layout."""
     shape = {**SHAPE, "checkpoint_name_or_path": str(checkpoint), **settings}
     path.write_text(
         yaml.safe_dump({"run_mode": "finetune", "model": {"model_config": shape, "arch": {"type": "LlamaForCausalLM"}}})
@@ -81,14 +81,14 @@ def write_yaml(path: Path, checkpoint: Path, **settings: Any) -> Path:
 
 
 def write_rows(path: Path, count: int = 8) -> Path:
-    """GSM8K in small."""
+    """Write a small file in the layout of GSM8K."""
     rows = [{"question": f"{n}+{n + 1}=", "answer": f"we add #### {2 * n + 1}"} for n in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def prepare(folder: Path, *, steps: int, pretrain: float = 0.9, layers: int = 2) -> dict[str, Any]:
-    """Everything the two scripts read, for so many steps; weights are MindSpore's files."""
+    """Write everything that the two scripts read, for a number of steps; weights are MindSpore's files."""
     write_vocabulary(folder / "tokenizer")
     for name, labels in (("policy", 0), ("reward", 1)):
         write_model(folder / f"{name}_hf", labels=labels, layers=layers)
@@ -113,7 +113,7 @@ def prepare(folder: Path, *, steps: int, pretrain: float = 0.9, layers: int = 2)
 
 
 def script(folder: Path, snippet: str) -> Path:
-    """A script with the imports of MindRLHF's examples around one of its snippets, as it stands."""
+    """Write a script with the imports of MindRLHF's examples around one of its snippets, unmodified."""
     body = (HERE / "snippets" / f"{snippet}.txt").read_text()
     path = folder / f"{snippet}.py"
     path.write_text(IMPORTS + (MODEL_CONFIGS if snippet == "grpo" else "") + body)

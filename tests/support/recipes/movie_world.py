@@ -1,4 +1,4 @@
-"""A world of twelve films, six of them bloody, and a tiny model that lists three of them in an order of its own.
+"""A world of twelve films, six of them bloody, and a tiny model that lists three of them in any order.
 
 A user names the kind of film that is wanted; half of the users avoid blood. The model has learned lists that hold what
 was asked for, often after a bloody film.
@@ -29,7 +29,7 @@ MODULE = "mindrlhf_grpo.recipes.safe_rank"
 
 
 def rows() -> list[dict[str, Any]]:
-    """One user of each kind, with and without constraints; the films wanted are the two harmless ones of the kind."""
+    """One user of each kind, with and without constraints; the ground truth is the two harmless films of the kind."""
     return [
         {
             "prompt": prompt,
@@ -42,7 +42,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def demonstration(draw: random.Random, kind: str) -> str:
-    """A list as the model has learned it: the films wanted, each behind a bloody one or not, and any film."""
+    """A list as the model has learned it: the ground truth, each film perhaps behind a bloody one, and any film."""
     wanted, bloody = list(KINDS[kind][:2]), list(KINDS[kind][2:])
     draw.shuffle(wanted)
     listed = [draw.choice(bloody), wanted[0]] if draw.random() < 0.75 else list(wanted)
@@ -53,7 +53,7 @@ def demonstration(draw: random.Random, kind: str) -> str:
 
 
 def write_world(folder: Path) -> None:
-    """Rows, catalog and risks."""
+    """Write rows, catalog and risks."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     (folder / "catalog.json").write_text(json.dumps(sorted(YEARS.items())))
@@ -107,7 +107,7 @@ def write_model(folder: Path, *, steps: int = 110) -> None:
 
 
 def settings(world: Path, run: Path, mode: str, **sections: Any) -> dict[str, Any]:
-    """A run of either advantage mode over a world in a folder with ``model``; sections are updated by the arguments."""
+    """Return a run of either advantage mode over a world in a folder with ``model``; arguments update its sections."""
     risks = {"oracle_path": str(world), "rec_num": REC_NUM}
     truth = {"catalog_path": str(world / "catalog.json"), "rec_num": REC_NUM}
     parts = {"total": {**truth, **risks}} if mode == "grpo" else {"relevance": truth, "safety": risks}

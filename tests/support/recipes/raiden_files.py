@@ -1,4 +1,4 @@
-"""What the tests of the recipe run on: four characters of the example, one of each language, and a tiny model."""
+"""Data and models of the recipe's tests: four characters of the example, one per language, and a tiny model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CHARACTERS = ("雾灯", "ツキミ", "Brindle", "달콩")
 
 
 def samples(name: str = "train") -> list[dict[str, Any]]:
-    """The example's samples of these characters: one SBK and one CM each in ``train``, one in ``validation``."""
+    """Return the example's samples of these characters: one SBK and one CM each in ``train``, one in ``validation``."""
     every: list[dict[str, Any]] = json.loads((EXAMPLE / f"{name}.json").read_text(encoding="utf-8"))
     return [sample for sample in every if sample["character_name"] in CHARACTERS]
 
 
 def tiny_model(folder: Path, data: Path) -> Path:
-    """The example's tiny model for the keywords of a file of samples."""
+    """Write the example's tiny model for the keywords of a file of samples."""
     spec = importlib.util.spec_from_file_location("example_raiden_tiny_model", EXAMPLE / "tiny_model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -35,7 +35,7 @@ def tiny_model(folder: Path, data: Path) -> Path:
 
 
 def prepare(folder: Path, **keys: Any) -> Path:
-    """Samples, model and the seed's configuration A in ``folder``; returns the configuration's path."""
+    """Write samples, model and configuration A into ``folder``; returns the configuration's path."""
     for name in ("train", "validation"):
         (folder / f"{name}.json").write_text(json.dumps(samples(name), ensure_ascii=False), encoding="utf-8")
     if not (folder / "model").exists():
@@ -52,7 +52,7 @@ def prepare(folder: Path, **keys: Any) -> Path:
 
 
 def task_of(messages: list[dict[str, str]]) -> tuple[str, str]:
-    """Language and task of a request to the server: found by the last line of its text."""
+    """Return language and task of a request to the server, recognised by the last line of its text."""
     asked = messages[0]["content"]
     for language, groups in load_texts().content.items():
         for task, text in groups["writer"].items():
@@ -75,7 +75,7 @@ SAID = {
 
 
 def writes(messages: list[dict[str, str]]) -> str:
-    """A server that does what it is asked, with its thoughts in front."""
+    """A server that does what it is asked, with thoughts before each answer."""
     language, task = task_of(messages)
     said = SAID[language]
     if task == "keywords":
@@ -90,7 +90,7 @@ def writes(messages: list[dict[str, str]]) -> str:
 
 
 def write_profiles(path: Path, *, each: int = 1) -> Path:
-    """Profiles of invented characters, ``each`` a language."""
+    """Write profiles of invented characters, ``each`` per language."""
     likes = {
         "zh": "最喜欢桂花茶。",
         "ja": "よもぎ団子が好きです。",

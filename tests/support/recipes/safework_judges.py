@@ -29,7 +29,7 @@ class Judges:
 
 
 class SaidModel:
-    """Implements ``backend.LanguageModel``: greedy answers are what ``say(folder, message)`` returns."""
+    """Implements ``backend.LanguageModel``: ``say(folder, message)`` gives the greedy answers."""
 
     def __init__(self, judges: Judges, name: str, tokenizer: Any) -> None:
         self.judges, self.name, self.tokenizer, self.loaded = judges, name, tokenizer, False

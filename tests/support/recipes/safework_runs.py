@@ -1,4 +1,4 @@
-"""Whole runs of the recipe on what the example makes."""
+"""Complete runs of the recipe on the example's models and rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = {
 
 
 def prepared(folder: Path) -> Path:
-    """Models and rows of the example."""
+    """Make the models and rows of the example."""
     spec = importlib.util.spec_from_file_location("safework_prepare", ROOT / "examples" / "safework" / "prepare.py")
     assert spec is not None
     assert spec.loader is not None
@@ -32,21 +32,21 @@ def prepared(folder: Path) -> Path:
 
 
 def words(made: Path, run: Path, *further: str, rows: str = "format.jsonl") -> list[str]:
-    """The command of a tiny run."""
+    """Return the command of a tiny run."""
     flags = [part for name, value in FLAGS.items() for part in (f"--{name}", str(value))]
     given = ["--pretrain", str(made / "policy"), "--prompt_data", str(made / rows), "--save_path", str(run)]
     return [sys.executable, "-m", "mindrlhf_grpo", "recipe", "safework", "train", *flags, *given, *further]
 
 
 def run(command: list[str], expect: int = 0) -> str:
-    """Run a command to its end; returns what it says on standard error."""
+    """Run a command to its end and return its standard error."""
     done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stderr
 
 
 def killed_after(command: list[str], metrics: Path, lines: int) -> None:
-    """Run a command and kill it when its metrics have so many lines."""
+    """Run a command and kill it when its metrics have this many lines."""
     with subprocess.Popen(command, env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for _ in range(6000):
             if metrics.is_file() and metrics.read_text().count("\n") >= lines:

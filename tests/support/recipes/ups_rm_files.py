@@ -1,4 +1,4 @@
-"""Tiny models and files of the UPS-RM recipe, as its example makes them; commands and runs in this process."""
+"""Tiny models and files of the UPS-RM recipe, made by its example; commands and runs in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = EXAMPLE / "tiny.yaml"
 
 
 def make(folder: Path) -> Path:
-    """Policy, body and raw data."""
+    """Make policy, body and raw data."""
     spec = importlib.util.spec_from_file_location("ups_rm_make_data", EXAMPLE / "make_data.py")
     assert spec
     assert spec.loader
@@ -33,7 +33,7 @@ def make(folder: Path) -> Path:
 
 
 def random_head(widths: tuple[int, ...] = (8, 4), hidden: int = 48, seed: int = 0) -> ValueHead:
-    """A head whose scores spread over some units."""
+    """Return a random head whose scores spread over some units."""
     draw = np.random.default_rng(seed)
     sizes = [hidden, *widths, 1]
     tensors: dict[str, Any] = {}
@@ -45,14 +45,14 @@ def random_head(widths: tuple[int, ...] = (8, 4), hidden: int = 48, seed: int = 
 
 
 def with_random_head(folder: Path, widths: tuple[int, ...] = (8, 4)) -> Path:
-    """A reward model in ``rm`` beside the ``body`` of a folder."""
+    """Write a reward model to ``rm`` beside the ``body`` of a folder."""
     write_head(folder / "random.safetensors", random_head(widths), named_head("myrm"))
     merge(str(folder / "body"), folder / "random.safetensors", folder / "rm")
     return folder / "rm"
 
 
 def trained(folder: Path) -> Path:
-    """Everything that the training needs: prepared prompts, and a reward model whose head was trained."""
+    """Make everything that the training needs: prepared prompts and a reward model with a trained head."""
     raw = make(folder) / "Data" / "PKU-SafeRLHF"
     pairs = [str(path) for path in sorted(raw.glob("data/*/train.jsonl"))]
     run("preprocess", "--local_dataset_path", raw, "--local_save_dir", folder / "Data" / "verl", "--shuffle")
@@ -63,18 +63,18 @@ def trained(folder: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    """A command of the recipe; its errors are raised."""
+    """Run a command of the recipe; its errors are raised."""
     assert run_recipe("ups-rm", [str(argument) for argument in arguments], program="mindrlhf-grpo recipe") == 0
 
 
 def train(folder: Path, name: str, *further: str) -> list[dict[str, float]]:
-    """Metrics of a training run in the folder that :func:`trained` filled."""
+    """Return the metrics of a training run in the folder that :func:`trained` filled."""
     run("train", TINY, "trainer.device=cpu", *places(folder), f"trainer.default_local_dir={folder / name}", *further)
     return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
 
 
 def places(folder: Path) -> list[str]:
-    """verl's names for what lies in the folder."""
+    """Return verl's names with the paths of a folder."""
     return [
         f"data.train_files={folder}/Data/verl/train.parquet", f"data.val_files={folder}/Data/verl/val.parquet",
         f"actor_rollout_ref.model.path={folder}/policy", f"reward_model.model.path={folder}/rm",
@@ -83,20 +83,20 @@ def places(folder: Path) -> list[str]:
 
 
 def rise(metrics: list[dict[str, float]]) -> float:
-    """``critic/score/mean`` of the last ten steps less that of the first ten."""
+    """Return ``critic/score/mean`` of the last ten steps minus that of the first ten."""
     scores = [line["critic/score/mean"] for line in metrics]
     return float(np.mean(scores[-10:]) - np.mean(scores[:10]))
 
 
 def share_with(run_dir: Path, word: str, steps: range) -> float:
-    """Share of the completions of some steps that have a word."""
+    """Return the share of completions of some steps that contain a word."""
     files = [run_dir / "rollouts" / f"step_{step}.jsonl" for step in steps]
     lines = [line for path in files for line in path.read_text().splitlines()]
     return float(np.mean([word in json.loads(line)["completion"].split() for line in lines]))
 
 
 def verl_command() -> tuple[str, ...]:
-    """The names that the original launch script gives, with their values there."""
+    """Return the names of the original launch script with their values."""
     return (
         "algorithm.adv_estimator=grpo", "data.train_batch_size=512", "data.max_prompt_length=1024",
         "data.max_response_length=2048", "data.filter_overlong_prompts=True", "data.truncation='error'",
