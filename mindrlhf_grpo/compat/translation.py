@@ -274,11 +274,11 @@ class Translation:
                     yield name, key, value
 
     def place(self, name: str) -> str:
-        """Where a value was given."""
+        """Return where a value was given, for messages."""
         return self.places.get(name, f"default of {name}")
 
     def get(self, name: str) -> Any:
-        """A value, None where there is none."""
+        """Return a value; None without one."""
         return self.values.get(name)
 
     def number(self, name: str) -> float:

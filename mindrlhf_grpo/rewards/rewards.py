@@ -68,7 +68,7 @@ class Rewards:
 
     @property
     def uses_models(self) -> bool:
-        """Whether scoring needs memory for models besides the policy."""
+        """True if scoring needs memory for models besides the policy."""
         return any(component.source.uses_models for component in self.components)
 
     @property

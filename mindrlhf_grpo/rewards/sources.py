@@ -45,7 +45,7 @@ class RewardSource(Protocol):
 
     @property
     def uses_models(self) -> bool:
-        """Whether scoring needs memory for models besides the policy."""
+        """True if scoring needs memory for models besides the policy."""
         ...
 
     def check(self, columns: Iterable[str]) -> None:

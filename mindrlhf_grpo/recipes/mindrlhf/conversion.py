@@ -88,17 +88,17 @@ def sources(path: Path) -> dict[str, Source]:
     Raises:
         CheckpointError: no weights, or the parts of several ranks.
     """
-    found: dict[str, Source] = {}
+    all_tensors: dict[str, Source] = {}
     for file in _files(path):
         tensors = _ckpt_sources(file) if file.suffix == ".ckpt" else _safetensors_sources(file)
-        doubled = sorted(found.keys() & tensors.keys())
+        doubled = sorted(all_tensors.keys() & tensors.keys())
         if doubled:
             raise CheckpointError(
                 f"{path}: {doubled[0]} lies in several files: these are the parts of several ranks; bring them together "
                 "first (MindSpore: merge_sliced_parameter, unified_safetensors or transform_checkpoints)"
             )
-        found |= tensors
-    return found
+        all_tensors |= tensors
+    return all_tensors
 
 
 def model_sizes(config: Mapping[str, Any]) -> dict[str, int]:

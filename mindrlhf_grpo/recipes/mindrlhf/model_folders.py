@@ -86,10 +86,10 @@ def shape_of(path: str | None) -> dict[str, Any] | None:
     if not path or not Path(path).is_file():
         return None
     values, _ = plain_yaml(Path(path).read_text(encoding="utf-8"), path)
-    found = values.get("model", {}).get("model_config")
-    if not isinstance(found, dict):
+    section = values.get("model", {}).get("model_config")
+    if not isinstance(section, dict):
         raise ConfigError(f"{path} has no section model.model_config")
-    return found
+    return section
 
 
 def complete(source: Path, made: Path, write: Callable[[Path], object] | None, tokenizers: Sequence[Path]) -> Path:

@@ -164,7 +164,7 @@ def _filled(pattern: str, marks: Mapping[str, str]) -> str:
 
 
 def _made_here(rule: Rule, marks: Mapping[str, str], sizes: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Names here that a rule makes, with the place of each; a stack has one per expert."""
+    """Return the names here that a rule makes, with the place of each; a stack has one per expert."""
     others = {mark: value for mark, value in marks.items() if mark != "e"}
     if rule.join == "stack":
         count = sizes["experts"]
@@ -193,7 +193,7 @@ def _writer(rule: Rule, place: int, sources: Sequence[str], sizes: Mapping[str, 
 
 
 def _rows(rule: Rule, sizes: Mapping[str, int]) -> list[int]:
-    """Rows of each part within one head."""
+    """Return the number of rows of each part within one head."""
     return [int(np.prod([sizes[factor.strip()] for factor in text.split("*")])) for text in rule.sizes]
 
 
@@ -231,7 +231,7 @@ def _paired(rows: Array) -> Array:
 
 
 def _experts_matrix(stacked: Array, sizes: Mapping[str, int], name: str) -> Array:
-    """Experts as ``[E, out, in]``; grouped matrix products store them transposed, so both orders are accepted."""
+    """Return experts as ``[E, out, in]``; grouped matrix products store them transposed, so both orders are accepted."""
     inner, hidden = sizes["expert_inner"], sizes["hidden"]
     shape = (hidden, inner) if "down" in name else (inner, hidden)
     if stacked.ndim == 2:  # [E * out, in]

@@ -83,8 +83,8 @@ def shared_terms(text: str, source: str, language: str, *, without: str = "", mo
     between = "" if language in UNSPACED else " "
     terms: set[str] = set()
     for start, size in _common(one, other):
-        for kept, run in itertools.groupby(range(start, start + size), key=free.__getitem__):
-            terms.add(between.join(one[at] for at in list(run)[:LONGEST_TERM]) if kept else "")
+        for is_free, run in itertools.groupby(range(start, start + size), key=free.__getitem__):
+            terms.add(between.join(one[at] for at in list(run)[:LONGEST_TERM]) if is_free else "")
     letters = 4 if language == "en" else 2
     long_enough = [term for term in terms if len(normalised(term, language)) >= letters]
     return sorted(long_enough, key=lambda term: (-len(term), term))[:most]

@@ -1,4 +1,4 @@
-"""The four languages of the recipe: how a text's language is told, and the texts that models read in each.
+"""The four languages of the recipe: detection of a text's language, and the texts that models read in each.
 
 Texts are data: nested YAML (``texts.yaml``, language -> task -> text) with placeholders ``$name``. A file of the user with
 the same structure replaces single texts. A text with a missing or an unknown placeholder is an error when it is filled in.

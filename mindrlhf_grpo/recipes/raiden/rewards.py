@@ -45,22 +45,22 @@ def accuracy(
 
 
 def _accuracy(
-    said: str, expected: str, slots: Slots, method: str, language: str,
+    text: str, expected: str, slots: Slots, method: str, language: str,
     terms: Mapping[str, str] | None, *, profile: Profile, partial: bool,
 ) -> float | None:  # fmt: skip
-    filled = slots_filled(said, slots or [], language)
+    filled = slots_filled(text, slots or [], language)
     if not filled or not normalised(expected or "", language):
         return None
     share = sum(filled) / len(filled)
     if profile == "paper":
         return share if partial and method != SINGLE else float(share == 1)
     if profile == "repo" and method != SINGLE and terms:
-        return sum(contains(said, value, language) for value in terms.values()) / len(terms)
-    if normalised(said, language) == normalised(expected, language):
+        return sum(contains(text, value, language) for value in terms.values()) / len(terms)
+    if normalised(text, language) == normalised(expected, language):
         return 1.0
     if profile == "easyr1":
         return next((value for least, value in STEPS if share >= least), 0.0)
-    return 0.7 if contains(said, expected, language) else 0.5 if share >= 0.5 else 0.0
+    return 0.7 if contains(text, expected, language) else 0.5 if share >= 0.5 else 0.0
 
 
 def format(
@@ -74,15 +74,15 @@ def format(
     _check(profile)
     if profile == "repo":
         cues = load_texts(texts)
-        return [_looks(content_of(said), name, cues) for said, name in zip(completions, language, strict=True)]
-    return [float(thinks_then_answers(content_of(said))) for said in completions]
+        return [_looks(content_of(text), name, cues) for text, name in zip(completions, language, strict=True)]
+    return [float(thinks_then_answers(content_of(text))) for text in completions]
 
 
 def thinking(completions: list[Any]) -> list[float]:
     """Score 1 for a closed thought that is not empty, else 0 (a component of ``easyr1``, weight 0.2)."""
     return [
-        float(re.search(r"<think>\s*[^\s<].*?</think>", content_of(said), re.DOTALL) is not None)
-        for said in completions
+        float(re.search(r"<think>\s*[^\s<].*?</think>", content_of(text), re.DOTALL) is not None)
+        for text in completions
     ]
 
 

@@ -95,7 +95,7 @@ def make_safe_reward_func(
     rec_num: int, gt_catalog: Catalog | None, safety_oracle: SafetyOracle | None, lambda_safe: float = 1.0,
     penalty_safe: float = 1.0, form: Form = "log_decay", safety_discount: Discount = "none", parse_fail_penalty: float = 0.0,
 ) -> RewardFunction:  # fmt: skip
-    """:func:`safe_reward_func_log_decay` with its settings; a completion without items gets -parse_fail_penalty."""
+    """Build :func:`safe_reward_func_log_decay` with its settings; a completion without items gets -parse_fail_penalty."""
 
     def safe_reward(
         completions: Sequence[Any], groundtruth_with_release_year: Sequence[Any] | None = None,

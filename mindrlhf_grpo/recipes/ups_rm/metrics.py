@@ -39,7 +39,7 @@ def verl_names(
         return {**bounds("val/score", scores), **by_source(scores, data_source)}
     rewards = scores if kl is None else scores - figures["kl/coef"] * kl
     used = lengths > 0
-    found = {
+    result = {
         **bounds("critic/score", scores), **bounds("critic/rewards", rewards),
         **bounds("response_length", lengths), **bounds("prompt_length", prompt_lengths),
         "response_length/clip_ratio": float(np.mean(truncated)), "response/aborted_ratio": float(np.mean(~used)),
@@ -49,24 +49,24 @@ def verl_names(
             **bounds("", advantages[used]), "/mean": float(np.average(advantages[used], weights=lengths[used])),
         }  # fmt: skip
         names = ["critic/advantages"] if "critic/loss" in figures else ["critic/advantages", "critic/returns"]
-        found |= {f"{name}{end}": value for name in names for end, value in of_tokens.items()}
+        result |= {f"{name}{end}": value for name in names for end, value in of_tokens.items()}
     if kl is not None:
-        found |= {
-            "reward/mean": found.get("critic/rewards/mean", 0.0),
+        result |= {
+            "reward/mean": result.get("critic/rewards/mean", 0.0),
             "actor/reward_kl_penalty": float(np.mean(kl[used] / lengths[used])) if used.any() else 0.0,
             "actor/reward_kl_penalty_coeff": figures["kl/coef"],
         }
-    return {**found, **actor_metrics(figures, kl_loss_coef, entropy_coeff)}
+    return {**result, **actor_metrics(figures, kl_loss_coef, entropy_coeff)}
 
 
 def actor_metrics(figures: Mapping[str, float], kl_loss_coef: float, entropy_coeff: float) -> dict[str, float]:
     """Return the metrics of the update; ``actor/pg_loss`` is the loss without KL and entropy (exact for token-mean losses)."""
-    found = {name: figures[ours] for name, ours in OF_UPDATE.items() if ours in figures}
+    result = {name: figures[ours] for name, ours in OF_UPDATE.items() if ours in figures}
     if "loss" in figures:
-        found["actor/loss"] = figures["loss"]
+        result["actor/loss"] = figures["loss"]
         terms = kl_loss_coef * figures.get("kl/mean", 0.0) - entropy_coeff * figures.get("entropy", 0.0)
-        found["actor/pg_loss"] = figures["loss"] - terms
-    return found
+        result["actor/pg_loss"] = figures["loss"] - terms
+    return result
 
 
 def bounds(name: str, values: Numbers) -> dict[str, float]:
@@ -85,7 +85,7 @@ def by_source(scores: Numbers, sources: Sequence[Any] | None) -> dict[str, float
     """Return ``val/test_score/SOURCE``: the mean score of each data source."""
     names = np.asarray([str(source) for source in sources or []])
     means = {name: scores[(names == name) & np.isfinite(scores)] for name in sorted(set(names.tolist()))}
-    return {f"val/test_score/{name}": float(found.mean()) for name, found in means.items() if len(found)}
+    return {f"val/test_score/{name}": float(result.mean()) for name, result in means.items() if len(result)}
 
 
 def group_log(

@@ -44,7 +44,7 @@ def overlong(
     buffer: Tokens,
     factor: Annotated[float, Field(ge=0)] = 1.0,
 ) -> list[float]:
-    """Soft overlong punishment (DAPO, https://arxiv.org/abs/2503.14476, eq. 13), capped.
+    """Return the soft overlong punishment (DAPO, https://arxiv.org/abs/2503.14476, eq. 13), capped.
 
     0 up to ``max_tokens - buffer`` tokens, then falling linearly to ``-factor`` at ``max_tokens`` and beyond.
     """

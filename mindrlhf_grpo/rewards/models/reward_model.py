@@ -205,12 +205,12 @@ class Scorer:
         """Return the model run by its folder's own code; None unless that is requested, shipped and possible."""
         if not self.settings.trust_remote_code:
             return None
-        there = bool(read_model_config(find_folder(self.settings.model)).get("auto_map"))
-        found = self.backend.load_remote_code(model, train) if there else None
-        if found is None:
-            why = f"backend {self.backend.name!r} does not run such code" if there else "the folder ships none"
+        ships_code = bool(read_model_config(find_folder(self.settings.model)).get("auto_map"))
+        reader = self.backend.load_remote_code(model, train) if ships_code else None
+        if reader is None:
+            why = f"backend {self.backend.name!r} does not run such code" if ships_code else "the folder ships none"
             LOG.info("reward model %s is read natively, not by its own code: %s", self.settings.model, why)
-        return found
+        return reader
 
     def sequence(self, prompt: Prompt, rollout: Rollout) -> tuple[list[int], int] | None:
         """Return the ids of prompt and completion, and the length of the prompt; None without a completion."""

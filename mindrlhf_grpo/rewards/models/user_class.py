@@ -40,14 +40,16 @@ class UserModel:
         self, reference: str, *, path: str, policy_folder: Path | None = None, device: Any = None, batch: int = 8
     ) -> None:
         try:
-            found = import_function(reference)
+            user_class = import_function(reference)
         except UserError as error:
             raise ConfigError(f"custom reward model {reference!r}: {error}") from error
-        if not inspect.isclass(found) or not any({"forward", "__call__"} & set(vars(base)) for base in found.__mro__):
+        if not inspect.isclass(user_class) or not any(
+            {"forward", "__call__"} & set(vars(base)) for base in user_class.__mro__
+        ):
             raise ConfigError(f"custom reward model {reference!r} must be a class whose objects can be called")
         self.reference, self.path, self.device, self.batch = reference, path, device, batch
-        self.made: Any = found
-        self.framework = backend_of_type(found)
+        self.made: Any = user_class
+        self.framework = backend_of_type(user_class)
         self.policy_folder = policy_folder
         self.model: Any = None
 
@@ -103,7 +105,7 @@ class UserModel:
         return scores
 
     def tensor(self, array: NDArray[np.int64]) -> Any:
-        """An array of the framework that the class or one of its bases belongs to; the NumPy array without one."""
+        """Return an array of the framework that the class or one of its bases belongs to; without one, the NumPy array."""
         return array if self.framework is None else self.framework.from_numpy(array, self.device)
 
     def release(self) -> None:
