@@ -93,8 +93,13 @@ class ChatServer:
             ConfigError: an invalid address, one with a password, or numbers out of range.
         """
         self.url = _base_address(base_url)
-        for name, value, least in (("timeout", timeout, 1e-3), ("concurrency", concurrency, 1), ("retries", retries, 0),
-                                   ("backoff", backoff, 0), ("requests_per_second", requests_per_second, 0)):  # fmt: skip
+        for name, value, least in (
+            ("timeout", timeout, 1e-3),
+            ("concurrency", concurrency, 1),
+            ("retries", retries, 0),
+            ("backoff", backoff, 0),
+            ("requests_per_second", requests_per_second, 0),
+        ):
             if not value >= least:
                 raise ConfigError(f"chat server {self.url}: {name} is {value}; it must be at least {least:g}")
         self.retried = 0
@@ -149,10 +154,15 @@ class ChatServer:
         """
         stop = threading.Event()
         bodies = [
-            {"model": self.model, "messages": [dict(message) for message in conversation],
-             "max_tokens": max_tokens, "temperature": temperature, **self._body}
+            {
+                "model": self.model,
+                "messages": [dict(message) for message in conversation],
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                **self._body,
+            }
             for conversation in conversations
-        ]  # fmt: skip
+        ]
         try:
             return in_parallel(lambda body: self._answer(body, stop), bodies, self._concurrency)
         finally:
@@ -238,9 +248,11 @@ class ChatServer:
         )
 
     def _refused(self, status: int, path: str, content: bytes | bytearray) -> str:
-        hints = {401: f"; put its key into the environment variable {self._key_variable}",
-                 403: f"; put a key that may use it into the environment variable {self._key_variable}",
-                 404: "; is the address right, and is the model one it serves?"}  # fmt: skip
+        hints = {
+            401: f"; put its key into the environment variable {self._key_variable}",
+            403: f"; put a key that may use it into the environment variable {self._key_variable}",
+            404: "; is the address right, and is the model one it serves?",
+        }
         model = f" for model {self._model}" if self._model else ""
         return f"the chat server at {self.url} refused {path}{model}: status {status}{_error_text(content)}{hints.get(status, '')}"
 

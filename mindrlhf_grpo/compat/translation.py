@@ -72,9 +72,13 @@ class Table:
 
     @staticmethod
     def parse(
-        written: Mapping[str, Any], *, reasons: Mapping[str, str] | None = None, unknown: str = UNKNOWN,
-        refused: str = REFUSED, unset: Sequence[Any] = (),
-    ) -> Table:  # fmt: skip
+        written: Mapping[str, Any],
+        *,
+        reasons: Mapping[str, str] | None = None,
+        unknown: str = UNKNOWN,
+        refused: str = REFUSED,
+        unset: Sequence[Any] = (),
+    ) -> Table:
         """Build a table from its YAML values.
 
         Args:

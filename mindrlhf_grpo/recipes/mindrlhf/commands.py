@@ -14,9 +14,13 @@ import typer
 HELP = "MindRLHF's configurations, scripts and checkpoints, on either backend"
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="In MindRLHF's words or in ours.")]  # fmt: skip
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="In MindRLHF's words or in ours.")
+]
 Config = Annotated[Path, typer.Option(help="A YAML file of either generation.")]
-Backend = Annotated[str | None, typer.Option(help="torch or mindspore; default: MINDRLHF_BACKEND, else mindspore if installed.")]  # fmt: skip
+Backend = Annotated[
+    str | None, typer.Option(help="torch or mindspore; default: MINDRLHF_BACKEND, else mindspore if installed.")
+]
 
 
 @app.command(context_settings=ANY)
@@ -55,12 +59,16 @@ def translate(config: Config, overrides: Overrides = None, backend: Backend = No
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .ckpt or .safetensors file, a folder of them, or a Hugging Face folder.")],
+    source: Annotated[
+        Path, typer.Argument(help="A .ckpt or .safetensors file, a folder of them, or a Hugging Face folder.")
+    ],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
-    to: Annotated[Literal["hf", "ckpt", "safetensors"], typer.Option(help="hf: a Hugging Face folder; else MindSpore's.")] = "hf",
+    to: Annotated[
+        Literal["hf", "ckpt", "safetensors"], typer.Option(help="hf: a Hugging Face folder; else MindSpore's.")
+    ] = "hf",
     config: Annotated[Path | None, typer.Option(help="The model's YAML, for its sizes (to hf).")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer (to hf).")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Convert weights between MindFormers' names and Hugging Face's; needs no framework."""
     from ...errors import ConfigError
     from .conversion import from_folder, to_folder
@@ -106,9 +114,14 @@ def launch(
 ) -> None:
     """Run a command of this recipe in several processes: launch --workers 8 train --config grpo.yaml"""
     words = launch_command(
-        ["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args], launcher=launcher, workers=workers,
-        local_workers=local_workers or workers, address=master_addr, port=master_port, log_dir=log_dir,
-    )  # fmt: skip
+        ["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args],
+        launcher=launcher,
+        workers=workers,
+        local_workers=local_workers or workers,
+        address=master_addr,
+        port=master_port,
+        log_dir=log_dir,
+    )
     typer.echo(" ".join(words), err=not dry_run)
     if not dry_run:
         raise typer.Exit(subprocess.run(words, check=False).returncode)

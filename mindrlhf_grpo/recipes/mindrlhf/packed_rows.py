@@ -77,6 +77,11 @@ def _row(batch: Batch, numbers: Sequence[int], width: int, samples: int, pad: in
     ends[len(numbers) - 1 :] = width
     index[at:] = len(numbers) - 1
     return {
-        "prompt_completion_ids": ids, "responses_mask": mask, "sample_index": index, "actual_sequence_length": ends,
-        "sample_valid_length": trained, "sample_is_real": real, **arrays,
-    }  # fmt: skip
+        "prompt_completion_ids": ids,
+        "responses_mask": mask,
+        "sample_index": index,
+        "actual_sequence_length": ends,
+        "sample_valid_length": trained,
+        "sample_is_real": real,
+        **arrays,
+    }

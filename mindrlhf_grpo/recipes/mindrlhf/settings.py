@@ -52,9 +52,13 @@ def read_settings(
 
 
 def from_values(
-    values: dict[str, Any], overrides: Sequence[str] = (), options: Mapping[str, Any] | None = None,
-    *, backend: str | None = None, place: Callable[[Place], str] = lambda path: "configuration",
-) -> Settings:  # fmt: skip
+    values: dict[str, Any],
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    *,
+    backend: str | None = None,
+    place: Callable[[Place], str] = lambda path: "configuration",
+) -> Settings:
     """Do the same with the values of a file."""
     kind = kind_of(values)
     theirs = keys()[kind]

@@ -126,9 +126,13 @@ def _rule(row: Any) -> Rule:
         return Rule(there=(row[0],), here=(row[1],))
     several = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in row.items()}
     return Rule(
-        there=several["there"], here=several["here"], join=row.get("join", "rows"), sizes=several.get("sizes", ()),
-        heads=row.get("heads", "one"), halves=several.get("halves", ()),
-    )  # fmt: skip
+        there=several["there"],
+        here=several["here"],
+        join=row.get("join", "rows"),
+        sizes=several.get("sizes", ()),
+        heads=row.get("heads", "one"),
+        halves=several.get("halves", ()),
+    )
 
 
 def _suffixes(name: str) -> Iterator[str]:

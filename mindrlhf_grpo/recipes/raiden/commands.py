@@ -47,9 +47,13 @@ def generate(options: dict[str, Any]) -> None:
     """Make samples with an OpenAI-compatible server. After an interruption, run the same command again to go on."""
     thinking = {"enable_thinking": options["enable_thinking"], "thinking": options["enable_thinking"]}
     model = ChatServer(
-        options["base_url"], model=options["model_name"], timeout=options["timeout"], retries=options["retries"],
-        requests_per_second=options["requests_per_second"], body={"chat_template_kwargs": thinking},
-    )  # fmt: skip
+        options["base_url"],
+        model=options["model_name"],
+        timeout=options["timeout"],
+        retries=options["retries"],
+        requests_per_second=options["requests_per_second"],
+        body={"chat_template_kwargs": thinking},
+    )
     typer.echo(to_json(make_samples(model, "sglang", options)))
 
 
@@ -59,9 +63,12 @@ def generate_bedrock(options: dict[str, Any]) -> None:
     from ...chat.bedrock import Bedrock
 
     model = Bedrock(
-        options["model_id"], region=options["region"], timeout=options["timeout"],
-        concurrency=options["concurrency"], retries=options["retries"],
-    )  # fmt: skip
+        options["model_id"],
+        region=options["region"],
+        timeout=options["timeout"],
+        concurrency=options["concurrency"],
+        retries=options["retries"],
+    )
     typer.echo(to_json(make_samples(model, "bedrock", options)))
 
 
@@ -76,9 +83,12 @@ def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict
             raise ConfigError(f"--{name} {options[name]} is unknown; there are {', '.join(accepted)}")
     profiles = read_profiles(options["profiles_file"], options["max_profiles"])
     writer = Writer(
-        model=model, texts=load_texts(options["texts"]), source=source, refused=[],
+        model=model,
+        texts=load_texts(options["texts"]),
+        source=source,
+        refused=[],
         **{name: options[name] for name in ("attempts", "verify_n", "max_tokens", "temperature")},
-    )  # fmt: skip
+    )
     distinct = {digest_of(profile): profile for profile in profiles.parsed}
     kinds = {"sbk": options["num_samples_per_profile"], "cm": int(options["include_cm"])}
     jobs: dict[str, Job] = {}
@@ -139,9 +149,13 @@ def check(context: typer.Context) -> None:
     samples = good_items(Path(config.data.source["path"]), Sample)  # type: ignore[index]
     right = evaluate_responses(samples, [sample.answer for sample in samples])
     shown = {
-        "steps": config.train.steps, "prompts_per_step": config.train.prompts_per_step, "samples": len(samples),
-        "unscored": right["unscored"], "reference_answers": right["aggregate"], "model": str(training.final),
-    }  # fmt: skip
+        "steps": config.train.steps,
+        "prompts_per_step": config.train.prompts_per_step,
+        "samples": len(samples),
+        "unscored": right["unscored"],
+        "reference_answers": right["aggregate"],
+        "model": str(training.final),
+    }
     typer.echo(to_json(shown))
 
 

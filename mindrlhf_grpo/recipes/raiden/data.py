@@ -56,10 +56,15 @@ class Sample(BaseModel):
     def columns(self) -> dict[str, Any]:
         """Return the columns that rewards and metrics read."""
         return {
-            "answer": self.answer, "keywords": self.keywords, "terms": self.terms, "language": self.language,
-            "validation_method": SINGLE if self.validation_method == SINGLE else MULTI, "kind": self.kind,
-            "question_type": self.question_type, "character": self.character_name,
-        }  # fmt: skip
+            "answer": self.answer,
+            "keywords": self.keywords,
+            "terms": self.terms,
+            "language": self.language,
+            "validation_method": SINGLE if self.validation_method == SINGLE else MULTI,
+            "kind": self.kind,
+            "question_type": self.question_type,
+            "character": self.character_name,
+        }
 
 
 def read_items(path: Path, model: type[Item]) -> list[Item | BadRow]:
@@ -111,10 +116,11 @@ def rows(path: str, texts: str | None = None, system_prompt: str | None = None) 
     """
     wording = load_texts(texts)
     return [
-        sample if isinstance(sample, BadRow)
+        sample
+        if isinstance(sample, BadRow)
         else {"prompt": conversation(sample, wording, system_prompt), "sample": number, **sample.columns()}
         for number, sample in enumerate(read_items(Path(path), Sample))
-    ]  # fmt: skip
+    ]
 
 
 def conversation(sample: Sample, wording: Texts, system_prompt: str | None = None) -> list[dict[str, str]]:

@@ -61,9 +61,11 @@ def by_column(scored: Sequence[Scored], column: str) -> dict[str, dict[str, Any]
 
 
 def evaluate_responses(
-    samples: Sequence[Sample], responses: Sequence[str], judge: Judge | None = None,
+    samples: Sequence[Sample],
+    responses: Sequence[str],
+    judge: Judge | None = None,
     weights: tuple[float, float] = (0.5, 0.5),
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Evaluate one response per sample: ``aggregate``, means by language and question type, ``detailed_results``.
 
     Args:
@@ -78,15 +80,22 @@ def evaluate_responses(
         scores = [float(value) if value is not None and 0 <= value <= 1 else None for value in judged]
     scored = list(zip(columns, scores, strict=True))
     details = [
-        {"sample_id": at, f"{row['kind']}_score": score, "response": responses[at], "question": samples[at].question,
-         **{name: row[name] for name in ("character", *COLUMNS)}}
+        {
+            "sample_id": at,
+            f"{row['kind']}_score": score,
+            "response": responses[at],
+            "question": samples[at].question,
+            **{name: row[name] for name in ("character", *COLUMNS)},
+        }
         for at, (row, score) in enumerate(scored)
-    ]  # fmt: skip
+    ]
     return {
-        "aggregate": class_means(scored, weights), "judge_failed" if judge else "unscored": scores.count(None),
-        "by_language": by_column(scored, "language"), "by_question_type": by_column(scored, "question_type"),
+        "aggregate": class_means(scored, weights),
+        "judge_failed" if judge else "unscored": scores.count(None),
+        "by_language": by_column(scored, "language"),
+        "by_question_type": by_column(scored, "question_type"),
         "detailed_results": details,
-    }  # fmt: skip
+    }
 
 
 def server_judge(model: ChatModel, texts: Texts) -> Judge:

@@ -75,9 +75,11 @@ def evaluate(
 
 @app.command("check")
 def check_command(
-    catalog_path: Catalog = "gt_catalog.pkl", oracle_path: Oracle = ".", risk_threshold: Threshold = THRESHOLD,
+    catalog_path: Catalog = "gt_catalog.pkl",
+    oracle_path: Oracle = ".",
+    risk_threshold: Threshold = THRESHOLD,
     train_path: Annotated[str | None, typer.Option("--train_path", help="Rows whose constraints are counted.")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Report how much of a catalog the oracle knows, and how many of its films each trait rules out."""
     from .data import rows
     from .film_files import load_catalog

@@ -148,8 +148,12 @@ def active(constraints: Any) -> list[str]:
 
 
 def create_oracle(
-    base_path: str | Path = ".", risk_threshold: float = THRESHOLD, *, allow_any_year: bool = True, prefixes: bool = True
-) -> SafetyOracle:  # fmt: skip
+    base_path: str | Path = ".",
+    risk_threshold: float = THRESHOLD,
+    *,
+    allow_any_year: bool = True,
+    prefixes: bool = True,
+) -> SafetyOracle:
     """Read the oracle of a folder with ``movie_trait_sensitivity.json`` and ``title_to_imdb.json`` (or ``.pkl``).
 
     Without a title map, the titles and years of the risk table are used. Raises DataError for an unreadable file.
@@ -179,10 +183,13 @@ def risks_of(row: Mapping[str, Any], path: Path) -> dict[str, float]:
     """Return trait -> risk of a row: ``final``, or the larger of ``ddd_trigger`` and ``pg_risk``."""
     try:
         return {
-            trait: float(risk["final"] if risk.get("final") is not None else
-                         max(risk.get("ddd_trigger") or 0.0, risk.get("pg_risk") or 0.0))
+            trait: float(
+                risk["final"]
+                if risk.get("final") is not None
+                else max(risk.get("ddd_trigger") or 0.0, risk.get("pg_risk") or 0.0)
+            )
             for trait, risk in (row.get("traits") or {}).items()
-        }  # fmt: skip
+        }
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{path}: film {row.get('imdbId')!r}: {error}") from error
 

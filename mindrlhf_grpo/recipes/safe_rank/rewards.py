@@ -98,9 +98,12 @@ def make_safe_reward_func(
     """Build :func:`safe_reward_func_log_decay` with its settings; a completion without items gets -parse_fail_penalty."""
 
     def safe_reward(
-        completions: Sequence[Any], groundtruth_with_release_year: Sequence[Any] | None = None,
-        seen_titles: Sequence[Any] | None = None, constraints: Sequence[Any] | None = None, **_: Any,
-    ) -> Rows:  # fmt: skip
+        completions: Sequence[Any],
+        groundtruth_with_release_year: Sequence[Any] | None = None,
+        seen_titles: Sequence[Any] | None = None,
+        constraints: Sequence[Any] | None = None,
+        **_: Any,
+    ) -> Rows:
         return safe_reward_func_log_decay(
             completions, groundtruth_with_release_year, seen_titles, constraints, rec_num, gt_catalog, safety_oracle,
             lambda_safe, penalty_safe, form=form, safety_discount=safety_discount, parse_fail_penalty=parse_fail_penalty,
@@ -117,9 +120,12 @@ def make_relevance_func(
 
 
 def make_safety_func(
-    rec_num: int, safety_oracle: SafetyOracle, lambda_safe: float = 1.0, penalty_safe: float = 1.0,
+    rec_num: int,
+    safety_oracle: SafetyOracle,
+    lambda_safe: float = 1.0,
+    penalty_safe: float = 1.0,
     safety_discount: Discount = "none",
-) -> RewardFunction:  # fmt: skip
+) -> RewardFunction:
     """Build the function for safety alone: 0 or minus lambda times penalty at every rank."""
     return make_safe_reward_func(
         rec_num, None, safety_oracle, lambda_safe, penalty_safe, safety_discount=safety_discount
@@ -173,19 +179,29 @@ def total(
 
 
 def relevance(
-    completions: list[str], groundtruth_with_release_year: list[Any], seen_titles: list[Any] | None = None,
-    catalog_path: str = "gt_catalog.pkl", rec_num: int = 20, form: Form = "log_decay", parse_fail_penalty: float = 0.0,
-) -> Rows:  # fmt: skip
+    completions: list[str],
+    groundtruth_with_release_year: list[Any],
+    seen_titles: list[Any] | None = None,
+    catalog_path: str = "gt_catalog.pkl",
+    rec_num: int = 20,
+    form: Form = "log_decay",
+    parse_fail_penalty: float = 0.0,
+) -> Rows:
     """Score relevance alone."""
     function = make_relevance_func(rec_num, read_catalog(catalog_path), form, parse_fail_penalty)
     return function(completions, groundtruth_with_release_year, seen_titles)
 
 
 def safety(
-    completions: list[str], constraints: list[Any] | None = None, oracle_path: str = ".",
-    risk_threshold: float = THRESHOLD, rec_num: int = 20, lambda_safe: float = 1.0, penalty_safe: float = 1.0,
+    completions: list[str],
+    constraints: list[Any] | None = None,
+    oracle_path: str = ".",
+    risk_threshold: float = THRESHOLD,
+    rec_num: int = 20,
+    lambda_safe: float = 1.0,
+    penalty_safe: float = 1.0,
     safety_discount: Discount = "none",
-) -> Rows:  # fmt: skip
+) -> Rows:
     """Score safety alone."""
     oracle = read_oracle(oracle_path, risk_threshold)
     function = make_safety_func(rec_num, oracle, lambda_safe, penalty_safe, safety_discount)

@@ -86,8 +86,10 @@ def run_folder(arguments: dict[str, Any]) -> Path:
     """Return the run folder: the explicit one, else one named after the settings."""
     lora = f"_lora{arguments['lora_r']}" if arguments["use_lora"] else ""
     name = (
-        "safe_rank_{advantage_mode}_{reward_func}" + lora + "_lr{lr:g}_kl{kl_beta:g}_mu{mu}_lambda{lambda_safe:g}_penalty{penalty_safe:g}"
-    ).format(**arguments)  # fmt: skip
+        "safe_rank_{advantage_mode}_{reward_func}"
+        + lora
+        + "_lr{lr:g}_kl{kl_beta:g}_mu{mu}_lambda{lambda_safe:g}_penalty{penalty_safe:g}"
+    ).format(**arguments)
     return Path(arguments["output_dir"] or Path("results") / arguments["model_name"] / name)
 
 

@@ -111,9 +111,12 @@ def algorithm(arguments: Arguments) -> dict[str, Any]:
     if estimator == "gae":
         settings["critic"] = {"learning_rate": arguments["critic_learning_rate"], "value_clip": arguments["value_clip"]}
     scaling = {
-        "running_norm": arguments["reward_running_norm"], "minus_mean": arguments["reward_running_norm_minus_mean"],
-        "reward_clip": arguments["reward_clip"], "whiten": arguments["advantages_norm"], "advantage_clip": arguments["advantage_clip"],
-    }  # fmt: skip
+        "running_norm": arguments["reward_running_norm"],
+        "minus_mean": arguments["reward_running_norm_minus_mean"],
+        "reward_clip": arguments["reward_clip"],
+        "whiten": arguments["advantages_norm"],
+        "advantage_clip": arguments["advantage_clip"],
+    }
     return {**settings, "algorithm.scaling": scaling} if any(scaling.values()) else settings
 
 

@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 from .rewards import RULES
 
 FIGURES = {
-    "kl": "kl/mean", "policy_loss": "loss", "critic_loss": "critic/loss", "actor_lr": "lr", "grad_norm": "grad_norm",
-    "reward_clip_frac": "reward/clipped_frac", "advantage_clip_frac": "advantage/clipped_frac",
+    "kl": "kl/mean",
+    "policy_loss": "loss",
+    "critic_loss": "critic/loss",
+    "actor_lr": "lr",
+    "grad_norm": "grad_norm",
+    "reward_clip_frac": "reward/clipped_frac",
+    "advantage_clip_frac": "advantage/clipped_frac",
     "dynamic_sampling/rounds": "generation_rounds",
-}  # fmt: skip
+}
 ACCURACY = ("rule", "gsm8k_rule", "geo3k_rule")
 
 

@@ -207,9 +207,14 @@ def exchange(prompt: Prompt, completion: str) -> Exchange:
     thought, answer = map(without_special, thought_and_answer(completion))
     label, reference = prompt.columns.get("label"), prompt.columns.get("reference")
     return {
-        "question": asked, "completion": completion, "thought": thought, "response": answer, "reference": reference,
-        "label": label, "variant": label,
-    }  # fmt: skip
+        "question": asked,
+        "completion": completion,
+        "thought": thought,
+        "response": answer,
+        "reference": reference,
+        "label": label,
+        "variant": label,
+    }
 
 
 def scored_names(reward: RoutedReward, parts: Mapping[str, Any]) -> set[str]:

@@ -35,9 +35,13 @@ def preprocess_command(
     from .data import SUBSETS, Preprocessing, preprocess
 
     settings = Preprocessing(
-        subsets=subsets or SUBSETS, train_ratio=train_ratio, shuffle=shuffle, seed=seed, dedup_prompts=dedup_prompts,
+        subsets=subsets or SUBSETS,
+        train_ratio=train_ratio,
+        shuffle=shuffle,
+        seed=seed,
+        dedup_prompts=dedup_prompts,
         skip_bad=bad_rows == "skip",
-    )  # fmt: skip
+    )
     typer.echo(to_json(preprocess(source, out, settings, file_format)))
 
 
@@ -94,11 +98,13 @@ def check_rm_command(
     folder: Annotated[str, typer.Option("--model-path", "--model_path", help="Folder of the reward model.")],
     prompt: Annotated[str | None, typer.Option(help="A question.")] = None,
     response: Annotated[list[str] | None, typer.Option(help="An answer; may be repeated.")] = None,
-    own_code: Annotated[bool, typer.Option("--own-code", help="Compare with the Python code in the folder (it is run).")] = False,
+    own_code: Annotated[
+        bool, typer.Option("--own-code", help="Compare with the Python code in the folder (it is run).")
+    ] = False,
     backend: Backend = "torch",
     device: Device = "auto",
     dtype: Dtype = "float32",
-) -> None:  # fmt: skip
+) -> None:
     """Load a reward model and score an answer."""
     from .reward_model import ANSWERS, QUESTION, check
 

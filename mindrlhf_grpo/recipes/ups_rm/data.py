@@ -22,8 +22,11 @@ from ...json_lines import to_json
 LOG = logging.getLogger("mindrlhf_grpo.recipes")
 SUBSETS = ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B")
 LABELS = {
-    "is_response_0_safe": bool, "is_response_1_safe": bool, "safer_response_id": int, "better_response_id": int,
-}  # fmt: skip
+    "is_response_0_safe": bool,
+    "is_response_1_safe": bool,
+    "safer_response_id": int,
+    "better_response_id": int,
+}
 COLUMNS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
 Row = dict[str, Any]
 
@@ -118,11 +121,15 @@ def to_rows(lines: Iterable[Row], split: str, settings: Preprocessing, counts: d
             continue
         seen.add(line["prompt"])
         labels = {name: line[name] if type(line.get(name)) is kind else None for name, kind in LABELS.items()}
-        rows.append({
-            "data_source": "PKU-SafeRLHF", "prompt": [{"role": "user", "content": line["prompt"]}],
-            "ability": "safety", "reward_model": {"style": "model", "ground_truth": None},
-            "extra_info": {"split": split, "index": line["index"], **labels},
-        })  # fmt: skip
+        rows.append(
+            {
+                "data_source": "PKU-SafeRLHF",
+                "prompt": [{"role": "user", "content": line["prompt"]}],
+                "ability": "safety",
+                "reward_model": {"style": "model", "ground_truth": None},
+                "extra_info": {"split": split, "index": line["index"], **labels},
+            }
+        )
     if settings.shuffle:
         return [rows[i] for i in np.random.default_rng(settings.seed).permutation(len(rows))]
     return rows
@@ -138,13 +145,15 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
     kinds = {bool: pa.bool_(), int: pa.int64()}
     labels = [(name, kinds[kind]) for name, kind in LABELS.items()]
-    schema = pa.schema([
-        ("data_source", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("ability", pa.string()),
-        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-        ("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64()), *labels])),
-    ])  # fmt: skip
+    schema = pa.schema(
+        [
+            ("data_source", pa.string()),
+            ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("ability", pa.string()),
+            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+            ("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64()), *labels])),
+        ]
+    )
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 

@@ -99,9 +99,13 @@ def merge_head(
     write_tensors(out / shard, tensors)
     write_index(out, {**weight_map, **dict.fromkeys(tensors, shard)})
     merged = {
-        **config, **extra_config, "model_type": model_type, named.widths: ",".join(map(str, widths)),
-        "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0},
-    }  # fmt: skip
+        **config,
+        **extra_config,
+        "model_type": model_type,
+        named.widths: ",".join(map(str, widths)),
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+    }
     (out / "config.json").write_text(json.dumps(merged, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return merged
 

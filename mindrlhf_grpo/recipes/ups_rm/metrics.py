@@ -40,14 +40,18 @@ def verl_names(
     rewards = scores if kl is None else scores - figures["kl/coef"] * kl
     used = lengths > 0
     result = {
-        **bounds("critic/score", scores), **bounds("critic/rewards", rewards),
-        **bounds("response_length", lengths), **bounds("prompt_length", prompt_lengths),
-        "response_length/clip_ratio": float(np.mean(truncated)), "response/aborted_ratio": float(np.mean(~used)),
-    }  # fmt: skip
+        **bounds("critic/score", scores),
+        **bounds("critic/rewards", rewards),
+        **bounds("response_length", lengths),
+        **bounds("prompt_length", prompt_lengths),
+        "response_length/clip_ratio": float(np.mean(truncated)),
+        "response/aborted_ratio": float(np.mean(~used)),
+    }
     if advantages is not None and used.any():
         of_tokens = {
-            **bounds("", advantages[used]), "/mean": float(np.average(advantages[used], weights=lengths[used])),
-        }  # fmt: skip
+            **bounds("", advantages[used]),
+            "/mean": float(np.average(advantages[used], weights=lengths[used])),
+        }
         names = ["critic/advantages"] if "critic/loss" in figures else ["critic/advantages", "critic/returns"]
         result |= {f"{name}{end}": value for name in names for end, value in of_tokens.items()}
     if kl is not None:
@@ -108,9 +112,14 @@ def group_log(
     for number in np.unique(group)[:max_groups]:
         rows = np.flatnonzero(group == number)[: max_samples_per_group or None]
         responses = [{"response": completions[row], "reward": float(total[row])} for row in rows]
-        listed.append({
-            "step": step, "group_id": int(number), "prompt": prompts[rows[0]], "responses": finite(responses),
-        })  # fmt: skip
+        listed.append(
+            {
+                "step": step,
+                "group_id": int(number),
+                "prompt": prompts[rows[0]],
+                "responses": finite(responses),
+            }
+        )
     place = Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
     replace_file(place / f"step_{step}.json", json.dumps(listed, ensure_ascii=False, indent=1).encode())

@@ -107,9 +107,10 @@ def put_kl(names: Translation, draft: Draft) -> None:
     algorithm: dict[str, Any] = {"kl_coef": coef if in_loss else 0.0, "kl_in": "loss", "kl_estimator": estimator}
     if in_reward:
         algorithm |= {
-            "kl_coef": names.number("algorithm.kl_ctrl.kl_coef"), "kl_in": "reward",
+            "kl_coef": names.number("algorithm.kl_ctrl.kl_coef"),
+            "kl_in": "reward",
             "kl_estimator": names.choice("algorithm.kl_penalty"),
-        }  # fmt: skip
+        }
         if names.get("algorithm.kl_ctrl.type") == "adaptive":
             target = {"target": names.number("algorithm.kl_ctrl.target_kl")}
             algorithm["kl_control"] = {**target, "horizon": int(names.number("algorithm.kl_ctrl.horizon"))}
@@ -136,11 +137,14 @@ def put_reward(names: Translation, draft: Draft) -> None:
         name for name in (f"{RM}.model.fsdp_config.model_dtype", f"{ACTOR}.fsdp_config.model_dtype") if names.get(name)
     ]
     arguments = {
-        "tokens": "same" if same else "own", "end": "template", "squash": names.choice(f"{RM}.score_transform", transforms),
-        "max_tokens": most, "trust_remote_code": names.flag(f"{RM}.model.trust_remote_code"),
+        "tokens": "same" if same else "own",
+        "end": "template",
+        "squash": names.choice(f"{RM}.score_transform", transforms),
+        "max_tokens": most,
+        "trust_remote_code": names.flag(f"{RM}.model.trust_remote_code"),
         "tokens_per_micro_batch": int(names.number(f"{RM}.micro_batch_size_per_gpu") * most),
         "dtype": names.choice(dtype_names[0], dtypes) if dtype_names else "float32",
-    }  # fmt: skip
+    }
     reward = {"function": f"model:{path}", "name": "score", "arguments": arguments}
     draft.put(("rewards",), [reward], names.place(f"{RM}.model.path"))
 
@@ -183,13 +187,14 @@ def put_metrics(names: Translation, draft: Draft) -> None:
     figures = {
         "kl_loss_coef": names.number(f"{ACTOR}.kl_loss_coef") if in_loss else 0.0,
         "entropy_coeff": names.number(f"{ACTOR}.entropy_coeff"),
-    }  # fmt: skip
+    }
     metrics: list[dict[str, Any]] = [{"function": NAMES_OF_VERL, "arguments": figures}]
     if names.get("trainer.group_log_dir"):
         sizes = {
-            "every": "group_log_freq", "max_groups": "group_log_max_groups",
+            "every": "group_log_freq",
+            "max_groups": "group_log_max_groups",
             "max_samples_per_group": "group_log_max_samples_per_group",
-        }  # fmt: skip
+        }
         arguments = {key: int(names.number(f"trainer.{name}")) for key, name in sizes.items()}
         folder = str(names.get("trainer.group_log_dir"))
         metrics.append({"function": GROUPS, "arguments": {**arguments, "folder": folder}})

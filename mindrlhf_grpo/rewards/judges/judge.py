@@ -107,9 +107,13 @@ def build_judge(settings: Mapping[str, Any], *, label: str) -> Judge:
             template=load_template(checked.template),
             variants={name: load_template(source) for name, source in checked.variants.items()},
             reader=number_reader(checked.numbers) if checked.numbers else verdict_reader(verdicts, checked.match),
-            max_tokens=checked.max_tokens, choices=tuple(checked.choices), read=checked.read, threshold=checked.threshold,
-            empty=checked.empty, on_nonsense=checked.on_nonsense,
-        )  # fmt: skip
+            max_tokens=checked.max_tokens,
+            choices=tuple(checked.choices),
+            read=checked.read,
+            threshold=checked.threshold,
+            empty=checked.empty,
+            on_nonsense=checked.on_nonsense,
+        )
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -98,8 +98,11 @@ class InProcess:
                 prompts=tuple(prompt.ids for prompt in prompts),
                 prompt_of=np.repeat(np.arange(len(prompts), dtype=np.int32), len(first)),
                 ids=np.tile(np.asarray(first, np.int64), len(prompts))[:, None],
-                lengths=np.ones(rows, np.int64), mask=ones, weights=blank, advantages=blank,
-            )  # fmt: skip
+                lengths=np.ones(rows, np.int64),
+                mask=ones,
+                weights=blank,
+                advantages=blank,
+            )
             logps = self.model.logps(batch).logps[:, 0].reshape(len(prompts), len(first)).astype(np.float64)
             weights = np.exp(logps - logps.max(axis=1, keepdims=True))
             likelihoods[[prompt.row for prompt in prompts]] = weights / weights.sum(axis=1, keepdims=True)

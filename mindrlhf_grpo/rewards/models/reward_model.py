@@ -279,9 +279,14 @@ def to_batch(rows: Sequence[tuple[Sequence[int], int]], group_of: NDArray[np.int
     inside = (np.arange(shape[1]) < lengths[:, None]).astype(np.float32)
     zeros = np.zeros(shape, np.float32)
     return Batch(
-        prompts=tuple(prompts), prompt_of=prompt_of.astype(np.int32), ids=padded(completions, np.zeros(shape, np.int64)),
-        lengths=lengths, mask=inside, weights=zeros, advantages=zeros,
-    )  # fmt: skip
+        prompts=tuple(prompts),
+        prompt_of=prompt_of.astype(np.int32),
+        ids=padded(completions, np.zeros(shape, np.int64)),
+        lengths=lengths,
+        mask=inside,
+        weights=zeros,
+        advantages=zeros,
+    )
 
 
 def pool(settings: ScorerSettings, values: NDArray[Any], lengths: NDArray[Any]) -> Floats:
