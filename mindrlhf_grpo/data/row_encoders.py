@@ -162,9 +162,9 @@ def encode_answer(
         if not ids:
             raise DataError("the prompt has no tokens")
         return np.asarray(ids, dtype=np.int32), encode_text(answer, tokenizer)
-    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    answered = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
-    return encode_messages([*asked, *answered], len(asked), config, tokenizer)
+    question = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    answer_messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+    return encode_messages([*question, *answer_messages], len(question), config, tokenizer)
 
 
 def encode_messages(

@@ -138,9 +138,9 @@ def test_interruption_says_how_to_go_on(run: Run, config: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     replace_training(monkeypatch, interrupt)
-    said = "the same command starts from the beginning"
+    consequence = "the same command starts from the beginning"
     assert run("train", config) == (
-        130, "", f"error: interrupted; {config.parent}/run has no checkpoint yet (checkpoint.every), so {said}\n"
+        130, "", f"error: interrupted; {config.parent}/run has no checkpoint yet (checkpoint.every), so {consequence}\n"
     )  # fmt: skip
     (config.parent / "run" / "checkpoints" / "step_4").mkdir(parents=True)
     err = run("train", config)[2]

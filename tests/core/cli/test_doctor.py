@@ -54,12 +54,12 @@ def test_a_good_configuration_is_ready(config: Path, capsys: pytest.CaptureFixtu
 def test_json_has_bytes_by_phase_and_part(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["doctor", str(config), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["ok"] is True
-    assert found["memory"]["parameters"] == 1536
-    assert found["memory"]["phases"]["update"]["weights"] == 1536 * 4
-    assert found["memory"]["phases"]["update"]["optimizer"] == 1536 * 8
-    assert found["versions"]["numpy"].count(".") == 2
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["ok"] is True
+    assert findings["memory"]["parameters"] == 1536
+    assert findings["memory"]["phases"]["update"]["weights"] == 1536 * 4
+    assert findings["memory"]["phases"]["update"]["optimizer"] == 1536 * 8
+    assert findings["versions"]["numpy"].count(".") == 2
 
 
 @pytest.mark.parametrize(
@@ -87,18 +87,18 @@ def test_too_little_memory_is_a_problem_that_names_the_largest_part(
 ) -> None:
     monkeypatch.setattr(doctor, "host_memory", lambda: (700 * 2**20, 2**30))
     settings = ["data.max_prompt_tokens=1000000", "train.tokens_per_micro_batch=10000000"]
-    found = doctor.examine(config, settings)
-    assert found["ok"] is False
-    assert "phase update needs about" in found["problems"][0]
-    assert "the largest part is activations" in found["problems"][0]
-    assert "train.tokens_per_micro_batch" in found["problems"][0]
+    findings = doctor.examine(config, settings)
+    assert findings["ok"] is False
+    assert "phase update needs about" in findings["problems"][0]
+    assert "the largest part is activations" in findings["problems"][0]
+    assert "train.tokens_per_micro_batch" in findings["problems"][0]
 
 
 @needs_torch
 def test_bfloat16_without_instructions_is_a_warning(config: Path) -> None:
-    found = doctor.examine(config, ["model.dtype=bfloat16"])
-    assert found["ok"] is True
-    assert found["warnings"] == ["cpu computes bfloat16 slowly: it has no instructions for it"]
+    findings = doctor.examine(config, ["model.dtype=bfloat16"])
+    assert findings["ok"] is True
+    assert findings["warnings"] == ["cpu computes bfloat16 slowly: it has no instructions for it"]
 
 
 def test_memory_is_compared_with_the_accelerator(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +113,9 @@ def test_without_a_usable_backend_nothing_is_ready(monkeypatch: pytest.MonkeyPat
         name="torch", usable=False, text="torch is missing: pip install 'mindrlhf-grpo[torch]'", devices=[]
     )
     monkeypatch.setattr(doctor, "backend_states", lambda: [absent])
-    found = doctor.examine(None, [])
-    assert (found["ok"], found["problems"]) == (False, ["no backend can be used"])
-    assert "pip install 'mindrlhf-grpo[torch]'" in doctor.as_text(found)
+    findings = doctor.examine(None, [])
+    assert (findings["ok"], findings["problems"]) == (False, ["no backend can be used"])
+    assert "pip install 'mindrlhf-grpo[torch]'" in doctor.as_text(findings)
 
 
 @needs_torch
@@ -125,18 +125,18 @@ def test_what_a_backend_says_of_itself_is_used(config: Path, monkeypatch: pytest
         absent={"npu": "No driver: install it"}, kernels={"rms_norm": "reference", "swiglu": "fused"},
     )  # fmt: skip
     monkeypatch.setattr(doctor, "backend_states", lambda: [state])
-    found = doctor.examine(config, ["model.dtype=bfloat16", "model.device=npu"])
-    device, dtype = found["problems"]
+    findings = doctor.examine(config, ["model.dtype=bfloat16", "model.device=npu"])
+    device, dtype = findings["problems"]
     assert device.endswith(": model.device: 'npu' is not here; found: cpu. No driver: install it")
     assert dtype.endswith(": model.dtype: torch does not compute bfloat16 on cpu; accepted: float32")
-    assert found["warnings"] == []
-    assert "kernels: rms_norm reference, swiglu fused" in doctor.as_text(found)
+    assert findings["warnings"] == []
+    assert "kernels: rms_norm reference, swiglu fused" in doctor.as_text(findings)
 
 
 def test_weights_that_are_not_here_leave_memory_unpredicted(config: Path) -> None:
     (config.parent / "model" / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"{}")
-    found = doctor.examine(config, [])
-    assert any("memory is not predicted" in warning for warning in found["warnings"])
+    findings = doctor.examine(config, [])
+    assert any("memory is not predicted" in warning for warning in findings["warnings"])
 
 
 # ---- the machine
@@ -182,9 +182,9 @@ def test_torch_lists_its_devices() -> None:
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
-    assert found["framework"].startswith("torch ")
-    assert found["devices"][-1]["device"] == "cpu"
+    findings = json.loads(done.stdout)
+    assert findings["framework"].startswith("torch ")
+    assert findings["devices"][-1]["device"] == "cpu"
 
 
 @needs_torch
@@ -194,10 +194,10 @@ def test_a_run_on_given_rows_is_predicted_too(config: Path) -> None:
     text = f"{{run_dir: {config.parent}/dpo, model: {{path: {config.parent}/model, device: cpu}}, data: {{source: {rows}}}, objective: {{name: dpo}}}}"
     path = config.parent / "dpo.yaml"
     path.write_text(text)
-    found = doctor.examine(path, [])
-    assert found["problems"] == []
-    assert list(found["memory"]["phases"]) == ["load", "score", "update", "checkpoint"]
-    assert found["memory"]["phases"]["update"]["reference"] == 1536 * 4
-    assert "engine" not in {part for part, size in found["memory"]["phases"]["update"].items() if size}
+    findings = doctor.examine(path, [])
+    assert findings["problems"] == []
+    assert list(findings["memory"]["phases"]) == ["load", "score", "update", "checkpoint"]
+    assert findings["memory"]["phases"]["update"]["reference"] == 1536 * 4
+    assert "engine" not in {part for part, size in findings["memory"]["phases"]["update"].items() if size}
     stored = doctor.examine(path, ["objective.reference_logps=stored"])
     assert list(stored["memory"]["phases"]) == ["load", "update", "checkpoint"]

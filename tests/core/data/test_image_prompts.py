@@ -32,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stream(folder: Path, family: str, rows: list[dict[str, Any]] | None = None, **data: Any) -> PromptStream:
     """Return prompts of the rows passed in, or of the rows on disk."""
     if rows is not None:
-        path = folder / "given.jsonl"
+        path = folder / "passed.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = str(folder / ("rows.jsonl" if rows is None else "given.jsonl"))
+    source = str(folder / ("rows.jsonl" if rows is None else "passed.jsonl"))
     config = DataConfig(**{"source": source, "shuffle": False, "images": {}, **data})
     return PromptStream(config, load_tokenizer(str(folder / family), chat_template=config.chat_template), seed=0)
 
@@ -139,16 +139,16 @@ def test_plain_text_without_a_template_gets_the_familys_placeholder(folder: Path
 def test_settings_of_the_processor_change_the_tokens_of_an_image(folder: Path) -> None:
     (small,) = stream(folder, "qwen2_5_vl", images={"processor": {"max_pixels": 64}}).take(1)
     assert int((small.ids == 4).sum()) == 1
-    (whole,) = stream(
+    (uncut,) = stream(
         folder, "internvl", [{"prompt": "a", "images": "pictures/first.png"}], images={"processor": {"max_patches": 1}}
     ).take(1)
-    assert int((whole.ids == 5).sum()) == 4
+    assert int((uncut.ids == 5).sum()) == 4
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": "a", "images": ["none.png"]}, r"given.jsonl:1: image 1 of 1 is not there"),
+        ({"prompt": "a", "images": ["none.png"]}, r"passed.jsonl:1: image 1 of 1 is not there"),
         (
             {"prompt": "a<|image_pad|>", "images": ["pictures/first.png"]},
             "2 image tokens before expansion for 1 images",

@@ -43,15 +43,16 @@ def trained(tokenizer: Tokenizer, completion: Any) -> list[str]:
 
 
 def test_of_a_conversation_the_assistants_words_and_end_tokens_are_trained(chat_tokenizer: Tokenizer) -> None:
-    made = encode_supervised({"messages": TURNS}, data(), chat_tokenizer)
+    encoded = encode_supervised({"messages": TURNS}, data(), chat_tokenizer)
     assert (
-        pieces(chat_tokenizer, made.prompt) == "<|im_start|>user\nwhat is 12 + 34?<|im_end|>\n<|im_start|>assistant\n"
+        pieces(chat_tokenizer, encoded.prompt)
+        == "<|im_start|>user\nwhat is 12 + 34?<|im_end|>\n<|im_start|>assistant\n"
     )
-    (completion,) = made.completions
+    (completion,) = encoded.completions
     assert trained(chat_tokenizer, completion) == ["it is 46.<|im_end|>", "user assistant system<|im_end|>"]
     assert pieces(chat_tokenizer, completion.ids).endswith("system<|im_end|>"), "nothing after the last end token"
-    whole = chat_tokenizer.chat(TURNS, generation_prompt=False)
-    assert [*made.prompt, *completion.ids] == whole[: len(made.prompt) + len(completion)]
+    full = chat_tokenizer.chat(TURNS, generation_prompt=False)
+    assert [*encoded.prompt, *completion.ids] == full[: len(encoded.prompt) + len(completion)]
 
 
 def test_words_of_the_user_that_repeat_the_assistants_are_not_trained(chat_tokenizer: Tokenizer) -> None:
@@ -61,17 +62,17 @@ def test_words_of_the_user_that_repeat_the_assistants_are_not_trained(chat_token
 
 
 def test_the_prompt_is_the_one_that_a_rollout_would_get(chat_tokenizer: Tokenizer) -> None:
-    made = encode_supervised({"prompt": "the lazy dog", "completion": "it is 46."}, data(), chat_tokenizer)
-    assert made.prompt.tolist() == chat_tokenizer.chat([{"role": "user", "content": "the lazy dog"}])
-    assert pieces(chat_tokenizer, made.completions[0].ids) == "it is 46.<|im_end|>"
+    encoded = encode_supervised({"prompt": "the lazy dog", "completion": "it is 46."}, data(), chat_tokenizer)
+    assert encoded.prompt.tolist() == chat_tokenizer.chat([{"role": "user", "content": "the lazy dog"}])
+    assert pieces(chat_tokenizer, encoded.completions[0].ids) == "it is 46.<|im_end|>"
 
 
 def test_a_system_prompt_is_put_first_and_moves_no_span(chat_tokenizer: Tokenizer) -> None:
-    made = encode_supervised({"messages": TURNS}, data(system_prompt="the brown fox"), chat_tokenizer)
-    assert pieces(chat_tokenizer, made.prompt).startswith(
+    encoded = encode_supervised({"messages": TURNS}, data(system_prompt="the brown fox"), chat_tokenizer)
+    assert pieces(chat_tokenizer, encoded.prompt).startswith(
         "<|im_start|>system\nthe brown fox<|im_end|>\n<|im_start|>user"
     )
-    assert trained(chat_tokenizer, made.completions[0])[0] == "it is 46.<|im_end|>"
+    assert trained(chat_tokenizer, encoded.completions[0])[0] == "it is 46.<|im_end|>"
 
 
 def test_what_a_user_says_last_is_left_out(chat_tokenizer: Tokenizer) -> None:
@@ -81,10 +82,10 @@ def test_what_a_user_says_last_is_left_out(chat_tokenizer: Tokenizer) -> None:
 
 def test_plain_text_ends_with_the_end_token(plain_tokenizer: Tokenizer) -> None:
     row = {"question": "the quick", "completion": " brown fox"}
-    made = encode_supervised(row, data(columns={"prompt": "question"}, chat_template="none"), plain_tokenizer)
-    assert pieces(plain_tokenizer, made.prompt) == "the quick"
-    assert pieces(plain_tokenizer, made.completions[0].ids) == " brown fox<|im_end|>"
-    assert made.completions[0].mask.all()
+    encoded = encode_supervised(row, data(columns={"prompt": "question"}, chat_template="none"), plain_tokenizer)
+    assert pieces(plain_tokenizer, encoded.prompt) == "the quick"
+    assert pieces(plain_tokenizer, encoded.completions[0].ids) == " brown fox<|im_end|>"
+    assert encoded.completions[0].mask.all()
 
 
 def template(folder: Path, text: str) -> Tokenizer:
@@ -112,17 +113,17 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> No
 
 def test_pairs_of_text(chat_tokenizer: Tokenizer) -> None:
     row = {"prompt": "what is 12 + 34?", "chosen": "46", "rejected": "47", "gap": 2}
-    made = encode_pair(row, data(columns={"margin": "gap"}), chat_tokenizer)
-    assert [pieces(chat_tokenizer, one.ids) for one in made.completions] == ["46<|im_end|>", "47<|im_end|>"]
-    assert made.numbers == {"margin": 2.0}
+    encoded = encode_pair(row, data(columns={"margin": "gap"}), chat_tokenizer)
+    assert [pieces(chat_tokenizer, one.ids) for one in encoded.completions] == ["46<|im_end|>", "47<|im_end|>"]
+    assert encoded.numbers == {"margin": 2.0}
     assert encode_pair(row, data(), chat_tokenizer).numbers == {}
 
 
 def test_pairs_of_whole_conversations_share_their_beginning(chat_tokenizer: Tokenizer) -> None:
     other = [*TURNS[:3], {"role": "assistant", "content": "jumps over"}]
-    made = encode_pair({"chosen": TURNS, "rejected": other}, data(), chat_tokenizer)
-    assert pieces(chat_tokenizer, made.prompt).count("<|im_start|>") == 4
-    assert [trained(chat_tokenizer, one) for one in made.completions] == [
+    encoded = encode_pair({"chosen": TURNS, "rejected": other}, data(), chat_tokenizer)
+    assert pieces(chat_tokenizer, encoded.prompt).count("<|im_start|>") == 4
+    assert [trained(chat_tokenizer, one) for one in encoded.completions] == [
         ["user assistant system<|im_end|>"],
         ["jumps over<|im_end|>"],
     ], "what the assistant said before the pair parts is the prompt"
@@ -130,8 +131,8 @@ def test_pairs_of_whole_conversations_share_their_beginning(chat_tokenizer: Toke
 
 def test_pairs_of_answers_as_messages(chat_tokenizer: Tokenizer) -> None:
     row = {"prompt": TURNS[:3], "chosen": TURNS[3:], "rejected": [{"role": "assistant", "content": "jumps"}]}
-    made = encode_pair(row, data(), chat_tokenizer)
-    assert [pieces(chat_tokenizer, one.ids) for one in made.completions] == [
+    encoded = encode_pair(row, data(), chat_tokenizer)
+    assert [pieces(chat_tokenizer, one.ids) for one in encoded.completions] == [
         "user assistant system<|im_end|>",
         "jumps<|im_end|>",
     ]
@@ -155,8 +156,8 @@ def test_pairs_that_cannot_be_used(row: dict[str, Any], reason: str, chat_tokeni
 
 @pytest.mark.parametrize(("label", "number"), [(True, 1.0), (False, 0.0), (1, 1.0), (0.25, 0.25)])
 def test_labels(label: Any, number: float, chat_tokenizer: Tokenizer) -> None:
-    made = encode_labelled({"prompt": "a", "completion": "b", "label": label}, data(), chat_tokenizer)
-    assert made.numbers == {"label": number}
+    encoded = encode_labelled({"prompt": "a", "completion": "b", "label": label}, data(), chat_tokenizer)
+    assert encoded.numbers == {"label": number}
 
 
 @pytest.mark.parametrize("label", [2, -1, "yes", None, float("nan")])
@@ -202,8 +203,8 @@ def test_overlong_rows(tmp_path: Path, plain_tokenizer: Tokenizer) -> None:
 
 def test_the_order_goes_on_where_it_was_saved(tmp_path: Path, plain_tokenizer: Tokenizer) -> None:
     rows = [{"prompt": str(n), "chosen": "b", "rejected": "c"} for n in range(7)]
-    whole = stream(tmp_path, rows, encode_pair, plain_tokenizer).take(10)
+    full = stream(tmp_path, rows, encode_pair, plain_tokenizer).take(10)
     first, second = (stream(tmp_path, rows, encode_pair, plain_tokenizer) for _ in range(2))
     first.take(4)
     second.load_state(first.state())
-    assert [example.uid for example in second.take(6)] == [example.uid for example in whole[4:]]
+    assert [example.uid for example in second.take(6)] == [example.uid for example in full[4:]]

@@ -91,11 +91,11 @@ def test_losses_are_counted(source: str, plain_tokenizer: Tokenizer) -> None:
 @settings(max_examples=30, deadline=None)
 @given(portions=st.lists(st.integers(0, 6), max_size=8))
 def test_any_portions_are_one_take(source: str, plain_tokenizer: Tokenizer, portions: list[int]) -> None:
-    whole, parts = (open_stream(source, plain_tokenizer, **LENIENT) for _ in range(2))
-    expected = whole.take(sum(portions))
+    at_once, parts = (open_stream(source, plain_tokenizer, **LENIENT) for _ in range(2))
+    expected = at_once.take(sum(portions))
     assert seen([prompt for n in portions for prompt in parts.take(n)]) == seen(expected)
-    assert parts.counts == whole.counts
-    assert parts.state() == whole.state()
+    assert parts.counts == at_once.counts
+    assert parts.state() == at_once.state()
 
 
 @settings(max_examples=30, deadline=None)

@@ -109,8 +109,8 @@ def test_template_choice(huggingface: Path, tmp_path: Path) -> None:
     assert not load_tokenizer(str(huggingface), chat_template="none").has_chat_template
     file = tmp_path / "mine.jinja"
     file.write_text("Q: {{ messages[-1].content }} A:")
-    mine = load_tokenizer(str(huggingface), chat_template=str(file))
-    assert mine.decode(mine.chat(MESSAGES)) == "Q: what is 12 + 34? A:"
+    custom = load_tokenizer(str(huggingface), chat_template=str(file))
+    assert custom.decode(custom.chat(MESSAGES)) == "Q: what is 12 + 34? A:"
     with pytest.raises(DataError, match=r"chat_template 'no\.jinja' cannot be read .* accepted: auto, none"):
         load_tokenizer(str(huggingface), chat_template="no.jinja")
 
