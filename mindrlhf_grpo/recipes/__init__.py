@@ -1,5 +1,5 @@
-"""Recipes: systems that users run today, as data, rewards, metrics and commands over the core.
+"""Recipes: data, rewards, metrics and commands of published systems, over the core.
 
-None changes a trainer or a backend. Each is a package here; the Typer ``app`` of its module ``commands`` is what
-``mindrlhf-grpo recipe NAME`` runs.
+A recipe changes no trainer and no backend, and holds everything that only it uses. To add one, write a package here with
+a module ``commands``: ``mindrlhf-grpo recipe NAME`` runs its Typer ``app``.
 """
