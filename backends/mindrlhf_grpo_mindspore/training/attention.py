@@ -1,6 +1,6 @@
-"""How the tokens of a training batch attend: the shared layout, in which a group's prompt stands once, and the plain one.
+"""Attention in training: the shared layout, which holds a group's prompt once, and the plain one.
 
-Both gather the flat list of tokens into rows of one static shape and give these to ``ops.softmax_attention``. Padding
+Both gather the flat list of tokens into rows of one static shape and pass these to ``ops.softmax_attention``. Padding
 has an exact probability of 0 as a key, and an exact gradient of 0 as a query, so it changes no number.
 Legend: S flat tokens, M prompts of up to P tokens, G completions each of up to T tokens, N rows of up to W tokens.
 """
@@ -12,13 +12,13 @@ from mindspore import ops as native
 
 from .. import ops
 
-UNSEEN = -1e9  # added to a score: its exponential is 0, in every float type
+UNSEEN = -1e9  # added to a score, whose exponential is then 0 in every float type
 
 
 class Regroup(nn.Cell):
-    """Flat tokens to prompt rows and completion rows, or back; the gradient is gathered the other way.
+    """Flat tokens to prompt rows and completion rows; the gradient is gathered the other way.
 
-    No token is read twice but by padding, so no gradient has to be summed. Padding reads padding (a layout has at
+    Only padding reads a token twice, so no gradient has to be summed. Padding reads padding (a layout has at
     least one such place among its flat tokens and one in its rows), and the gradient of padding is 0.
     """
 
@@ -63,7 +63,7 @@ class Flatten(nn.Cell):
 
 
 class PlainRegroup(nn.Cell):
-    """``Regroup`` with MindSpore's own gradient, kept in a layer that is recomputed.
+    """``Regroup`` with MindSpore's own gradient, for layers that are recomputed.
 
     MindSpore 2.10 finds cycles where such a layer holds a gradient written by hand, or recomputes what branches here.
     """
@@ -90,11 +90,11 @@ class PlainFlatten(nn.Cell):
 
 
 class SharedAttention(nn.Cell):
-    """Prompts are causal in themselves; a completion sees its whole prompt and is causal in itself.
+    """Prompts are causal in themselves; a completion sees all of its prompt and is causal in itself.
 
-    The plan, made by ``layouts.shared_plan``:
-        prompts ``[M P]``, completions ``[M G T]``: flat place of every place in the rows.
-        places ``[S]``: the way back, into prompt rows followed by completion rows.
+    The plan, made by ``layouts.regroup_plan``:
+        prompts ``[M P]``, completions ``[M G T]``: the flat place that each place in the rows reads.
+        places ``[S]``: the inverse, into prompt rows followed by completion rows.
         prompt_bias ``[1, 1, P, P]``, completion_bias ``[M G, 1, T, P + T]``: 0 or ``UNSEEN``.
     """
 
@@ -109,25 +109,25 @@ class SharedAttention(nn.Cell):
         prompts, completions, places, prompt_bias, completion_bias = plan
         length, rows, tokens = prompt_bias.shape[2], completion_bias.shape[0], completion_bias.shape[2]
         count = prompts.shape[0] // length
-        query, own_query = self.regroup(queries, prompts, completions, places)
-        key, own_key = self.regroup(keys, prompts, completions, places)
-        value, own_value = self.regroup(values, prompts, completions, places)
+        query, member_query = self.regroup(queries, prompts, completions, places)
+        key, member_key = self.regroup(keys, prompts, completions, places)
+        value, member_value = self.regroup(values, prompts, completions, places)
         query, key, value = in_rows(query, count), in_rows(key, count), in_rows(value, count)
         mixed = ops.softmax_attention(query, key, value, prompt_bias, self.scale)
-        own_mixed = ops.softmax_attention(
-            in_rows(own_query, rows),
-            after_prompts(key, in_rows(own_key, rows)),
-            after_prompts(value, in_rows(own_value, rows)),
+        member_mixed = ops.softmax_attention(
+            in_rows(member_query, rows),
+            after_prompts(key, in_rows(member_key, rows)),
+            after_prompts(value, in_rows(member_value, rows)),
             completion_bias,
             self.scale,
         )
         mixed = mixed.reshape(count * length, *mixed.shape[2:])
-        own_mixed = own_mixed.reshape(rows * tokens, *own_mixed.shape[2:])
-        return self.flatten(mixed, own_mixed, prompts, completions, places)
+        member_mixed = member_mixed.reshape(rows * tokens, *member_mixed.shape[2:])
+        return self.flatten(mixed, member_mixed, prompts, completions, places)
 
 
 class PlainAttention(nn.Cell):
-    """Every row is causal in itself; the plan is its bias ``[1, 1, W, W]``."""
+    """Causal attention in every row; the plan is its bias ``[1, 1, W, W]``."""
 
     def __init__(self, scale: float, *, recomputed: bool = False) -> None:
         super().__init__(auto_prefix=False)
@@ -148,9 +148,9 @@ def in_rows(flat: Tensor, rows: int) -> Tensor:
     return flat.reshape(rows, flat.shape[0] // rows, flat.shape[1], flat.shape[2])
 
 
-def after_prompts(prompts: Tensor, own: Tensor) -> Tensor:
-    """``[M, P, K, D]``, ``[M G, T, K, D]`` -> ``[M G, P + T, K, D]``: each completion's keys after those of its prompt."""
+def after_prompts(prompts: Tensor, completions: Tensor) -> Tensor:
+    """``[M, P, K, D]``, ``[M G, T, K, D]`` -> ``[M G, P + T, K, D]``: each completion's keys follow those of its prompt."""
     count, length, heads, size = prompts.shape
-    rows = own.shape[0]
+    rows = completions.shape[0]
     repeated = native.broadcast_to(prompts.expand_dims(1), (count, rows // count, length, heads, size))
-    return native.cat((repeated.reshape(rows, length, heads, size), own), 1)
+    return native.cat((repeated.reshape(rows, length, heads, size), completions), 1)

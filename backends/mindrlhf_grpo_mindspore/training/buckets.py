@@ -1,9 +1,10 @@
-"""Which static shapes a micro-batch is padded to.
+"""The choice of the static shapes, called buckets, that micro-batches are padded to.
 
-Compiling costs as much as many steps, so a bucket that is already compiled is taken until the padding computed since the
-last compilation has cost as much as one: in all, at most twice what the best choice in hindsight costs. A bucket that
-nothing known can stand in for is made with room to spare. The choice depends on the batches alone, never on timings, and the known buckets are part
-of the saved state: a resumed run pads, and so rounds, as the one that was interrupted.
+Compiling costs as much as many steps, so a compiled bucket is used until the padding computed since the last
+compilation has cost as much as one: in all, at most twice the cost of the best choice in hindsight. A bucket for a
+micro-batch that fits no known one is made with room to spare. The choice depends on the batches alone, never on
+timings, and the known buckets are part of the saved state: a resumed run pads, and so rounds, as the one that was
+interrupted.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 COMPILING = 2e12  # floating point operations of a forward pass in the time of a compilation: a minute of few cores
-WORTH = 1.2  # times that a smaller bucket must be cheaper to be compiled at all
-ROOM = 2.0  # times the need that a new bucket may cost
+WORTH = 1.2  # a smaller bucket is compiled only if it is cheaper by this factor
+ROOM = 2.0  # a new bucket costs at most this multiple of the need
 FREE = 1e9  # operations that are always free: a fraction of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What a micro-batch needs, or a bucket offers.
+    """The sizes that a micro-batch needs, or that a bucket offers.
 
     Attributes:
         prompts, group: prompts M, and completions G of one prompt; plain layout: rows, and 1.
@@ -38,16 +39,16 @@ class Sizes:
     predicted: int
 
     def fits(self, other: Sizes) -> bool:
-        """Whether ``other`` can be padded to this."""
+        """True if ``other`` can be padded to this."""
         return all(offered >= needed for offered, needed in zip(astuple(self), astuple(other), strict=True))
 
     def joined(self, other: Sizes) -> Sizes:
-        """The smallest bucket that both fit in."""
+        """The smallest bucket that holds both."""
         return Sizes(**{name: max(size, getattr(other, name)) for name, size in asdict(self).items()})
 
     @property
     def rows(self) -> int:
-        """Completions, with those that pad."""
+        """Completions, padding included."""
         return self.prompts * self.group
 
 
@@ -60,8 +61,9 @@ class Cost:
     score: float
 
     def of(self, sizes: Sizes) -> float:
-        own = sizes.rows * sizes.completion * (sizes.prompt + sizes.completion)
-        scores = sizes.prompts * sizes.prompt**2 + own
+        """The cost of a forward pass of these sizes."""
+        of_completions = sizes.rows * sizes.completion * (sizes.prompt + sizes.completion)
+        scores = sizes.prompts * sizes.prompt**2 + of_completions
         return self.token * sizes.tokens + self.prediction * sizes.predicted + self.score * scores
 
 
@@ -69,9 +71,9 @@ class Buckets:
     """The buckets of one policy.
 
     Args:
-        shared: whether flat tokens are packed; else they are ``rows * (prompt + completion)``.
-        limits: sizes that no micro-batch of the run is expected to exceed in prompts, group and completion; a model so
-            small that padding costs nothing gets them at once, and compiles once.
+        shared: flat tokens are packed; else they are ``rows * (prompt + completion)``.
+        limits: prompts, group and completion that no micro-batch of the run is expected to exceed; a model so small
+            that padding costs nothing gets them at once, and compiles once.
     """
 
     def __init__(self, cost: Cost, *, shared: bool, limits: Sizes) -> None:
@@ -80,7 +82,7 @@ class Buckets:
         self.wasted = 0.0  # operations on padding since the last compilation
 
     def choose(self, need: Sizes) -> Sizes:
-        """The cheapest known bucket that holds a micro-batch, else, or when padding has cost enough, a new one."""
+        """The cheapest known bucket that holds a micro-batch; a new one if none does, or if padding has cost enough."""
         fitting = [known for known in self.known if known.fits(need)]
         if not fitting:
             return self._add(self.roomy(need))
@@ -92,28 +94,28 @@ class Buckets:
         return self._add(exact)
 
     def roomy(self, need: Sizes) -> Sizes:
-        """All that the run can need if that is nearly free; else up to twice the need, and what is known with it."""
+        """The largest bucket of the run if it is nearly free; else up to twice the need, joined with known ones."""
         rounded = self.rounded(need)
-        whole = self.filled(rounded.joined(self.limits))
-        if self.cost.of(whole) <= max(self.cost.of(need) * WORTH, FREE):
-            return whole
-        new = self.grown(need, whole) if self.shared else rounded
+        largest = self.filled(rounded.joined(self.limits))
+        if self.cost.of(largest) <= max(self.cost.of(need) * WORTH, FREE):
+            return largest
+        new = self.grown(need, largest) if self.shared else rounded
         for known in self.known:
             if self.cost.of(new.joined(known)) <= ROOM * self.cost.of(need):
                 new = new.joined(known)
         return new
 
-    def grown(self, need: Sizes, whole: Sizes) -> Sizes:
-        """Tokens up to the next power of two, and room for as many more prompts and predictions, within the whole.
+    def grown(self, need: Sizes, largest: Sizes) -> Sizes:
+        """Tokens up to the next power of two, and room for as many more prompts and predictions, within the largest.
 
-        A completion gets room up to the next power of two: attention over all that a run allows would cost its square.
+        A completion gets room up to the next power of two: attention over the longest possible one costs its square.
         """
-        tokens = min(power_of_two(need.tokens), whole.tokens)
+        tokens = min(power_of_two(need.tokens), largest.tokens)
         room = tokens / need.tokens
         return replace(
-            whole, tokens=tokens, prompts=min(bucket_size(math.ceil(need.prompts * room), least=1), whole.prompts),
-            completion=min(power_of_two(need.completion), whole.completion),
-            predicted=min(in_eighths(math.ceil(need.predicted * room)), whole.predicted),
+            largest, tokens=tokens, prompts=min(bucket_size(math.ceil(need.prompts * room), least=1), largest.prompts),
+            completion=min(power_of_two(need.completion), largest.completion),
+            predicted=min(in_eighths(math.ceil(need.predicted * room)), largest.predicted),
         )  # fmt: skip
 
     def _add(self, sizes: Sizes) -> Sizes:
@@ -122,7 +124,7 @@ class Buckets:
         return sizes
 
     def rounded(self, need: Sizes) -> Sizes:
-        """Lengths in steps of a third or a half; tokens, of which the cost depends, in steps of an eighth at most."""
+        """Round up: lengths in steps of a third or a half, tokens, which determine the cost, in steps of at most an eighth."""
         sizes = Sizes(
             prompts=bucket_size(need.prompts, least=1), group=need.group, prompt=bucket_size(need.prompt, least=16),
             completion=bucket_size(need.completion, least=8), tokens=in_eighths(need.tokens), predicted=in_eighths(need.predicted),
@@ -132,7 +134,7 @@ class Buckets:
         return sizes
 
     def filled(self, sizes: Sizes, *, predicted: int = 0) -> Sizes:
-        """With room for as many tokens as the other sizes allow."""
+        """The sizes with room for as many tokens as the other sizes allow."""
         longest = sizes.prompt + sizes.completion
         tokens = sizes.prompts * sizes.prompt + sizes.rows * sizes.completion if self.shared else sizes.rows * longest
         return Sizes(
@@ -141,11 +143,11 @@ class Buckets:
         )  # fmt: skip
 
     def saved(self) -> dict[str, Any]:
-        """For the saved state."""
+        """The part of the saved state that ``restore`` reads."""
         return {"known": [asdict(sizes) for sizes in self.known], "wasted": self.wasted}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Know the buckets of a saved state, and no others."""
+        """Replace the known buckets by those of a saved state."""
         self.known = [Sizes(**sizes) for sizes in saved["known"]]
         self.wasted = float(saved["wasted"])
 

@@ -1,7 +1,7 @@
 """From hidden states to log-probs of given tokens, a chunk of positions at a time.
 
-The logits of a whole batch never exist: each chunk's are reduced, dropped, and made again in the backward pass. The
-temperature scales hidden states, so it is an input that compiles nothing again.
+The logits of a batch never exist at once: those of each chunk are reduced, dropped, and computed again in the backward
+pass. The temperature scales hidden states, so it is an input, and a new one does not compile again.
 Legend: R positions, C positions of a chunk, V vocabulary, E hidden size.
 """
 
@@ -31,9 +31,9 @@ class LinearHead(nn.Cell):
         entropies: tuple[Tensor, ...] = ()
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
-            every = native.log_softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
-            logps = (*logps, native.gather_elements(every, 1, targets[first:last].reshape(-1, 1)).reshape(-1))
-            mean = native.matmul(native.exp(every).expand_dims(1), every.expand_dims(2))
+            all_logps = native.log_softmax(scaled_logits(hidden[first:last], weight, sharpness), -1)
+            logps = (*logps, native.gather_elements(all_logps, 1, targets[first:last].reshape(-1, 1)).reshape(-1))
+            mean = native.matmul(native.exp(all_logps).expand_dims(1), all_logps.expand_dims(2))
             entropies = (*entropies, -mean.reshape(-1))
         return native.cat(logps, 0), native.cat(entropies, 0)
 
@@ -48,10 +48,10 @@ class LinearHead(nn.Cell):
     ) -> tuple[Tensor, ...]:
         """The gradient of a chunk's logits is dout (one-hot - softmax); the one-hot part is added as rows of weights.
 
-        One chunk's logits are kept from the forward pass, several are made again.
+        The logits of a single chunk are kept from the forward pass; those of several are computed again.
         """
         if hidden.shape[0] > self.chunk:
-            hidden = native.depend(hidden, dout[0])  # or the compiler would find that it has them already
+            hidden = native.depend(hidden, dout[0])  # or the compiler would keep the logits of the forward pass
         drawn = hidden.astype(ms.float32) * (-dout[0] * sharpness).reshape(-1, 1)
         expected: tuple[Tensor, ...] = ()
         to_weight = drawn
@@ -80,7 +80,7 @@ class EntropyHead(LinearHead):
         out: tuple[Tensor, Tensor],
         dout: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, ...]:
-        """As ``LinearHead``; the softmax of each logit is weighted by what its log-prob weighs in the entropy."""
+        """The gradient of ``LinearHead``, plus that of the entropies: softmax * (log-prob + entropy) per logit."""
         if hidden.shape[0] > self.chunk:
             hidden = native.depend(hidden, dout[0])
         chosen, spread = (dout[0] * sharpness).reshape(-1, 1), (dout[1] * sharpness).reshape(-1, 1)
@@ -90,8 +90,8 @@ class EntropyHead(LinearHead):
         for first in range(0, hidden.shape[0], self.chunk):
             last = first + self.chunk
             logits = scaled_logits(hidden[first:last], weight, sharpness)
-            every = native.log_softmax(logits, -1) + entropies[first:last]
-            slopes = native.softmax(logits, -1) * (chosen[first:last] + spread[first:last] * every)
+            log_slopes = native.log_softmax(logits, -1) + entropies[first:last]
+            slopes = native.softmax(logits, -1) * (chosen[first:last] + spread[first:last] * log_slopes)
             slopes = slopes.astype(weight.dtype)
             expected = (*expected, native.matmul(slopes, weight))
             part = native.MatMul(True, False)(slopes, hidden[first:last]).astype(ms.float32)

@@ -1,4 +1,4 @@
-"""A decoder as a function from completions to per-token log-probs, in the layout that the configuration asks for."""
+"""A decoder as a function from completions to per-token log-probs, in the configured layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LogProbModel(nn.Cell):
     """Body and head; compiled as part of a train step or alone.
 
     Args:
-        entropy_gradient: whether the loss reads entropies, so that they need a gradient.
+        entropy_gradient: true if the loss reads entropies, so that they need a gradient.
     """
 
     def __init__(
