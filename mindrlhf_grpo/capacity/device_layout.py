@@ -1,4 +1,4 @@
-"""How a model lies on devices: which share of its weights, gradients and optimizer state one of them holds."""
+"""The layout of a model on devices: the share of its weights, gradients and optimizer state that one of them holds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOST_EXPERT_PARALLEL = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLayout:
-    """``ranks * tensor * pipeline`` devices.
+    """A layout over ``ranks * tensor * pipeline`` devices.
 
     Attributes:
         ranks: data-parallel copies, each with its share of the prompts.
-        strategy: whether these hold whole weights (``replicate``) or shards. Between steps every other strategy
-            holds shards alone; they differ in what is whole within one.
+        strategy: ``replicate``: every rank holds all weights. With the others it holds shards between steps; they
+            differ in what is gathered within a step.
         tensor: devices that split every matrix; pipeline: groups that split the layers.
         expert: devices of a pipeline stage that split its routed experts.
     """
@@ -36,21 +36,21 @@ class DeviceLayout:
 
     @property
     def sharded(self) -> bool:
-        """Whether a rank holds shards, and gathers the weights it computes with."""
+        """True where a rank holds shards and gathers the weights it computes with."""
         return self.strategy != "replicate" and self.ranks > 1
 
     @property
     def runs(self) -> bool:
-        """Whether this project can run it; what it cannot is a plan."""
+        """True where this project can run the layout; any other is a plan."""
         return self.tensor == self.pipeline == self.expert == 1
 
     def held(self, dense: int, experts: int = 0) -> int:
-        """Of so many numbers (those of routed experts apart), how many one device stores."""
-        whole = self.tensor * (self.ranks if self.sharded else 1)
-        return -(-dense // (whole * self.pipeline)) - (-experts // (max(self.expert, whole) * self.pipeline))
+        """Count the numbers that one device stores, of ``dense`` numbers and ``experts`` of routed experts."""
+        parts = self.tensor * (self.ranks if self.sharded else 1)
+        return -(-dense // (parts * self.pipeline)) - (-experts // (max(self.expert, parts) * self.pipeline))
 
     def used(self, dense: int, experts: int = 0) -> int:
-        """Of so many weights, how many one device computes with."""
+        """Count the weights that one device computes with."""
         return replace(self, strategy="replicate").held(dense, experts)
 
     def __str__(self) -> str:
@@ -62,13 +62,13 @@ class DeviceLayout:
 
 
 def plans(heads: int, layers: int, experts: int, nodes: int = 128) -> Iterator[DeviceLayout]:
-    """Layouts with tensor, pipeline and expert parallelism: fewest devices first, of these the least split ones.
+    """Yield layouts with tensor, pipeline and expert parallelism: fewest devices first, of these the least split ones.
 
     Args:
         heads: key-value heads (attention heads where keys are expanded); tensor parallelism divides them.
         layers: of the decoder; a stage has at least two.
         experts: routed experts of a layer, 0: dense.
-        nodes: how many at most, each of ``NODE`` devices.
+        nodes: the largest number of nodes, each of ``NODE`` devices.
     """
     for count in (2**power for power in range(nodes.bit_length()) if 2**power <= nodes):
         devices = count * NODE

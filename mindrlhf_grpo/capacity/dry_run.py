@@ -1,4 +1,4 @@
-"""Will a configuration fit on machines that are not here? Neither weights nor data are read."""
+"""The dry run: predicted memory of a configuration on machines of other kinds. Neither weights nor data are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ConfigError, UserError
 from ..model_files.architecture import Architecture
 from ..model_files.weights import parameter_count, weight_shapes
 from .device_layout import plans
-from .known_models import architecture_of, find_known
+from .known_models import find_architecture, find_known
 from .memory import peak
 from .model_shape import ModelShape, model_shape
 from .prediction import Prediction, largest_scorer, layout_of, predict, refused, remedies, smallest
@@ -27,10 +27,10 @@ class Machine:
     """Devices of one kind.
 
     Attributes:
-        available: bytes of one device that a process can use, of those on its label.
-        backend: which backend computes there.
-        sharding: whether it can share weights out (``parallel``).
-        images: whether it has models that read images.
+        available: bytes of one device that a process can use, less than its label says.
+        backend: the backend that computes there.
+        sharding: whether the backend can shard weights (``parallel``).
+        images: whether the backend has models that read images.
     """
 
     name: str
@@ -48,7 +48,7 @@ MACHINES = (
 
 
 def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """Predicted memory of a configuration on each machine; ``ok`` is whether it fits on that of its backend.
+    """Predict the memory of a configuration on each machine; ``ok`` is true if it fits on that of its backend.
 
     Raises:
         ConfigError: no configuration is given.
@@ -58,7 +58,7 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
     findings: dict[str, Any] = {"machines": [], "problems": []}
     try:
         config, draft = read_config(path, overrides)
-        architecture = architecture_of(config.model.path)
+        architecture = find_architecture(config.model.path)
         frozen = config.model.freeze.prefixes if config.model.freeze is not None else ()
         shape = model_shape(architecture, weight_shapes(architecture), frozen)
         check_rules(config, shape)
@@ -66,21 +66,22 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
         known = find_known(config.model.path)
         if known is not None:
             findings["model"]["known_as"] = known.name
-        scorer, findings["not_counted"] = largest_scorer(config, weights_of)
+        scorer, findings["not_counted"] = largest_scorer(config, count_weights)
         findings["machines"] = [on_machine(config, architecture, shape, machine, scorer) for machine in MACHINES]
     except UserError as error:
         findings["problems"].append(str(error))
         return {**findings, "ok": False}
-    meant = [found for found in findings["machines"] if found["backend"] == config.backend] or findings["machines"]
-    findings["problems"] += [f"{draft.name}: {text}" for found in meant for text in problems_on(found)]
+    machines = findings["machines"]
+    intended = [machine for machine in machines if machine["backend"] == config.backend] or machines
+    findings["problems"] += [f"{draft.name}: {text}" for machine in intended for text in problems_on(machine)]
     return {**findings, "ok": not findings["problems"]}
 
 
 def check_rules(config: AnyConfig, shape: ModelShape) -> None:
-    """What can be wrong without looking at weights or data.
+    """Check the rules that need neither weights nor data.
 
     Raises:
-        ConfigError: an unknown algorithm or objective, or settings that are refused together.
+        ConfigError: an unknown algorithm or objective, or settings that exclude each other.
     """
     if isinstance(config, RunConfig):
         resolve(config.algorithm).check(config.rollout.group_size)
@@ -88,31 +89,31 @@ def check_rules(config: AnyConfig, shape: ModelShape) -> None:
         raise ConfigError(refused(config, shape))
 
 
-def weights_of(path: str) -> int:
-    """Number of weights of a model that is known, or whose config.json is here."""
-    return parameter_count(architecture_of(path))
+def count_weights(path: str) -> int:
+    """Count the weights of a known model, or of one whose config.json is here."""
+    return parameter_count(find_architecture(path))
 
 
 def on_machine(
     config: AnyConfig, architecture: Architecture, shape: ModelShape, machine: Machine, scorer: int = 0
 ) -> dict[str, Any]:
-    """One machine's part of the findings: as configured; if that is too much, what to change and which layout would do.
+    """The findings for one machine: the memory as configured, and if it is too much, remedies and the smallest layout.
 
-    What its backend does not have is left out of the configuration first.
+    Settings that its backend does not support are left out of the configuration first.
     """
     missing = lacks(config, architecture, machine)
     if not machine.sharding:
         config = config.model_copy(update={"parallel": None})
     layout = layout_of(config, machine.devices)
     prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
-    found = {
+    findings = {
         "name": machine.name, "backend": machine.backend, "devices": machine.devices, "available": machine.available,
         "layout": str(layout), **as_values(prediction), "fits": prediction.peak <= machine.available,
         "lacks": missing, "change": [], "plan": None,
     }  # fmt: skip
-    if found["fits"]:
-        return found
-    found["change"] = remedies(
+    if findings["fits"]:
+        return findings
+    findings["change"] = remedies(
         config, shape, machine.devices, machine.available, scorer=scorer, sharding=machine.sharding
     )
     experts = architecture.experts.count if architecture.experts else 0
@@ -120,12 +121,12 @@ def on_machine(
     plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
         runs = plan[0].runs and machine.sharding
-        found["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": runs, **as_values(plan[1])}
-    return found
+        findings["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": runs, **as_values(plan[1])}
+    return findings
 
 
 def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> list[str]:
-    """What the backend of a machine does not have of a run, whatever the memory."""
+    """List what a run needs and the backend of a machine does not support, whatever the memory."""
     missing = ["models that read images"] if architecture.vision and not machine.images else []
     if config.parallel is not None and config.parallel.strategy != "replicate" and not machine.sharding:
         missing.append(f"parallel.strategy={config.parallel.strategy}")
@@ -133,31 +134,31 @@ def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> li
 
 
 def as_values(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as plain values."""
+    """The prediction as plain values."""
     return {"phases": prediction.phases, "peak": prediction.peak, "peak_phase": prediction.phase}
 
 
-def problems_on(found: Mapping[str, Any]) -> Iterator[str]:
-    """Why a run cannot be made on a machine."""
-    if found["lacks"]:
-        yield f"the {found['backend']} backend does not have {', '.join(found['lacks'])} yet"
-    if not found["fits"]:
-        yield too_large(found)
+def problems_on(machine: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the reasons why a run cannot be made on a machine."""
+    if machine["lacks"]:
+        yield f"the {machine['backend']} backend does not have {', '.join(machine['lacks'])} yet"
+    if not machine["fits"]:
+        yield too_large(machine)
 
 
-def too_large(found: Mapping[str, Any]) -> str:
-    """What is too much on a machine, and what to do."""
-    changes = f"fits with {' '.join(found['change'])}" if found["change"] else "no setting makes it fit"
-    plan = found["plan"]
+def too_large(machine: Mapping[str, Any]) -> str:
+    """The message about the phase that is too large on a machine, with what to change."""
+    changes = f"fits with {' '.join(machine['change'])}" if machine["change"] else "no setting makes it fit"
+    plan = machine["plan"]
     split = f"; as it is, it takes {plan['devices']} devices ({plan['layout']}{beyond(plan)})" if plan else ""
     return (
-        f"phase {found['peak_phase']} needs about {found['peak'] / GIB:.1f} GiB on a device of {found['name']}, "
-        f"{found['available'] / GIB:.0f} GiB can be used; {changes}{split}"
+        f"phase {machine['peak_phase']} needs about {machine['peak'] / GIB:.1f} GiB on a device of {machine['name']}, "
+        f"{machine['available'] / GIB:.0f} GiB can be used; {changes}{split}"
     )
 
 
 def beyond(plan: Mapping[str, Any]) -> str:
-    """Said of layouts that are a plan only."""
+    """The note on a layout that this project cannot run."""
     return "" if plan["runs"] else "; a plan, not made yet"
 
 
@@ -165,7 +166,7 @@ def beyond(plan: Mapping[str, Any]) -> str:
 
 
 def shown(findings: Mapping[str, Any]) -> str:
-    """The findings for people."""
+    """The findings as text."""
     return "\n".join(_lines(findings))
 
 

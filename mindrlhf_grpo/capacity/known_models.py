@@ -20,13 +20,13 @@ from ..model_files.folder import read_model_config
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownModel:
-    """A model, or several of one shape.
+    """A public model, or several of one shape.
 
     Attributes:
         name: family and size, as its file in ``model_configs`` is called.
         ids: hub ids.
-        parameters: all weights, tied ones once.
-        config: what ``config.json`` says of their shapes.
+        parameters: count of all weights, tied ones once.
+        config: the part of ``config.json`` that decides shapes.
     """
 
     name: str
@@ -37,44 +37,44 @@ class KnownModel:
 
 @cache
 def known_models() -> dict[str, KnownModel]:
-    """All of them by name."""
-    found = yaml.safe_load(files("mindrlhf_grpo.capacity").joinpath("known_models.yaml").read_text("utf-8"))
+    """All known models by name."""
+    entries = yaml.safe_load(files("mindrlhf_grpo.capacity").joinpath("known_models.yaml").read_text("utf-8"))
     return {
         name: KnownModel(name=name, ids=tuple(entry["ids"]), parameters=entry["parameters"], config=entry["config"])
-        for name, entry in found.items()
+        for name, entry in entries.items()
     }
 
 
-def config_of(path: str) -> Config:
-    """``config.json`` of a model: the folder's if it is there, weights or not, else that of the known model it names.
+def find_config(path: str) -> Config:
+    """``config.json`` of a model: that of its folder, with weights or without, or of the known model that the path names.
 
     A path names a known model by its hub id, by a folder called like one (``models/Qwen2.5-7B-Instruct``, whatever
     follows), or by family and size (``qwen2.5-7b``).
 
     Raises:
-        ConfigError: neither; says which are known.
+        ConfigError: neither exists; the message lists the known models.
     """
     folder = Path(path).expanduser()
     if (folder / "config.json").is_file():
         return read_model_config(folder)
-    found = find_known(path)
-    if found is None:
+    known = find_known(path)
+    if known is None:
         ids = [name for model in known_models().values() for name in model.ids]
         raise ConfigError(
             f"model.path: the sizes of {path!r} are not known{did_you_mean(path, ids)}; accepted: a folder with a "
             f"config.json, or one of {', '.join(known_models())} by hub id or by name"
         )
-    return found.config
+    return known.config
 
 
-def architecture_of(path: str) -> Architecture:
-    """The architecture of a model without its files: that of ``config_of``.
+def find_architecture(path: str) -> Architecture:
+    """The architecture of a model from its ``config.json``, see :func:`find_config`; its weights are not needed.
 
     Raises:
-        ConfigError: neither a folder nor a known model, or a family whose weights are not known.
+        ConfigError: the path is neither a folder nor a known model, or the weights of its family are not known.
     """
     try:
-        return read_architecture(config_of(path))
+        return read_architecture(find_config(path))
     except UnknownFamily as error:
         raise ConfigError(
             f"the weights of model family {error.name!r} are not known without their files; known: {', '.join(FAMILIES)}"
@@ -82,15 +82,15 @@ def architecture_of(path: str) -> Architecture:
 
 
 def find_known(path: str) -> KnownModel | None:
-    """The known model that a path names: of several, the one with the longest name."""
-    wanted = plain(path.rstrip("/").split("/")[-1])
+    """The known model that a path names; of several, the one with the longest name."""
+    requested = plain(path.rstrip("/").split("/")[-1])
     names = {
         plain(name.split("/")[-1]): model for model in known_models().values() for name in (model.name, *model.ids)
     }
-    fitting = [name for name in names if wanted == name or re.match(rf"{name}(?!\d)", wanted)]
+    fitting = [name for name in names if requested == name or re.match(rf"{name}(?!\d)", requested)]
     return names[max(fitting, key=len)] if fitting else None
 
 
 def plain(name: str) -> str:
-    """Letters and digits of a name alone, small."""
+    """The letters and digits of a name in lower case."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -26,16 +26,16 @@ PROBE_SECONDS = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendState:
-    """What a backend can do here.
+    """The state of one backend on this machine.
 
     Attributes:
         usable: whether a run can use it.
-        text: what it is, or what is missing and how to get it.
-        devices: what it computes on: ``device``, ``name``, for accelerators ``free`` and ``total`` bytes, and
+        text: its version, or what is missing and how to get it.
+        devices: the devices it computes on: ``device``, ``name``, for accelerators ``free`` and ``total`` bytes, and
             ``dtypes`` where not every one works.
-        warning: something that works but should be mended.
+        warning: a problem that does not stop a run.
         absent: kind of device -> why it is not among ``devices``, and the remedy.
-        kernels: operation -> which implementation serves it, where the backend has a choice.
+        kernels: operation -> the implementation that serves it, where the backend has a choice.
     """
 
     name: str
@@ -75,12 +75,12 @@ def host_memory() -> tuple[int, int]:
 
 
 def processors() -> int:
-    """Cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def backend_states() -> list[BackendState]:
-    """Every known backend."""
+    """The state of every known backend."""
     return [backend_state(name) for name in sorted(available_backends())]
 
 
@@ -91,17 +91,17 @@ def backend_state(name: str) -> BackendState:
     except BackendError as error:
         return BackendState(name=name, usable=False, text=str(error), devices=[])
     warning = module.environment_warning()
-    found = probe(available_backends()[name])
-    if isinstance(found, str):
-        return BackendState(name=name, usable=False, text=found, devices=[], warning=warning)
+    listing = probe(available_backends()[name])
+    if isinstance(listing, str):
+        return BackendState(name=name, usable=False, text=listing, devices=[], warning=warning)
     return BackendState(
-        name=name, usable=True, text=found["framework"], devices=found["devices"], warning=warning,
-        absent=found.get("absent", {}), kernels=found.get("kernels", {}),
+        name=name, usable=True, text=listing["framework"], devices=listing["devices"], warning=warning,
+        absent=listing.get("absent", {}), kernels=listing.get("kernels", {}),
     )  # fmt: skip
 
 
 def probe(module: str) -> dict[str, Any] | str:
-    """Run a backend's device listing in a process of its own: its JSON, or what went wrong."""
+    """Run a backend's device listing in a separate process; return its JSON, or the error as text."""
     command = [sys.executable, "-m", "mindrlhf_grpo.capacity.device_listing", module]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
@@ -110,8 +110,8 @@ def probe(module: str) -> dict[str, Any] | str:
     last = next(reversed((done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()), "")
     try:
         if done.returncode == 0:
-            found: dict[str, Any] = json.loads(last)
-            return found
+            listing: dict[str, Any] = json.loads(last)
+            return listing
     except ValueError:
         pass
     return f"broken: {last or f'exit code {done.returncode}'}"

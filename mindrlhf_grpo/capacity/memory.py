@@ -46,7 +46,7 @@ Parts = dict[str, int]
 
 
 def adapter_parameters(shape: ModelShape, rank: int) -> int:
-    """Weights of LoRA adapters on every linear layer: A ``[rank, in]`` and B ``[out, rank]`` each."""
+    """Count the weights of LoRA adapters on every linear layer: A ``[rank, in]`` and B ``[out, rank]``."""
     return rank * shape.linear
 
 
@@ -61,27 +61,27 @@ def kv_cache_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
 
 
 def activation_bytes(shape: ModelShape, tokens: int, dtype: str, *, lora_rank: int, recompute: bool) -> int:
-    """What a forward pass keeps for the backward pass, and one block's gradients on the way back.
+    """The values that a forward pass keeps for the backward pass, and one block's gradients in the backward pass.
 
-    With ``recompute`` a block keeps its input alone, and one block at a time is computed again.
+    With ``recompute`` a block keeps only its input, and one block at a time is computed again.
     """
     by_width = KEPT[dtype, lora_rank > 0]
     widths = (shape.hidden, shape.intermediate, shape.query, shape.key)
-    kept = sum(size * width for size, width in zip(by_width, widths, strict=True)) + KEPT_ANYWAY
-    block = tokens * (kept + 4 * ADAPTED * lora_rank)
+    stored = sum(size * width for size, width in zip(by_width, widths, strict=True)) + KEPT_ANYWAY
+    block = tokens * (stored + 4 * ADAPTED * lora_rank)
     if recompute:
         return shape.layers * tokens * shape.hidden * BYTES[dtype] + 2 * block
     return (shape.layers + 1) * block
 
 
 def forward_bytes(shape: ModelShape, tokens: int, dtype: str) -> int:
-    """What a forward pass without gradient holds at once: one block's widest values, and the logits of a chunk."""
+    """The values alive at once in a forward pass without gradient: one block's widest ones, and the logits of a chunk."""
     block = tokens * (3 * shape.hidden + 3 * shape.intermediate + shape.query + 2 * shape.key) * BYTES[dtype]
     return block + logits_bytes(shape, HEAD_CHUNK, dtype)
 
 
 def logits_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
-    """Logits in the type of the weights, and twice in float32."""
+    """Logits in the dtype of the weights, and twice in float32."""
     return positions * shape.vocabulary * (BYTES[dtype] + 8)
 
 
@@ -100,13 +100,13 @@ def vision_bytes(shape: ModelShape, tokens: int, dtype: str, *, trained: bool) -
     if not shape.vision:
         return 0
     if trained:
-        kept = sum(size * width for size, width in zip(KEPT[dtype, False], widths, strict=True)) + KEPT_ANYWAY
-        return (shape.vision_layers + 1) * patches * kept
+        stored = sum(size * width for size, width in zip(KEPT[dtype, False], widths, strict=True)) + KEPT_ANYWAY
+        return (shape.vision_layers + 1) * patches * stored
     return patches * 3 * (shape.vision_hidden + shape.vision_inner) * BYTES[dtype]
 
 
 def micro_batch_tokens(config: AnyConfig, ranks: int) -> int:
-    """The most tokens computed at once in training: the budget, a whole step if that is less, one row if more."""
+    """The most tokens computed at once in training: the budget, or a step if that is smaller, or a row if that is larger."""
     rows = -(-config.train.prompts_per_step // ranks)
     if isinstance(config, OfflineConfig):
         return max(config.data.max_tokens, min(config.train.tokens_per_micro_batch, 2 * rows * config.data.max_tokens))
@@ -125,115 +125,115 @@ def phases(
     scorer: int = 0,
     layout: DeviceLayout | None = None,
 ) -> dict[str, Parts]:
-    """Phase -> part -> bytes, for the second step on (from then the optimizer's state is there).
+    """Phase -> part -> bytes, from the second step on (when the optimizer has its state).
 
     Args:
-        config: the run, online or on given rows (which has no phase ``generate``).
+        config: the run; one on a fixed dataset has no phase ``generate``.
         shape: its model.
-        reference: whether the loss or reward needs a reference.
-        critic: whether a critic of the policy's size is trained beside it.
-        scorer: bytes of the largest model that rewards compute with; one at a time is loaded.
-        layout: how the model lies on the devices; None: on one.
+        reference: whether the loss or the reward needs a reference policy.
+        critic: whether a critic of the policy's size is trained too.
+        scorer: bytes of the largest model that rewards compute with; they are loaded one at a time.
+        layout: layout of the model on the devices; None: one device.
     """
     layout, model = layout or DeviceLayout(), config.model
     held = lasting(config, shape, layout, reference=reference, critic=critic)
     adapters = adapter_parameters(shape, model.lora_rank)
     kind = "float32" if adapters else model.dtype  # adapters are float32, whatever they adapt
     copied = layout.held(*((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
-    found = {"load": loading_parts(config, shape, layout, held)}
+    parts = {"load": loading_parts(config, shape, layout, held)}
     if isinstance(config, RunConfig):
-        found["generate"] = {**held, **generation_parts(config, shape, layout)}
-        found |= {"reward": {**held, "scoring model": scorer}} if scorer else {}
+        parts["generate"] = {**held, **generation_parts(config, shape, layout)}
+        parts |= {"reward": {**held, "scoring model": scorer}} if scorer else {}
     if isinstance(config, RunConfig) or reference:
-        found["score"] = {**held, **scoring_parts(config, shape, layout)}
-    found["update"] = {**held, **update_parts(config, shape, layout)}
-    found["checkpoint"] = {**held, "copy of the weights": copied}
-    return {phase: without_swapped(config, phase, parts) for phase, parts in found.items()}
+        parts["score"] = {**held, **scoring_parts(config, shape, layout)}
+    parts["update"] = {**held, **update_parts(config, shape, layout)}
+    parts["checkpoint"] = {**held, "copy of the weights": copied}
+    return {phase: without_swapped(config, phase, held) for phase, held in parts.items()}
 
 
 def loading_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, held: Parts) -> Parts:
-    """What comes together while models are loaded: with shards, one whole model at a time, before it is cut.
+    """The parts that meet while models are loaded: with shards, one full model at a time, before it is cut.
 
-    The last one is the reference, at its first use: beside the engine, unless that is swapped out by then.
+    The last one is the reference policy, at its first use: beside the engine, unless that is swapped out by then.
     """
     size = BYTES[config.model.dtype]
-    found = {"weights": held["weights"], "largest tensor": shape.largest * size // layout.tensor}
+    parts = {"weights": held["weights"], "largest tensor": shape.largest * size // layout.tensor}
     if not layout.sharded:
-        return found
+        return parts
     swapped = isinstance(config, RunConfig) and config.swap is not None and "engine" in config.swap.roles
     engine = held["engine"] if held["reference"] and not swapped else 0
-    return {**found, **present({"engine": engine}), "whole model": layout.used(*shape.split) * size}
+    return {**parts, **nonempty({"engine": engine}), "whole model": layout.used(*shape.split) * size}
 
 
 def scoring_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
-    """A forward pass without gradient over a micro-batch."""
+    """The parts of a forward pass without gradient over a micro-batch."""
     model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
     vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=False) // layout.tensor
     gathered = gathered_bytes(shape, model, layout, training=False)
     activations = forward_bytes(shape, tokens, model.dtype) // layout.tensor
-    return {"activations": activations, **present({"gathered": gathered, "vision": vision})}
+    return {"activations": activations, **nonempty({"gathered": gathered, "vision": vision})}
 
 
 def update_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
-    """Forward and backward pass over a micro-batch, and gradients."""
+    """The parts of a forward and backward pass over a micro-batch, and the gradients."""
     model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
     adapters = adapter_parameters(shape, model.lora_rank)
     trained = (adapters, 0) if adapters else shape.trained
-    kept = activation_bytes(shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute)
+    activations = activation_bytes(shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute)
     tower = not adapters and shape.vision_trained
     vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower) // layout.tensor
     gathered = gathered_bytes(shape, model, layout, training=not adapters)
     gradients = 0 if offloaded(config) else layout.held(*trained) * BYTES["float32" if adapters else model.dtype]
     return {
         "gradients": gradients,
-        "activations": kept // layout.tensor,
+        "activations": activations // layout.tensor,
         "head": head_bytes(shape, model.dtype, trained=not adapters) // layout.tensor,
-        **present({"gathered": gathered, "vision": vision}),
+        **nonempty({"gathered": gathered, "vision": vision}),
     }
 
 
-def present(parts: Mapping[str, int]) -> Parts:
-    """The parts that there are."""
+def nonempty(parts: Mapping[str, int]) -> Parts:
+    """The parts that are not empty."""
     return {part: size for part, size in parts.items() if size}
 
 
 def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, reference: bool, critic: bool) -> Parts:
-    """What stays from phase to phase."""
+    """The parts that stay from phase to phase."""
     model, online, size = config.model, isinstance(config, RunConfig), BYTES[config.model.dtype]
     adapters = adapter_parameters(shape, model.lora_rank)
     trained, kind = ((adapters, 0), "float32") if adapters else (shape.trained, model.dtype)
     weights = layout.held(*shape.split) * size
-    found = {
+    parts = {
         "weights": weights + layout.held(adapters) * 4,
         "reference": weights if reference and not adapters else 0,
         "optimizer": optimizer_bytes(layout.held(*trained), kind),
         "engine": engine_weights(shape, layout, adapters=bool(adapters)) * size if online else 0,
     }
     if critic:
-        found["critic"] = weights
-        found["critic optimizer"] = optimizer_bytes(layout.held(*shape.split), model.dtype)
+        parts["critic"] = weights
+        parts["critic optimizer"] = optimizer_bytes(layout.held(*shape.split), model.dtype)
     if offloaded(config):
-        found.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
-    return found
+        parts.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
+    return parts
 
 
 def offloaded(config: AnyConfig) -> bool:
-    """Whether shards stay in host memory: what the device has of them passes through."""
+    """True where shards stay in host memory and only pass through the device."""
     return config.parallel is not None and config.parallel.offload
 
 
 def engine_weights(shape: ModelShape, layout: DeviceLayout, *, adapters: bool) -> int:
-    """Weights the engine has besides the policy's: all where those are sharded, else those that adapters are merged in."""
+    """Count the engine's weights besides the policy's: all where those are sharded, else those with merged adapters."""
     if layout.sharded:
         return layout.used(*shape.split)
     return layout.used(min(shape.adapted, shape.split[0])) if adapters else 0
 
 
 def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: DeviceLayout, *, training: bool) -> int:
-    """Weights that are whole on a device for a while where it stores shards.
+    """Full weights that a device with shards gathers for a while.
 
     With ``fsdp`` a block that computes and one that arrives, then embeddings and head; else all of them. In training
-    whole gradients come on top, until they are summed: of a block, or with ``zero1`` of all.
+    full gradients come on top, until they are summed: of a block, or with ``zero1`` of all.
     """
     if not layout.sharded:
         return 0
@@ -276,16 +276,16 @@ def generation_parts(config: RunConfig, shape: ModelShape, layout: DeviceLayout)
         "logits": logits_bytes(shape, slots, dtype) // layout.tensor,
         "prefill": kv_cache_bytes(shape, prefill, dtype) // split
         + forward_bytes(shape, prefill, dtype) // layout.tensor,
-        **present({"vision": vision_bytes(shape, images, dtype, trained=False) // layout.tensor}),
+        **nonempty({"vision": vision_bytes(shape, images, dtype, trained=False) // layout.tensor}),
     }
 
 
 def allocator_bytes(parts: Mapping[str, int], place: Literal["host", "accelerator"]) -> int:
-    """What the allocator holds beyond what is in use."""
+    """Bytes that the allocator holds beyond those in use."""
     passing = sum(size for part, size in parts.items() if part not in LASTING)
     return int(passing * ALLOCATOR_SHARE[place])
 
 
 def peak(parts: Mapping[str, int]) -> int:
-    """Bytes of a phase."""
+    """Total bytes of a phase."""
     return sum(parts.values())

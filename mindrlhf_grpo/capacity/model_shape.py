@@ -13,20 +13,20 @@ VISION = ("visual", "vision_tower", "multi_modal_projector")  # parts of names, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The sizes that memory depends on.
+    """The sizes of a model that its memory depends on.
 
     Attributes:
         parameters: all weights, tied ones once.
-        intermediate: inner width that a token passes through in a layer, over all experts chosen for it.
+        intermediate: inner width that a token passes in a layer, over all experts chosen for it.
         query, key: heads times head size, of queries and of keys (or values).
         largest: elements of the largest tensor.
         linear: (in + out) summed over the linear layers that all-linear LoRA adapts.
         adapted: weights of those layers.
-        experts: weights of the routed experts, of ``parameters``.
-        embeddings: weights of the embedding and of an output head of its own.
+        experts: weights of the routed experts, part of ``parameters``.
+        embeddings: weights of the embedding, and of the output head where it is not tied.
         frozen: weights that are not trained.
         cached: numbers in the cache for each token and layer; 0: keys and values of width ``key``.
-        vision: weights of the vision tower and its projector; then its sizes.
+        vision: weights of the vision tower and its projector; the sizes after it are the tower's.
     """
 
     parameters: int
@@ -50,17 +50,17 @@ class ModelShape:
 
     @property
     def split(self) -> tuple[int, int]:
-        """Weights outside of routed experts, and in them."""
+        """Weights outside routed experts, and inside them."""
         return self.parameters - self.experts, self.experts
 
     @property
     def trained(self) -> tuple[int, int]:
-        """The same of those that are trained."""
+        """Trained weights outside routed experts, and inside them."""
         return self.parameters - self.experts - self.frozen, self.experts
 
     @property
     def vision_trained(self) -> bool:
-        """Whether the tower is, and so keeps what its backward pass needs."""
+        """True where the vision tower is trained and keeps values for its backward pass."""
         return self.frozen < self.vision
 
 
@@ -105,5 +105,5 @@ def model_shape(
 
 
 def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether all-linear LoRA adapts this weight: every matrix but embeddings, the output projection and the vision tower."""
+    """True for a weight that all-linear LoRA adapts: a matrix outside embeddings, output head and vision tower."""
     return len(shape) == 2 and not any(part in name for part in ("embed", "wte", "wpe", "lm_head", "norm", *VISION))

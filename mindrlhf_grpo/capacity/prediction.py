@@ -1,4 +1,4 @@
-"""Whether a run fits: its peak memory by phase, and which settings would bring it down."""
+"""Prediction of a run's peak memory by phase, and the settings that would bring it down."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Prediction:
 
 
 def predict(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, place: Place, *, scorer: int = 0) -> Prediction:
-    """The memory of a run on one of the devices of a layout.
+    """Predict the memory of a run on one device of a layout.
 
     Args:
         scorer: bytes of the largest model that rewards compute with.
@@ -50,17 +50,17 @@ def predict(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, place: P
         ConfigError: an algorithm or objective that does not exist.
     """
     reference, critic = models_beside(config)
-    found = phases(config, shape, reference=reference, critic=critic, scorer=scorer, layout=layout)
+    parts_of_phases = phases(config, shape, reference=reference, critic=critic, scorer=scorer, layout=layout)
     return Prediction(
         phases={
             phase: {"process": PROCESS_BYTES[place], **parts, "allocator": allocator_bytes(parts, place)}
-            for phase, parts in found.items()
+            for phase, parts in parts_of_phases.items()
         }
     )
 
 
 def models_beside(config: AnyConfig) -> tuple[bool, bool]:
-    """Whether a reference is held beside the model that learns, and whether a critic is."""
+    """(reference, critic): whether each is held beside the model that is trained."""
     if isinstance(config, RunConfig):
         needs = resolve(config.algorithm).needs
         shared = config.critic is not None and config.critic.shared  # a head on the policy's body
@@ -68,11 +68,11 @@ def models_beside(config: AnyConfig) -> tuple[bool, bool]:
     return resolve_objective(config).needs_reference and config.objective.reference_logps == "on_the_fly", False
 
 
-def largest_scorer(config: AnyConfig, weights_of: Callable[[str], int]) -> tuple[int, list[str]]:
+def largest_scorer(config: AnyConfig, count_weights: Callable[[str], int]) -> tuple[int, list[str]]:
     """Bytes of the largest model that rewards compute with in this process, and those whose size is not known.
 
     Args:
-        weights_of: number of weights of a model's folder or hub id; raises UserError or OSError where it is not known.
+        count_weights: counts the weights of a model folder or hub id; raises UserError or OSError for an unknown one.
     """
     sizes, unknown = [0], []
     for component in config.rewards if isinstance(config, RunConfig) else []:
@@ -87,24 +87,24 @@ def largest_scorer(config: AnyConfig, weights_of: Callable[[str], int]) -> tuple
         options = inside.get("options") if isinstance(inside.get("options"), dict) else {}
         dtype = inside.get("dtype") or (options or {}).get("dtype") or "float32"
         try:
-            sizes.append(weights_of(path) * BYTES.get(str(dtype), 4))
+            sizes.append(count_weights(path) * BYTES.get(str(dtype), 4))
         except (UserError, OSError, KeyError):
             unknown.append(path)
     return max(sizes), unknown
 
 
 def layout_of(config: AnyConfig, ranks: int) -> DeviceLayout:
-    """How this project lays a run on so many devices: whole models, or what `parallel` says."""
+    """The layout of a run on so many devices: full models, or the strategy of `parallel`."""
     return DeviceLayout(ranks=ranks, strategy=config.parallel.strategy if config.parallel else "replicate")
 
 
 def remedies(
     config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, scorer: int = 0, sharding: bool = True
 ) -> list[str]:
-    """The fewest settings, ``key=value``, with which a run fits; empty if none of those known here do.
+    """The fewest settings, ``key=value``, with which a run fits; empty if none of the candidates suffice.
 
     Args:
-        sharding: whether the backend can share weights out.
+        sharding: whether the backend can shard weights.
     """
     known = [setting for setting in candidates(config, ranks) if sharding or setting[0][0] != "parallel"]
     for count in range(1, len(known) + 1):
@@ -120,7 +120,7 @@ def remedies(
 
 
 def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
-    """Settings that lower the peak, those that change nothing in the result first."""
+    """Yield settings that lower the peak; those that do not change the result come first."""
     if not config.model.recompute:
         yield ("model", "recompute"), True
     row = config.data.max_tokens if not isinstance(config, RunConfig) else (
@@ -142,7 +142,7 @@ def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
 
 
 def refused(config: AnyConfig, shape: ModelShape) -> str:
-    """Why a backend would not take these settings together; empty if it would."""
+    """The reason why a backend refuses these settings together; empty if it accepts them."""
     if config.parallel is None or config.parallel.strategy == "replicate":
         return ""
     whose = (
@@ -165,7 +165,7 @@ def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:
 def smallest(
     config: AnyConfig, shape: ModelShape, layouts: Iterable[DeviceLayout], available: int, *, scorer: int = 0
 ) -> tuple[DeviceLayout, Prediction] | None:
-    """The first of some layouts on which a run fits."""
+    """The first of the layouts on which a run fits."""
     for layout in layouts:
         prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
         if prediction.peak <= available:
@@ -174,6 +174,6 @@ def smallest(
 
 
 def shown(setting: Setting) -> str:
-    """A setting as it is written on the command line; a whole section of defaults as ``{}``."""
+    """A setting as written on the command line; a section of defaults is ``{}``."""
     (section, name), value = setting
     return f"{section}.{name}={'true' if value is True else value}" if name else f"{section}={{}}"

@@ -1,4 +1,5 @@
-"""Model folders in the Hugging Face layout, read and written without a framework.
+"""Model folders in the Hugging Face layout and the architectures they describe, without a framework.
 
-To support another kind of weight file, add a module beside ``safetensors`` that offers the same reads and writes.
+To support another model family, add a function to ``families``; another kind of weight file is a module beside
+``safetensors`` with the same reads and writes.
 """

@@ -21,7 +21,7 @@ Reader = Callable[[Config], Architecture]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How the ``config.json`` of a ``model_type`` is read, and whether its models read images."""
+    """The reader of a ``model_type``; ``images``: its models read images."""
 
     read: Reader
     images: bool = False
@@ -234,7 +234,7 @@ def _llama_like(config: Config) -> Architecture:
 
 
 def _with_vision(language: Architecture, config: Config) -> Architecture:
-    """The language model with the vision tower of ``vision_config``, where there is one."""
+    """The language model with the vision tower that ``vision_config`` describes, if it does."""
     vision = config.get("vision_config") or {}
     hidden = vision.get("hidden_size", 0)
     tower = VisionTower(

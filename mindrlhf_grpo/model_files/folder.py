@@ -1,4 +1,4 @@
-"""A model folder without loading it: where it is, its config.json, and the headers of its safetensors files.
+"""A model folder without loading it: its place, its config.json, and the headers of its safetensors files.
 
 A safetensors file starts with 8 bytes (little-endian length), then JSON: name -> dtype, shape, offsets
 into the data that follows (https://github.com/huggingface/safetensors).
@@ -50,10 +50,10 @@ class TensorInfo:
 
 
 def find_folder(path: str) -> Path:
-    """The folder of a model: a local folder, or a hub id's folder in the cache (its config.json is fetched if need be).
+    """Find the folder of a model: a local one, or a hub id's in the cache (its config.json is fetched if need be).
 
     Raises:
-        ConfigError: neither, or a folder without config.json or weights.
+        ConfigError: neither exists, or the folder has no config.json or no weights.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -69,7 +69,7 @@ def find_folder(path: str) -> Path:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path that is no folder can be ``owner/name``: two plain words, the first no folder here."""
+    """True for a path that can be ``owner/name``: plain words, the first of which is no folder here."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", path):
         return False
     return not ("/" in path and Path(path).parent.is_dir())
@@ -88,7 +88,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, without those that an index does not name."""
+    """The safetensors files of a model; with an index, the files it names."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -170,7 +170,7 @@ def _from_hub(name: str) -> Path:
 
 
 def _reachable(endpoint: str) -> bool:
-    """Whether a connection can be opened: the hub client itself retries for half a minute."""
+    """True if a connection can be opened. The hub client itself would retry for half a minute."""
     if getproxies():
         return True
     address = urlsplit(endpoint)
@@ -182,7 +182,7 @@ def _reachable(endpoint: str) -> bool:
 
 
 def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
-    """Copy the files of a folder that match and are not there yet."""
+    """Copy the matching files of a folder that the target does not have yet."""
     for pattern in patterns:
         for file in sorted(source.glob(pattern)):
             if file.is_file() and not (target / file.name).exists():

@@ -1,4 +1,4 @@
-"""LoRA adapters added into the weights they belong to: W + scale * B @ A, in NumPy, one tensor at a time.
+"""Merging LoRA adapters into their weights: W + scale * B @ A, in NumPy, one tensor at a time.
 
 LoRA: Hu et al. 2021, https://arxiv.org/abs/2106.09685. The adapter is in peft's layout: A ``[r, in]``,
 B ``[out, r]``. Each weight file of the base is copied and only the merged tensors are written over.
@@ -50,7 +50,7 @@ def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
 
 
 def lora_scale(settings: Mapping[str, Any]) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA; refuses what is not plain LoRA."""
+    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA; raises CheckpointError for other kinds."""
     for name, plain in PLAIN.items():
         value = settings.get(name)
         if value and value != plain:
@@ -79,11 +79,11 @@ def _merge_file(
     *,
     transposed: bool,
 ) -> set[str]:
-    """Add the adapter to the weights of one file, in place; returns the names merged."""
+    """Add the adapter to the weights of one file, in place; return the merged names."""
     header = read_header(path)
-    of_adapter = {bare(name): name for name in pairs}
-    found = {name: of_adapter[bare(name)] for name in header if bare(name) in of_adapter}
-    for stored_name, name in found.items():
+    names = {without_prefixes(name): name for name in pairs}
+    adapted = {name: names[without_prefixes(name)] for name in header if without_prefixes(name) in names}
+    for stored_name, name in adapted.items():
         info = header[stored_name]
         a, b = pairs[name]
         delta = (b @ a) * np.float32(scale)
@@ -94,12 +94,14 @@ def _merge_file(
         stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r+", offset=info.start, shape=(info.size,))
         stored[:] = as_stored(merged, info.dtype).ravel()
         stored.flush()
-    return set(found.values())
+    return set(adapted.values())
 
 
-def bare(name: str) -> str:
-    """A weight's name without what stands before it: models that read images are published with other names there
-    (``model.layers``, ``language_model.model.layers``) than transformers has in memory (``model.language_model.layers``).
+def without_prefixes(name: str) -> str:
+    """A weight's name without its prefixes.
+
+    Models that read images are published with other prefixes (``model.layers``, ``language_model.model.layers``) than
+    transformers has in memory (``model.language_model.layers``).
     """
     while name.startswith(("model.", "language_model.")):
         name = name.partition(".")[2]

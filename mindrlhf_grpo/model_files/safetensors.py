@@ -24,7 +24,7 @@ SHARD_BYTES = 5_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a tensor is to lie in a file: dtype by safetensors' name (F32, F16, BF16, F64), shape."""
+    """The form of a tensor in a file: dtype by safetensors' name (F32, F16, BF16, F64), and shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ def stored_type(dtype: str) -> type[np.generic]:
     """NumPy's type for a dtype by safetensors' name.
 
     Raises:
-        CheckpointError: a type whose numbers are not read here.
+        CheckpointError: a dtype that is not read here.
     """
     if dtype not in STORED:
         raise CheckpointError(f"weights of type {dtype} cannot be used; accepted: {', '.join(STORED)}")
@@ -53,7 +53,7 @@ def stored_type(dtype: str) -> type[np.generic]:
 
 
 def as_stored(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Values in the type that a file holds."""
+    """Values converted to the dtype of a file."""
     if dtype == "BF16":
         return to_bfloat16(np.asarray(values, np.float32))
     return np.ascontiguousarray(values, dtype=stored_type(dtype))
@@ -103,7 +103,7 @@ def write_model(
 
 
 def _shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stored]]:
-    """Consecutive tensors together, as many as fit."""
+    """Group consecutive tensors, as many as fit."""
     shards: list[dict[str, Stored]] = [{}]
     size = 0
     for name, stored in plan.items():
@@ -116,7 +116,7 @@ def _shards(plan: Mapping[str, Stored], shard_bytes: int) -> list[dict[str, Stor
 
 
 def _write_file(path: Path, plan: Mapping[str, Stored], tensors: Iterable[tuple[str, NDArray[Any]]]) -> None:
-    """Header, then the values of ``plan``'s tensors, taken from ``tensors`` in this order."""
+    """Write the header, then the values of ``plan``'s tensors, taken from ``tensors`` in this order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without
     start = 0
     for name, stored in plan.items():
@@ -129,7 +129,7 @@ def _write_file(path: Path, plan: Mapping[str, Stored], tensors: Iterable[tuple[
         file.write(len(text).to_bytes(8, "little") + text)
         source = iter(tensors)
         for name, stored in plan.items():
-            given, values = next(source)
-            if given != name or tuple(values.shape) != stored.shape:
-                raise ValueError(f"expected {name} {stored.shape}, was given {given} {tuple(values.shape)}")
+            actual, values = next(source)
+            if actual != name or tuple(values.shape) != stored.shape:
+                raise ValueError(f"expected {name} {stored.shape}, got {actual} {tuple(values.shape)}")
             file.write(as_stored(values, stored.dtype).data)

@@ -1,8 +1,8 @@
-"""The head of one number on a language model's body (critic, reward model), as it lies in a model folder.
+"""The value head on a language model's body (critic, reward model): one number per token, as a model folder holds it.
 
 ``score.weight`` ``[1, E]``, with or without ``score.bias`` (transformers' sequence and token classification), or an
 MLP under the names of a Sequential: ``score.0.weight``, ``score.2.weight``, ... with an activation between its layers.
-``classifier`` is read as another name for ``score``; heads that a model type stores under names of its own are in
+``classifier`` is read as another name for ``score``; heads that a model type stores under other names are in
 ``NAMED_HEADS``. Both backends read, draw and name heads here. E: hidden size.
 """
 
@@ -60,11 +60,11 @@ class ValueHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedHead:
-    """How a model type stores an MLP on the body of a known family: ``NAME.layers.I`` and ``NAME.output_layer``.
+    """The names under which a model type stores an MLP on a known family's body: ``NAME.layers.I``, ``NAME.output_layer``.
 
     Attributes:
         family: ``model_type`` of the body, whose other settings are those of this family.
-        name: of the head.
+        name: name of the head.
         widths: the key of ``config.json`` with the widths between hidden size and 1, as text: ``"256,64"``.
     """
 
@@ -79,7 +79,7 @@ class NamedHead:
         return [*inner, (f"{self.name}.output_layer", f"{NAME}.{2 * depth}" if depth else NAME)]
 
     def read_widths(self, folder: Path, config: Mapping[str, Any]) -> list[int]:
-        """The widths that ``config.json`` says. Raises ConfigError where they are no whole numbers."""
+        """The widths in ``config.json``. Raises ConfigError where they are not positive integers."""
         written = config.get(self.widths, "")
         try:
             widths = [int(width) for width in str(written).split(",") if width.strip()]
@@ -94,43 +94,45 @@ NAMED_HEADS = {"myrm": NamedHead(family="llama", name="myscore", widths="hidden_
 
 
 def body_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config.json`` of a model as that of the family its body belongs to; others are as they are."""
+    """``config.json`` of a model, rewritten as that of its body's family where the model type only names its head."""
     named = NAMED_HEADS.get(str(config.get("model_type")))
     if named is None:
         return dict(config)
-    kept = {key: value for key, value in config.items() if key not in ("auto_map", named.widths)}
+    settings = {key: value for key, value in config.items() if key not in ("auto_map", named.widths)}
     kind = named.family.capitalize()
-    return {**kept, "model_type": named.family, "architectures": [f"{kind}ForSequenceClassification"]}
+    return {**settings, "model_type": named.family, "architectures": [f"{kind}ForSequenceClassification"]}
 
 
 def layer_names(names: Mapping[str, object]) -> tuple[str, ...]:
     """Linear layers of a head by the names of its weights: ``score``, or ``score.0``, ``score.2``, ..."""
-    found = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
-    return tuple(sorted(found, key=lambda name: int(name.partition(".")[2] or 0)))
+    layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    return tuple(sorted(layers, key=lambda name: int(name.partition(".")[2] or 0)))
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor of a model folder belongs to a head of one number."""
+    """True for a tensor of a model folder that belongs to a value head."""
     return name.partition(".")[0] in (*NAMES, *(named.name for named in NAMED_HEADS.values()))
 
 
 def load_value_head(folder: Path, hidden: int, *, seed: int) -> ValueHead:
-    """The head of a model folder; a small random one where the folder has none (a causal LM).
+    """Read the head of a model folder; draw a small random one where the folder has none (a causal LM).
 
     Raises:
-        ConfigError: tensors that are no head of one number over ``hidden`` numbers.
+        ConfigError: tensors that do not form a head from ``hidden`` numbers to one.
     """
-    found = {
+    stored_tensors = {
         name: (path, info) for path in weight_files(folder) for name, info in read_header(path).items() if is_head(name)
     }
     config = read_model_config(folder)
     named = NAMED_HEADS.get(str(config.get("model_type")))
     if named is not None:
-        return read_named_head(folder, named, config, hidden, found)
-    if not found:
+        return read_named_head(folder, named, config, hidden, stored_tensors)
+    if not stored_tensors:
         return ValueHead(tensors={f"{NAME}.weight": drawn(hidden, seed)})
-    check_names(folder, {name: info for name, (_, info) in found.items()}, hidden)
-    tensors = {NAME + name[len(name.partition(".")[0]) :]: read_tensor(*place) for name, place in found.items()}
+    check_names(folder, {name: info for name, (_, info) in stored_tensors.items()}, hidden)
+    tensors = {
+        NAME + name[len(name.partition(".")[0]) :]: read_tensor(*place) for name, place in stored_tensors.items()
+    }
     activation = str(config.get(ACTIVATION_KEY, ACTIVATIONS[0]))
     if activation not in ACTIVATIONS:
         raise ConfigError(
@@ -140,12 +142,16 @@ def load_value_head(folder: Path, hidden: int, *, seed: int) -> ValueHead:
 
 
 def read_named_head(
-    folder: Path, named: NamedHead, config: Mapping[str, Any], hidden: int, found: Mapping[str, tuple[Path, TensorInfo]]
+    folder: Path,
+    named: NamedHead,
+    config: Mapping[str, Any],
+    hidden: int,
+    stored_tensors: Mapping[str, tuple[Path, TensorInfo]],
 ) -> ValueHead:
-    """The head of a model type that has its own names; other heads in the files, of the body it was made from, are not.
+    """Read the head of a model type in ``NAMED_HEADS``; other heads in its files are those of the model it was made from.
 
     Raises:
-        ConfigError: weights that are missing or of another shape than ``config.json`` says; nothing is drawn instead.
+        ConfigError: weights that are missing or of another shape than ``config.json`` says; no random head replaces them.
     """
     widths = named.read_widths(folder, config)
     sizes = [hidden, *widths, 1]
@@ -153,7 +159,7 @@ def read_named_head(
     wrong: list[str] = []
     for place, (stored, name) in enumerate(named.stored_names(len(widths))):
         for part, shape in (("weight", (sizes[place + 1], sizes[place])), ("bias", sizes[place + 1 : place + 2])):
-            where = found.get(f"{stored}.{part}")
+            where = stored_tensors.get(f"{stored}.{part}")
             if where is None or where[1].shape != tuple(shape):
                 wrong.append(f"{stored}.{part} {'is missing' if where is None else list(where[1].shape)}")
             else:
@@ -171,18 +177,18 @@ def drawn(hidden: int, seed: int) -> Floats:
     return (np.random.default_rng(seed).standard_normal((1, hidden)) / (hidden + 1)).astype(np.float32)
 
 
-def check_names(folder: Path, found: Mapping[str, TensorInfo], hidden: int) -> None:
-    """Refuse what is no chain of linear layers from ``hidden`` to one number under one name."""
-    wrong = [name for name in found if not re.fullmatch(r"\w+(\.\d+)?\.(weight|bias)", name)]
+def check_names(folder: Path, tensors: Mapping[str, TensorInfo], hidden: int) -> None:
+    """Raise ConfigError unless the tensors are a chain of linear layers from ``hidden`` numbers to one, under one name."""
+    wrong = [name for name in tensors if not re.fullmatch(r"\w+(\.\d+)?\.(weight|bias)", name)]
     width = hidden
-    for layer in [] if wrong else layer_names(found):
-        shape = found[f"{layer}.weight"].shape
-        bias = found.get(f"{layer}.bias")
+    for layer in [] if wrong else layer_names(tensors):
+        shape = tensors[f"{layer}.weight"].shape
+        bias = tensors.get(f"{layer}.bias")
         if len(shape) != 2 or shape[1] != width or (bias is not None and bias.shape != shape[:1]):
             wrong.append(f"{layer}.weight")
         width = shape[0]
-    if wrong or width != 1 or len({name.partition(".")[0] for name in found}) != 1:
-        shapes = ", ".join(f"{name} {list(info.shape)}" for name, info in sorted(found.items()))
+    if wrong or width != 1 or len({name.partition(".")[0] for name in tensors}) != 1:
+        shapes = ", ".join(f"{name} {list(info.shape)}" for name, info in sorted(tensors.items()))
         raise ConfigError(
             f"{folder}: its head is no head of one number over {hidden} numbers: {shapes}; accepted: score.weight "
             f"[1, {hidden}] with or without score.bias, or an MLP score.0, score.2, ... that ends in one number"
@@ -190,7 +196,7 @@ def check_names(folder: Path, found: Mapping[str, TensorInfo], hidden: int) -> N
 
 
 def write_head_settings(folder: Path, head: ValueHead) -> None:
-    """Let a saved ``config.json`` say what head its weights hold, so that transformers reads a linear one whole.
+    """Record the head in a saved ``config.json``, so that transformers reads a linear one with its weights.
 
     A bias exists in transformers' token classification only, so the architecture is called that then.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from docs.tables.model_configs import BEGIN, DOCUMENT, END, in_document
-from mindrlhf_grpo.capacity.known_models import architecture_of, config_of, find_known, known_models
+from mindrlhf_grpo.capacity.known_models import find_architecture, find_config, find_known, known_models
 from mindrlhf_grpo.capacity.model_shape import model_shape
 from mindrlhf_grpo.config.file import load_config, read_config
 from mindrlhf_grpo.config.run import RunConfig
@@ -139,16 +139,16 @@ def test_another_model_is_not_taken_for_a_known_one(path: str) -> None:
 
 def test_an_unknown_model_is_answered_with_those_that_are_known() -> None:
     with pytest.raises(ConfigError, match=r"'Qwen/Qwen2.5-7' are not known.*did you mean.*qwen2_5_7b"):
-        config_of("Qwen/Qwen2.5-7")
+        find_config("Qwen/Qwen2.5-7")
 
 
 def test_an_unknown_family_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ConfigError, match=r"'gpt2' are not known without their files; known: llama"):
-        architecture_of(str(tmp_path))
+        find_architecture(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ConfigError, match="lacks hidden_size"):
-        architecture_of(str(tmp_path))
+        find_architecture(str(tmp_path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
