@@ -23,6 +23,7 @@ from .folder import TensorInfo, read_header, read_model_config, weight_files
 from .safetensors import read_tensor
 
 NAME = "score"
+SHARED_HEAD = "value_head.safetensors"  # of a critic that shares the policy's body, beside the optimizer
 NAMES = (NAME, "classifier")
 ACTIVATIONS = ("relu", "leaky_relu", "tanh")
 ACTIVATION_KEY = "score_activation"  # in config.json; only an MLP head reads it
@@ -209,3 +210,10 @@ def write_head_settings(folder: Path, head: ValueHead) -> None:
     if len(head.layers) > 1:
         config[ACTIVATION_KEY] = head.activation
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def mark_head_in_adapter(folder: Path) -> None:
+    """Name the head among peft's ``modules_to_save`` in the settings of an adapter that holds it."""
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "task_type": "SEQ_CLS", "modules_to_save": [NAME]}, indent=2) + "\n")

@@ -10,9 +10,11 @@ import gc
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import CompileLog, LogProbs
 from mindrlhf_grpo.batches.online import micro_batches
+from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.model_files.folder import find_folder
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
@@ -60,15 +62,14 @@ class MindSporeLanguageModel:
         if self.scorer is None:
             cell = LogProbModel(self.architecture, self.weights().weights, self.layout)
             self.scorer = Compiled("log-probs", cell.logps, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
-        logps = np.zeros(batch.ids.shape, dtype=np.float32)
-        shared = self.layout == "shared"
-        for rows in micro_batches(batch, ROW_TOKENS * self.slots, shared=shared):
-            micro = batch.take(rows)
-            count, width = micro.ids.shape
+        scorer, shared = self.scorer, self.layout == "shared"
+
+        def compute(micro: Batch) -> list[NDArray[np.float32]]:
             sizes = self.known_buckets(micro).choose(needed(micro, shared=shared))
-            inputs = LAYOUTS[self.layout](micro, sizes, "before")
-            (values,) = self.scorer(sharpness(micro), *inputs.tensors())
-            logps[rows, :width] = values.asnumpy()[:count, :width]
+            (logps,) = scorer(sharpness(micro), *LAYOUTS[self.layout](micro, sizes, "before").tensors())
+            return [logps.asnumpy()]
+
+        (logps,) = fill_rows(batch, micro_batches(batch, ROW_TOKENS * self.slots, shared=shared), compute)
         return LogProbs(logps=logps)
 
     def release(self) -> None:

@@ -7,7 +7,6 @@ inputs: no step compiles again.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,12 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindrlhf_grpo.backend import CompileLog
 from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.optimizer_state import EPS, TENSORS, check_names, named_state, read_steps, write_steps
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 
 from ..graph import Compiled, overwrite
 from ..models.hf import numbers
 
-TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
-EPS = 1e-8
 RUN = 16384  # numbers whose squares are summed in float32
 
 
@@ -78,14 +76,13 @@ class AdamW:
 
     def named_state(self) -> dict[str, Parameter]:
         """Every tensor of the state under the name it is saved by."""
-        kinds = {"average": self.averages, "square_average": self.square_averages, "master": self.masters}
-        return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+        return named_state(self.averages, self.square_averages, self.masters)
 
     def save(self, folder: Path) -> None:
         """Write the state: safetensors and JSON."""
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / TENSORS, {name: tensor.asnumpy() for name, tensor in self.named_state().items()})
-        (folder / SETTINGS).write_text(json.dumps({"steps": self.steps}))
+        write_steps(folder, self.steps)
 
     def load(self, folder: Path) -> None:
         """Copy a saved state in.
@@ -94,13 +91,12 @@ class AdamW:
             CheckpointError: the state belongs to other parameters or cannot be read.
         """
         try:
-            self.steps = int(json.loads((folder / SETTINGS).read_text())["steps"])
+            self.steps = read_steps(folder)
             header = read_header(folder / TENSORS)
             if header:
                 self.create_state()
             live = self.named_state()
-            if set(header) != set(live):
-                raise KeyError(f"tensors differ: {', '.join(sorted(set(header) ^ set(live))[:3])}")
+            check_names(header, live, "tensors")
             for name, tensor in live.items():
                 if header[name].shape != tuple(tensor.shape):
                     raise ValueError(f"{name} is {header[name].shape}, here {tuple(tensor.shape)}")

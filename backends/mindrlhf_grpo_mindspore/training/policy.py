@@ -12,9 +12,10 @@ from mindspore import Parameter, Tensor
 from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import BackendConfig, LogProbs, Loss
+from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
-from mindrlhf_grpo.model_files.value_head import ValueHead, load_value_head
+from mindrlhf_grpo.model_files.value_head import SHARED_HEAD, ValueHead, load_value_head
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.types import Batch
 
@@ -25,10 +26,8 @@ from ..sync.swap import DeviceMemory
 from .log_probs import LogProbModel
 from .optim import AdamW
 from .reference import Reference
-from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
+from .trained_model import RunContext, TrainedModel, bucket_of
 from .value_model import ValueOutputs
-
-HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
 
 
 class MindSporePolicy(TrainedModel):
@@ -70,12 +69,8 @@ class MindSporePolicy(TrainedModel):
         if self.valuer is None:
             bucket = lambda *tensors: bucket_of(tensors[1:])  # noqa: E731
             self.valuer = Compiled("values", self.value_cells().construct, self.log, bucket=bucket)
-        values = np.zeros(batch.ids.shape, dtype=np.float32)
-        for rows in self.micro_batches(batch):
-            micro = batch.take(rows)
-            count, width = micro.ids.shape
-            (found,) = self.valuer(sharpness(micro), *self.input(micro)[0].tensors())
-            values[rows, :width] = found.asnumpy()[:count, :width]
+        valuer = self.valuer
+        (values,) = fill_rows(batch, self.micro_batches(batch), lambda micro: self.outputs(valuer, micro))
         return values
 
     def value_cells(self) -> ValueOutputs:
@@ -88,17 +83,11 @@ class MindSporePolicy(TrainedModel):
 
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
         """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
-        logps = np.zeros(batch.ids.shape, dtype=np.float32)
-        entropies = np.zeros_like(logps)
         scorer = self.scorer(reference, entropy)
-        for rows in self.micro_batches(batch):
-            micro = batch.take(rows)
-            count, width = micro.ids.shape
-            values, *spread = scorer(sharpness(micro), *self.input(micro)[0].tensors())
-            logps[rows, :width] = values.asnumpy()[:count, :width]
-            if entropy:
-                entropies[rows, :width] = spread[0].asnumpy()[:count, :width]
-        return LogProbs(logps=logps, entropy=entropies if entropy else None)
+        logps, *entropies = fill_rows(
+            batch, self.micro_batches(batch), lambda micro: self.outputs(scorer, micro), outputs=1 + entropy
+        )
+        return LogProbs(logps=logps, entropy=entropies[0] if entropy else None)
 
     def sync_reference(self, share: float) -> None:
         """Move the reference to ``share`` * policy + (1 - share) * reference (TR-DPO, arXiv:2404.09656).
@@ -122,7 +111,7 @@ class MindSporePolicy(TrainedModel):
         super().save_state(folder)
         self.reference.save(folder)
         if self.head is not None:
-            write_tensors(folder / HEAD, {name: hf.numbers(weight) for name, weight in self.of_head.items()})
+            write_tensors(folder / SHARED_HEAD, {name: hf.numbers(weight) for name, weight in self.of_head.items()})
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, which stay where they are."""
@@ -130,8 +119,8 @@ class MindSporePolicy(TrainedModel):
         self.restore_state(state)
         self.reference.load(state)
         if self.head is not None:
-            for name, info in read_header(state / HEAD).items():
-                overwrite(self.of_head[name], Tensor(read_tensor(state / HEAD, info)))
+            for name, info in read_header(state / SHARED_HEAD).items():
+                overwrite(self.of_head[name], Tensor(read_tensor(state / SHARED_HEAD, info)))
 
     def scorer(self, reference: bool, entropy: bool) -> Compiled:
         """Log-probs, and entropies where asked, compiled on first use."""

@@ -1,4 +1,4 @@
-"""What a policy is held to: the model without its adapters, or a frozen copy of the weights, which may be moved."""
+"""The reference of a policy: the model without its adapters, or a frozen copy of the weights, which may be moved."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from mindrlhf_grpo.config.run import ModelConfig
-from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
+from mindrlhf_grpo.errors import CheckpointError, UserError
 from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.optimizer_state import check_names
+from mindrlhf_grpo.model_files.reference_state import FILE, check_move
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 
 from ..graph import overwrite
 from ..models import hf
-
-FILE = "reference.safetensors"
 
 
 class Reference:
@@ -50,12 +50,7 @@ class Reference:
             BackendError: the policy has adapters.
             ValueError: a share outside (0, 1].
         """
-        if hf.is_lora(weights):
-            raise BackendError(
-                "a reference cannot be moved with LoRA: it is the model without adapters; accepted: model.lora_rank=0"
-            )
-        if not 0 < share <= 1:
-            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        check_move(share, lora=hf.is_lora(weights))
         for name, weight in self.copy().items():
             old, new = hf.numbers(weight), hf.numbers(weights[name])
             way = new - old  # from the nearer end, so that a share of 1 gives the policy's bits
@@ -64,7 +59,7 @@ class Reference:
         self.moved = True
 
     def save(self, folder: Path) -> None:
-        """Write a moved reference into a saved state; a file that is no longer true goes."""
+        """Write a moved reference into a saved state; remove the file of an older one that was."""
         if self.moved:
             write_tensors(folder / FILE, {name: hf.numbers(weight) for name, weight in self.copy().items()})
         else:
@@ -87,8 +82,7 @@ class Reference:
         """Copy the tensors of a file into the frozen copy."""
         try:
             header, live = read_header(path), self.copy()
-            if header.keys() != live.keys():
-                raise KeyError(f"weights differ: {', '.join(sorted(header.keys() ^ live.keys())[:3])}")
+            check_names(header, live, "weights")
             for name, weight in live.items():
                 if header[name].shape != tuple(weight.shape):
                     raise ValueError(f"{name} is {header[name].shape}, here {tuple(weight.shape)}")

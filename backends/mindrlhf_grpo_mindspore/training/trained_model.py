@@ -179,6 +179,10 @@ class TrainedModel(ABC):
         sizes = self.buckets.choose(needed(batch, shared=self.layout == "shared", read_at=self.read_at))
         return LAYOUTS[self.layout](batch, sizes, self.read_at), sizes
 
+    def outputs(self, compiled: Compiled, batch: Batch) -> list[NDArray[np.float32]]:
+        """What a compiled function of the model's inputs computes from a micro-batch, with the padding of its bucket."""
+        return [output.asnumpy() for output in compiled(sharpness(batch), *self.input(batch)[0].tensors())]
+
     def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Rows of every micro-batch; none for an empty batch."""
         if not len(batch):

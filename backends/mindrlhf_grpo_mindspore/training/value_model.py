@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from mindspore import ops as native
 from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
+from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
 from mindrlhf_grpo.model_files.architecture import Architecture
@@ -22,11 +22,11 @@ from mindrlhf_grpo.model_files.folder import read_header, read_model_config
 from mindrlhf_grpo.model_files.lora import PREFIX
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import (
-    NAME,
     ValueHead,
     body_config,
     is_head,
     load_value_head,
+    mark_head_in_adapter,
     write_head_settings,
 )
 from mindrlhf_grpo.types import Batch
@@ -34,11 +34,10 @@ from mindrlhf_grpo.types import Batch
 from ..graph import Compiled, empty, overwrite
 from ..models import Decoder, hf, supported_architecture
 from ..models.value_head import FloatHead, head_weights
-from .layouts import ModelInput
 from .log_probs import ATTENTION, INPUTS, in_rows
 from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
 
-ADAPTER, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
 
 
 class ValueOutputs(nn.Cell):
@@ -107,33 +106,30 @@ class MindSporeValueModel(TrainedModel):
     def values(self, batch: Batch) -> NDArray[np.float32]:
         """``[N, T]`` float32 without gradient, 0 past each length."""
         self.load()
-        values = np.zeros(batch.ids.shape, dtype=np.float32)
-        for rows in self.micro_batches(batch):
-            micro = batch.take(rows)
-            count, width = micro.ids.shape
-            found = self.compute("values", micro, self.input(micro)[0])
-            values[rows, :width] = found[:count, :width]
+        reader = self.reader("values")
+        (values,) = fill_rows(batch, self.micro_batches(batch), lambda micro: self.outputs(reader, micro))
         return values
 
     def embeddings(self, batch: Batch) -> NDArray[np.float32]:
         """``[N, E]``: what the head reads at the last token of each row."""
         self.load()
-        found = np.zeros((len(batch), self.architecture.hidden), dtype=np.float32)
+        reader = self.reader("embeddings")
+        embeddings = np.zeros((len(batch), self.architecture.hidden), dtype=np.float32)
         for rows in self.micro_batches(batch):
             micro = batch.take(rows)
             inputs = self.input(micro)[0]
             last = inputs.rows.asnumpy()[np.arange(len(micro)), np.asarray(micro.lengths, np.int64) - 1]
-            found[rows] = self.compute("embeddings", micro, inputs)[last]
-        return found
+            (hidden,) = reader(sharpness(micro), *inputs.tensors())
+            embeddings[rows] = hidden.asnumpy()[last]
+        return embeddings
 
-    def compute(self, what: str, batch: Batch, inputs: ModelInput) -> NDArray[np.float32]:
-        """``values`` or ``embeddings`` of a padded micro-batch."""
+    def reader(self, what: str) -> Compiled:
+        """``values`` or ``embeddings`` of a padded micro-batch, compiled on first use."""
         if what not in self.readers:
             cells = self.cells()
             construct = cells.construct if what == "values" else cells.read
             self.readers[what] = Compiled(what, construct, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
-        (found,) = self.readers[what](sharpness(batch), *inputs.tensors())
-        return np.asarray(found.asnumpy())
+        return self.readers[what]
 
     def update(
         self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
@@ -202,9 +198,7 @@ class MindSporeValueModel(TrainedModel):
         """Write the head beside the adapter, as peft's ``modules_to_save`` lies in a file."""
         tensors = {PREFIX + name: hf.numbers(weight) for name, weight in self.saved_with_adapter().items()}
         write_tensors(folder / ADAPTER, tensors)
-        path = folder / ADAPTER_SETTINGS
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**settings, "task_type": "SEQ_CLS", "modules_to_save": [NAME]}, indent=2) + "\n")
+        mark_head_in_adapter(folder)
 
     def saved_with_adapter(self) -> dict[str, Parameter]:
         """Adapters and head."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import LogProbs
 from mindrlhf_grpo.batches.online import micro_batches
+from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Batch, Prompt, RolloutGroup, Sampling
@@ -51,11 +53,14 @@ class TorchLanguageModel:
         """Log-probs of every row, without gradient."""
         if self.scorer is None:
             self.scorer = LogProbModel(self.weights(), self.config.layout, recompute=False)
-        logps = np.zeros(batch.ids.shape, dtype=np.float32)
-        for rows in micro_batches(batch, ROW_TOKENS * self.slots, shared=self.scorer.layout == "shared"):
-            micro = batch.take(rows)
-            values, _ = self.scorer.logps(self.scorer.input(micro), temperature=micro.temperature, entropy="none")
-            logps[rows, : values.shape[1]] = values.cpu().numpy()
+        scorer = self.scorer
+        every = micro_batches(batch, ROW_TOKENS * self.slots, shared=scorer.layout == "shared")
+
+        def compute(micro: Batch) -> list[NDArray[np.float32]]:
+            logps, _ = scorer.logps(scorer.input(micro), temperature=micro.temperature, entropy="none")
+            return [logps.cpu().numpy()]
+
+        (logps,) = fill_rows(batch, every, compute)
         return LogProbs(logps=logps)
 
     def release(self) -> None:

@@ -7,7 +7,6 @@ exists. Weights keep their storage: an engine may alias them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -16,11 +15,9 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from mindrlhf_grpo.errors import CheckpointError
+from mindrlhf_grpo.model_files.optimizer_state import EPS, TENSORS, check_names, named_state, read_steps, write_steps
 
 from ..models.hf import local
-
-TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
-EPS = 1e-8
 
 
 class AdamW:
@@ -77,8 +74,7 @@ class AdamW:
 
     def named_state(self) -> dict[str, Tensor]:
         """Every tensor of the state under the name it is saved by."""
-        kinds = {"average": self.averages, "square_average": self.square_averages, "master": self.masters}
-        return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+        return named_state(self.averages, self.square_averages, self.masters)
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the state: safetensors and JSON.
@@ -91,7 +87,7 @@ class AdamW:
         folder.mkdir(parents=True, exist_ok=True)
         state = self.named_state() if state is None else state
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / TENSORS)
-        (folder / SETTINGS).write_text(json.dumps({"steps": self.steps}))
+        write_steps(folder, self.steps)
 
     @torch.no_grad()
     def load(self, folder: Path, own: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -106,14 +102,13 @@ class AdamW:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self.steps = int(json.loads((folder / SETTINGS).read_text())["steps"])
+            self.steps = read_steps(folder)
             with safe_open(folder / TENSORS, framework="pt") as saved:
                 names = set(saved.keys())
                 if names:
                     self.create_state()
                 live = self.named_state()
-                if names != set(live):
-                    raise KeyError(f"tensors differ: {', '.join(sorted(names ^ set(live))[:3])}")
+                check_names(names, live, "tensors")
                 for name, tensor in live.items():
                     found = saved.get_tensor(name)
                     tensor.copy_(found if own is None else own(found))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindrlhf_grpo.backend import BackendConfig, LogProbs, Loss
+from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.model_files.folder import find_folder, read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
-from mindrlhf_grpo.model_files.value_head import NAME, load_value_head
+from mindrlhf_grpo.model_files.value_head import NAME, SHARED_HEAD, load_value_head
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
@@ -33,8 +34,6 @@ from .optim import AdamW
 from .parallel import passes
 from .reference import Reference
 from .trained_model import TrainedModel
-
-HEAD = "value_head.safetensors"  # of a shared critic, beside the optimizer
 
 
 class TorchPolicy(TrainedModel):
@@ -72,30 +71,29 @@ class TorchPolicy(TrainedModel):
     def values(self, batch: Batch) -> NDArray[np.float32]:
         """Of a shared critic, before each token ``[N, T]``, without gradient."""
         assert self.head is not None
-        values = np.zeros(batch.ids.shape, dtype=np.float32)
-        for rows in self.micro_batches(batch):
-            found = self.scorer.values(self.scorer.input(batch.take(rows)), self.head)
-            values[rows, : found.shape[1]] = found.cpu().numpy()
+        head = self.head
+        (values,) = fill_rows(
+            batch,
+            self.micro_batches(batch),
+            lambda micro: [self.scorer.values(self.scorer.input(micro), head).cpu().numpy()],
+        )
         return values
 
     @torch.no_grad()
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
         """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
-        logps = np.zeros(batch.ids.shape, dtype=np.float32)
-        entropies = np.zeros_like(logps)
         every = self.micro_batches(batch)
         holder = self.reference.of(self.scorer) if reference else nullcontext(self.scorer)
         with holder as scorer, self.passes(len(every), reference=reference):
-            for rows in every:
-                inputs = scorer.input(micro := batch.take(rows))
-                values, spread = scorer.logps(
-                    inputs, temperature=micro.temperature, entropy="metric" if entropy else "none"
+
+            def compute(micro: Batch) -> list[NDArray[np.float32]]:
+                logps, entropies = scorer.logps(
+                    scorer.input(micro), temperature=micro.temperature, entropy="metric" if entropy else "none"
                 )
-                width = values.shape[1]
-                logps[rows, :width] = values.cpu().numpy()
-                if spread is not None:
-                    entropies[rows, :width] = spread.cpu().numpy()
-        return LogProbs(logps=logps, entropy=entropies if entropy else None)
+                return [array.cpu().numpy() for array in (logps, entropies) if array is not None]
+
+            logps, *entropies = fill_rows(batch, every, compute, outputs=1 + entropy)
+        return LogProbs(logps=logps, entropy=entropies[0] if entropy else None)
 
     def passes(self, count: int, *, reference: bool) -> AbstractContextManager[None]:
         """Around so many passes without gradient."""
@@ -149,7 +147,7 @@ class TorchPolicy(TrainedModel):
         self.reference.save(folder)
         if self.head is not None:
             tensors = {f"{NAME}.{name}": weight.detach().cpu().numpy() for name, weight in self.head.named_parameters()}
-            write_tensors(folder / HEAD, tensors)
+            write_tensors(folder / SHARED_HEAD, tensors)
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, whose storage stays."""
@@ -157,6 +155,6 @@ class TorchPolicy(TrainedModel):
         self.load_optimizer(state)
         self.reference.load(state, self.scorer)
         if self.head is not None:
-            saved = read_header(state / HEAD)
+            saved = read_header(state / SHARED_HEAD)
             for name, weight in self.head.named_parameters():
-                weight.data.copy_(torch.from_numpy(read_tensor(state / HEAD, saved[f"{NAME}.{name}"])))
+                weight.data.copy_(torch.from_numpy(read_tensor(state / SHARED_HEAD, saved[f"{NAME}.{name}"])))

@@ -1,4 +1,4 @@
-"""What a policy is held to: the model without its adapters, or a frozen copy of the weights, which may be moved."""
+"""The reference of a policy: the model without its adapters, or a frozen copy of the weights, which may be moved."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mindrlhf_grpo.config.run import ModelConfig
-from mindrlhf_grpo.errors import BackendError, CheckpointError
+from mindrlhf_grpo.errors import CheckpointError
+from mindrlhf_grpo.model_files.reference_state import FILE, check_move
 
 from ..models import hf
 from .layout_choice import PackedModel
 from .log_probs import LogProbModel
 from .parallel import Shards
-
-FILE = "reference.safetensors"
 
 
 class Reference:
@@ -71,12 +70,7 @@ class Reference:
             BackendError: the policy has adapters.
             ValueError: a share outside (0, 1].
         """
-        if hf.is_lora(scorer.model):
-            raise BackendError(
-                "a reference cannot be moved with LoRA: it is the model without adapters; accepted: model.lora_rank=0"
-            )
-        if not 0 < share <= 1:
-            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        check_move(share, lora=hf.is_lora(scorer.model))
         live = dict(hf.hf_tensors(scorer.model))
         for name, weight in hf.hf_tensors(self.copy(scorer).model):
             if weight.is_floating_point():
@@ -90,7 +84,7 @@ class Reference:
             self.gathered = {name: whole.cpu() for name, whole in self.shards.whole_tensors() if keep}
 
     def save(self, folder: Path) -> None:
-        """Write a moved reference into a saved state; a file that is no longer true goes."""
+        """Write a moved reference into a saved state; remove the file of an older one that was."""
         from safetensors.torch import save_file
 
         if self.moved and self.frozen is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindrlhf_grpo.backend import Loss, ReadAt, UpdateResult
+from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
 from mindrlhf_grpo.model_files.folder import find_folder
-from mindrlhf_grpo.model_files.value_head import NAME, ValueHead, load_value_head, write_head_settings
+from mindrlhf_grpo.model_files.value_head import (
+    NAME,
+    ValueHead,
+    load_value_head,
+    mark_head_in_adapter,
+    write_head_settings,
+)
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
 
@@ -140,12 +146,9 @@ class TorchValueModel(TrainedModel):
     def values(self, batch: Batch) -> NDArray[np.float32]:
         """``[N, T]`` float32 without gradient, 0 past each length."""
         packed = self.packed
-        values = np.zeros(batch.ids.shape, dtype=np.float32)
         every = self.micro_batches(batch)
         with passes(self.shards, len(every), gradient=False):
-            for rows in every:
-                found = packed.values(packed.input(batch.take(rows)))
-                values[rows, : found.shape[1]] = found.cpu().numpy()
+            (values,) = fill_rows(batch, every, lambda micro: [packed.values(packed.input(micro)).cpu().numpy()])
         return values
 
     @torch.no_grad()
@@ -240,9 +243,7 @@ def add_head_to_adapter(folder: Path, head: nn.Module) -> None:
 
     tensors = {f"{PREFIX}{NAME}.{name}": weight.detach().contiguous() for name, weight in head.named_parameters()}
     save_file({**load_file(folder / ADAPTER), **tensors}, folder / ADAPTER, metadata={"format": "pt"})
-    path = folder / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**settings, "task_type": "SEQ_CLS", "modules_to_save": [NAME]}, indent=2) + "\n")
+    mark_head_in_adapter(folder)
 
 
 def load_adapter_with_head(model: Any, head: nn.Module, folder: Path) -> None:
