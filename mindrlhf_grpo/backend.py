@@ -41,7 +41,7 @@ Capability = Literal["lora", "entropy_bonus", "moved_reference", "value_model", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compilation:
-    """One function compiled for one bucket of shapes; ``seconds`` includes its first run."""
+    """A function compiled for one bucket of shapes; ``seconds`` includes its first run."""
 
     name: str
     bucket: str
@@ -52,7 +52,7 @@ class CompileLog:
     """Compilations of this process, in order.
 
     Attributes:
-        announce: called with one line before every compilation and one after, if set.
+        announce: if set, called with one line before every compilation and one after it.
     """
 
     def __init__(self) -> None:
@@ -63,15 +63,15 @@ class CompileLog:
     @contextmanager
     def compiling(self, name: str, bucket: str) -> Iterator[None]:
         """Time the block as the first call of ``name`` for shapes it has not seen."""
-        self._say(f"compiling {name} for {bucket} ...")
+        self._announce(f"compiling {name} for {bucket} ...")
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
         self.entries.append(Compilation(name=name, bucket=bucket, seconds=seconds))
         self.seconds += seconds
-        self._say(f"compiled {name} for {bucket} in {seconds:.1f} s")
+        self._announce(f"compiled {name} for {bucket} in {seconds:.1f} s")
 
-    def _say(self, text: str) -> None:
+    def _announce(self, text: str) -> None:
         if self.announce is not None:
             self.announce(text)
 
@@ -117,9 +117,9 @@ class LogProbs:
 class UpdateResult:
     """One optimizer step over the global batch (all ranks): total loss, gradient norm before clipping, metric sums.
 
-    ``sums`` holds what the loss returned, summed (``max/`` names: maximum) over micro-batches and ranks,
-    plus ``entropy`` (sum over trained tokens) and ``tokens`` (number of trained tokens); ``also`` those of each further
-    batch of the step, which ``loss`` and ``grad_norm`` include.
+    ``sums`` holds the metrics of the loss, summed (``max/`` names: maximum) over micro-batches and ranks, plus
+    ``entropy`` (sum over trained tokens) and ``tokens`` (number of trained tokens). ``also`` holds the sums of each
+    additional batch of the step, which ``loss`` and ``grad_norm`` include.
     """
 
     loss: float
@@ -140,14 +140,16 @@ class Comm(Protocol):
 
 
 class TrainedModel(Protocol):
-    """What policy, critic and reward model have in common: weights with an optimizer.
+    """Weights with an optimizer: the part of the contract that policy, critic and reward model share.
 
-    Which per-token output ``[N, T]`` a loss is given is the model's kind: log-probs of a policy, values of the others.
+    A policy passes log-probs ``[N, T]`` to a loss, the others values.
+
+    Attributes:
+        layout: ``shared`` (a group's prompt is computed once) or ``plain``, chosen when the model is loaded.
+        layout_reason: why this layout was chosen.
     """
 
-    layout: (
-        str  # "shared" (a group's prompt computed once) or "plain"; chosen at load, with the reason in layout_reason
-    )
+    layout: str
     layout_reason: str
 
     def update(
@@ -158,20 +160,22 @@ class TrainedModel(Protocol):
         Every rank must call it, also with an empty batch.
 
         Args:
-            also: further batches, each with its loss, whose gradients join the same step (a pretraining mix).
+            also: additional batches, each with its loss, whose gradients join the same step (a pretraining mix).
+
+        Raises RunFailed for a gradient that is not finite; the weights are then unchanged.
         """
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest of the trainable weights as the engine must see them."""
+        """Hex digest of the weights by Hugging Face name, adapters merged, as the engine must have them."""
         ...
 
     def roles(self) -> Mapping[str, Role]:
-        """Its memory by part, for phases that do without it: weights and optimizer, of a policy reference too."""
+        """The parts of its device memory that can be swapped out: weights, optimizer and, for a policy, reference."""
         ...
 
     def gather(self) -> None:
-        """Every rank calls it before rank 0 saves: bring together what is shared out over ranks, if anything is."""
+        """Gather sharded weights and state for rank 0, which saves next; every rank calls it."""
         ...
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
@@ -179,23 +183,23 @@ class TrainedModel(Protocol):
         ...
 
     def save_state(self, folder: Path) -> None:
-        """Write the optimizer and everything else that exact resume needs."""
+        """Write the optimizer and everything else that a bit-identical resume needs. Rank 0 calls it."""
         ...
 
     def load_state(self, model: Path, state: Path) -> None:
-        """Restore from what ``save_model`` and ``save_state`` wrote."""
+        """Restore what ``save_model`` and ``save_state`` wrote. Raises CheckpointError where it does not fit."""
         ...
 
 
 class Policy(TrainedModel, Protocol):
-    """The trained language model, and the reference it is held to.
+    """The trained language model and its reference policy.
 
-    With a shared critic (``critic.shared``) its body carries a value head besides: ``update`` gives the head's numbers to
+    With a shared critic (``critic.shared``) its body also carries a value head: ``update`` passes the head's outputs to
     a loss whose ``reads_values`` is true, and ``save_state`` keeps the head.
     """
 
     def values(self, batch: Batch) -> FloatArray:
-        """Of the value head before each token ``[N, T]``, without gradient; only with a shared critic."""
+        """Outputs of the value head before each token ``[N, T]``, without gradient; only with a shared critic."""
         ...
 
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
@@ -235,7 +239,11 @@ class ValueModel(ValueReader, TrainedModel, Protocol):
 
 
 class RolloutEngine(Protocol):
-    """Generates completions."""
+    """The generator of completions.
+
+    Attributes:
+        weight_version: the version of the weights it samples with, set by ``WeightSync.push``.
+    """
 
     weight_version: int
 
@@ -247,17 +255,21 @@ class RolloutEngine(Protocol):
         """Free the KV cache."""
         ...
 
-    def wake_up(self) -> None: ...
+    def wake_up(self) -> None:
+        """Take the KV cache's memory back, at once or with the next prompts."""
+        ...
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Hex digest of the weights it computes with, comparable to ``TrainedModel.fingerprint``."""
+        ...
 
     def roles(self) -> Mapping[str, Role]:
-        """Its memory by part: kv_cache, and engine where it has weights that are not the policy's."""
+        """Its device memory by part: ``kv_cache``, and ``engine`` for weights that it does not share with the policy."""
         ...
 
 
 class LanguageModel(Protocol):
-    """A language model beside the policy, never trained: what it says, and how likely it finds a text.
+    """An untrained language model beside the policy, which generates and scores texts (a judge).
 
     Nothing is loaded before the first call.
     """
@@ -276,15 +288,18 @@ class LanguageModel(Protocol):
 
 
 class WeightSync(Protocol):
-    """Brings the policy's weights to the engine in memory, then compares fingerprints."""
+    """The transfer of the policy's weights to the engine, in memory."""
 
     def push(self, version: int) -> None:
-        """Raises RunFailed if the engine's fingerprint differs from the policy's after the push."""
+        """Copy the weights, compare fingerprints, and set the engine's ``weight_version``.
+
+        Raises RunFailed if the fingerprints differ after the push.
+        """
         ...
 
 
 class Inspection(Protocol):
-    """A policy seen from inside, for the proof that two backends compute the same. Names are Hugging Face's.
+    """A view inside a policy, for the proof that two backends compute the same. Names are Hugging Face's.
 
     Adapters appear under peft's names without their prefix (``model.layers.0.mlp.up_proj.lora_A.weight``).
     """
@@ -302,13 +317,13 @@ class Inspection(Protocol):
         ...
 
     def gradients(self, batch: Batch, loss: Loss) -> tuple[float, Mapping[str, FloatArray]]:
-        """Loss of this rank's rows and its gradient by trainable weight, before clipping; the policy is unchanged."""
+        """Loss of this rank's rows and its gradient by trainable weight, before clipping; the policy stays unchanged."""
         ...
 
 
 ReadAt = Literal["before", "token"]
-"""Where a value model reads its number for a token: ``before`` it is seen (the state that predicts it: a critic), or at
-the ``token`` itself (a reward model, whose score stands at the last token)."""
+"""The state from which a value model computes a token's value: ``before`` (the state that predicts the token: a
+critic), or ``token`` (the state at the token itself: a reward model, whose score stands at the last token)."""
 
 
 class Backend(Protocol):

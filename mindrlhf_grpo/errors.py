@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-CUTOFF = 0.5  # of difflib's similarity: a hint is better missing than far off
+CUTOFF = 0.5  # of difflib's similarity: no hint is better than one that is far off
 
 
 class UserError(Exception):
-    """Something the user can mend: the text names the value, the place and what is accepted."""
+    """A mistake that the user can correct: the text names the value, the place and what is accepted."""
 
     exit_code = 2
 
@@ -42,23 +42,23 @@ class RunFailed(UserError):
 
 
 class ServerError(UserError):
-    """A server that cannot be reached or used; what was done before is kept, and the command can be run again."""
+    """A server that cannot be reached or used; finished work is kept, and the command can be run again."""
 
     exit_code = 4
 
 
 class RequestRefused(ServerError):
-    """A request that is at fault: the server will not answer it however often it is asked, others it may."""
+    """A request that the server refuses every time; other requests may still succeed."""
 
 
-def did_you_mean(wanted: str, names: Iterable[str], *, cutoff: float = CUTOFF) -> str:
-    """`` (did you mean 'NAME'?)``; empty where no name is near. Swapped letters are the likeliest slip."""
-    near = get_close_matches(wanted, list(names), n=3, cutoff=cutoff)
-    near.sort(key=lambda name: sorted(name) != sorted(wanted))
+def did_you_mean(unknown: str, names: Iterable[str], *, cutoff: float = CUTOFF) -> str:
+    """Return `` (did you mean 'NAME'?)``, or nothing where no name is near. Swapped letters are the likeliest slip."""
+    near = get_close_matches(unknown, list(names), n=3, cutoff=cutoff)
+    near.sort(key=lambda name: sorted(name) != sorted(unknown))
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def did_you_mean_file(path: Path, pattern: str = "*") -> str:
-    """The same for a path that is not there, among what lies in its folder."""
+    """Return the same hint for a missing path, from the entries of its folder."""
     near = get_close_matches(path.name, [other.name for other in path.parent.glob(pattern)], n=1, cutoff=CUTOFF)
     return f" (did you mean {str(path.with_name(near[0]))!r}?)" if near else ""
