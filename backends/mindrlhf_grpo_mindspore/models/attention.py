@@ -1,4 +1,4 @@
-"""Grouped-query attention: projections, head norms and rotation; the mixing of tokens is the ``attend`` cell's.
+"""Grouped-query attention: projections, head norms and rotation; the ``attend`` cell mixes tokens.
 
 Legend: S tokens, E hidden size, H query heads, K key/value heads, D head size.
 """
@@ -18,7 +18,7 @@ from .norms import RmsNorm
 
 
 class Attention(nn.Cell):
-    """https://arxiv.org/abs/2305.13245."""
+    """Grouped-query attention (https://arxiv.org/abs/2305.13245)."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Only ``attend`` knows which tokens belong together: its ``construct(layer, queries [S, H, D], keys [S, K, D], values
 [S, K, Dv], plan) -> [S, H, Dv]`` mixes tokens and owns the scale of the scores (``architecture.attention_scale``).
-``plan`` is a tuple of tensors that the caller hands through to it. Everything else is done token by token.
+``plan`` is a tuple of tensors that the caller hands through to it. Everything else is computed token by token.
 Legend: S tokens, E hidden size, H query heads, K key/value heads, D size of a query or key, Dv of a value, V vocabulary.
 """
 
@@ -65,7 +65,7 @@ class DecoderLayer(nn.Cell):
 
 
 class Decoder(nn.Cell):
-    """A model over the given weights; several decoders may share them.
+    """A decoder over weights that several decoders may share.
 
     Args:
         weights: parameters by Hugging Face name; LoRA adapters as ``<module>.lora_A.weight``, ``.lora_B.weight``.
@@ -121,7 +121,7 @@ class Decoder(nn.Cell):
         return ends
 
     def normed(self, x: Tensor) -> Tensor:
-        """The final norm."""
+        """Apply the final norm."""
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -131,4 +131,4 @@ class Decoder(nn.Cell):
         return ops.linear(hidden, self.head).astype(ms.float32)
 
     def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
-        """Weights keep their Hugging Face names whatever cell holds the decoder."""
+        """Do nothing: weights keep their Hugging Face names whatever cell holds the decoder."""

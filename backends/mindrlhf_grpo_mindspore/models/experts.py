@@ -22,7 +22,7 @@ NO_DIVISION_BY_ZERO = 1e-20
 
 
 class Router(nn.Cell):
-    """The experts of each token and their shares, in float32."""
+    """The router: the experts of each token and their shares, in float32."""
 
     def __init__(self, architecture: Architecture, weights: Mapping[str, Parameter], module: str) -> None:
         super().__init__(auto_prefix=False)
@@ -50,13 +50,13 @@ class Router(nn.Cell):
         """Scores ``[S, X]``, excluded outside the groups whose two best experts have the highest sums."""
         grouped = scores.reshape(-1, self.groups, self.count // self.groups)
         best, _ = native.topk(grouped, 2)
-        _, kept = native.topk(best.sum(-1), self.chosen_groups)
-        inside = native.one_hot(kept, self.groups, 1, 0).sum(1).expand_dims(-1) > 0
+        _, chosen = native.topk(best.sum(-1), self.chosen_groups)
+        inside = native.one_hot(chosen, self.groups, 1, 0).sum(1).expand_dims(-1) > 0
         return native.select(native.broadcast_to(inside, grouped.shape), grouped, EXCLUDED).reshape(-1, self.count)
 
 
 class Experts(nn.Cell):
-    """Routed experts plus those that every token takes."""
+    """Routed experts plus the shared ones that every token passes."""
 
     def __init__(
         self, architecture: Architecture, weights: Mapping[str, Parameter], module: str, lora_scale: float

@@ -1,4 +1,4 @@
-"""The model families that these cells compute: all of the core that read text only, without variants."""
+"""The model families that these cells compute: those of the core that read text only, without variants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def supported_architecture(config: Config) -> Architecture:
     """The architecture of a model from its ``config.json``, before any weights are read.
 
     Raises:
-        ConfigError: a family or variant that has no cells here; names what has.
+        ConfigError: a family or variant that has no cells here; the message names those that have.
     """
     family = config.get("model_type")
     if family not in FAMILIES or FAMILIES[family].images:

@@ -11,7 +11,7 @@ from .linear import Linear
 
 
 class FeedForward(nn.Cell):
-    """With ``fused`` the gate and the way up are one matrix, in this order."""
+    """A gated feed-forward; with ``fused`` the gate and up projection are one matrix, in this order."""
 
     def __init__(self, weights: Mapping[str, Parameter], module: str, lora_scale: float, *, fused: bool) -> None:
         super().__init__(auto_prefix=False)

@@ -1,4 +1,4 @@
-"""Hugging Face models in and out: load, adapters, save, and the weights by their Hugging Face names.
+"""Loading, adapting and saving Hugging Face models, and their weights by Hugging Face name.
 
 Only safetensors are read and written: nothing is unpickled. ``hf_tensors`` is the one view of the weights that
 trainer, engine and export agree on: adapters merged, names as transformers holds them.
@@ -48,7 +48,7 @@ Floats = NDArray[np.float32]
 
 
 def load_architecture(folder: Path) -> Architecture:
-    """From ``config.json`` alone.
+    """Read the architecture of a model folder from its ``config.json`` alone.
 
     Raises:
         ConfigError: a family that is not supported.
@@ -57,7 +57,7 @@ def load_architecture(folder: Path) -> Architecture:
 
 
 def load_weights(folder: Path, architecture: Architecture, dtype: str = "float32") -> Weights:
-    """The weights of a model folder by Hugging Face name; all trainable but the correction of expert choice.
+    """Load the weights of a model folder by Hugging Face name; all are trainable but the correction of the expert choice.
 
     Raises:
         ConfigError: weights that are missing, unknown or of another shape; names them.
@@ -85,17 +85,17 @@ def is_lora(weights: Mapping[str, Parameter]) -> bool:
 
 
 def adapters(weights: Mapping[str, Parameter]) -> Weights:
-    """The adapters' parameters alone."""
+    """The parameters of the adapters alone."""
     return {name: weight for name, weight in weights.items() if name.endswith((LORA_A, LORA_B))}
 
 
 def lora_scale(model: ModelConfig) -> float:
-    """Factor of the adapters of a configuration: alpha / rank; 0 without adapters."""
+    """The factor of a configuration's adapters: alpha / rank; 0 without adapters."""
     return model.lora_alpha / model.lora_rank if model.lora_rank else 0.0
 
 
 def add_lora(weights: Weights, model: ModelConfig, architecture: Architecture, *, seed: int) -> Weights:
-    """The weights, frozen, with fresh float32 adapters (their product is zero); every rank draws the same ones.
+    """Freeze the weights and add fresh float32 adapters (their product is zero); every rank draws the same ones.
 
     Raises:
         ConfigError: a target that names no projection.
@@ -138,7 +138,7 @@ def save_model(
     merge: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``."""
+    """Write the Hugging Face layout: the adapter alone for LoRA, all weights otherwise or with ``merge``."""
     folder.mkdir(parents=True, exist_ok=True)
     if is_lora(weights) and not merge:
         _save_adapter(weights, folder, model)
@@ -156,18 +156,18 @@ def save_model(
     )
     write_model(folder, plan, tensors, shard_bytes=shard_bytes)
     embedding = weights["model.embed_tokens.weight"]
-    kept = {key: value for key, value in architecture.config.items() if key != "torch_dtype"}
+    settings = {key: value for key, value in architecture.config.items() if key != "torch_dtype"}
     dtype = next(name for name, kind in DTYPES.items() if kind == embedding.dtype)
-    _write_json(folder / "config.json", {**kept, "dtype": dtype})
+    _write_json(folder / "config.json", {**settings, "dtype": dtype})
 
 
 def numbers(weight: Tensor) -> Floats:
-    """Values in float32; a view where they are."""
+    """A weight's values in float32; a view where it is float32."""
     return np.asarray((weight if weight.dtype == ms.float32 else weight.astype(ms.float32)).asnumpy())
 
 
 def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelConfig) -> None:
-    """peft's layout."""
+    """Write the adapter in peft's layout."""
     factors = {PREFIX + name: numbers(weight) for name, weight in adapters(weights).items()}
     write_tensors(folder / "adapter_model.safetensors", factors)
     settings = {
@@ -180,7 +180,7 @@ def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelCo
 
 
 def _read_adapter(folder: Path, live: Mapping[str, Parameter]) -> Iterator[tuple[str, Floats]]:
-    """The factors of a saved adapter, checked against the live ones."""
+    """Read the factors of a saved adapter, checked against the live ones."""
     plain_lora_scale(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
     path = folder / "adapter_model.safetensors"
     _check(
@@ -195,29 +195,29 @@ def _read_adapter(folder: Path, live: Mapping[str, Parameter]) -> Iterator[tuple
 
 
 def _read_weights(folder: Path, architecture: Architecture) -> Iterator[tuple[str, Floats]]:
-    """Every weight of a folder, its files checked first."""
-    found = {name: (path, info) for path in weight_files(folder) for name, info in read_header(path).items()}
+    """Read every weight of a folder, after a check of its files."""
+    stored = {name: (path, info) for path in weight_files(folder) for name, info in read_header(path).items()}
     shapes = weight_shapes(architecture)
     # Experts may lie stacked too, as transformers holds them.
-    parts = {name: [(name, shape)] if name in found else file_parts(name, shape) for name, shape in shapes.items()}
+    parts = {name: [(name, shape)] if name in stored else file_parts(name, shape) for name, shape in shapes.items()}
     expected = {part: shape for named in parts.values() for part, shape in named}
-    _check(folder, expected, {name: info for name, (_, info) in found.items() if not is_left_out(name, architecture)})
+    _check(folder, expected, {name: info for name, (_, info) in stored.items() if not is_left_out(name, architecture)})
     for name, shape in shapes.items():
-        arrays = [read_tensor(*found[part]) for part, _ in parts[name]]
+        arrays = [read_tensor(*stored[part]) for part, _ in parts[name]]
         yield name, arrays[0] if len(arrays) == 1 else np.stack(arrays).reshape(shape)
 
 
-def _check(folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, TensorInfo]) -> None:
-    """Raise one ConfigError for all that differs."""
+def _check(folder: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:
+    """Raise one ConfigError for all tensors that are missing, unknown or of another shape."""
     problems = []
-    if missing := sorted(set(expected) - set(found)):
+    if missing := sorted(set(expected) - set(stored)):
         problems.append(f"{len(missing)} missing: {_some(missing)}")
-    if extra := sorted(set(found) - set(expected)):
+    if extra := sorted(set(stored) - set(expected)):
         problems.append(f"{len(extra)} not asked for: {_some(extra)}")
     wrong = [
-        f"{name} is {list(found[name].shape)}, not {list(shape)}"
+        f"{name} is {list(stored[name].shape)}, not {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        if name in stored and stored[name].shape != shape
     ]
     if wrong:
         problems.append(f"{len(wrong)} of another shape: {_some(wrong)}")
@@ -226,7 +226,7 @@ def _check(folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping
 
 
 def _parameter(name: str, values: Floats, dtype: str) -> Parameter:
-    """Biases that correct the choice of experts are no weights: not trained, always float32."""
+    """Make a parameter; biases that correct the choice of experts are not trained and stay float32."""
     tensor = Tensor(np.ascontiguousarray(values))
     correction = name.endswith(CORRECTION)
     if dtype != "float32" and not correction:
@@ -235,7 +235,7 @@ def _parameter(name: str, values: Floats, dtype: str) -> Parameter:
 
 
 def _targets(model: ModelConfig, modules: Mapping[str, Any]) -> list[str] | None:
-    """Checked ends of module names, None for all."""
+    """The ends of the module names to adapt, checked; None for all modules."""
     if model.lora_targets == "all-linear":
         return None
     targets = _as_list(model.lora_targets)

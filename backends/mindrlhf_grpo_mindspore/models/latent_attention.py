@@ -18,11 +18,11 @@ from .. import ops
 from .linear import Linear
 from .norms import RmsNorm
 
-LATENT_EPS = 1e-6  # of the norms of the latents, whatever the model's rms_norm_eps
+LATENT_EPS = 1e-6  # epsilon of the norms of the latents, whatever the model's rms_norm_eps
 
 
 class LatentAttention(nn.Cell):
-    """Queries, too, come from a latent where the architecture compresses them."""
+    """Latent attention; queries too come from a latent where the architecture compresses them."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class LatentAttention(nn.Cell):
         return self.q_proj(x)
 
     def keys_and_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """``[S, H, P + R]``, ``[S, H, Dv]``."""
+        """``[S, E]`` -> keys ``[S, H, P + R]``, values ``[S, H, Dv]``."""
         tokens = x.shape[0]
         small = self.kv_a_proj_with_mqa(x)
         expanded = self.kv_b_proj(self.kv_a_layernorm(small[:, : self.rank]))

@@ -10,7 +10,7 @@ from .. import ops
 
 
 class Linear(nn.Cell):
-    """``weight x + bias + lora_scale * B A x``; the last where the weights hold an adapter and the scale is not 0."""
+    """``weight x + bias + lora_scale * B A x``; the last term only where the weights hold an adapter and the scale is not 0."""
 
     def __init__(self, weights: Mapping[str, Parameter], module: str, lora_scale: float) -> None:
         super().__init__(auto_prefix=False)

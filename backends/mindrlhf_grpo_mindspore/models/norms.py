@@ -10,7 +10,7 @@ from .. import ops
 
 
 class RmsNorm(nn.Cell):
-    """Over the last dimension."""
+    """RMSNorm over the last dimension."""
 
     def __init__(self, weights: Mapping[str, Parameter], module: str, eps: float) -> None:
         super().__init__(auto_prefix=False)

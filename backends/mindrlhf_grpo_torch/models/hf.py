@@ -1,4 +1,4 @@
-"""Hugging Face models in and out: load, adapters, save, and the weights by their Hugging Face names.
+"""Loading, adapting and saving Hugging Face models, and their weights by Hugging Face name.
 
 Only safetensors are read and written: nothing is unpickled. ``hf_tensors`` is the one view of the weights that
 trainer, engine and export agree on: adapters merged, names as in the Hugging Face layout.
@@ -30,20 +30,20 @@ BESIDE_LANGUAGE = r"(?!(.*\.)?language_model\.).*"  # of a model that reads imag
 
 
 def device_of(name: str, local_rank: int = 0) -> torch.device:
-    """The device a configuration names: auto, cpu, cuda, npu.
+    """The device that a configuration names: auto, cpu, cuda, npu.
 
     Raises:
-        BackendError: the device is not there.
+        BackendError: the device is absent.
     """
     if name in ("auto", "npu"):
         import_npu()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    found = accelerator.type if accelerator is not None else "none"
-    if name == "cpu" or (name == "auto" and found not in ACCELERATORS):
+    present = accelerator.type if accelerator is not None else "none"
+    if name == "cpu" or (name == "auto" and present not in ACCELERATORS):
         return torch.device("cpu")
-    if name not in ("auto", found):
-        raise BackendError(f"model.device {name!r} is not available here (accelerator: {found}); accepted: auto, cpu")
-    return torch.device(found, local_rank % torch.accelerator.device_count())
+    if name not in ("auto", present):
+        raise BackendError(f"model.device {name!r} is not available here (accelerator: {present}); accepted: auto, cpu")
+    return torch.device(present, local_rank % torch.accelerator.device_count())
 
 
 def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
@@ -51,7 +51,7 @@ def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def import_npu() -> None:
-    """Let torch know Ascend devices where torch_npu is installed."""
+    """Make Ascend devices known to torch where torch_npu is installed."""
     try:
         import torch_npu  # type: ignore[import-not-found]  # noqa: F401
     except ImportError:
@@ -59,7 +59,7 @@ def import_npu() -> None:
 
 
 def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
-    """The model of a folder or hub id, in eval mode, all weights trainable; also one that reads images besides text.
+    """Load the model of a folder or hub id, of text or of images and text, in eval mode, all weights trainable.
 
     Raises:
         ConfigError: no such folder, no config.json, an unknown architecture, missing or unsafe weights.
@@ -81,7 +81,7 @@ def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> Pr
 
 
 def model_class(model: ModelConfig) -> Any:
-    """The class of transformers that loads it: for causal LMs, or for models of images and text."""
+    """The class of transformers that loads a model: for causal LMs, or for models of images and text."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -94,19 +94,19 @@ def model_class(model: ModelConfig) -> Any:
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
-    """Take the weights whose names start with a prefix out of training; their names.
+    """Exclude the weights whose names start with a prefix from training; return their names.
 
     Raises:
-        ConfigError: a prefix that no weight starts with, or nothing is left to train.
+        ConfigError: no weight starts with a prefix, or none is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     frozen: set[str] = set()
     for prefix in prefixes:
-        found = [name for name in names if starts_with(name, prefix)]
-        if not found:
+        matches = [name for name in names if starts_with(name, prefix)]
+        if not matches:
             first = sorted({name.removeprefix("model.").partition(".")[0] for name in names})
             raise ConfigError(f"model.freeze.prefixes: no weight is called {prefix}. ...; here: {', '.join(first)}")
-        frozen.update(found)
+        frozen.update(matches)
     if len(frozen) == len(names):
         raise ConfigError(f"model.freeze.prefixes {list(prefixes)} leave no weight to train")
     for name in frozen:
@@ -115,13 +115,13 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[str]:
 
 
 def starts_with(name: str, prefix: str) -> bool:
-    """Whether a weight's name starts with the prefix's parts (layers.1 is not layers.10), ``model.`` left out of both."""
-    wanted = prefix.removesuffix(".").removeprefix("model.")
-    return f"{name.removeprefix('model.')}.".startswith(f"{wanted}.")
+    """True if a weight's name starts with the prefix's parts (layers.1 is not layers.10), without ``model.`` in either."""
+    parts = prefix.removesuffix(".").removeprefix("model.")
+    return f"{name.removeprefix('model.')}.".startswith(f"{parts}.")
 
 
 def check_folder(path: str) -> None:
-    """A path that is meant as a folder must be one, with a config.json."""
+    """Raise ConfigError for a path that is meant as a folder and is none, or has no config.json."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -134,7 +134,7 @@ def check_folder(path: str) -> None:
 
 @contextmanager
 def refused_as_config_error(path: str) -> Iterator[None]:
-    """Turn what transformers raises for a folder it cannot load into one clear line."""
+    """Turn the errors of transformers for a folder that it cannot load into one clear line."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -144,12 +144,12 @@ def refused_as_config_error(path: str) -> Iterator[None]:
 
 
 def load_classifier(model: ModelConfig, device: torch.device | None = None) -> PreTrainedModel:
-    """The body of a folder or hub id under transformers' sequence classification, in eval mode, all weights trainable.
+    """Load the body of a folder or hub id as transformers' sequence classifier, in eval mode, all weights trainable.
 
-    Its head is the caller's to set: a folder of a causal LM has none.
+    The caller sets its head: the folder of a causal LM has none.
 
     Raises:
-        ConfigError: as ``load_causal_lm``, or a family that transformers has no sequence classification for.
+        ConfigError: as ``load_causal_lm``, or transformers has no sequence classifier of the family.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -171,7 +171,7 @@ def load_classifier(model: ModelConfig, device: torch.device | None = None) -> P
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """transformers without bars and warnings: it would warn of a head that is absent, or of one that is not asked for."""
+    """Silence progress bars and warnings of transformers, which warns of absent and of unused heads."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -184,7 +184,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def classifier_settings(path: str) -> dict[str, Any]:
-    """One label; for a model type that only names its head anew, the configuration of the body's family."""
+    """Arguments that ask for one label; a model type that only renames its head gets the configuration of its body's family."""
     from transformers import AutoConfig
 
     config = read_model_config(find_folder(path))
@@ -201,7 +201,7 @@ def refuse_missing(path: str, missing: list[str]) -> None:
 
 
 def prepared(loaded: PreTrainedModel, model: ModelConfig, device: torch.device | None) -> PreTrainedModel:
-    """On its device, in eval mode, the padding id's row trained."""
+    """Move a loaded model to its device, in eval mode; the padding id's row is trained."""
     embedding = loaded.get_input_embeddings()
     if getattr(embedding, "padding_idx", None) is not None:
         embedding.padding_idx = None  # else the padding id's row gets no gradient; here masks come from lengths alone
@@ -230,7 +230,7 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int, task: st
 
 
 def check_target(model: nn.Module, target: str) -> None:
-    """A LoRA target is the full name of a module with a weight matrix, or the end of one."""
+    """Raise ConfigError unless a LoRA target is the name of a module with a weight matrix, or the end of one."""
     names = [
         name
         for name, module in model.named_modules()
@@ -254,17 +254,17 @@ def causal_lm_of(model: Any) -> Any:
     return model.get_base_model() if is_lora(model) else model
 
 
-Whole = Callable[[str, Tensor], Tensor]
-"""A parameter by its name in the model, brought together from the shards of all ranks."""
+Gather = Callable[[str, Tensor], Tensor]
+"""Assemble a parameter, by its name in the model, from the shards of all ranks."""
 
 
-def hf_tensors(model: nn.Module, whole: Whole | None = None) -> Iterator[tuple[str, Tensor]]:
+def hf_tensors(model: nn.Module, gather: Gather | None = None) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face name, tensor) of every weight and saved buffer, tied ones once; adapters merged one at a time.
 
     Tensors without an adapter are the live ones; merged ones are fresh.
 
     Args:
-        whole: what makes parameters whole that are shared out over ranks; then every rank must take all tensors.
+        gather: assembles sharded parameters; then every rank must take all tensors. None: parameters are not sharded.
     """
     causal_lm = causal_lm_of(model)
     for name, parameter in causal_lm.named_parameters():
@@ -272,9 +272,11 @@ def hf_tensors(model: nn.Module, whole: Whole | None = None) -> Iterator[tuple[s
             continue
         place = name.rpartition(".")[0].removesuffix(".base_layer")
         owner = causal_lm.get_submodule(place)
-        value = parameter.detach() if whole is None else whole(name, parameter)
+        value = parameter.detach() if gather is None else gather(name, parameter)
         if name.endswith(".base_layer.weight") and hasattr(owner, "lora_A"):
-            value = merged_weight(owner, value) if whole is None else merged_whole(owner, value, place, whole)
+            value = (
+                merged_weight(owner, value) if gather is None else merged_gathered_weight(owner, value, place, gather)
+            )
         yield name.replace(".base_layer.", "."), value
     for prefix, module in causal_lm.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -290,12 +292,12 @@ def merged_weight(layer: Any, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def merged_whole(layer: Any, weight: Tensor, name: str, whole: Whole) -> Tensor:
-    """The same of a sharded layer of this name, from whole factors."""
+def merged_gathered_weight(layer: Any, weight: Tensor, name: str, gather: Gather) -> Tensor:
+    """Weight plus adapter of a sharded layer of this name, from gathered factors."""
     total = weight.float()
     for adapter in layer.active_adapters:
         down, up = (
-            whole(f"{name}.{part}.{adapter}.weight", getattr(layer, part)[adapter].weight)
+            gather(f"{name}.{part}.{adapter}.weight", getattr(layer, part)[adapter].weight)
             for part in ("lora_A", "lora_B")
         )
         product = up @ down
@@ -304,10 +306,10 @@ def merged_whole(layer: Any, weight: Tensor, name: str, whole: Whole) -> Tensor:
 
 
 def save_model(model: Any, folder: Path, *, merge: bool = False, tensors: dict[str, Tensor] | None = None) -> None:
-    """Write the Hugging Face layout: the adapter alone for LoRA, whole weights otherwise or with ``merge``.
+    """Write the Hugging Face layout: the adapter alone for LoRA, all weights otherwise or with ``merge``.
 
     Args:
-        tensors: where the model holds shards: whole weights by Hugging Face name, or whole adapters by the model's.
+        tensors: where the model holds shards: gathered weights by Hugging Face name, or adapters by the model's names.
 
     Raises:
         BackendError: sharded weights are to be merged.
@@ -322,12 +324,12 @@ def save_model(model: Any, folder: Path, *, merge: bool = False, tensors: dict[s
 
 
 def is_shard(tensor: Tensor) -> bool:
-    """Whether a tensor is shared out over ranks, see ``parallel.py``."""
+    """True for a tensor that is sharded over ranks, see ``parallel.py``."""
     return hasattr(tensor, "to_local")
 
 
 def local(tensor: Any) -> Tensor:
-    """What this rank holds of a tensor."""
+    """The part of a tensor that this rank holds."""
     with torch.no_grad():
         held: Tensor = tensor.to_local() if is_shard(tensor) else tensor
         return held
@@ -339,7 +341,7 @@ def load_weights(
     """Copy saved weights into the live tensors, which keep their storage.
 
     Args:
-        own: takes of whole tensors what this rank holds.
+        own: takes the part of full tensors that this rank holds.
 
     Raises:
         CheckpointError: the folder does not fit the model.
@@ -365,7 +367,7 @@ def load_adapter(model: Any, folder: Path, own: Callable[[dict[str, Tensor]], di
 
 @torch.no_grad()
 def copy_tensors(live: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    """Copy by name; both must have the same names."""
+    """Copy tensors by name; both sides must have the same names."""
     if set(live) != set(saved):
         raise KeyError(f"weights differ: {', '.join(sorted(set(live) ^ set(saved))[:3])}")
     for name, tensor in live.items():

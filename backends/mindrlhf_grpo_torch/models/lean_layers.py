@@ -1,4 +1,4 @@
-"""RMSNorm and gated MLP with the same results and less memory: backward recomputes what is cheap.
+"""RMSNorm and gated MLP with the same results and less memory: backward recomputes cheap values.
 
 Hugging Face's modules keep every intermediate of the elementwise chains for the backward pass. Here a norm keeps
 its input, an MLP its input and the two projections. ``make_lean`` replaces the forward of a module only if values
@@ -66,7 +66,7 @@ class GatedMlp(torch.autograd.Function):
 
 
 def make_lean(model: nn.Module) -> int:
-    """Replace the forward of every RMSNorm and gated MLP that agrees; returns how many."""
+    """Replace the forward of every RMSNorm and gated MLP whose lean form agrees; return their number."""
     verdicts: dict[tuple[Any, ...], bool] = {}
     replaced = 0
     for module in model.modules():
@@ -94,7 +94,7 @@ def lean_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def trainable_linears(module: nn.Module) -> bool:
-    """Whether the projections are plain and trained; adapters and frozen weights keep the module's own code."""
+    """True where the projections are plain and trained; with adapters or frozen weights the module keeps its code."""
     projections = (module.get_submodule(name) for name in ("gate_proj", "up_proj", "down_proj"))
     return all(type(projection) is nn.Linear and projection.weight.requires_grad for projection in projections)
 

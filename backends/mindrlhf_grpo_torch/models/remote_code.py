@@ -1,4 +1,4 @@
-"""A reward model computed by the Python code that its folder ships: run only where it is asked for.
+"""A reward model computed by the Python code in its folder, which runs only where the configuration allows it.
 
 It is called as any classifier of transformers, on rows padded on the right with a mask, and may put out one number a
 sequence or one a token. It is scored with, never trained.
@@ -33,7 +33,7 @@ class RemoteCodeClassifier:
         self.model: Any = None
 
     def load(self) -> Any:
-        """The model of the folder's own class. Raises ConfigError where it has none or cannot be loaded."""
+        """Load the model of the class in its folder. Raises ConfigError where there is none or it cannot be loaded."""
         if self.model is None:
             import transformers
 
@@ -94,10 +94,10 @@ def padded_rows(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def numbers_of(output: Any) -> NDArray[np.float32]:
-    """The scores in what a model returned: ``logits``, the first of a tuple, or the tensor itself."""
-    found = getattr(output, "logits", None)
-    if found is None:
-        found = output[0] if isinstance(output, (tuple, list)) else output
-    if not isinstance(found, torch.Tensor):
+    """The scores that a model returned: ``logits``, the first of a tuple, or the tensor itself."""
+    scores = getattr(output, "logits", None)
+    if scores is None:
+        scores = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(scores, torch.Tensor):
         raise ConfigError(f"the reward model returned {type(output).__name__}; accepted: logits, or a tensor")
-    return np.asarray(found.float().cpu().numpy())
+    return np.asarray(scores.float().cpu().numpy())

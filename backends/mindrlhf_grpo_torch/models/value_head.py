@@ -1,4 +1,4 @@
-"""The head of one number on the last hidden state: a linear layer or an MLP, computed in float32 for any body."""
+"""The value head on the last hidden state: a linear layer or an MLP, computed in float32 for any body."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Models that read images: embeddings of images in the places of their tokens, and rotary positions beside an image.
+"""Models that read images: embeddings of images in place of their tokens, and rotary positions beside an image.
 
-A prompt's images are encoded once for all its completions, in both layouts and in generation. Which tokens stand for
-images is known from prompts alone: a completion may hold the same token by chance, and then it is a token like others.
+A prompt's images are encoded once for all its completions, in both layouts and in generation. Only prompts decide
+which tokens stand for images: a completion may contain the same token by chance, and then it is a token like others.
 Legend: P prompt tokens, A axes of a position (3 where height and width of an image count, else 1), I image tokens, E
 hidden size.
 """
@@ -41,16 +41,16 @@ class PlacedImages:
     sources: Tensor
 
 
-def vision_of(whole: Any) -> Vision | None:
-    """What reads images in a Hugging Face model without adapters; None for one that reads text only."""
-    body = getattr(whole, whole.base_model_prefix)
-    token = getattr(whole.config, "image_token_id", None)
+def vision_of(model: Any) -> Vision | None:
+    """The image side of a Hugging Face model without adapters; None for one that reads text only."""
+    body = getattr(model, model.base_model_prefix)
+    token = getattr(model.config, "image_token_id", None)
     return Vision(body, int(token)) if token is not None and hasattr(body, "get_image_features") else None
 
 
-def language_part(whole: nn.Module) -> Any:
-    """The part of a model that computes tokens: all of it where it reads text only."""
-    return getattr(getattr(whole, str(whole.base_model_prefix)), "language_model", whole)
+def language_part(model: nn.Module) -> Any:
+    """The part of a model that computes tokens: the model itself where it reads text only."""
+    return getattr(getattr(model, str(model.base_model_prefix)), "language_model", model)
 
 
 class Vision:
@@ -77,38 +77,38 @@ class Vision:
         row = torch.as_tensor(np.asarray(ids, np.int64))[None]
         grids = {name: torch.from_numpy(np.asarray(grid)) for name, grid in features.items() if name.endswith("_thw")}
         try:
-            found, _ = self.body.get_rope_index(row, mm_token_type_ids=(row == self.token).long(), **grids)
+            positions, _ = self.body.get_rope_index(row, mm_token_type_ids=(row == self.token).long(), **grids)
         except (RuntimeError, StopIteration) as error:
             raise BackendError(f"{MISFIT}: {' '.join(str(error).split())[:200]}") from None
-        return np.asarray(found[:, 0].numpy(), dtype=np.int64)
+        return np.asarray(positions[:, 0].numpy(), dtype=np.int64)
 
     def embed(self, ids: Tensor, images: PlacedImages) -> Tensor:
-        """``[..., E]`` of ids ``[...]``, images in their places."""
+        """Embeddings ``[..., E]`` of ids ``[...]``, with images in their places."""
         embedded = self.body.get_input_embeddings()(ids)
-        found = self.embeddings(images.features)
-        if len(found) != images.embeddings:
+        encoded = self.embeddings(images.features)
+        if len(encoded) != images.embeddings:
             raise BackendError(
-                f"{MISFIT}: {len(found)} embeddings of the images, {images.embeddings} tokens for them in the prompts"
+                f"{MISFIT}: {len(encoded)} embeddings of the images, {images.embeddings} tokens for them in the prompts"
             )
-        chosen = found.index_select(0, images.sources).to(embedded.dtype)
+        chosen = encoded.index_select(0, images.sources).to(embedded.dtype)
         return torch.index_copy(embedded.flatten(0, -2), 0, images.places, chosen).view_as(embedded)
 
     def embeddings(self, features: Sequence[Mapping[str, Any]]) -> Tensor:
-        """``[I, E]`` of the images of several prompts, one after the other."""
+        """Embeddings ``[I, E]`` of the images of several prompts, one after the other."""
         device = next(self.body.parameters()).device
         joined = {
-            name: to_tensor(np.concatenate([np.asarray(each[name]) for each in features]), device)
+            name: to_tensor(np.concatenate([np.asarray(arrays[name]) for arrays in features]), device)
             for name in features[0]
         }
-        found = self.body.get_image_features(**joined, return_dict=True).pooler_output
-        parts = found if isinstance(found, tuple | list) else [found]
+        encoded = self.body.get_image_features(**joined, return_dict=True).pooler_output
+        parts = encoded if isinstance(encoded, tuple | list) else [encoded]
         return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        """``[..., E]`` of ids without images, by a pass that also goes through the vision tower and adds nothing of it.
+        """``[..., E]`` of ids without images, by a pass through the vision tower that adds zero.
 
-        Where weights are shared out over ranks, those without images must gather the tower's weights, and give a gradient
-        to it, as those with images do.
+        Where weights are sharded, ranks without images must gather the tower's weights, and give it a gradient, as ranks
+        with images do.
         """
         embedded: Tensor = self.body.get_input_embeddings()(ids)
         return embedded + (self.embeddings([self.blank()]).sum() * 0.0).to(embedded.dtype)
@@ -131,7 +131,7 @@ class Vision:
 def prompt_positions(
     prompts: Sequence[IntArray], features: Sequence[Mapping[str, Any]], vision: Vision | None
 ) -> list[Places]:
-    """``[A, P]`` of every prompt."""
+    """Rotary positions ``[A, P]`` of every prompt."""
     if vision is None or not any(features):
         return text_positions(prompts)
     return [vision.positions(prompt, images) for prompt, images in zip(prompts, features, strict=True)]
