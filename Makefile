@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny own-algorithm ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ train: $(BACKEND_STAMP) ## the main job: a pretrained model learns addition (BAC
 quickstart-tiny: $(BACKEND_STAMP) ## the same in 90 seconds with a tiny model made from scratch (BACKEND=torch RUN=folder)
 	@$(BIN)/python examples/tiny/pretrain.py
 	@$(BIN)/mindrlhf-grpo train examples/tiny/train.yaml backend=$(BACKEND) $(OVERRIDES)
+
+own-algorithm: $(BACKEND_STAMP) ## an algorithm from a file of yours learns on the tiny model (BACKEND=torch STEPS=n RUN=folder)
+	@$(BIN)/python examples/tiny/pretrain.py
+	@$(BIN)/mindrlhf-grpo train examples/own_algorithm/train.yaml backend=$(BACKEND) $(OVERRIDES)
 
 ladder-dpo: $(BACKEND_STAMP) ## SFT, then DPO on SmolLM2; courtesy of its answers before and after
 	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null

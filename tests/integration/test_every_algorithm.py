@@ -1,4 +1,4 @@
-"""Each online algorithm learns a toy task end to end."""
+"""Each online algorithm learns a toy task end to end, and so does one from a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import pytest
 
 from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 from tests.support import tiny
+from tests.support.repository import ROOT
 from tests.support.runs.online_runs import PPO, TRAIN
 
 pytestmark = pytest.mark.trains
 
+REFERENCES = {"from a file": f"{ROOT / 'examples/own_algorithm/gpg.py'}:GPG"}
+NAMES = [*ALGORITHMS, *REFERENCES]
 # One process for all: starting one costs as much as a run.
 PROGRAM = """
 import sys
@@ -31,8 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of every algorithm."""
     folder = tmp_path_factory.mktemp("algorithms")
     paths = []
-    for name in ALGORITHMS:
-        sections = PPO if name == "ppo" else {"algorithm": {"name": name}}
+    for name in NAMES:
+        needs_critic = name in ALGORITHMS and "critic" in ALGORITHMS[name].needs
+        sections = PPO if needs_critic else {"algorithm": {"name": REFERENCES.get(name, name)}}
         paths.append(tiny.prepare(folder, train=TRAIN, **sections).rename(folder / f"{name}.yaml"))
     command = [sys.executable, "-c", PROGRAM, *map(str, paths)]
     done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True)
@@ -40,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.row("mindrlhf", "GRPO")
 @pytest.mark.row("mindrlhf", "PPO")
 def test_reward_rises_by_a_third_of_the_way(folder: Path, name: str) -> None:

@@ -16,8 +16,12 @@ from mindrlhf_grpo.algorithms.online.gmpo import GeometricPolicyLoss
 from mindrlhf_grpo.algorithms.online.gspo import SequencePolicyLoss
 from mindrlhf_grpo.algorithms.online.rank_grpo import ItemPolicyLoss
 from mindrlhf_grpo.algorithms.online.sapo import SapoPolicyLoss
+from mindrlhf_grpo.algorithms.plan import resolve
+from mindrlhf_grpo.algorithms.registry import POLICY_LOSSES
+from mindrlhf_grpo.config.algorithm import AlgorithmConfig
 from mindrlhf_grpo.losses import PolicyLoss
 from mindrlhf_grpo.losses import xp as numpy_xp
+from tests.support.repository import ROOT
 
 RATIOS = np.array([[1.5, 1.1, 0.5], [1.5, 0.5, 4.0]])
 OLD = np.array([[-1.0, -0.5, -2.0], [-0.25, -3.0, -1.5]])
@@ -148,4 +152,14 @@ CASES: dict[str, Case] = {
     "cpgd": Case(CpgdPolicyLoss(), 2.3996468058371767, clipped=(1, 1)),
     # and half of Σ r - 1 - ln r, as a line of slope .2 above r = 1.2
     "cpgd drift": Case(CpgdPolicyLoss(drift_coef=0.5), 2.7866825519994634),
+}
+
+# Losses without a literal value: a new one is in every property test and in MindSpore's compiler without an entry here.
+USER_LOSSES = ("function:plain_gradient", "class:BoundedWeight", "without a skeleton:WithoutSkeleton")
+OTHERS: dict[str, Any] = {
+    **{f"{name} by default": loss() for name, loss in POLICY_LOSSES.items()},
+    **{
+        f"a user's {kind}": resolve(AlgorithmConfig(loss=f"{ROOT / 'tests/support/user_losses.py'}:{thing}")).loss
+        for kind, thing in (entry.split(":") for entry in USER_LOSSES)
+    },
 }

@@ -21,6 +21,7 @@ from tests.support.loss_cases import (
     LOGPS,
     OLD,
     ONES,
+    OTHERS,
     SEGMENTS,
     Case,
     torch_namespace,
@@ -30,11 +31,14 @@ ms = pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 mindspore_xp = pytest.importorskip("mindrlhf_grpo_mindspore.xp")
 
-LOSSES = tuple(case.loss for case in CASES.values())
+LOSSES = (*(case.loss for case in CASES.values()), *OTHERS.values())
 VALUE = ValueLoss()
 # each case of its own numbers where it has any: index of the arrays it is given
-ADVANTAGES_OF = tuple(case.arrays.get("advantages", ADVANTAGES) for case in CASES.values())
-SEGMENTS_OF = tuple(case.arrays.get("segments", SEGMENTS) for case in CASES.values())
+ADVANTAGES_OF = (
+    *(case.arrays.get("advantages", ADVANTAGES) for case in CASES.values()),
+    *(ADVANTAGES for _ in OTHERS),
+)
+SEGMENTS_OF = (*(case.arrays.get("segments", SEGMENTS) for case in CASES.values()), *(SEGMENTS for _ in OTHERS))
 FACTORS = np.linspace(0.5, 1.5, len(LOSSES))  # so that no two losses can stand in for each other
 
 
@@ -96,8 +100,15 @@ def results() -> Results:
 
 
 def test_value_of_every_loss(results: Results) -> None:
-    for (name, case), value in zip(CASES.items(), results.double[:-1], strict=True):
+    for (name, case), value in zip(CASES.items(), results.double[: len(CASES)], strict=True):
         assert value == pytest.approx(case.value, rel=1e-6, abs=1e-6), name
+
+
+def test_value_of_losses_without_a_literal_is_that_of_numpy(results: Results) -> None:
+    """Those of a user among them: a function, a dataclass on the skeleton, and one without it."""
+    tensors = {"mask": ONES, "weights": ONES, "advantages": ADVANTAGES, "old_logps": OLD, "segments": SEGMENTS}
+    for (name, loss), value in zip(OTHERS.items(), results.double[len(CASES) : -1], strict=True):
+        assert value == pytest.approx(float(loss(NUMPY, LOGPS, tensors)[0]), rel=1e-6, abs=1e-6), name
 
 
 def size_of_terms(case: Case) -> float:
@@ -107,7 +118,7 @@ def size_of_terms(case: Case) -> float:
 
 
 def test_value_of_every_loss_in_float32(results: Results) -> None:
-    for (name, case), value in zip(CASES.items(), results.single[:-1], strict=True):
+    for (name, case), value in zip(CASES.items(), results.single[: len(CASES)], strict=True):
         assert abs(value - case.value) <= 1e-6 * size_of_terms(case), name
 
 
