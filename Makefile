@@ -111,11 +111,11 @@ find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 
 	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
 endef
 
-docs: $(DEV_STAMP) ## write the tables of the documents, the coverage page and the schema from the code
+docs: $(DEV_STAMP) ## write the tables of the documents, the coverage page and the schemas from the code
 	@$(BIN)/python -m docs.tables.algorithms --write
 	@$(BIN)/python -m docs.tables.model_configs --write
 	@$(BIN)/python -m tests.support.recipes.coverage_page --write
-	@$(BIN)/mindrlhf-grpo explain --schema > docs/config.schema.json
+	@$(BIN)/python -m docs.tables.config_schema --write
 
 lint: $(DEV_STAMP) ## ruff: rules and format; no path of one machine, no large file
 	@$(BIN)/ruff check .

@@ -51,8 +51,12 @@ def _by_name(name: str, keys: Catalogue) -> Iterator[tuple[str, str]]:
 def _table() -> Iterator[str]:
     """Yield all keys with their defaults, by section; the keys that only offline training has come last."""
     yield "Configuration keys. `mindrlhf-grpo explain KEY` has details; KEY may also be the name used by trl, verl or openrlhf."
-    yield ""
     online, offline = KINDS
+    yield (
+        f"An online run has {len(online.leaves())} keys, {len(online.always_present())} of them outside sections that "
+        f"are null unless a run asks for them; training on a fixed dataset has {len(offline.leaves())}."
+    )
+    yield ""
     yield from _rows([key for key in online.children("") if key.section is None], online)
     for section in (key for key in online.children("") if key.section is not None):
         yield ""

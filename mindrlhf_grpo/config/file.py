@@ -50,15 +50,16 @@ def dump(config: AnyConfig) -> str:
     return yaml_source.dump(config.model_dump(mode="json"))
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON schema of a configuration file of an online run, for editors."""
-    schema = RunConfig.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mindrlhf-grpo configuration"}
+def json_schema(root: type[AnyConfig] = RunConfig) -> dict[str, Any]:
+    """JSON schema of the configuration file of an online run, or of training on a fixed dataset, for editors."""
+    title = f"mindrlhf-grpo configuration{', fixed dataset' if root is OfflineConfig else ''}"
+    schema = root.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
-def schema_text() -> str:
-    """The JSON schema as the file ``docs/config.schema.json`` holds it."""
-    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+def schema_text(root: type[AnyConfig] = RunConfig) -> str:
+    """The JSON schema as the files ``docs/config.schema.json`` and ``docs/offline.schema.json`` hold it."""
+    return json.dumps(json_schema(root), indent=1, ensure_ascii=False) + "\n"
 
 
 @dataclass(slots=True)

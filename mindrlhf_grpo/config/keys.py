@@ -74,6 +74,11 @@ class Catalogue:
         """The keys that hold a value (no sections)."""
         return [key for key in self.records.values() if key.section is None]
 
+    def always_present(self) -> list[Key]:
+        """The keys outside sections that are null unless asked for."""
+        optional = tuple(f"{key.path}." for key in self.records.values() if key.optional)
+        return [key for key in self.leaves() if not key.path.startswith(optional)]
+
     def children(self, path: str) -> list[Key]:
         """The keys directly in a section (``""``: the top)."""
         return [key for key in self.records.values() if key.parent == path and key.path != path and key.name != "N"]

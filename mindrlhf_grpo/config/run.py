@@ -1,7 +1,7 @@
-"""The configuration of a run: typed, each key described, at most 70 keys (a test counts them).
+"""The configuration of an online run: typed sections whose keys each have a description.
 
-Reading YAML, overrides and error messages with line numbers live in ``config_file.py``.
-A key's description is what ``mindrlhf-grpo explain KEY`` prints; ``peers`` says what others call it.
+``mindrlhf-grpo explain`` lists and counts the keys; ``explain KEY`` prints a key's description, and ``peers``, its names
+in other frameworks. Reading YAML, overrides and error messages with line numbers are in ``config/file.py``.
 """
 
 from __future__ import annotations
