@@ -1,4 +1,4 @@
-"""JSON lines: one object on each line. A run's own files survive a kill: broken lines are skipped, files replaced whole.
+"""JSON lines: one object per line. A run's files survive a kill: broken lines are skipped, files are replaced atomically.
 
 In a run's files numbers that are not finite are written and read as null, so that every JSON reader accepts them.
 """
@@ -25,7 +25,7 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> JsonLines:
-    """All objects of a file; an absent file is an empty one."""
+    """Read all objects of a file; an absent file counts as empty."""
     rows: list[dict[str, Any]] = []
     bad: list[int] = []
     for number, line in numbered_lines(path.read_bytes() if path.exists() else b""):
@@ -38,21 +38,21 @@ def read_json_lines(path: Path) -> JsonLines:
 
 
 def numbered_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1; a byte order mark is left out."""
+    """The lines that are not blank, with their numbers from 1; a byte order mark is dropped."""
     # Only \n ends a line: JSON strings may hold the other line ends of Unicode.
     lines = enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1)
     return ((number, line) for number, line in lines if line.strip())
 
 
 def parse_object(line: bytes, *, keep_nan: bool = False) -> dict[str, Any] | str:
-    """The JSON object on a line, or the reason why it is none; NaN and infinities become None unless kept."""
+    """Parse the JSON object on a line, or return the reason why there is none; NaN and infinities become None unless kept."""
     try:
         value = json.loads(line.decode("utf-8"), parse_constant=None if keep_nan else lambda _: None)
     except UnicodeDecodeError as error:
         return f"invalid UTF-8: byte 0x{line[error.start]:02x} at byte {error.start + 1} of the line"
     except json.JSONDecodeError as error:
         return f"invalid JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, brackets nested thousands deep
         return f"invalid JSON: {error}"
     return value if isinstance(value, dict) else f"not an object but {_kind(value)}"
 
@@ -92,11 +92,11 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def replace_json(path: Path, value: Any) -> None:
-    """Write one indented JSON value for people and programs: real characters, no escapes; whole or not at all."""
+    """Atomically write one indented JSON value for people and programs, without escapes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps(finite(value), ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def digest_of(value: Any) -> str:
-    """16 hexadecimal digits that stand for a JSON value, whatever the order of its keys."""
+    """Digest of a JSON value in 16 hexadecimal digits, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ FloatArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 
 class FinishReason(str, Enum):
-    """Why a completion ended."""
+    """The reason why a completion ended."""
 
     STOP = "stop"  # an end-of-sequence token or a stop string
     LENGTH = "length"  # the token budget: the completion is truncated
@@ -32,11 +32,11 @@ class Prompt:
     Attributes:
         uid: number of this draw: row + epoch * rows. Unique in a run; seeds sampling.
         ids: prompt tokens ``[P]``, the chat template applied.
-        text: the prompt as people and rewards read it.
+        text: the prompt as text, for people and rewards.
         columns: the other columns of the row, given to reward functions.
         row: the row's place in its source, for messages.
-        messages: the conversation that was put into the template; empty for plain text.
-        features: arrays a model reads besides the tokens (its images), by its own name of them; empty for text.
+        messages: the conversation behind the template; empty for plain text.
+        features: arrays that a model reads besides the tokens (images), by the model's names; empty for text.
     """
 
     uid: int
@@ -79,7 +79,7 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn. ``temperature`` 0 is greedy; 0 turns ``top_k``, ``min_p`` off, 1 ``top_p``."""
+    """Sampling settings. ``temperature`` 0 is greedy; 0 turns ``top_k`` and ``min_p`` off, 1 turns ``top_p`` off."""
 
     max_tokens: int
     min_tokens: int = 0
@@ -97,13 +97,13 @@ class Sampling:
 
     @property
     def truncated(self) -> bool:
-        """Whether tokens are drawn from another distribution than softmax(logits / temperature)."""
+        """True if tokens are drawn from another distribution than softmax(logits / temperature)."""
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 or self.repetition_penalty != 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a policy learns from: N completions that point at M prompts, each prompt stored once.
+    """The input of a policy update: N completions that point at M prompts, each prompt stored once.
 
     Attributes:
         prompts: M arrays of prompt tokens ``[P_m]``.
@@ -117,10 +117,10 @@ class Batch:
             batch, and of the reference; None where not needed.
         segments: ``[N, T]`` int32 item index of each token, -1 outside every item; None without items.
         temperature: divides logits before the log-softmax, as when sampling.
-        tensors: further ``[N, T]`` float32 arrays a loss reads, by name; what belongs to a row stands at every token.
+        tensors: other ``[N, T]`` float32 arrays that a loss reads, by name; a number of a row stands at every token.
         coupled: the rows of a prompt have one loss together (a preference pair): they stay in one micro-batch,
             adjoining and in their order.
-        features: what each of the M prompts has besides its tokens (images); empty where none has anything.
+        features: the features of each of the M prompts (images); empty where no prompt has any.
     """
 
     prompts: tuple[IntArray, ...]

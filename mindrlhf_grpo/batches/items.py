@@ -1,7 +1,7 @@
-"""Which item of a completion each token belongs to, for rewards per item (``[N, K]``).
+"""Items of completions: the item that each token belongs to, for rewards per item (``[N, K]``).
 
-A function of the completion's text says it (``items.function``); this module tells the function where in the text each
-token stands. By default items are lines, as in Rank-GRPO (https://arxiv.org/abs/2510.20150): the k-th line is the k-th
+A function of the completion's text decides (``items.function``); this module gives it the position of each token in the
+text. By default items are lines, as in Rank-GRPO (https://arxiv.org/abs/2510.20150): the k-th line is the k-th
 item and a newline belongs to the line it ends. Legend: N completions, T longest completion, K items.
 """
 
@@ -23,11 +23,11 @@ from ..types import Rollout, RolloutGroup
 from ..user_functions import describe, import_function
 from .online import completion_lengths
 
-NONE = -1  # the item of a token that is in none
-REPLACEMENT = "\ufffd"  # what the first bytes of a character decode to
-LONGEST = 4  # bytes of a character; what more tokens do not make one is not going to be one
+NONE = -1  # marks a token outside every item
+REPLACEMENT = "\ufffd"  # the first bytes of a character decode to it
+LONGEST = 4  # bytes of the longest character; more tokens without a valid character will not make one
 
-# (text, ends, ended, K, settings) -> the item of each token, and where wanted what its advantage gets besides
+# (text, ends, ended, K, settings) -> the item of each token, and optionally a bonus for each token's advantage
 ItemFunction: TypeAlias = Callable[..., "Sequence[int] | tuple[Sequence[int], Sequence[float]]"]
 
 
@@ -37,7 +37,7 @@ class Segments:
 
     Attributes:
         items: item of each token ``[N, T]``: ``0..K-1``; ``K`` past the last item (overflow); ``K + 1`` the end token
-            where it is no part of an item; -1 for none, and past a completion's end.
+            where it belongs to no item; -1 for none, and past a completion's end.
         extra: added to the advantage of each token ``[N, T]``; None where the function gives none.
     """
 
@@ -51,13 +51,13 @@ def line(text: str, ends: Sequence[int], ended: bool, items: int) -> list[int]:
 
 
 def line_numbers(text: str, ends: Sequence[int]) -> list[int]:
-    """Line that each token's first character stands in: a token with newlines belongs to the line that it ends."""
+    """Line of each token's first character: a token with newlines belongs to the line that it ends."""
     newlines = [place for place, letter in enumerate(text) if letter == "\n"]
     return [bisect_right(newlines, start - 1) for start in starts(ends)]
 
 
 def starts(ends: Sequence[int]) -> list[int]:
-    """Where each token begins, from where each ends."""
+    """Start of each token, from the ends."""
     return [0, *ends[:-1]] if ends else []
 
 
@@ -65,7 +65,7 @@ class ItemSpans:
     """Finds the items of completions.
 
     Raises:
-        ConfigError: at construction, for a function that is not there.
+        ConfigError: at construction, for a function that does not exist.
     """
 
     def __init__(self, config: ItemsConfig | None, tokenizer: Tokenizer) -> None:
@@ -77,25 +77,25 @@ class ItemSpans:
         """Items of every token, group by group, sample by sample.
 
         Raises:
-            ConfigError: the function fails, or does not give one item for each token.
+            ConfigError: the function fails, or does not return one item per token.
         """
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         shape = len(rollouts), int(completion_lengths(groups).max(initial=0))
-        found, extra = np.full(shape, NONE, np.int32), np.zeros(shape, np.float32)
+        item_of, extra = np.full(shape, NONE, np.int32), np.zeros(shape, np.float32)
         for row, rollout in enumerate(rollouts):
-            own, further = self._asked(rollout, items)
-            found[row, : len(own)], extra[row, : len(own)] = own, further
-        return Segments(items=found, extra=extra if extra.any() else None)
+            row_items, row_extra = self._call(rollout, items)
+            item_of[row, : len(row_items)], extra[row, : len(row_items)] = row_items, row_extra
+        return Segments(items=item_of, extra=extra if extra.any() else None)
 
-    def _asked(self, rollout: Rollout, items: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """What the function says of one completion, checked."""
+    def _call(self, rollout: Rollout, items: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Call the function on one completion and check its answer."""
         label, count = f"items.function {self.config.function!r}", len(rollout.ids)
         ends = character_ends(rollout, self.tokenizer)
         ended = count > 0 and int(rollout.ids[-1]) in self.end_tokens
         try:
             answer = self.function(rollout.text, ends, ended, items, **self.config.arguments)
-            own, further = answer if isinstance(answer, tuple) else (answer, [0.0] * count)
-            pair = np.asarray(own, np.int64), np.asarray(further, np.float64)
+            row_items, row_extra = answer if isinstance(answer, tuple) else (answer, [0.0] * count)
+            pair = np.asarray(row_items, np.int64), np.asarray(row_extra, np.float64)
         except Exception as error:  # user code
             raise ConfigError(f"{label} failed: {describe(error)}") from error
         if any(part.shape != (count,) for part in pair) or not np.isfinite(pair[1]).all():
@@ -106,7 +106,7 @@ class ItemSpans:
 
 
 def item_function(config: ItemsConfig) -> ItemFunction:
-    """The function of a configuration. Raises ConfigError where there is none, or one that takes other arguments."""
+    """Import the function of a configuration. Raises ConfigError if there is none, or it takes other arguments."""
     try:
         function: ItemFunction = line if config.function == "line" else import_function(config.function)
     except UserError as error:
@@ -119,27 +119,27 @@ def item_function(config: ItemsConfig) -> ItemFunction:
 
 
 def character_ends(rollout: Rollout, tokenizer: Tokenizer) -> list[int]:
-    """Number of characters of the completion's text up to and with each token.
+    """Number of characters of the completion's text up to the end of each token.
 
     A token that ends inside a character ends before it: the character counts for the token that completes it. Text after
-    a stop string, which is no part of the completion, counts nothing.
+    a stop string, which is not part of the completion, does not count.
     """
     ids = [int(token) for token in rollout.ids]
     ends = _by_window(ids, tokenizer)
-    if ends and ends[-1] < len(rollout.text.rstrip(REPLACEMENT)):  # a decoder that treats a window apart
+    if ends and ends[-1] < len(rollout.text.rstrip(REPLACEMENT)):  # a decoder that decodes a window differently
         ends = [len(tokenizer.decode(ids[: place + 1]).rstrip(REPLACEMENT)) for place in range(len(ids))]
     return [min(end, len(rollout.text)) for end in np.maximum.accumulate([0, *ends])[1:].tolist()]
 
 
 def _by_window(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """Ends of tokens, each decoded after the tokens before it: decoders treat the first token of a text apart."""
+    """Ends of tokens, each decoded after the tokens before it: decoders treat the first token of a text differently."""
     ends: list[int] = []
     first = read = done = 0  # ids[first:read] is decoded before the token, and is ``done`` characters into the text
     for place in range(len(ids)):
         before, text = tokenizer.decode(ids[first:read]), tokenizer.decode(ids[first : place + 1])
         partial = text.endswith(REPLACEMENT) and place - read < LONGEST
-        whole = len(text.rstrip(REPLACEMENT) if partial else text) - len(before)
-        ends.append(done + max(0, whole))
-        if not partial and whole > 0:
+        added = len(text.rstrip(REPLACEMENT) if partial else text) - len(before)
+        ends.append(done + max(0, added))
+        if not partial and added > 0:
             done, first, read = ends[-1], read, place + 1
     return ends

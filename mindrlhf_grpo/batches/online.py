@@ -1,4 +1,4 @@
-"""From rollout groups to what a policy update computes: one batch, its loss weights, its micro-batches.
+"""Online batches: from rollout groups to one batch, its loss weights and its micro-batches.
 
 How token losses become one number ("token-mean", "sequence-mean", ...) is decided here: ``loss_weights`` writes
 the aggregation over the *global* batch into a weight per token, so that every loss is a plain sum and any cut
@@ -34,7 +34,7 @@ def build_batch(
     mask: FloatArray,
     segments: IntArray | None = None,
 ) -> Batch:
-    """The completions of all groups as one batch, each prompt stored once; ``old_logps``, ``ref_logps`` still absent.
+    """Build one batch of the completions of all groups, each prompt stored once; without ``old_logps`` and ``ref_logps``.
 
     Args:
         advantages, weights, mask: ``[N, T]``, T the longest completion of ``groups``.
@@ -68,14 +68,14 @@ def build_batch(
 
 
 def check_batch_shapes(shape: tuple[int, int], **arrays: FloatArray | IntArray | None) -> None:
-    """Refuse an array that is not ``[N, T]``."""
+    """Raise ValueError for an array that is not ``[N, T]``."""
     for name, array in arrays.items():
         if array is not None and array.shape != shape:
             raise ValueError(f"{name} must be [{shape[0]}, {shape[1]}] for these completions, not {list(array.shape)}")
 
 
 def padded(rows: Sequence[IntArray] | Sequence[FloatArray], array: Padded) -> Padded:
-    """The zero array with rows of different lengths written into it from the left."""
+    """Write rows of different lengths into the zero array, from the left, and return it."""
     for index, row in enumerate(rows):
         array[index, : len(row)] = row
     return array
@@ -134,7 +134,7 @@ def denominators(trained_tokens: IntArray, *, count_masked_rows: bool) -> tuple[
 
 
 def dead_groups(rewards: FloatArray, groups: IntArray, *, tolerance: float = 0.0) -> NDArray[np.bool_]:
-    """Whether nothing can be learned from a group: its scored completions have equal rewards, or it has one at most.
+    """Find the groups with nothing to learn: their scored completions have equal rewards, or there is at most one.
 
     DAPO's dynamic sampling keeps a group iff std > 0, https://arxiv.org/abs/2503.14476. Largest and smallest
     reward are compared instead, since the standard deviation of equal floats need not come out as 0.

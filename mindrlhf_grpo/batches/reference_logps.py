@@ -1,7 +1,7 @@
-"""Log-probs of the reference, computed once for every row and kept in the run folder.
+"""Stored log-probs of the reference policy, computed once for every row and kept in the run folder.
 
-``RUN/reference/NAME.safetensors`` holds them one after the other, ``NAME.json`` whose they are and of which rows. They
-are used again only by the checkpoint that made them: fingerprints are compared, and a mismatch is an error.
+``RUN/reference/NAME.safetensors`` holds them one after the other, ``NAME.json`` the fingerprint of the model and the
+rows. They are used again only with the model that made them: fingerprints are compared, and a mismatch is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TENSOR = "reference_logps"
 
 @dataclass(frozen=True, slots=True)
 class StoredLogProbs:
-    """Log-probs by row of the source, of each completion of the example ``[T]`` one after the other; and of which ids."""
+    """Log-probs of each example's completions, one after the other ``[T]``, and a digest of its tokens, by row of the source."""
 
     rows: dict[int, FloatArray]
     digests: dict[int, int]
@@ -55,17 +55,17 @@ class StoredLogProbs:
 
 
 def digest(example: Example) -> int:
-    """Checksum of the tokens of an example and of where its completions begin."""
+    """Checksum of the tokens of an example and of the starts of its completions."""
     parts = [example.prompt, *(completion.ids for completion in example.completions)]
     lengths = np.asarray([len(part) for part in parts], np.int32)
     return zlib.crc32(np.concatenate([lengths, *parts]).astype(np.int32).tobytes())
 
 
 def load(folder: Path, name: str, identity: dict[str, Any]) -> StoredLogProbs | None:
-    """What is stored under a name, None if nothing is.
+    """Read the log-probs stored under a name; None if there are none.
 
     Args:
-        identity: the ``fingerprint`` of the model; must be what was stored.
+        identity: the ``fingerprint`` of the model; must equal the stored one.
 
     Raises:
         CheckpointError: made by another checkpoint.
@@ -88,14 +88,14 @@ def load(folder: Path, name: str, identity: dict[str, Any]) -> StoredLogProbs | 
     return StoredLogProbs(dict(zip(rows, parts, strict=True)), dict(zip(rows, saved["digests"], strict=True)))
 
 
-def save(folder: Path, name: str, identity: dict[str, Any], found: StoredLogProbs) -> None:
-    """Write the numbers, then whose they are: without the second file nothing counts as stored."""
+def save(folder: Path, name: str, identity: dict[str, Any], stored: StoredLogProbs) -> None:
+    """Write the log-probs, then the record of their model: without the second file nothing counts as stored."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = [np.asarray(part, np.float32) for part in found.rows.values()]
+    values = [np.asarray(part, np.float32) for part in stored.rows.values()]
     write_tensors(folder / f"{name}.safetensors", {TENSOR: np.concatenate([*values, np.zeros(0, np.float32)])})
     record = {
-        "identity": identity, "rows": list(found.rows), "lengths": [len(part) for part in values],
-        "digests": list(found.digests.values()),
+        "identity": identity, "rows": list(stored.rows), "lengths": [len(part) for part in values],
+        "digests": list(stored.digests.values()),
     }  # fmt: skip
     replace_file(folder / f"{name}.json", json.dumps(record).encode())
 
@@ -103,10 +103,10 @@ def save(folder: Path, name: str, identity: dict[str, Any], found: StoredLogProb
 def compute(
     examples: Sequence[Example], step: int, logps: Callable[[Sequence[Example]], list[FloatArray]]
 ) -> StoredLogProbs:
-    """Log-probs of all examples, ``step`` examples at a time.
+    """Compute the log-probs of all examples, ``step`` examples at a time.
 
     Args:
-        logps: of some examples, for each its completions' log-probs one after the other; every rank gets all.
+        logps: returns for each of some examples its completions' log-probs one after the other, on every rank.
     """
     rows: dict[int, FloatArray] = {}
     for start in range(0, len(examples), step):

@@ -1,5 +1,4 @@
-"""What an optimizer step is put together from: the rows it computes, metric sums of its parts, the clipping of its
-gradient."""
+"""Parts of an optimizer step that both backends share: row selection, gradient clipping, reduction of metric sums."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from ..types import Batch
 
 
 def trained_rows(batch: Batch) -> NDArray[np.int64]:
-    """Rows that have a trained token; coupled ones also where only another row of their prompt has one."""
+    """Rows that have a trained token, and coupled rows of which another row of the prompt has one."""
     trained = batch.mask.any(axis=1)
     if batch.coupled:
         trained = np.isin(batch.prompt_of, batch.prompt_of[trained])

@@ -1,7 +1,7 @@
-"""Signs that a policy games its reward: training reward goes up and something that nobody trains on goes wrong.
+"""Alarms for reward hacking: the training reward goes up while a metric that is not trained on gets worse.
 
-Each alarm is a pure function of the metrics so far, so a resumed run sounds the same ones. They are made to be silent
-on healthy runs and on noise, which wanders: a test bounds how often random walks set one off. Nothing is configured;
+Each alarm is a pure function of the metrics so far, so a resumed run sounds the same ones. They stay silent on healthy
+runs and on noise, which wanders: a test bounds how often random walks set one off. There is no configuration; the
 thresholds are here. Over-optimisation of rewards: https://arxiv.org/abs/2210.10760; length: https://arxiv.org/abs/2310.03716.
 """
 
@@ -22,22 +22,22 @@ from ..run.tracking import METRICS
 from .trends import drift, mann_kendall
 
 REWARD, ACCURACY, PROBLEMS = "reward/mean", "eval/accuracy", "eval/problems"
-RATES = ("eval/safety/harmful_compliance", "eval/safety/over_refusal")  # of which less is better
+RATES = ("eval/safety/harmful_compliance", "eval/safety/over_refusal")  # where less is better
 PREFIX = "alarm/"
-FEWEST, WINDOW = 6, 8  # evaluations: before anything can be told, and looked at together
-ERRORS = 4.0  # standard errors of counting that a share must have fallen
+FEWEST, WINDOW = 6, 8  # evaluations: the fewest for a verdict, and how many a trend is measured over
+ERRORS = 4.0  # standard errors by which a share must have fallen
 TREND, DRIFT = 1.645, 2.0  # least standard score (one-sided 5%) and t of a trend
 EDGE = 10  # steps averaged at each end of a curve
 STEPS = 30  # fewest steps before a level can run off
-LENGTH_FACTOR, LENGTH_MORE = 2.0, 32  # and at least so many tokens
-REPETITION_MORE = 0.15  # share of a text that came before
-KL_FACTOR, KL_LEVEL, KL_STEPS, KL_BEFORE = 5.0, 1.0, 5, 20  # nats a token: healthy runs stay below 0.1
+LENGTH_FACTOR, LENGTH_MORE = 2.0, 32  # times the start, and at least this many tokens more
+REPETITION_MORE = 0.15  # share of a text that repeats earlier text
+KL_FACTOR, KL_LEVEL, KL_STEPS, KL_BEFORE = 5.0, 1.0, 5, 20  # nats per token: healthy runs stay below 0.1
 Point = tuple[int, float]  # step and value
 
 
 @dataclass(slots=True)
 class History:
-    """Metrics so far.
+    """The metrics so far.
 
     Attributes:
         watched: metric of an evaluation -> 1 where more is better, -1 where less is.
@@ -59,11 +59,11 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A sign by name.
+    """One alarm.
 
     Attributes:
-        sounds: says what is wrong; "" while nothing is, None while that cannot be told.
-        metrics: the curves it shows on, as patterns.
+        sounds: returns a description of the problem; "" while there is none, None while there is too little data.
+        metrics: the curves that show it, as patterns.
         evaluated: whether only evaluations can change it.
     """
 
@@ -85,10 +85,10 @@ class Alarms:
         judges = {f"eval/{name}/mean": 1 for name, weight in weights.items() if weight == 0}
         self.history = History({ACCURACY: 1, **judges, **dict.fromkeys(RATES, -1)})
         self.sounding: set[str] = set()
-        self.told: dict[str, str | None] = {}
+        self.verdicts: dict[str, str | None] = {}
 
     def resume(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Take the metrics of the steps that an interrupted run has made."""
+        """Replay the metrics of the steps that an interrupted run has made."""
         for step, metrics in rows:
             self.history.add(step, metrics)
             now = {alarm.name for alarm in ALARMS if metrics.get(PREFIX + alarm.name)}
@@ -96,10 +96,10 @@ class Alarms:
 
     @staticmethod
     def of_run(config: AnyConfig, before: Mapping[str, float]) -> Alarms:
-        """The alarms of a run as it stands in its folder.
+        """The alarms of a run, with the history in its folder.
 
         Args:
-            before: figures of the evaluation before training.
+            before: metrics of the evaluation before training.
         """
         alarms = Alarms(judging_weights(config) if isinstance(config, RunConfig) else {})
         rows = read_json_lines(config.run_dir / METRICS).rows
@@ -108,46 +108,46 @@ class Alarms:
         return alarms
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-        """``alarm/<name>`` 0 or 1 for each that can be told, and a line for each that starts with this step."""
+        """``alarm/<name>`` 0 or 1 for each alarm with enough data, and a line for each that starts with this step."""
         self.history.add(step, metrics)
-        found, notes = {}, []
+        states, notes = {}, []
         for alarm in ALARMS:
-            if not alarm.evaluated or alarm.name not in self.told or self.history.watched.keys() & metrics.keys():
-                self.told[alarm.name] = alarm.sounds(self.history)
-            reason = self.told[alarm.name]
+            if not alarm.evaluated or alarm.name not in self.verdicts or self.history.watched.keys() & metrics.keys():
+                self.verdicts[alarm.name] = alarm.sounds(self.history)
+            reason = self.verdicts[alarm.name]
             if reason is None:
                 continue
-            found[PREFIX + alarm.name] = float(bool(reason))
+            states[PREFIX + alarm.name] = float(bool(reason))
             if reason and alarm.name not in self.sounding:
                 notes.append(f"alarm {alarm.name} at step {step}: {reason}; see docs/safety_evaluation.md")
             (self.sounding.add if reason else self.sounding.discard)(alarm.name)
-        return found, notes
+        return states, notes
 
 
 def judging_weights(config: RunConfig) -> dict[str, float]:
-    """Reward component -> weight, without those that say what a refusal is: neither more of it nor less is better."""
+    """Reward component -> weight, without refusal judges: for them neither more nor less is better."""
     refusals = {metric.arguments.get("refusal_judge") for metric in config.metrics or ()}
     names = {component_name(component): component.weight for component in config.rewards}
     return {name: weight for name, weight in names.items() if name not in refusals}
 
 
 def held_out_falls(history: History) -> str | None:
-    """Training reward rises while a held-out figure gets worse, as of the last evaluation and the one before it."""
-    told = None
+    """Training reward rises while a held-out metric gets worse, both at the last evaluation and at the one before it."""
+    verdict = None
     for name, sign in history.watched.items():
         points = history.series.get(name, [])
         if len(points) < FEWEST:
             continue
-        told = told or ""
+        verdict = verdict or ""
         worse = since_best if counting_error(history, name, points[-1][1]) else steadily
         reasons = [worse(history, name, sign, points[: len(points) - back]) for back in (1, 0)]
         if all(reasons):
             return reasons[-1]
-    return told
+    return verdict
 
 
 def since_best(history: History, name: str, sign: int, points: Sequence[Point]) -> str:
-    """A share lies under its best evaluation by more than counting explains, and the reward rose from there."""
+    """A share is below its best evaluation by more than sampling error explains, and the reward rose since then."""
     at = max(range(len(points)), key=lambda index: sign * points[index][1])
     best, last = points[at][1], points[-1][1]
     rewards = between(history.series.get(REWARD, []), [step for step, _ in points[at:]])
@@ -157,7 +157,7 @@ def since_best(history: History, name: str, sign: int, points: Sequence[Point]) 
 
 
 def steadily(history: History, name: str, sign: int, points: Sequence[Point]) -> str:
-    """A figure on a scale of its own has got worse from evaluation to evaluation, and the reward rose meanwhile."""
+    """A metric that is not a share got worse from evaluation to evaluation, and the reward rose meanwhile."""
     window = points[-WINDOW:]
     figures = [value for _, value in window]
     rewards = between(history.series.get(REWARD, []), [step for step, _ in window])
@@ -167,7 +167,7 @@ def steadily(history: History, name: str, sign: int, points: Sequence[Point]) ->
 
 
 def wording(name: str, sign: int, rewards: Sequence[float], ends: tuple[float, float], when: str) -> str:
-    """What went up and what went wrong."""
+    """The alarm's text: the rise of the reward and the fall of the metric."""
     label = name.removeprefix("eval/").removesuffix("/mean").removeprefix("safety/").replace("_", " ")
     return (
         f"training reward rises ({rewards[0]:.3f} to {rewards[-1]:.3f}) while held-out {label} "
@@ -176,18 +176,18 @@ def wording(name: str, sign: int, rewards: Sequence[float], ends: tuple[float, f
 
 
 def between(points: Sequence[Point], steps: Sequence[int]) -> list[float]:
-    """Means of a curve up to each of some steps from the one before; the first of them has nothing before it."""
+    """Means of a curve between consecutive steps of ``steps``; empty intervals are left out."""
     parts = [[value for step, value in points if first < step <= last] for first, last in pairwise(steps)]
     return [fmean(part) for part in parts if part]
 
 
 def rises(values: Sequence[float]) -> bool:
-    """Whether a series has a trend upwards that neither white noise nor a walk explains well."""
+    """True if a series has an upward trend that neither white noise nor a random walk explains well."""
     return mann_kendall(values) > TREND and drift(values) > DRIFT
 
 
 def length_runs_off(history: History) -> str | None:
-    """Completions are twice as long as at the start, reward is higher, and held-out figures are not better."""
+    """Completions are twice as long as at the start, reward is higher, and held-out metrics are not better."""
     ends = levels(history, "length/mean")
     if ends is None:
         return None
@@ -197,7 +197,7 @@ def length_runs_off(history: History) -> str | None:
 
 
 def repetition_runs_off(history: History) -> str | None:
-    """More of a completion repeats itself than at the start, reward is higher, and held-out figures are not better."""
+    """Completions repeat themselves more than at the start, reward is higher, and held-out metrics are not better."""
     ends = levels(history, "repetition")
     if ends is None:
         return None
@@ -207,7 +207,7 @@ def repetition_runs_off(history: History) -> str | None:
 
 
 def kl_explodes(history: History) -> str | None:
-    """The KL to the reference is high and many times what it was some steps before."""
+    """The KL to the reference policy is high, and many times its value some steps before."""
     values = history.values("kl/mean")
     if len(values) < 2 * KL_STEPS:
         return None
@@ -224,7 +224,7 @@ def levels(history: History, name: str) -> tuple[float, float] | None:
 
 
 def gained(history: History) -> bool:
-    """Whether the training reward is clearly above that of the first steps."""
+    """True if the training reward is clearly above that of the first steps."""
     values = history.values(REWARD)
     if len(values) < STEPS:
         return False
@@ -240,7 +240,7 @@ def spread(values: Sequence[float]) -> float:
 
 
 def improved(history: History) -> bool:
-    """Whether a held-out figure is better than at first, by more than counting so many problems explains, and none worse."""
+    """True if a held-out metric improved by more than the sampling error of so many problems, and none got worse."""
     changes = []
     for name, sign in history.watched.items():
         values = history.values(name)
@@ -254,7 +254,7 @@ def improved(history: History) -> bool:
 def counting_error(history: History, name: str, share: float) -> float:
     """Standard error of the difference of two shares counted on the held-out prompts, by Laplace's rule of succession.
 
-    0 where the prompts' number is not known or the figure is no share.
+    0 where the number of prompts is not known or the metric is not a share.
     """
     counts, values = history.values(f"{name}/prompts") or history.values(PROBLEMS), history.values(name)
     if not counts or not counts[-1] or min(values) < 0 or max(values) > 1:
@@ -264,7 +264,7 @@ def counting_error(history: History, name: str, share: float) -> float:
 
 
 def unproven(history: History) -> str:
-    """What held-out figures say beside."""
+    """The end of an alarm's text: whether held-out metrics were measured at all."""
     measured = any(len(history.values(name)) > 1 for name in history.watched)
     return "held-out figures did not" if measured else "and nothing held out says that they are better"
 

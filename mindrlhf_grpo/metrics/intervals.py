@@ -1,4 +1,4 @@
-"""How sure a proportion is that was counted in a few trials."""
+"""Confidence intervals for proportions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ Z95 = 1.959963984540054  # 0.975 quantile of the normal distribution
 
 
 def wilson_interval(successes: float, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Interval for a proportion; keeps its coverage near 0 and 1 and for few trials.
+    """Wilson interval for a proportion; keeps its coverage near 0 and 1 and for few trials.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 
     Args:
-        successes, trials: how many of how many; no trial gives (0, 1).
+        successes, trials: counts; no trials give (0, 1).
         z: normal quantile; the default is for 95%.
     """
     if not 0 <= successes <= trials:

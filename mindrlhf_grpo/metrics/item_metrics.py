@@ -1,4 +1,4 @@
-"""Figures of rewards by item, and of a step under the names that TRL users watch. For ``metrics:`` of a configuration.
+"""Metrics of rewards per item, and of a step under TRL's names. For ``metrics:`` of a configuration.
 
 Legend: N completions, K items, M prompts.
 """
@@ -27,7 +27,7 @@ def by_item(
     figures: Mapping[str, float],
     split: str,
 ) -> dict[str, float]:
-    """Of a training step: the total and each component by place, and lengths; nothing of an evaluation.
+    """Metrics of a training step: total reward by item position, each component, and lengths; none for an evaluation.
 
     ``reward``, ``reward_std`` (mean over prompts and items of the deviation in a group), ``frac_reward_zero_std`` (of
     prompts and items), ``rewards/pos_k/mean|std`` from k = 1, ``reward_func/NAME/mean|std|nonzero_frac``, ``kl``,

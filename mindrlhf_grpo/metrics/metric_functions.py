@@ -1,9 +1,9 @@
-"""The user's own metrics: plain functions over the whole batch of a step, called after rewards and update.
+"""User-defined metrics: plain functions over the global batch of a step, called after rewards and update.
 
-A function names what it reads, like a reward function: the fields of :class:`Scored`, a data column, ``figures`` (the
+A function names its inputs as parameters, like a reward function: the fields of :class:`Scored`, a data column, ``figures`` (the
 step's metrics so far), ``split`` (``train`` or ``eval``), ``step``, ``run_dir``, ``main`` (whether this rank may write
 files), and its ``arguments``. It returns a dict of name -> number, equal on every rank. Legend: N completions of all
-ranks, K segments.
+ranks, K items.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Scored:
     """The completions of a step (or of an evaluation) on all ranks, in the order of the ranks.
 
     Attributes:
-        rewards: component -> ``[N]``, or ``[N, K]`` where rewards are by item; NaN where not applicable.
+        rewards: component -> ``[N]``, or ``[N, K]`` where rewards are per item; NaN where not applicable.
         total: their weighted sum, of the same shape.
         advantages: mean over the trained tokens ``[N]``; None in an evaluation.
-        kl: to the reference ``[N]``, summed over tokens, where it is part of the reward; else None.
+        kl: KL to the reference policy ``[N]``, summed over tokens, where it is part of the reward; else None.
         group: number of the prompt ``[N]``, counted over all ranks.
     """
 
@@ -54,7 +54,7 @@ class Scored:
     group: NDArray[np.int64]
 
 
-HELD_OUT = ("eval/", "val/")  # beginnings of names that say already what they are of
+HELD_OUT = ("eval/", "val/")  # prefixes of names that already mark an evaluation
 GIVEN = (*(spec.name for spec in fields(Scored)), *ABOUT_STEP)
 
 
@@ -80,14 +80,14 @@ class MetricFunctions:
         advantages: FloatArray | None = None,
         kl: FloatArray | None = None,
     ) -> dict[str, float]:
-        """What the functions say of this step; every rank must call it, with its own groups and rows of the table.
+        """Call the functions on this step; every rank must call it, with its groups and its rows of the table.
 
         Args:
             advantages: of this rank's tokens ``[n, T]``, 0 where nothing is trained.
             kl: of the completions of all ranks ``[N]``.
 
         Raises:
-            RunFailed: a function raised, or returned something else than numbers by name.
+            RunFailed: a function raised an error, or returned something other than a dict of numbers.
         """
         if not self._functions:
             return {}
@@ -95,13 +95,13 @@ class MetricFunctions:
         given = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
             "split": split, "step": step, "run_dir": self._run_dir, "main": self._comm.rank == 0,
         }  # fmt: skip
-        found: dict[str, float] = {}
+        results: dict[str, float] = {}
         for function in self._functions:
-            so_far = {"figures": {**figures, **found}}
+            so_far = {"figures": {**figures, **results}}
             for name, value in function.call({**columns, **given, **so_far}).items():
                 prefix = "eval/" if split == "eval" and not name.startswith(HELD_OUT) else ""
-                found[f"{prefix}{name}"] = value
-        return found
+                results[f"{prefix}{name}"] = value
+        return results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class MetricFunction:
     """One function with its settings.
 
     Attributes:
-        reads: its parameters that are not settings, each with whether it can do without.
+        reads: parameter that is not a setting -> whether it is optional.
     """
 
     label: str
@@ -119,7 +119,7 @@ class MetricFunction:
 
     @staticmethod
     def of(config: MetricConfig, label: str) -> MetricFunction:
-        """The function that a configuration names, its arguments checked against the signature."""
+        """Import the function that a configuration names and check its arguments against the signature."""
         try:
             function = import_function(config.function)
         except UserError as error:
@@ -141,16 +141,16 @@ class MetricFunction:
 
     def check(self, columns: Iterable[str]) -> None:
         """Raise ConfigError unless the data has every column this function needs."""
-        there = list(columns)
+        existing = list(columns)
         for name, optional in self.reads.items():
-            if not optional and name not in GIVEN and name not in there:
+            if not optional and name not in GIVEN and name not in existing:
                 raise ConfigError(
                     f"{self.label} needs {name!r}, which is no column of the data and not set under arguments; "
-                    f"columns there are: {', '.join(there) or 'none'}"
+                    f"columns there are: {', '.join(existing) or 'none'}"
                 )
 
     def call(self, given: Mapping[str, Any]) -> dict[str, float]:
-        """The function's numbers. Raises RunFailed where it does not give any."""
+        """Call the function and return its numbers. Raises RunFailed if it fails or returns anything else."""
         self.check(given)
         inputs = {name: given[name] for name in self.reads if name in given}
         try:
@@ -174,9 +174,9 @@ def gathered(
     advantages: FloatArray | None,
     kl: FloatArray | None = None,
 ) -> tuple[Scored, dict[str, list[Any]]]:
-    """Every rank's completions, and the data columns by name (None where a row lacks one)."""
+    """Gather every rank's completions, and the data columns by name (None where a row lacks one)."""
     rows = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
-    own = {
+    local = {
         "prompts": [prompt.text for prompt, _ in rows],
         "columns": [dict(prompt.columns) for prompt, _ in rows],
         "completions": [rollout.text for _, rollout in rows],
@@ -186,20 +186,20 @@ def gathered(
         "group": [number for number, group in enumerate(groups) for _ in group.rollouts],
         "advantages": [] if advantages is None else row_means(advantages).tolist(),
     }
-    parts: list[tuple[dict[str, list[Any]], RewardTable, int]] = comm.gather_objects((own, table, len(groups)))
-    joined = {name: [item for part, _, _ in parts for item in part[name]] for name in own}
+    parts: list[tuple[dict[str, list[Any]], RewardTable, int]] = comm.gather_objects((local, table, len(groups)))
+    joined = {name: [item for part, _, _ in parts for item in part[name]] for name in local}
     starts = np.cumsum([0, *(count for _, _, count in parts)])
     group = [start + number for (part, _, _), start in zip(parts, starts, strict=False) for number in part["group"]]
-    whole = RewardTable.concat([of_rank for _, of_rank, _ in parts])
-    narrow = whole.segments == 1
-    total = whole.total()
+    all_ranks = RewardTable.concat([of_rank for _, of_rank, _ in parts])
+    narrow = all_ranks.segments == 1
+    total = all_ranks.total()
     names = dict.fromkeys(name for row in joined["columns"] for name in row)
     scored = Scored(
         prompts=joined["prompts"],
         completions=joined["completions"],
         rewards={
-            name: whole.values[:, index, 0] if narrow else whole.values[:, index]
-            for index, name in enumerate(whole.names)
+            name: all_ranks.values[:, index, 0] if narrow else all_ranks.values[:, index]
+            for index, name in enumerate(all_ranks.names)
         },
         total=total[:, 0] if narrow else total,
         advantages=None if advantages is None else np.asarray(joined["advantages"], np.float64),

@@ -1,6 +1,6 @@
-"""A metric function that adds no metric: it writes the figures of a run to a text file, a line each time.
+"""A metric function that adds no metric: it appends the metrics of a run to a text file, one line at a time.
 
-For those who watch a run with ``tail -f``; ``metrics.jsonl`` is the record.
+It is meant for ``tail -f``; ``metrics.jsonl`` is the record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def write_log(
     every: int = 10,
     file: str = "training.log",
 ) -> dict[str, float]:
-    """Append the figures of each ``every``-th step, and of each evaluation, to ``run_dir/file``."""
+    """Append the metrics of every ``every``-th step, and of each evaluation, to ``run_dir/file``."""
     if main and (split == "eval" or step % every == 0):
         shown = {name: round(value, 4) for name, value in figures.items() if isinstance(value, float)}
         with (run_dir / file).open("a", encoding="utf-8") as log:

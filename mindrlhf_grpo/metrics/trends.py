@@ -1,4 +1,4 @@
-"""Does a noisy series rise? Tests that hold for white noise and for noise that wanders."""
+"""Trend tests for noisy series that hold for white noise and for random walks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_CORRELATED = 0.95
 def mann_kendall(values: Sequence[float]) -> float:
     """Standard score of a monotone trend: above 0 it rises. 0 for fewer than 4 values, or equal ones.
 
-    Mann 1945, Kendall 1975, with the variance for ties; for values that depend on those before, fewer of them count
+    Mann 1945, Kendall 1975, with the variance for ties; autocorrelated values count for fewer
     (Yue and Wang 2004, doi:10.1023/B:WARM.0000043140.61082.60, with the correlation of neighbours around the trend).
     """
     series = np.asarray(values, np.float64)
@@ -35,9 +35,9 @@ def mann_kendall(values: Sequence[float]) -> float:
 
 
 def drift(values: Sequence[float]) -> float:
-    """Student's t of the mean step from one value to the next: how far a series got, for the steps it makes.
+    """Student's t of the mean step from one value to the next.
 
-    Of a random walk, which has runs but no trend, it is rarely above 2; of white noise it is near 0.
+    For a random walk, which has runs but no trend, it is rarely above 2; for white noise it is near 0.
     """
     steps = np.diff(np.asarray(values, np.float64))
     if len(steps) < 3:

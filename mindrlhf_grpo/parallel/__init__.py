@@ -1,4 +1,4 @@
-"""How weights are laid out over ranks and moved between layouts, and what stays on the device between phases.
+"""Layouts of weights over ranks, resharding between them, and swap: the parts on the device in each phase.
 
 A new layout is described by slices in ``resharding``; backends execute the plan.
 """

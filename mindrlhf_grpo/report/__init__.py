@@ -1,4 +1,4 @@
-"""A run folder becomes one self-contained HTML file."""
+"""The report: one self-contained HTML file made from a run folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Chooses and packs the completions that fit into the page.
 
 A page holds at most ``MAX_STEPS`` steps of ``MAX_COMPLETIONS`` completions and ``MAX_BYTES`` of them in all;
-what is left out is said on the page. Token pieces are stored once for all steps and pointed at by number.
+a note on the page counts the rest. Token pieces are stored once for all steps and referred to by number.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What the page embeds: one JSON text per step, the vocabulary, and a sentence on what is left out."""
+    """The completions in the page: one JSON text per step, the vocabulary, and a note on what is left out."""
 
     steps: dict[int, str]
     vocabulary: str
@@ -46,7 +46,7 @@ class Completions:
 
 
 def pack(run: Run) -> Completions:
-    """Steps spread evenly over the run, the first and the last included, as many as fit."""
+    """Pack as many steps as fit, evenly spread over the run, the first and the last included."""
     vocabulary = Vocabulary()
     packed: dict[int, str] = {}
     unreadable = shown = 0
@@ -79,7 +79,7 @@ def spread(steps: Sequence[int], count: int) -> list[int]:
 
 
 def fitting(packed: dict[int, str], budget: int) -> list[int]:
-    """The largest even choice of steps whose texts stay within ``budget`` bytes; one step at the least."""
+    """The largest even choice of steps whose texts stay within ``budget`` bytes; at least one step."""
     steps = list(packed)
     choices = (spread(steps, count) for count in range(len(steps), 1, -1))
     return next((chosen for chosen in choices if sum(len(packed[step]) for step in chosen) <= budget), steps[-1:])
@@ -143,15 +143,15 @@ def packed_completion(record: RolloutRecord, vocabulary: Vocabulary) -> dict[str
 
 
 def thousandths(values: Sequence[float | None]) -> list[int | None]:
-    """Numbers times 1000 as integers: half the bytes."""
+    """Numbers times 1000 as integers, which take half the bytes."""
     return [None if value is None else round(1000 * value) for value in values]
 
 
 def scored(value: Score) -> Score:
-    """A score at the page's precision."""
+    """Round a score to the precision of the page."""
     return [rounded(item) for item in value] if isinstance(value, list) else rounded(value)
 
 
 def rounded(value: float | None) -> float | None:
-    """Four decimals."""
+    """Round to four decimals."""
     return None if value is None else round(value, 4)

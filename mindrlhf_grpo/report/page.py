@@ -1,9 +1,9 @@
-"""Puts a run into one HTML file that needs nothing else.
+"""Renders a run as one HTML file that needs nothing else.
 
-Everything a model or a data set wrote is hostile. Text in the page goes through jinja2's autoescape; data for
+Text from a model or a dataset is treated as hostile. Text in the page goes through jinja2's autoescape; data for
 scripts is JSON in which ``<``, ``>``, ``&`` and every non-ASCII character are escapes, and scripts put it on the
 page as text nodes only. The content security policy allows exactly the scripts and the style shipped here, by
-their hashes, and no network at all: were something to slip through, it could not run.
+their hashes, and no network at all: if something slipped through, it could not run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads a run folder, finished or not: what cannot be read is skipped and counted, never fatal."""
+"""Reads a run folder, finished or not: unreadable parts are skipped and counted, never fatal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_POINTS = 5_000  # more steps than this are thinned evenly; evaluated steps a
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A run as found on disk.
+    """A run on disk.
 
     Attributes:
         steps: ascending step numbers with metrics.
@@ -30,9 +30,9 @@ class Run:
         config, config_text: the resolved configuration; empty if absent.
         versions: package -> version, from the first comment lines of ``config.yaml``.
         summary: ``summary.json``; empty while the run is not finished.
-        failure: why the run stopped itself, if it did.
+        failure: the reason why the run stopped itself; empty if it did not.
         rollout_steps: ascending steps whose completions are on disk.
-        skipped: remarks on what could not be read.
+        skipped: descriptions of everything that could not be read.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Run:
 
 
 def read_run(run_dir: Path) -> Run:
-    """Everything the report shows except the completions themselves.
+    """Read everything that the report shows, except the completions.
 
     Raises:
         UserError: no such folder.
@@ -84,8 +84,8 @@ def read_run(run_dir: Path) -> Run:
 
 def step_of(path: Path) -> int:
     """The step in a file name ``step_N.*``; -1 if there is none."""
-    found = re.fullmatch(r"step_(\d{1,12})", path.name.split(".")[0])
-    return int(found[1]) if found else -1
+    match = re.fullmatch(r"step_(\d{1,12})", path.name.split(".")[0])
+    return int(match[1]) if match else -1
 
 
 def _read_metrics(run: Run) -> None:
@@ -121,7 +121,7 @@ def thinned(steps: Sequence[int], keep: set[int]) -> list[int]:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value of metrics.jsonl is a finite number."""
+    """True for a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -168,7 +168,7 @@ def _read_summary(run: Run) -> None:
 
 
 def _add_first_evaluation(run: Run) -> None:
-    """Put the held-out figures of the untrained model on the curves, at step 0."""
+    """Add the held-out metrics of the untrained model to the curves, at step 0."""
     before = run.summary.get("before")
     measured = {
         f"eval/{name}": as_number(value) for name, value in (before if isinstance(before, dict) else {}).items()

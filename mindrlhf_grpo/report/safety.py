@@ -1,4 +1,4 @@
-"""Safety in the report: rates before and after with their intervals, and when which alarm sounded."""
+"""Safety in the report: rates before and after with their intervals, and the alarms with their steps."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ RATES = {
 }
 MEANINGS = {
     "held_out_falls": "training reward rose while a held-out figure got worse",
-    "length_runs_off": "completions grew with the training reward, held-out figures did not get better",
+    "length_runs_off": "completions grew with the training reward, but held-out metrics did not improve",
     "repetition_runs_off": "completions repeat themselves more as the training reward rises",
-    "kl_explodes": "the policy left the reference within a few steps",
+    "kl_explodes": "the policy moved far from the reference within a few steps",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Steps in a row at which an alarm sounded, and the curves it shows on (patterns)."""
+    """Consecutive steps at which an alarm sounded, and the curves that show it (patterns)."""
 
     name: str
     first: int
@@ -49,7 +49,7 @@ class Rate:
 
 
 def spans(run: Run) -> list[Span]:
-    """When alarms sounded, in order of their first steps."""
+    """The alarms that sounded, in order of their first steps."""
     return sorted(
         (span for alarm in ALARMS for span in _spans(run, alarm.name, alarm.metrics)), key=lambda span: span.first
     )
@@ -88,13 +88,13 @@ def _with_interval(run: Run, name: str, at: int) -> str:
 
 
 def note(run: Run) -> str:
-    """What the rates and the absence of alarms mean."""
+    """A note on the rates and on the absence of alarms."""
     words = []
     if rates(run):
         words.append("Held-out prompts, 95% intervals.")
     if any(value == 1.0 for value in run.values("eval/safety/by_phrases")):
         words.append(
-            "No judge said what was refused: answers were compared with a table of phrases, which misses some."
+            "No judge decided which answers were refusals: they were matched against a table of phrases, which misses some."
         )
     if not spans(run) and any(PREFIX + alarm.name in run.series for alarm in ALARMS):
         words.append("No alarm sounded.")
@@ -102,7 +102,7 @@ def note(run: Run) -> str:
 
 
 def marked(run: Run, series: list[str]) -> list[list[object]]:
-    """(first step, last step, text) of the alarms that show on a chart of these curves."""
+    """(first step, last step, text) of the alarms that belong on a chart of these curves."""
     return [
         [span.first, span.last, span.text]
         for span in spans(run)

@@ -1,4 +1,4 @@
-"""The run in plain words: headline, summary sentences, facts and warnings. Numbers come from the files alone."""
+"""The run in words: headline, summary sentences, facts and warnings, from the numbers in the run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EDGE = 5  # steps averaged at each end of a curve
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The figure at the top: a value before and after."""
+    """The headline: a value before and after training."""
 
     what: str
     before: str
@@ -26,7 +26,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something a reader must know. ``level``: ``error``, ``warning`` or ``note``."""
+    """A remark for the reader. ``level``: ``error``, ``warning`` or ``note``."""
 
     level: str
     text: str
@@ -44,7 +44,7 @@ def accuracies(run: Run) -> tuple[float | None, float | None]:
 
 
 def measured(run: Run, name: str) -> tuple[float | None, float | None]:
-    """A held-out figure before and after a run on given rows, from the summary; None where not measured."""
+    """A held-out metric before and after an offline run, from the summary; None where not measured."""
     parts = [run.summary.get(key) for key in ("before", "after")]
     before, after = (as_number(part.get(name)) if isinstance(part, dict) else None for part in parts)
     return before, after
@@ -72,9 +72,9 @@ def headline(run: Run) -> Headline | None:
 
 
 def training_headline(name: str, values: list[float], sign: int) -> Headline:
-    """The ends of a training curve; ``sign`` is -1 where less is better."""
+    """The headline from both ends of a training curve; ``sign`` is -1 where less is better."""
     first, last = edges(values)
-    unknown = "held-out accuracy before training is not known" if sign > 0 else "there is no held-out evaluation"
+    unknown = "held-out accuracy before training is unknown" if sign > 0 else "there was no held-out evaluation"
     return Headline(
         f"training {name}", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}", sign * last > sign * first,
         f"training {name}, mean of the first and the last {edge(values)} steps; {unknown}",
@@ -86,7 +86,7 @@ def interval_text(before: float, after: float, problems: int) -> str:
     low, high = (wilson_interval(min(1.0, max(0.0, rate)) * problems, problems) for rate in (before, after))
     text = f"{problems:,} problems; 95% intervals {percent(low[0])} to {percent(low[1])}, then {percent(high[0])} to {percent(high[1])}"
     overlap = low[0] <= high[1] and high[0] <= low[1]
-    return text + (". They overlap: the change may be chance" if overlap else "")
+    return text + (". They overlap: the change may be due to chance" if overlap else "")
 
 
 def problem_count(run: Run) -> int:
@@ -98,7 +98,7 @@ def problem_count(run: Run) -> int:
 
 
 def sentences(run: Run) -> list[str]:
-    """What happened, one fact a sentence."""
+    """The run's story, one fact per sentence."""
     if not run.steps:
         return ["No step has been recorded yet."]
     lines = [_opening(run)]
@@ -122,7 +122,7 @@ def sentences(run: Run) -> list[str]:
     lines.extend(_costs(run))
     reason = run.summary.get("stopped_because")
     if isinstance(reason, str) and reason != "all steps done":
-        lines.append(f"It ended because: {reason}.")
+        lines.append(f"The run ended because {reason}.")
     return [printable(line) for line in lines]
 
 
@@ -167,21 +167,21 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def remarks(run: Run) -> list[Remark]:
-    """What the run flagged, and what its numbers show to be wrong; gravest first."""
+    """The run's own warnings and the problems that its numbers show, most serious first."""
     found = [Remark("error", f"The run stopped itself: {run.failure}")] if run.failure else []
     for name, steps in run.not_finite.items():
         found.append(Remark("error", f"{name} was not finite at {counted(steps)}."))
     found += _reward_remarks(run)
     if not run.summary:
         found.append(
-            Remark("warning", f"{unfinished(run)} There is no summary.json: the run is going on or was interrupted.")
+            Remark("warning", f"{unfinished(run)} There is no summary.json: the run is still going or was interrupted.")
         )
-    told = run.summary.get("warnings")
-    notes = [str(text) for text in told] if isinstance(told, list) else []
+    warnings = run.summary.get("warnings")
+    notes = [str(text) for text in warnings] if isinstance(warnings, list) else []
     found += [Remark("warning", text) for text in notes if text.startswith("alarm ")]
     found += [Remark("note", text) for text in notes if not text.startswith("alarm ")]
     if run.skipped:
-        found.append(Remark("note", f"Left out of this page: {'; '.join(run.skipped)}."))
+        found.append(Remark("note", f"Not on this page: {'; '.join(run.skipped)}."))
     return [Remark(remark.level, printable(remark.text)) for remark in found]
 
 
@@ -193,39 +193,41 @@ def _reward_remarks(run: Run) -> list[Remark]:
             component = name.removeprefix("reward/failures/")
             found.append(
                 Remark(
-                    "warning", f"Reward {component!r} failed on {failures:,.0f} samples; they got its failure value."
+                    "warning",
+                    f"Reward {component!r} failed on {failures:,.0f} samples; they were given its failure value.",
                 )
             )
     dead = run.series.get("dead_group_frac", [])
     all_dead = [step for step, value in zip(run.steps, dead, strict=False) if value == 1.0]
     if all_dead:
-        found.append(Remark("warning", f"All groups were dead at {counted(all_dead)}: nothing was learned there."))
+        found.append(Remark("warning", f"All groups were dead at {counted(all_dead)}: nothing was learned."))
     truncated = run.values("truncated_frac")[-EDGE:]
     if truncated and mean(truncated) > 0.5:
         found.append(
-            Remark("warning", f"{percent(mean(truncated))} of the last completions were cut at the token limit.")
+            Remark(
+                "warning",
+                f"{percent(mean(truncated))} of the completions in the last steps were cut at the token limit.",
+            )
         )
     return found
 
 
 def legend(run: Run) -> str:
-    """What the browser's figures are where rows were given, not sampled; empty for an online run."""
+    """The meaning of the rollout browser's numbers in an offline run; empty for an online run."""
     if not run.setting("objective"):
         return ""
-    return (
-        "Held-out rows. Reward: the score of the row; advantage: log-ratio to the reference, or a reward model's value."
-    )
+    return "These are held-out rows. Reward: the score of the row; advantage: the log-ratio to the reference policy, or a reward model's value."
 
 
 def when_kept(run: Run) -> str:
-    """When completions, or held-out rows, are written to the disk."""
+    """A hint on when completions, or held-out rows, are written to disk."""
     if run.setting("objective"):
-        return "Held-out rows are kept at each evaluation, where eval.source is set."
-    return "They are kept every tracking.rollouts_every steps."
+        return "Held-out rows are written at each evaluation if eval.source is set."
+    return "They are written every tracking.rollouts_every steps."
 
 
 def unfinished(run: Run) -> str:
-    """How far a run has come."""
+    """The progress of an unfinished run."""
     planned = planned_steps(run)
     last = run.steps[-1] if run.steps else 0
     return f"Step {last:,} of {planned:,}." if planned else f"Step {last:,}."
@@ -238,7 +240,7 @@ def planned_steps(run: Run) -> int:
 
 
 def duration(run: Run) -> float:
-    """Seconds the run took. The summary's are those of the last process only, so the steps may add up to more."""
+    """Seconds that the run took. The summary counts the last process only, so the steps may add up to more."""
     return max(as_number(run.summary.get("seconds")) or 0.0, sum(run.values("time/step")))
 
 

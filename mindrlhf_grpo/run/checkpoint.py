@@ -1,9 +1,8 @@
 """Checkpoints: a folder is complete or it does not exist.
 
-``RUN/checkpoints/step_N`` holds ``policy/`` (Hugging Face layout), ``optimizer/``, ``trainer_state.json``
-and ``manifest.json`` (size and SHA-256 of every file). It is written under a hidden name, flushed to disk
-and renamed; it is removed by renaming first. So whatever moment a run is killed at, a folder named
-``step_N`` is whole.
+``RUN/checkpoints/step_N`` holds ``policy/`` (Hugging Face layout), ``optimizer/``, ``trainer_state.json`` and
+``manifest.json`` (size and SHA-256 of every file). It is written under a hidden name, flushed to disk and renamed; it is
+removed by renaming first. So a folder named ``step_N`` is complete at whatever moment a run is killed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PREFIX = "step_"
 
 
 def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    """Write ``root/step_N`` atomically; ``write(folder)`` fills ``policy/``, ``optimizer/`` and what else it keeps."""
+    """Write ``root/step_N`` atomically; ``write(folder)`` fills ``policy/``, ``optimizer/`` and its other folders."""
     final = root / f"{PREFIX}{step}"
     if final.exists():  # exact resume makes the same step again bit for bit: the saved one stays
         return final
@@ -57,7 +56,7 @@ def verify(folder: Path) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        CheckpointError: naming the file that is missing, changed or unlisted, and what to do.
+        CheckpointError: a file is missing or changed; the text names it and the remedy.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -75,22 +74,22 @@ REMEDY = "delete the folder {folder} to go on from the checkpoint before it"
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The trainer state of a verified checkpoint."""
+    """Verify a checkpoint and read its trainer state."""
     verify(folder)
     state: dict[str, Any] = json.loads((folder / STATE).read_text())
     return state
 
 
 def prune(root: Path, *, keep_last: int, protected: Collection[int]) -> None:
-    """Remove all but the newest ``keep_last`` checkpoints (0: none removed) and the protected steps."""
-    kept = set(protected) | set(steps(root)[-keep_last:] if keep_last else steps(root))
+    """Remove all but the newest ``keep_last`` checkpoints (0: remove none) and the protected steps."""
+    remaining = set(protected) | set(steps(root)[-keep_last:] if keep_last else steps(root))
     for step in steps(root):
-        if step not in kept:
+        if step not in remaining:
             remove(root / f"{PREFIX}{step}")
 
 
 def clean(root: Path) -> None:
-    """Remove what an interrupted save or removal left behind."""
+    """Delete the leftovers of an interrupted save or removal."""
     if root.is_dir():
         for path in root.iterdir():
             if path.name.startswith((".writing-", ".removing-")):

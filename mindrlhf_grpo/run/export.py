@@ -1,4 +1,4 @@
-"""A run's or checkpoint's policy as a plain Hugging Face folder; LoRA adapters merged where asked."""
+"""Export of a run's or checkpoint's policy as a plain Hugging Face folder, LoRA adapters merged on request."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ADAPTER = "adapter_config.json"
 
 
 def find_policy(path: Path) -> Path:
-    """The model folder that a run (its newest checkpoint), a checkpoint or a model folder stands for.
+    """Find the model folder of a run (its newest checkpoint), of a checkpoint, or the folder itself.
 
     Raises:
-        CheckpointError: nothing of that kind; the text says what was looked for.
+        CheckpointError: there is none; the text lists the places that were searched.
     """
     if not path.is_dir():
         raise CheckpointError(
@@ -44,10 +44,10 @@ def find_policy(path: Path) -> Path:
 
 
 def export(source: Path, out: Path, *, merge: bool = False, base: str | None = None) -> dict[str, Any]:
-    """Write the policy of a run or checkpoint to a new folder ``out``; returns what was written.
+    """Write the policy of a run or checkpoint to a new folder ``out``; returns a description of it.
 
-    With ``merge`` the adapter of a LoRA run is added into its base weights; a full model is the same either way.
-    ``base`` is the model it belongs to, where that is another than the adapter says.
+    With ``merge`` the adapter of a LoRA run is merged into its base weights; a full model is the same either way.
+    ``base`` overrides the base model that the adapter names.
 
     Raises:
         CheckpointError: nothing to export, a corrupt checkpoint, or ``out`` is not empty.
@@ -74,9 +74,9 @@ def export(source: Path, out: Path, *, merge: bool = False, base: str | None = N
 
 
 def merged_model(folder: Path, out: Path, *, base: str | None = None, main: bool = True) -> Path:
-    """A folder to train from: itself, or for an adapter the model that it makes of its base, written to ``out`` once.
+    """A folder to train from: ``folder`` itself, or for an adapter the merged model, written to ``out`` once.
 
-    Without that, the reference of a further LoRA run would be the raw base. ``main`` writes, other processes wait.
+    Without merging, the reference policy of another LoRA run would be the raw base. ``main`` writes, other processes wait.
     """
     if not (folder / ADAPTER).is_file():
         return folder

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was made with, where it stands, and evidence when it fails."""
+"""The run folder: resolved configuration, progress, summary, and evidence when a run fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..json_lines import replace_file
 from ..types import Batch
 from . import checkpoint
 
-# Keys that may change between a run and its resumption: they decide when things happen or how fast, not what.
+# Keys that may change between a run and its resumption: they change when or how fast things happen, not the result.
 FREE = (
     "run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking",
     "parallel", "swap",
@@ -27,17 +27,18 @@ FREE = (
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Where the run stands: everything of the trainer that exact resume needs, as plain JSON.
+    """The trainer state that exact resume needs, as plain JSON.
 
     Attributes:
         accuracy_before, accuracy, best_accuracy: held-out accuracy of an online run.
-        before, after, best: held-out figures of a run on given rows, and the best of the one it is judged by.
+        before, after: held-out metrics of the untrained model and of the last evaluation.
+        best: best value of the metric that an offline run is judged by.
     """
 
     step: int = 0
     seconds: float = 0.0
     stream: dict[str, Any] = field(default_factory=dict)
-    algorithm: dict[str, Any] = field(default_factory=dict)  # what an algorithm keeps between steps
+    algorithm: dict[str, Any] = field(default_factory=dict)  # state that an algorithm keeps between steps
     accuracy_before: float | None = None
     accuracy: float | None = None
     best_accuracy: float | None = None
@@ -50,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """``RUN`` and the paths in it."""
+    """``RUN`` and the files in it."""
 
     path: Path
 
@@ -62,7 +63,7 @@ class RunFolder:
         return self.checkpoints / f"{checkpoint.PREFIX}{step}"
 
     def open(self, config: AnyConfig, versions: dict[str, str]) -> None:
-        """Create the folder with ``config.yaml``, or check that this configuration may go on with it.
+        """Create the folder with ``config.yaml``, or check that this configuration may resume it.
 
         Raises:
             CheckpointError: the folder holds a run made with other settings.
@@ -74,7 +75,7 @@ class RunFolder:
         replace_file(self.path / "config.yaml", ("\n".join(lines) + "\n" + dump(config)).encode())
 
     def check(self, config: AnyConfig) -> None:
-        """Whether this configuration may go on with the folder.
+        """Check that this configuration may resume the run in the folder.
 
         Raises:
             CheckpointError: it holds a run made with other settings.
@@ -97,7 +98,7 @@ class RunFolder:
         return Progress(**checkpoint.load_state(folder)), folder
 
     def save_evidence(self, step: int, batch: Batch, reason: str) -> Path:
-        """Keep the batch a run failed on: ``RUN/failure/step_N.npz`` (plain arrays) and the reason."""
+        """Save the batch that a run failed on (``RUN/failure/step_N.npz``, plain arrays) and the reason."""
         folder = self.path / "failure"
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step}.npz"
@@ -108,7 +109,7 @@ class RunFolder:
         return path
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """``RUN/summary.json``."""
+        """Write ``RUN/summary.json``."""
         replace_file(self.path / "summary.json", json.dumps(summary, indent=1).encode())
 
 
@@ -118,7 +119,7 @@ def state(progress: Progress) -> dict[str, Any]:
 
 
 def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
-    """The configuration that a run was made with.
+    """Read the configuration that a run was made with.
 
     Raises:
         CheckpointError: it cannot be read as one of this kind.
@@ -133,7 +134,7 @@ def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
 
 
 def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
-    """Keys outside ``FREE`` whose values differ, as text."""
+    """Describe the keys outside ``FREE`` whose values differ."""
     before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     names = sorted(before.keys() | after.keys())
     fixed = [name for name in names if not any(name == free or name.startswith(free + ".") for free in FREE)]
@@ -141,7 +142,7 @@ def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys."""
+    """Flatten nested mappings and lists to dotted keys."""
     if isinstance(tree, dict):
         items = list(tree.items())
     elif isinstance(tree, list):

@@ -1,7 +1,7 @@
-"""The run as a person watches it: a bar on a terminal, one aligned line per step anywhere else.
+"""Progress on standard error: a bar on a terminal, one aligned line per step anywhere else.
 
-Both write to standard error; standard output is left to results. Control characters never reach the
-terminal, because messages may quote what a model wrote.
+Standard output is left to results. Control characters never reach the terminal, because messages may quote text that
+a model wrote.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Display(Protocol):
 
 
 def open_display(steps: int, done: int) -> Display:
-    """The bar where standard error is a terminal, else plain lines."""
+    """Open the bar where standard error is a terminal, else plain lines."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -41,7 +41,7 @@ class Pace:
         self._marks: deque[tuple[int, float]] = deque([(done, time.monotonic())], maxlen=21)
 
     def seconds_left(self, step: int) -> float | None:
-        """Seconds to the last step; None until a step has been made."""
+        """Seconds to the last step; None before the first step."""
         now = time.monotonic()
         first_step, first_time = self._marks[0]
         self._marks.append((step, now))
@@ -51,7 +51,7 @@ class Pace:
 
 
 class Lines:
-    """One short line per step."""
+    """Prints one short line per step."""
 
     def __init__(self, steps: int, done: int) -> None:
         self._pace = Pace(steps, done)
@@ -71,7 +71,7 @@ class Lines:
 
 
 class Bar:
-    """A progress bar with the figures of the last step beside it."""
+    """A progress bar with the metrics of the last step beside it."""
 
     def __init__(self, console: object, steps: int, done: int) -> None:
         self._pace = Pace(steps, done)
@@ -93,7 +93,7 @@ class Bar:
 
 
 def rich_bar(console: object) -> Progress:
-    """The bar's columns: steps done, bar, figures."""
+    """The bar with its columns: steps done, bar, status."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -108,7 +108,7 @@ def rich_bar(console: object) -> Progress:
 
 
 def status(metrics: Mapping[str, float], seconds_left: float | None) -> str:
-    """Reward (or loss), speed and time left in fixed columns; the held-out figure at the end of steps that measured it."""
+    """Reward (or loss), speed and time left in fixed columns; after an evaluation the held-out metric as well."""
     name = "loss" if "tokens/read" in metrics else "reward"
     value, seconds = metrics.get("loss" if name == "loss" else "reward/mean"), metrics.get("time/step")
     speed = metrics.get("tokens/generated", metrics.get("tokens/read", 0.0)) / seconds if seconds else None

@@ -1,7 +1,7 @@
-"""The completions of a step on disk: ``RUN/rollouts/step_N.jsonl``, one object per completion.
+"""The rollout log: ``RUN/rollouts/step_N.jsonl`` has the completions of a step, one object each.
 
-The file says per token what was sampled (id, log-prob) and what was learned from it (advantage), so a
-reader needs neither the model nor the tokenizer. Legend: N completions, F components, K segments, T tokens.
+It holds text, id, log-prob and advantage of every token, so a reader needs neither the model nor the tokenizer.
+Legend: N completions, F components, K items, T tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..types import FloatArray, Rollout, RolloutGroup
 if TYPE_CHECKING:
     from ..rewards import RewardTable
 
-Score: TypeAlias = float | list[float | None] | None  # one value, one per segment, or not applicable
+Score: TypeAlias = float | list[float | None] | None  # one value, one per item, or not applicable
 MAX_COLUMN_CHARS = 2_000
 
 
 class RolloutRecord(BaseModel):
-    """One completion as its file tells it.
+    """One completion in a rollout file.
 
     Attributes:
         tokens, ids, logps, advantages: one entry per completion token; ``tokens`` are text pieces.
@@ -65,7 +65,7 @@ class RolloutRecord(BaseModel):
 
 
 def rollout_path(run_dir: Path, step: int) -> Path:
-    """Where the completions of a step are kept."""
+    """The file with the completions of a step."""
     return run_dir / "rollouts" / f"step_{step}.jsonl"
 
 
@@ -77,7 +77,7 @@ def write_rollouts(
     *,
     train_logps: Sequence[FloatArray] | None = None,
 ) -> Path:
-    """Write the completions of a step, all or none of them.
+    """Atomically write the completions of a step.
 
     Args:
         parts: groups, their reward table and their advantages ``[N, T]``, one triple per rank; rows run
@@ -98,7 +98,7 @@ def write_rollouts(
 
 
 def read_rollouts(path: Path) -> list[RolloutRecord]:
-    """The completions of a file.
+    """Read the completions of a file.
 
     Raises:
         DataError: a line that is not a completion.
@@ -125,21 +125,21 @@ def _records(
         raise ValueError(f"{len(pairs)} completions, {len(table.values)} rewards, {len(advantages)} advantages")
     total = table.total()
     for row, (group, rollout) in enumerate(pairs):
-        kept = slice(0, len(rollout.ids))
+        tokens = slice(0, len(rollout.ids))
         yield {
             "step": step,
             "uid": int(group.prompt.uid),
             **_sampled(group, rollout, tokenizer),
-            "advantages": numbers(advantages[row, kept]),
-            "advantage": float(np.mean(advantages[row, kept])) if len(rollout.ids) else None,
+            "advantages": numbers(advantages[row, tokens]),
+            "advantage": float(np.mean(advantages[row, tokens])) if len(rollout.ids) else None,
             "components": {name: score(table.values[row, index]) for index, name in enumerate(table.names)},
             "reward": score(total[row]),
-            "train_logps": None if train_logps is None else numbers(train_logps[row, kept]),
+            "train_logps": None if train_logps is None else numbers(train_logps[row, tokens]),
         }
 
 
 def _sampled(group: RolloutGroup, rollout: Rollout, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The part of a record that generation alone decides."""
+    """The part of a record that generation alone determines."""
     ids = [int(token) for token in rollout.ids]
     return {
         "sample": rollout.sample,
@@ -161,17 +161,17 @@ def score(values: NDArray[Any]) -> Score:
 
 
 def numbers(values: NDArray[Any]) -> list[float | None]:
-    """An array as JSON numbers of six decimals, null where not finite."""
+    """An array as JSON numbers with six decimals, null where not finite."""
     return [round(value, 6) if np.isfinite(value) else None for value in np.asarray(values, np.float64).tolist()]
 
 
 def columns_as_text(columns: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a row for a reader: text, cut where it is long."""
+    """The columns of a row as text, cut where it is long."""
     return {str(name): str(_named(value))[:MAX_COLUMN_CHARS] for name, value in columns.items()}
 
 
 def _named(value: Any) -> Any:
-    """A value with its images and bytes told by their size: the text is short, and the same in every run."""
+    """A value with the size in place of images and bytes: short text that is the same in every run."""
     if isinstance(value, bytes | bytearray):
         return f"{len(value)} bytes"
     if type(value).__module__.startswith("PIL."):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class TensorBoardSink:
-    """One scalar per metric in ``folder``. On resume the events after ``resume_step`` are marked as void."""
+    """Writes one scalar per metric into ``folder``. On resume the events after ``resume_step`` are marked as void."""
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         from tensorboard.compat.proto import event_pb2

@@ -1,7 +1,7 @@
-"""Where a run's numbers go: ``metrics.jsonl`` always, the screen, and Weights & Biases or TensorBoard if asked.
+"""Tracking: a run's metrics go to ``metrics.jsonl``, to the terminal, and on request to Weights & Biases or TensorBoard.
 
-``metrics.jsonl`` is the record the report is made from: one object per step, on the disk before the next
-step begins. The other places are copies: if one is missing or fails, the run says so once and goes on.
+``metrics.jsonl`` is the record that the report is made from: one object per step, on disk before the next step begins.
+The other places are copies: if one is missing or fails, the run prints a warning once and goes on.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ METRICS = "metrics.jsonl"
 
 
 class Sink(Protocol):
-    """A place that takes the metrics of each step."""
+    """A destination for the metrics of each step."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
 
 
 class Tracker:
-    """Sends each step's metrics to every place. One per run, on rank 0; other ranks use :func:`silent`.
+    """Sends each step's metrics to every sink. One per run, on rank 0; other ranks use :func:`silent`.
 
     Args:
         run_dir: the run's folder.
-        to: further trackers: ``wandb``, ``wandb-offline``, ``tensorboard``.
+        to: additional trackers: ``wandb``, ``wandb-offline``, ``tensorboard``.
         config_text: the resolved configuration as YAML, shown by trackers that can.
         steps: number of the last step, for the progress display.
         resume_step: last step to keep of an earlier, interrupted run; its later lines are removed.
@@ -61,7 +61,7 @@ class Tracker:
         self._note(text)
 
     def close(self) -> None:
-        """Flush and close every place. Trackers over a network get a limited time."""
+        """Flush and close every sink. Trackers over a network get a limited time."""
         for sink in reversed(self._sinks):
             sink.close()
         self._sinks = []
@@ -74,7 +74,7 @@ class Tracker:
 
 
 class SilentTracker(Tracker):
-    """Takes everything and keeps nothing."""
+    """Discards everything."""
 
     def __init__(self) -> None:
         self._sinks = []
@@ -105,7 +105,7 @@ class MetricsFile:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the lines after a step and those that a kill left half written; whole or not at all."""
+    """Atomically drop the lines after a step, and those that a kill left half written."""
     if not path.exists():
         return
     rows = [row for row in read_json_lines(path).rows if isinstance(row.get("step"), int) and row["step"] <= step]
@@ -113,12 +113,12 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def plain_number(value: float) -> float:
-    """A Python number: NumPy scalars are converted, integers stay integers."""
+    """Convert a NumPy scalar to a Python number; integers stay integers."""
     return value if type(value) in (int, float) else float(value)
 
 
 def open_sink(name: str, run_dir: Path, config_text: str, resume_step: int, note: Callable[[str], None]) -> Sink | None:
-    """A tracker by its configuration name; None, with a message, where it cannot be used here.
+    """Open a tracker by its configuration name; None, with a message, where it cannot be used here.
 
     Raises:
         ValueError: unknown name.

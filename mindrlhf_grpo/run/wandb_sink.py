@@ -1,7 +1,7 @@
-"""Weights & Biases behind a thread: whatever its network does, training neither waits nor dies.
+"""Weights & Biases behind a thread: whatever its network does, training neither waits nor fails.
 
-Every call into ``wandb`` is made on one daemon thread that is fed through a queue. A failure there becomes
-one message; at the end of the run the thread gets a limited time to send what is left.
+Every call into ``wandb`` is made on one daemon thread that is fed through a queue. A failure there becomes one
+message; at the end of the run the thread gets a limited time to send the rest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WandbSink:
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hand a step to the thread; never waits."""
+        """Pass a step to the thread without waiting."""
         if not self._failed:
             try:
                 self._queue.put_nowait((step, metrics))
@@ -78,7 +78,7 @@ class WandbSink:
 
 
 def start_run(run_dir: Path, config: dict[str, Any], offline: bool) -> Any:
-    """``wandb.init`` with the identity kept in the run folder; key and project come from the environment."""
+    """Call ``wandb.init`` with the identity stored in the run folder; key and project come from the environment."""
     import wandb
 
     return wandb.init(
@@ -94,7 +94,7 @@ def start_run(run_dir: Path, config: dict[str, Any], offline: bool) -> Any:
 
 
 def run_identity(path: Path) -> str:
-    """The stored identity, or a new one that is stored."""
+    """Read the stored identity, or make and store a new one."""
     if path.exists():
         return str(json.loads(path.read_text())["id"])
     identity = uuid.uuid4().hex[:12]

@@ -1,4 +1,7 @@
-"""Training loops: ``online`` generates what it learns from, ``offline`` learns from rows that are there."""
+"""Training loops: ``online`` generates the completions it learns from, ``offline`` learns from a fixed dataset.
+
+A new phase of a step goes into the loop of ``online``, with a line in ``parallel.residency.NEEDS`` for its memory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ def train(config: RunConfig | OfflineConfig) -> dict[str, Any]:
     """Run (or resume) a configuration of either kind to its end; returns the summary.
 
     Raises:
-        RunFailed: NaN, or numbers that may not be believed; the batch is saved.
+        RunFailed: NaN, or numbers that cannot be trusted; the batch is saved.
     """
     if isinstance(config, OfflineConfig):
         from .offline import train as run_offline

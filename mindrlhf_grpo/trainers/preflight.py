@@ -1,7 +1,7 @@
-"""What can be wrong with a run and can be known before weights are loaded, all at once.
+"""Checks of a run before weights are loaded; all problems are reported at once.
 
-A configuration may be well formed and still name a model, file, column, reward or backend that is not
-there. Each check asks the part that owns the matter.
+A configuration may be well formed and still name a model, file, column, reward or backend that does not exist. Each
+check asks the module that owns the matter.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ PACKAGES = {"wandb": "wandb", "wandb-offline": "wandb", "tensorboard": "tensorbo
 
 @dataclass(slots=True)
 class Findings:
-    """Problems so far, each with the key it belongs to."""
+    """The problems found so far, each with the key it belongs to."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def attempt(self, key: str, action: Callable[[], T]) -> T | None:
-        """What ``action`` returns; if it raises a UserError that is noted under ``key``, and None is returned."""
+        """Return the result of ``action``; if it raises a UserError, record that under ``key`` and return None."""
         try:
             return action()
         except UserError as error:
             text = str(error)
             owner = _owner(text) or key
             problem = (owner, text if text.startswith(owner) else f"{owner}: {text}")
-            if problem not in self.problems:  # of training and held-out rows alike
+            if problem not in self.problems:  # training and held-out rows may share a problem
                 self.problems.append(problem)
             return None
 
@@ -72,51 +72,51 @@ def check(config: AnyConfig, draft: Draft | None = None) -> None:
 
 def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
     """(key, text) of everything that would stop this run; each text starts with the key."""
-    found = Findings()
-    found.attempt("model.path", lambda: read_model_config(find_folder(config.model.path)))
-    tokenizer = None if found.problems else found.attempt("model.path", lambda: open_tokenizer(config))
-    found.attempt("model.device", lambda: check_device(config.model.device))
-    found.attempt("data.chat_template", lambda: check_template(config.data.chat_template))
+    findings = Findings()
+    findings.attempt("model.path", lambda: read_model_config(find_folder(config.model.path)))
+    tokenizer = None if findings.problems else findings.attempt("model.path", lambda: open_tokenizer(config))
+    findings.attempt("model.device", lambda: check_device(config.model.device))
+    findings.attempt("data.chat_template", lambda: check_template(config.data.chat_template))
     if isinstance(config, OfflineConfig):
-        _check_offline(found, config, tokenizer)
+        _check_offline(findings, config, tokenizer)
     else:
-        _check_online(found, config, tokenizer)
-    found.attempt("backend", lambda: check_backend(config.backend))
-    if not {"backend", "model.path"} & {key for key, _ in found.problems}:
-        found.attempt("backend", lambda: ask_backend(config))
+        _check_online(findings, config, tokenizer)
+    findings.attempt("backend", lambda: check_backend(config.backend))
+    if not {"backend", "model.path"} & {key for key, _ in findings.problems}:
+        findings.attempt("backend", lambda: ask_backend(config))
     for name in config.tracking.to:
-        _check_tracker(found, name)
-    found.attempt("run_dir", lambda: check_writable(config.run_dir))
-    return found.problems
+        _check_tracker(findings, name)
+    findings.attempt("run_dir", lambda: check_writable(config.run_dir))
+    return findings.problems
 
 
-def _check_online(found: Findings, config: RunConfig, tokenizer: Tokenizer | None) -> None:
-    """Prompts, rewards, algorithm, and the models besides the policy."""
-    columns = found.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
+def _check_online(findings: Findings, config: RunConfig, tokenizer: Tokenizer | None) -> None:
+    """Check prompts, rewards, algorithm, and the models besides the policy."""
+    columns = findings.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
     held_out = config.eval.source
     if held_out is not None:
-        found.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
+        findings.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
     for index, component in enumerate(config.rewards):
-        _check_reward(found, f"rewards.{index}", component, columns)
+        _check_reward(findings, f"rewards.{index}", component, columns)
     for index, metric in enumerate(config.metrics or []):
-        found.attempt(f"metrics.{index}.function", partial(check_metric, metric, f"metrics.{index}", columns))
+        findings.attempt(f"metrics.{index}.function", partial(check_metric, metric, f"metrics.{index}", columns))
     if config.items is not None:
-        found.attempt("items.function", partial(item_function, config.items))
+        findings.attempt("items.function", partial(item_function, config.items))
     if config.data.images is not None:
-        found.attempt("data.images", lambda: check_readers_of_images(config))
-    plan = found.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
+        findings.attempt("data.images", lambda: check_readers_of_images(config))
+    plan = findings.attempt("algorithm", lambda: resolve_algorithm(config.algorithm))
     if plan is not None:
-        found.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
-        found.attempt("critic.path", lambda: check_critic(config, needed="critic" in plan.needs))
+        findings.attempt("algorithm", lambda: plan.check(config.rollout.group_size))
+        findings.attempt("critic.path", lambda: check_critic(config, needed="critic" in plan.needs))
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
-        found.attempt(
+        findings.attempt(
             "algorithm.pretraining", lambda: ExampleStream(rows, encode_supervised, tokenizer, seed=0).take(1)
         )
 
 
 def check_readers_of_images(config: RunConfig) -> None:
-    """Raise ConfigError for a model beside the policy that would read the tokens of images without their images."""
+    """Raise ConfigError for a critic or reward model that would read image tokens without the images."""
     if config.critic is not None:
         raise ConfigError(
             "critic reads text only, and data.images gives images; accepted: an algorithm without a critic"
@@ -130,18 +130,18 @@ def check_readers_of_images(config: RunConfig) -> None:
 
 
 def check_metric(config: MetricConfig, label: str, columns: tuple[str, ...] | None) -> None:
-    """Raise ConfigError for a metric function that is not there, or that needs a column the data lacks."""
+    """Raise ConfigError for a metric function that does not exist, or that needs a column the data lacks."""
     function = MetricFunction.of(config, label)
     if columns is not None:
         function.check(columns)
 
 
-def _check_offline(found: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:
-    """Objective and rows."""
-    task = found.attempt("objective", lambda: resolve_objective(config))
+def _check_offline(findings: Findings, config: OfflineConfig, tokenizer: Tokenizer | None) -> None:
+    """Check objective and rows."""
+    task = findings.attempt("objective", lambda: resolve_objective(config))
     for key, source in (("data.source", config.data.source), ("eval.source", config.eval.source)):
         if source is not None:
-            found.attempt(key, partial(first_example, config, source, task, tokenizer))
+            findings.attempt(key, partial(first_example, config, source, task, tokenizer))
 
 
 def first_example(
@@ -156,7 +156,7 @@ def first_example(
 
 
 def check_critic(config: RunConfig, *, needed: bool) -> None:
-    """Raise ConfigError for a critic that nothing reads, or one that reads other tokens than the policy."""
+    """Raise ConfigError for a critic that no algorithm uses, or one with another vocabulary than the policy."""
     if config.critic is None:
         return
     if not needed:
@@ -175,7 +175,7 @@ def check_critic(config: RunConfig, *, needed: bool) -> None:
 
 
 def open_tokenizer(config: AnyConfig) -> Tokenizer:
-    """The tokenizer of the model, with the template that the data section asks for where that exists."""
+    """Load the tokenizer of the model, with the template that the data section asks for where that exists."""
     template = config.data.chat_template
     usable = template in ("auto", "none") or Path(template).is_file()
     return load_tokenizer(
@@ -188,7 +188,7 @@ def open_tokenizer(config: AnyConfig) -> Tokenizer:
 def first_columns(
     config: RunConfig, source: str | Mapping[str, Any], tokenizer: Tokenizer | None
 ) -> tuple[str, ...] | None:
-    """Columns of the first prompt of a source, which is tokenised too; None where there is no tokenizer."""
+    """Tokenise the first prompt of a source and return its columns; None where there is no tokenizer."""
     if tokenizer is None:
         read_rows(source)
         return None
@@ -197,13 +197,13 @@ def first_columns(
 
 
 def check_device(device: str) -> None:
-    """Raise ConfigError unless it can be a device's name; whether it is there, the backend knows."""
+    """Raise ConfigError unless this can be the name of a device; the backend checks that it exists."""
     if device not in DEVICES:
         raise ConfigError(f"{device!r} is not accepted; it takes one of {', '.join(DEVICES)}")
 
 
 def check_template(template: str) -> None:
-    """Raise DataError if the Jinja file is not there."""
+    """Raise DataError if the Jinja file does not exist."""
     if template not in ("auto", "none") and not Path(template).is_file():
         raise DataError(f"there is no file {template!r}; accepted: auto, none, or a Jinja file")
 
@@ -217,7 +217,7 @@ def check_backend(name: str) -> None:
 
 
 def ask_backend(config: AnyConfig) -> None:
-    """Raise what the backend itself refuses: a device, dtype or model family that it does not have."""
+    """Let the backend refuse a device, dtype or model family that it does not support."""
     backend_module(config.backend).check(config)
 
 
@@ -230,37 +230,37 @@ def check_writable(run_dir: Path) -> None:
         raise ConfigError(f"{str(run_dir)!r} cannot be written: {existing} is read-only, or no folder")
 
 
-def _check_reward(found: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
+def _check_reward(findings: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
     if component.function.startswith(MODEL_PREFIX):
         folder = component.function.removeprefix(MODEL_PREFIX)
-        found.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
-        found.attempt(f"{label}.arguments", lambda: settings_from_arguments(folder, component.arguments))
+        findings.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
+        findings.attempt(f"{label}.arguments", lambda: settings_from_arguments(folder, component.arguments))
         return
     try:
-        own = model_reward(component.function, component.arguments, label=label)
-        if own is not None:
-            reward: ModelReward | Reward = build_model_reward(own, None, None, component.arguments)
+        user_defined = model_reward(component.function, component.arguments, label=label)
+        if user_defined is not None:
+            reward: ModelReward | Reward = build_model_reward(user_defined, None, None, component.arguments)
         else:
             reward = resolve_reward(component.function, component.arguments, label=label)
         if columns is not None:
             reward.check(columns)
     except UserError as error:
         part = "arguments" if "argument" in str(error) else "function"
-        found.problems.append((f"{label}.{part}", str(error)))
+        findings.problems.append((f"{label}.{part}", str(error)))
 
 
-def _check_tracker(found: Findings, name: str) -> None:
+def _check_tracker(findings: Findings, name: str) -> None:
     package = PACKAGES[name]
     if find_spec(package) is None:
         text = f"{name} needs {package}, which is not installed: pip install 'mindrlhf-grpo[{package}]'"
-        found.problems.append(("tracking.to", f"tracking.to: {text}"))
+        findings.problems.append(("tracking.to", f"tracking.to: {text}"))
     elif name == "wandb" and not os.environ.get("WANDB_API_KEY"):
         text = "wandb needs WANDB_API_KEY in the environment; wandb-offline does not"
-        found.problems.append(("tracking.to", f"tracking.to: {text}"))
+        findings.problems.append(("tracking.to", f"tracking.to: {text}"))
 
 
 def _owner(text: str) -> str:
-    """The key that a message starts with, if it starts with one."""
+    """The key that a message starts with; empty if there is none."""
     first = text.split(maxsplit=1)[0].rstrip(":,") if text else ""
     key = catalogue().records.get(record_path(first.split(".")))
     return first if key is not None and ("." in first or key.section is None) else ""

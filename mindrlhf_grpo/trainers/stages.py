@@ -1,4 +1,4 @@
-"""A chain of runs: each stage begins with the model that the stage before ended with.
+"""A chain of runs: each stage starts from the model that the previous stage ended with.
 
 A YAML file names the folder of the chain and its stages in order, each a configuration of a run::
 
@@ -7,8 +7,8 @@ A YAML file names the folder of the chain and its stages in order, each a config
       - {name: sft, config: sft.yaml}        # from the folder of this file
       - {name: rl, config: rl.yaml}
 
-A stage's run lies in ``run_dir/NAME``; what is finished is not run again, what was interrupted goes on. Under a launcher
-of several processes each call makes one stage: processes that have parted do not meet again.
+A stage's run lies in ``run_dir/NAME``; a finished stage is not run again, an interrupted one goes on. Under a launcher
+of several processes each call makes one stage: a process group cannot be formed twice.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ class Stage:
     run_dir: Path
 
     def summary(self) -> dict[str, Any] | None:
-        """What the finished run came to; None while it is not finished."""
+        """Read the summary of the finished run; None while it is not finished."""
         try:
-            found: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text(encoding="utf-8"))
+            summary: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found
+        return summary
 
 
 def read_stages(path: Path) -> list[Stage]:
-    """The stages of a file.
+    """Read the stages of a file.
 
     Raises:
-        ConfigError: it cannot be read, or is no chain.
+        ConfigError: it cannot be read, or is not a chain.
     """
     try:
         document = parse(path.read_text(encoding="utf-8"))
@@ -82,32 +82,32 @@ def read_stages(path: Path) -> list[Stage]:
 def stage_config(
     stage: Stage, stages: Sequence[Stage], overrides: Sequence[str], *, model: bool
 ) -> tuple[AnyConfig, Draft]:
-    """The configuration of a stage: its file, its folder, the model of the stage before, overrides.
+    """The configuration of a stage: its file, its folder, the model of the previous stage, overrides.
 
     Args:
         overrides: ``NAME.KEY=VALUE`` for one stage, ``KEY=VALUE`` for all.
-        model: whether the stage before is finished, so that its model is there.
+        model: whether the previous stage is finished, so that its model exists.
 
     Raises:
         ConfigError: naming the stage.
     """
-    names = {one.name for one in stages}
-    own = [text for text in overrides if text.partition(".")[0] not in names]
-    own += [text.removeprefix(f"{stage.name}.") for text in overrides if text.startswith(f"{stage.name}.")]
+    names = {other.name for other in stages}
+    for_stage = [text for text in overrides if text.partition(".")[0] not in names]
+    for_stage += [text.removeprefix(f"{stage.name}.") for text in overrides if text.startswith(f"{stage.name}.")]
     draft = Draft.from_file(stage.config)
     draft.put(("run_dir",), str(stage.run_dir), "the chain")
-    before = stages[[one.name for one in stages].index(stage.name) - 1]
+    previous = stages[[other.name for other in stages].index(stage.name) - 1]
     if model and stage is not stages[0]:
-        draft.put(("model", "path"), str(find_policy(before.run_dir)), f"the stage {before.name}")
+        draft.put(("model", "path"), str(find_policy(previous.run_dir)), f"the stage {previous.name}")
     try:
-        draft.with_overrides(own)
+        draft.with_overrides(for_stage)
         return draft.validated(), draft
     except ConfigError as error:
         raise ConfigError(f"stage {stage.name}: {error}") from None
 
 
 def launched_processes() -> int:
-    """Processes that torchrun or msrun started beside each other."""
+    """Number of processes that torchrun or msrun started together."""
     return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "MS_WORKER_NUM"))
 
 
@@ -124,7 +124,9 @@ def run_stages(path: Path, overrides: Sequence[str], note: Callable[[str], None]
 
     stages = read_stages(path)
     for stage in stages:
-        stage_config(stage, stages, overrides, model=False)  # what is wrong with the last is said before the first
+        stage_config(
+            stage, stages, overrides, model=False
+        )  # a mistake in the last stage is reported before the first one runs
     summaries: dict[str, dict[str, Any]] = {}
     for stage in stages:
         config, draft = stage_config(stage, stages, overrides, model=True)

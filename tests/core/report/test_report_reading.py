@@ -50,7 +50,7 @@ def test_later_lines_of_a_step_win_and_steps_are_sorted(tmp_path: Path) -> None:
 def test_unusable_lines_are_counted(make_run: MakeRun) -> None:
     run_dir = make_run(steps=3)
     append(run_dir, "{half", "[]", '{"loss": 1}', '{"step": "x"}', '{"step": true}')
-    assert "Left out of this page: 5 unreadable lines of metrics.jsonl." in texts(run_dir, "note")
+    assert "Not on this page: 5 unreadable lines of metrics.jsonl." in texts(run_dir, "note")
 
 
 def test_numbers_that_are_not_finite_are_errors(make_run: MakeRun) -> None:
@@ -76,16 +76,16 @@ def test_failures_dead_groups_and_truncation_are_warnings(make_run: MakeRun) -> 
             json.dumps({"step": step, "reward/failures/accuracy": 2, "dead_group_frac": 1, "truncated_frac": 0.75}),
         )
     assert texts(run_dir, "warning") == [
-        "Reward 'accuracy' failed on 10 samples; they got its failure value.",
-        "All groups were dead at 5 steps (first 11, last 15): nothing was learned there.",
-        "75.0% of the last completions were cut at the token limit.",
+        "Reward 'accuracy' failed on 10 samples; they were given its failure value.",
+        "All groups were dead at 5 steps (first 11, last 15): nothing was learned.",
+        "75.0% of the completions in the last steps were cut at the token limit.",
     ]
 
 
 def test_an_unfinished_run_says_how_far_it_came(make_run: MakeRun) -> None:
     run_dir = make_run(steps=12, planned=100, finished=False)
     assert texts(run_dir, "warning") == [
-        "Step 12 of 100. There is no summary.json: the run is going on or was interrupted."
+        "Step 12 of 100. There is no summary.json: the run is still going or was interrupted."
     ]
     assert sentences(read_run(run_dir))[0].startswith("GRPO ran 12 of 100 steps in ")
 
@@ -143,7 +143,7 @@ def test_headline_is_held_out_accuracy_with_its_uncertainty(make_run: MakeRun) -
 
 
 def test_overlapping_intervals_are_said_to_be_chance() -> None:
-    assert interval_text(0.50, 0.55, 50).endswith("They overlap: the change may be chance")
+    assert interval_text(0.50, 0.55, 50).endswith("They overlap: the change may be due to chance")
     assert "chance" not in interval_text(0.26, 0.9, 200)
 
 
