@@ -11,7 +11,7 @@ from mindspore import Tensor
 from mindspore import ops as native
 from mindspore.ops.auto_generate import grouped_matmul_v4
 
-from .reference_ops import Operation, reference_rotate, reference_softmax_attention
+from .portable_ops import Operation, reference_rotate, reference_softmax_attention
 
 
 def ascend_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -46,23 +46,23 @@ class MindSporeBackend:
         choose_kernels(self.device.kind, config.model.dtype)
 
     def load_policy(self) -> MindSporePolicy:
-        """The trained model."""
+        """Load the policy."""
         from .training.policy import MindSporePolicy
 
-        return MindSporePolicy(self.config, self.surroundings())
+        return MindSporePolicy(self.config, self.run_context())
 
     def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
-        """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
+        """Load a critic or reward model; a folder without a head gets a small random one from the run's seed."""
         from .training.value_model import MindSporeValueModel
 
-        return MindSporeValueModel(model, train, read_at, self.surroundings())
+        return MindSporeValueModel(model, train, read_at, self.run_context())
 
     def load_remote_code(self, model: ModelConfig, train: TrainConfig) -> ValueReader | None:
         """Return None: the code in model folders is written for torch."""
         return None
 
-    def surroundings(self) -> RunContext:
-        """What the models of the run share."""
+    def run_context(self) -> RunContext:
+        """The parts that the models of the run share."""
         from .training.trained_model import RunContext
 
         # A fixed dataset has completions of any length up to its limit, so its buckets are sized on demand.
@@ -72,25 +72,25 @@ class MindSporeBackend:
         )
 
     def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
-        """A language model beside the policy, never trained; its weights are read at the first call."""
+        """Make a language model beside the policy, never trained; its weights are read at the first call."""
         from .generation.language_model import MindSporeLanguageModel
 
         return MindSporeLanguageModel(model, tokenizer, self.compile_log, slots=slots)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
-        """The native engine, on the policy's weights or, without one, on its own."""
+        """Make the native engine, on the policy's weights or, without a policy, on its own."""
         from .generation.engine import build_engine
 
         return build_engine(self.config, policy, tokenizer, self.compile_log)
 
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
-        """The way from the policy's weights to the engine's."""
+        """Connect the policy's weights with the engine's."""
         from .sync.weight_sync import build_weight_sync
 
         return build_weight_sync(policy, engine)
 
     def inspect(self, policy: Policy) -> Inspection:
-        """The policy's weights, gradients and log-probs after every layer."""
+        """Look inside a policy."""
         from .inspection import MindSporeInspection
 
         return MindSporeInspection(policy)

@@ -1,4 +1,4 @@
-"""What this backend refuses, found before MindSpore is imported and before any weights are read."""
+"""Checks of a configuration before MindSpore is imported and before any weights are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def numpy_2(version: str) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raise BackendError for a device that MindSpore has no part in here."""
+    """Raise BackendError for a device that this backend does not compute on."""
     if device not in DEVICES:
         raise BackendError(
             f"model.device: backend 'mindspore' does not compute on {device!r}; it takes {', '.join(DEVICES)} "
@@ -74,7 +74,7 @@ def check_dtype(dtype: str, device: str) -> None:
 
 
 def check_parallel(settings: ParallelConfig | None) -> None:
-    """Raise BackendError for weights that would be shared out over ranks."""
+    """Raise BackendError for weights that would be sharded over ranks."""
     if settings is not None and settings.strategy != "replicate":
         raise BackendError(
             f"parallel.strategy: backend 'mindspore' does not share weights out over ranks ({settings.strategy!r}): "

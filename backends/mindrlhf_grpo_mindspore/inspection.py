@@ -1,4 +1,4 @@
-"""A policy seen from inside: its weights, the log-probs after each layer, its gradients, by Hugging Face name."""
+"""A view inside a policy: its weights, the log-probs after each layer and its gradients, by Hugging Face name."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class MindSporeInspection:
         return as_stored(self.policy.weights.items())
 
     def layer_logps(self, batch: Batch) -> Floats:
-        """``[L + 1, N, T]``: log-probs of the batch's tokens after the embedding and after each layer."""
-        found = np.zeros((self.policy.architecture.layers + 1, *batch.ids.shape), np.float32)
+        """Log-probs ``[L + 1, N, T]`` of the batch's tokens after the embedding and after each layer."""
+        logps = np.zeros((self.policy.architecture.layers + 1, *batch.ids.shape), np.float32)
         for rows in self.policy.micro_batches(batch):
             micro = batch.take(rows)
             count, width = micro.ids.shape
             values = self.layer_ends(sharpness(micro), *self.policy.input(micro)[0].tensors())
-            found[:, rows, :width] = values.asnumpy()[:, :count, :width]
-        return found
+            logps[:, rows, :width] = values.asnumpy()[:, :count, :width]
+        return logps
 
     def gradients(self, batch: Batch, loss: Loss) -> tuple[float, dict[str, Floats]]:
         """Loss of this rank's rows and its gradient by trainable weight, before clipping; the policy is unchanged."""
@@ -60,7 +60,7 @@ class MindSporeInspection:
 
 
 def as_stored(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Floats]:
-    """By the names of a Hugging Face folder: stacked experts one by one."""
+    """Return arrays by the names of a Hugging Face folder: stacked experts one by one."""
     return {
         part: values.reshape(-1, *shape)[number].copy()
         for name, tensor in tensors

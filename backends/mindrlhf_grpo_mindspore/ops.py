@@ -18,7 +18,7 @@ from mindspore import ops as native
 from mindrlhf_grpo.backend import CompileLog
 
 from .graph import Compiled
-from .reference_ops import RECOMPUTED, REFERENCE, Operation
+from .portable_ops import RECOMPUTED, REFERENCE, Operation
 
 TOLERANCE = {ms.float32: 1e-4, ms.bfloat16: 0.02, ms.float16: 0.005}  # relative norm of the difference
 

@@ -46,16 +46,16 @@ class TorchBackend:
         self.comm = comm.connect(self.device.type, alone=parallel is not None and parallel.strategy != "replicate")
 
     def load_policy(self) -> TorchPolicy:
-        """The trained model."""
+        """Load the policy."""
         from .training.policy import TorchPolicy
 
         return TorchPolicy(self.config, self.device, self.comm)
 
     def load_value_model(self, model: ModelConfig, train: TrainConfig, *, read_at: ReadAt) -> ValueModel:
-        """A critic or reward model; a folder without a head gets a small random one from the run's seed."""
+        """Load a critic or reward model; a folder without a head gets a small random one from the run's seed."""
         from .training.value_model import TorchValueModel
 
-        # A scorer brings settings of its own: it is never trained, and its ranks need not call it equally often.
+        # A scorer has its own settings: it is never trained, and ranks need not call it equally often.
         parallel = self.config.parallel if train is self.config.train else None
         return TorchValueModel(model, train, read_at, self.device, self.comm, seed=self.config.seed, parallel=parallel)
 
@@ -66,25 +66,25 @@ class TorchBackend:
         return RemoteCodeClassifier(model, train, self.device)
 
     def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
-        """A language model beside the policy, never trained; its weights are read at the first call."""
+        """Make a language model beside the policy, never trained; its weights are read at the first call."""
         from .generation.language_model import TorchLanguageModel
 
         return TorchLanguageModel(model, tokenizer, self.device, slots=slots)
 
     def load_engine(self, policy: Policy | None, tokenizer: Tokenizer) -> RolloutEngine:
-        """The native engine, on the policy's weights or, without one, on its own."""
+        """Make the native engine, on the policy's weights or, without a policy, on its own."""
         from .generation.engine import build_engine
 
         return build_engine(self.config, policy, tokenizer)
 
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
-        """The way from the policy's weights to the engine's."""
+        """Connect the policy's weights with the engine's."""
         from .sync.weight_sync import build_weight_sync
 
         return build_weight_sync(policy, engine)
 
     def inspect(self, policy: Policy) -> Inspection:
-        """The policy from inside."""
+        """Look inside a policy."""
         from .inspection import TorchInspection
 
         return TorchInspection(policy)

@@ -1,4 +1,4 @@
-"""What this backend refuses, found before torch is imported and before any weights are read."""
+"""Checks of a configuration before torch is imported and before any weights are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy seen from inside: its weights, the log-probs after each layer, its gradients, by Hugging Face name."""
+"""A view inside a policy: its weights, the log-probs after each layer and its gradients, by Hugging Face name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TorchInspection:
 
     @torch.no_grad()
     def layer_logps(self, batch: Batch) -> NDArray[np.float32]:
-        """``[L + 1, N, T]``: log-probs of the batch's tokens after the embedding and after each layer."""
+        """Log-probs ``[L + 1, N, T]`` of the batch's tokens after the embedding and after each layer."""
         found: NDArray[np.float32] | None = None
         for rows in self.policy.micro_batches(batch):
             for end, values in enumerate(self.ends(batch.take(rows))):
@@ -88,7 +88,7 @@ class TorchInspection:
         return float(value), gradients
 
     def as_stored(self, tensors: dict[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-        """By the names of a Hugging Face folder: fused experts one by one, adapters without peft's additions."""
+        """Return arrays by the names of a Hugging Face folder: fused experts one by one, adapters without peft's additions."""
         from transformers.core_model_loading import revert_weight_conversion
 
         adapters = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}

@@ -10,7 +10,7 @@ import pytest
 
 ms = pytest.importorskip("mindspore")
 
-from mindrlhf_grpo_mindspore import ascend_kernels, ops, reference_ops  # noqa: E402
+from mindrlhf_grpo_mindspore import ascend_kernels, ops, portable_ops  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
 RANDOM = np.random.default_rng(0)
@@ -80,11 +80,11 @@ def ascend_swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def wrong_value(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return reference_ops.reference_rms_norm(x, weight, eps) * 1.01
+    return portable_ops.reference_rms_norm(x, weight, eps) * 1.01
 
 
 def wrong_gradient(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    return reference_ops.reference_rotate(ms.ops.stop_gradient(x), cos, sin, interleaved)
+    return portable_ops.reference_rotate(ms.ops.stop_gradient(x), cos, sin, interleaved)
 
 
 def missing_kernel(*arguments: Any) -> Tensor:
@@ -98,7 +98,7 @@ def test_only_kernels_that_run_and_agree_are_taken(monkeypatch: pytest.MonkeyPat
         "rms_norm": wrong_value,
         "rotate": wrong_gradient,
         "softmax_attention": missing_kernel,
-        "experts": reference_ops.reference_experts,
+        "experts": portable_ops.reference_experts,
     }
     monkeypatch.setattr(ascend_kernels, "KERNELS", tried)
     found = ops.choose_kernels("npu", "float32")
@@ -112,7 +112,7 @@ def test_only_kernels_that_run_and_agree_are_taken(monkeypatch: pytest.MonkeyPat
     compiled = ms.jit(ops.swiglu)
     gate, up = Tensor(numbers(2, 3)), Tensor(numbers(2, 3))
     np.testing.assert_allclose(
-        compiled(gate, up).asnumpy(), reference_ops.reference_swiglu(gate, up).asnumpy(), atol=1e-6
+        compiled(gate, up).asnumpy(), portable_ops.reference_swiglu(gate, up).asnumpy(), atol=1e-6
     )
 
 

@@ -46,7 +46,7 @@ class AdamW:
         self.create_state()
         if self.compiled is None:
             step = AdamWStep(self.betas, decays=self.weight_decay > 0, **self.tuples())
-            self.compiled = Compiled("optimizer step", step.construct, self.log, bucket=weights_of)
+            self.compiled = Compiled("optimizer step", step.construct, self.log, bucket=step_bucket)
         self.steps += 1
         beta1, beta2 = self.betas
         root = math.sqrt(1 - beta2**self.steps)
@@ -55,7 +55,7 @@ class AdamW:
         self.compiled(*(Tensor(np.float32(rate)) for rate in rates), *gradients)
 
     def tuples(self) -> dict[str, ParameterTuple]:
-        """What a step changes, each in the order of the parameters."""
+        """The tensors that a step changes, each kind in the order of the parameters."""
         weights = [self.masters.get(name, parameter) for name, parameter in self.parameters.items()]
         return {
             "weights": ParameterTuple(weights),
@@ -66,7 +66,7 @@ class AdamW:
         }
 
     def create_state(self) -> None:
-        """Zero moments and, for other types than float32, master weights; on the first step."""
+        """Create zero moments and, for other types than float32, master weights; on the first step."""
         for name, parameter in self.parameters.items():
             if name not in self.averages:
                 self.averages[name] = zeros(f"average/{name}", parameter.shape)
@@ -85,7 +85,7 @@ class AdamW:
         write_steps(folder, self.steps)
 
     def load(self, folder: Path) -> None:
-        """Copy a saved state in.
+        """Copy a saved state into the live one.
 
         Raises:
             CheckpointError: the state belongs to other parameters or cannot be read.
@@ -106,7 +106,7 @@ class AdamW:
 
 
 class AdamWStep(nn.Cell):
-    """What is compiled: all weights are stepped, rounded copies of master weights renewed.
+    """The compiled step: all weights are stepped, rounded copies of master weights renewed.
 
     The kernel's own bias correction is off (powers of 0): in float32 it would lose digits of 1 - beta2.
     """
@@ -130,9 +130,9 @@ class AdamWStep(nn.Cell):
         self.adam = ops.Adam()
         self.each = ops.HyperMap()  # a loop of Python would nest too deep for the compiler
 
-    def construct(self, scale: Tensor, kept: Tensor, rate: Tensor, eps: Tensor, *gradients: Tensor) -> Tensor:
-        """``kept``: factor of the weights by decay; ``rate``, ``eps``: with the bias corrections of this step."""
-        step = ops.partial(self.step_tensor, scale, kept, rate, eps)
+    def construct(self, scale: Tensor, decay: Tensor, rate: Tensor, eps: Tensor, *gradients: Tensor) -> Tensor:
+        """``decay``: factor of the weights by weight decay; ``rate``, ``eps``: with the bias corrections of this step."""
+        step = ops.partial(self.step_tensor, scale, decay, rate, eps)
         self.each(step, self.weights, self.averages, self.square_averages, gradients)
         if len(self.rounded) > 0:
             self.each(round_tensor, self.rounded, self.masters)
@@ -141,7 +141,7 @@ class AdamWStep(nn.Cell):
     def step_tensor(
         self,
         scale: Tensor,
-        kept: Tensor,
+        decay: Tensor,
         rate: Tensor,
         eps: Tensor,
         weight: Parameter,
@@ -151,7 +151,7 @@ class AdamWStep(nn.Cell):
     ) -> Tensor:
         """Step one weight."""
         if self.decays:
-            ops.assign(weight, weight * kept)
+            ops.assign(weight, weight * decay)
         scaled = gradient.astype(ms.float32) * scale
         return self.adam(weight, average, square_average, 0.0, 0.0, rate, self.beta1, self.beta2, eps, scaled)[0]
 
@@ -164,7 +164,7 @@ def zeros(name: str, shape: Sequence[int]) -> Parameter:
     return Parameter(Tensor(np.zeros(shape, np.float32)), name=name)
 
 
-def weights_of(*tensors: Tensor) -> str:
+def step_bucket(*tensors: Tensor) -> str:
     """The bucket of a step, for the compile log; four of its tensors are rates."""
     return f"{len(tensors) - 4} weights"
 

@@ -1,4 +1,4 @@
-"""The trained language model: log-probs, and the reference it is held to.
+"""The trained language model: log-probs, and the reference policy.
 
 Dropout does not exist here, so the ratio of an on-policy update is 1.
 """
@@ -46,7 +46,7 @@ class MindSporePolicy(TrainedModel):
         self.head: ValueHead | None = None
         if config.critic is not None and config.critic.shared:
             self.head = load_value_head(self.folder, architecture.hidden, seed=config.seed)
-            self.of_head = head_weights(self.head)
+            self.head_weights = head_weights(self.head)
         self.take_weights(weights)
         heads = architecture.vocabulary * architecture.hidden * (1 if architecture.tied else 2)
         body = sum(weight.size for name, weight in weights.items() if ".lora_" not in name) - heads
@@ -56,16 +56,16 @@ class MindSporePolicy(TrainedModel):
         self.valuer: Compiled | None = None
 
     def take_weights(self, weights: dict[str, Parameter]) -> None:
-        """The model's, and those of the value head of a shared critic."""
+        """Train the model's weights and those of the value head of a shared critic."""
         super().take_weights(weights)
         if self.head is not None:
-            self.trainable = {**self.trainable, **self.of_head}
+            self.trainable = {**self.trainable, **self.head_weights}
             self.optimizer = AdamW(
                 self.trainable, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log
             )
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        """Of a shared critic, before each token ``[N, T]``, without gradient."""
+        """Values of a shared critic before each token ``[N, T]``, without gradient."""
         if self.valuer is None:
             bucket = lambda *tensors: bucket_of(tensors[1:])  # noqa: E731
             self.valuer = Compiled("values", self.value_cells().construct, self.log, bucket=bucket)
@@ -77,7 +77,7 @@ class MindSporePolicy(TrainedModel):
         """Body and value head for one compiled function."""
         assert self.head is not None
         return ValueOutputs(
-            self.architecture, {**self.weights, **self.of_head}, self.head, self.layout, lora_scale=self.lora_scale,
+            self.architecture, {**self.weights, **self.head_weights}, self.head, self.layout, lora_scale=self.lora_scale,
             recompute=self.model_config.recompute,
         )  # fmt: skip
 
@@ -111,7 +111,9 @@ class MindSporePolicy(TrainedModel):
         super().save_state(folder)
         self.reference.save(folder)
         if self.head is not None:
-            write_tensors(folder / SHARED_HEAD, {name: hf.numbers(weight) for name, weight in self.of_head.items()})
+            write_tensors(
+                folder / SHARED_HEAD, {name: hf.numbers(weight) for name, weight in self.head_weights.items()}
+            )
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, which stay where they are."""
@@ -120,7 +122,7 @@ class MindSporePolicy(TrainedModel):
         self.reference.load(state)
         if self.head is not None:
             for name, info in read_header(state / SHARED_HEAD).items():
-                overwrite(self.of_head[name], Tensor(read_tensor(state / SHARED_HEAD, info)))
+                overwrite(self.head_weights[name], Tensor(read_tensor(state / SHARED_HEAD, info)))
 
     def scorer(self, reference: bool, entropy: bool) -> Compiled:
         """Log-probs, and entropies where asked, compiled on first use."""

@@ -34,11 +34,11 @@ class Reference:
         self.moved = False
 
     def of(self, weights: dict[str, Parameter]) -> dict[str, Parameter]:
-        """The weights to compute the reference of a policy from, without adapters (a LoRA scale of 0)."""
+        """Weights of a policy's reference, to be computed without adapters (a LoRA scale of 0)."""
         return weights if hf.is_lora(weights) else self.copy()
 
     def copy(self) -> dict[str, Parameter]:
-        """The frozen copy; what is compiled over it reads these parameters for good."""
+        """The frozen copy; functions compiled over it read these parameters from then on."""
         if self.frozen is None:
             self.frozen = hf.load_weights(self.folder, self.architecture, self.config.dtype)
         return self.frozen

@@ -1,6 +1,6 @@
-"""What is compiled for a micro-batch: log-probs, loss, metric sums and the gradient of every trained weight.
+"""The compiled step of a micro-batch: log-probs, loss, metric sums and the gradient of every trained weight.
 
-Any loss of the core fits: which of a batch's arrays it is given, and the names of the sums it returns, are fixed when
+Any loss of the core fits: the batch's arrays that it reads, and the names of the sums it returns, are fixed when
 the step is compiled.
 """
 
@@ -30,7 +30,7 @@ class TrainStep(nn.Cell):
     """One loss over one set of arrays.
 
     Args:
-        model: 1 / temperature and inputs -> what the loss is given ``[N, T]`` and, of a policy, entropies ``[N, T]``.
+        model: 1 / temperature and inputs -> outputs for the loss ``[N, T]`` and, for a policy, entropies ``[N, T]``.
         names: the batch's float arrays, stacked in this order.
         segments: whether the loss also gets the item index of each token.
         entropies: whether the model gives entropies.

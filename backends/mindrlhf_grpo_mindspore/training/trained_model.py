@@ -1,7 +1,7 @@
-"""Weights with an optimizer: what policy, critic and reward model have in common.
+"""Weights with an optimizer, the part that policy, critic and reward model share.
 
 Dropout does not exist here. Gradients are summed over batches of one step, micro-batches and ranks; the loss weights
-of a batch carry the denominators. A subclass says what the model puts out, see ``cells``.
+of a batch carry the denominators. A subclass defines the model's outputs, see ``cells``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BUCKETS = "buckets.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What the models of a run share.
+    """The parts that the models of a run share: device, ranks, compile log, seed.
 
     Attributes:
         rollout: how completions are sampled, None where none are: bounds the sizes of batches.
@@ -57,7 +57,7 @@ class RunContext:
 
 
 class TrainedModel(ABC):
-    """Implements what ``backend.TrainedModel`` asks; ``weights`` holds the parameters by name, adapters among them."""
+    """Implements ``backend.TrainedModel``; ``weights`` holds the parameters by name, adapters among them."""
 
     gives_entropies: bool
     read_at: ReadAt
@@ -94,17 +94,17 @@ class TrainedModel(ABC):
     def update(
         self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
     ) -> UpdateResult:
-        """One AdamW step on the summed gradient; every rank calls it, also without rows.
+        """Make one AdamW step on the summed gradient; every rank calls it, also without rows.
 
         Raises:
             RunFailed: the gradient is not finite; the weights are unchanged.
         """
         parts: list[list[Mapping[str, float]]] = []
         gradients: list[Tensor] = []
-        for each, its_loss in [(batch, loss), *also]:
-            of_batch, found = self.backward(each.take(trained_rows(each)), its_loss)
-            parts.append(of_batch)
-            gradients = add_up(gradients, found)
+        for part, its_loss in [(batch, loss), *also]:
+            sums_of_part, gradients_of_part = self.backward(part.take(trained_rows(part)), its_loss)
+            parts.append(sums_of_part)
+            gradients = add_up(gradients, gradients_of_part)
         gradients = self.comm.sum_gradients(gradients)
         norm = gradient_norm(gradients, on_host=self.context.device.kind == "cpu")
         if not math.isfinite(norm):
@@ -160,11 +160,11 @@ class TrainedModel(ABC):
         }
 
     def gather(self) -> None:
-        """Nothing: every rank holds all weights."""
+        """Do nothing: every rank holds all weights."""
         return
 
     def save_state(self, folder: Path) -> None:
-        """Write the optimizer, and the buckets known: how sums are rounded depends on them."""
+        """Write the optimizer and the known buckets, on which the rounding of sums depends."""
         self.optimizer.save(folder)
         (folder / BUCKETS).write_text(json.dumps(self.buckets.saved()))
 
@@ -180,7 +180,7 @@ class TrainedModel(ABC):
         return LAYOUTS[self.layout](batch, sizes, self.read_at), sizes
 
     def outputs(self, compiled: Compiled, batch: Batch) -> list[NDArray[np.float32]]:
-        """What a compiled function of the model's inputs computes from a micro-batch, with the padding of its bucket."""
+        """Outputs of a compiled function for a micro-batch, with the padding of its bucket."""
         return [output.asnumpy() for output in compiled(sharpness(batch), *self.input(batch)[0].tensors())]
 
     def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
@@ -190,12 +190,12 @@ class TrainedModel(ABC):
         return micro_batches(batch, self.train.tokens_per_micro_batch, shared=self.layout == "shared")
 
     def make_buckets(self, *, body: int, head: int) -> None:
-        """Buckets for a model with so many weights below the head and in it."""
+        """Make the buckets for a model with so many weights below the head and in it."""
         cost = cost_of(self.architecture, body=body, head=head)
         self.buckets = Buckets(cost, shared=self.layout == "shared", limits=self.limits())
 
     def limits(self) -> Sizes:
-        """The largest micro-batch that this run can meet, as far as the configuration says."""
+        """The largest micro-batch that the configuration allows."""
         rollout = self.context.rollout
         prompts, group, completion = -(-self.train.prompts_per_step // self.comm.world_size), 1, 1
         if rollout is not None:
@@ -210,7 +210,7 @@ def layout_of(requested: str) -> tuple[str, str]:
 
 
 def cost_of(model: Architecture, *, body: int, head: int) -> Cost:
-    """What a forward pass costs with so many weights below the head and in it."""
+    """The cost of a forward pass with so many weights below the head and in it."""
     score = 2.0 * model.layers * model.heads * (model.key_size + model.value_size)
     return Cost(token=2.0 * body, prediction=2.0 * head, score=score)
 

@@ -59,13 +59,13 @@ class ValueOutputs(nn.Cell):
         self.head = FloatHead(weights, head)
 
     def construct(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """``ModelInput.tensors`` -> values ``[N, T]``, 0 past each length; a temperature has no part in them."""
+        """``ModelInput.tensors`` -> values ``[N, T]``, 0 past each length; the temperature is not used."""
         hidden = self.decoder(inputs[0], inputs[1], inputs[INPUTS:])
         values = self.head(native.gather(hidden, inputs[2], 0))
         return (in_rows(values, inputs[4], inputs[5]),)
 
     def read(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The same -> hidden states wherever something is read ``[R, E]``."""
+        """``ModelInput.tensors`` -> hidden states ``[R, E]`` wherever the head reads."""
         return (native.gather(self.decoder(inputs[0], inputs[1], inputs[INPUTS:]), inputs[2], 0).astype(ms.float32),)
 
 
@@ -75,17 +75,17 @@ class MindSporeValueModel(TrainedModel):
     gives_entropies = False
 
     def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, context: RunContext) -> None:
-        whole = supported_architecture(body_config(read_model_config(Path(config.path).expanduser())))
-        super().__init__(config, train, replace(whole, headless=True), context)
+        architecture = supported_architecture(body_config(read_model_config(Path(config.path).expanduser())))
+        super().__init__(config, train, replace(architecture, headless=True), context)
         self.read_at = read_at
         self.awake = self.restored = False
         self.load()
         head = sum(values.size for values in self.head.tensors.values())
         body = sum(weight.size for name, weight in self.weights.items() if ".lora_" not in name) - head
-        self.make_buckets(body=body - whole.vocabulary * whole.hidden, head=head)
+        self.make_buckets(body=body - architecture.vocabulary * architecture.hidden, head=head)
 
     def load(self) -> None:
-        """Read the weights from the folder, if they are not there."""
+        """Read the weights from the folder, unless they are loaded."""
         if self.awake:
             return
         weights = hf.load_weights(self.folder, self.architecture, self.model_config.dtype)
@@ -104,14 +104,14 @@ class MindSporeValueModel(TrainedModel):
         )  # fmt: skip
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        """``[N, T]`` float32 without gradient, 0 past each length."""
+        """Values ``[N, T]`` float32 without gradient, 0 past each length."""
         self.load()
         reader = self.reader("values")
         (values,) = fill_rows(batch, self.micro_batches(batch), lambda micro: self.outputs(reader, micro))
         return values
 
     def embeddings(self, batch: Batch) -> NDArray[np.float32]:
-        """``[N, E]``: what the head reads at the last token of each row."""
+        """Hidden states ``[N, E]`` that the head reads at the last token of each row."""
         self.load()
         reader = self.reader("embeddings")
         embeddings = np.zeros((len(batch), self.architecture.hidden), dtype=np.float32)
@@ -144,10 +144,10 @@ class MindSporeValueModel(TrainedModel):
         return super().fingerprint()
 
     def release(self) -> None:
-        """Free the weights, and what is compiled over them, until the next call, which reads the folder again.
+        """Free the weights and the functions compiled over them until the next call, which reads the folder again.
 
         Raises:
-            BackendError: the model has been trained, so the folder is not what it is.
+            BackendError: the model has been trained, so the folder no longer holds its weights.
         """
         if not self.awake:
             return
@@ -188,14 +188,14 @@ class MindSporeValueModel(TrainedModel):
             if hf.is_lora(self.weights):
                 restore_adapter(self.saved_with_adapter(), model)
             else:
-                restore_whole(self.weights, self.architecture, model)
+                restore_all(self.weights, self.architecture, model)
         except (UserError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None
         self.restore_state(state)
         self.restored = True
 
     def add_head_to_adapter(self, folder: Path) -> None:
-        """Write the head beside the adapter, as peft's ``modules_to_save`` lies in a file."""
+        """Write the head beside the adapter, in the file layout of peft's ``modules_to_save``."""
         tensors = {PREFIX + name: hf.numbers(weight) for name, weight in self.saved_with_adapter().items()}
         write_tensors(folder / ADAPTER, tensors)
         mark_head_in_adapter(folder)
@@ -217,7 +217,7 @@ def restore_adapter(live: Mapping[str, Parameter], folder: Path) -> None:
         overwrite(weight, Tensor(read_tensor(path, saved[name])))
 
 
-def restore_whole(weights: Mapping[str, Parameter], architecture: Architecture, folder: Path) -> None:
+def restore_all(weights: Mapping[str, Parameter], architecture: Architecture, folder: Path) -> None:
     """Copy a saved body and head into the live ones."""
     saved = load_value_head(folder, architecture.hidden, seed=0).tensors
     live = {name: weight for name, weight in weights.items() if is_head(name)}

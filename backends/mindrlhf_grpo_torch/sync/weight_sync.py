@@ -88,7 +88,7 @@ class ShardedWeightSync:
         if targets is None:
             targets = dict(hf_tensors(self.engine.model))
         failure: RunFailed | None = None
-        for name, weight in self.policy.whole_tensors():
+        for name, weight in self.policy.full_tensors():
             try:
                 if name not in targets:
                     raise unknown_weight(name)

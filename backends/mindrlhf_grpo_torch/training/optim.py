@@ -63,10 +63,10 @@ class AdamW:
             parameter.copy_(weight)
 
     def create_state(self) -> None:
-        """Zero moments and, for other types than float32, master weights; on the first step."""
-        for name, whole in self.parameters.items():
+        """Create zero moments and, for other types than float32, master weights; on the first step."""
+        for name, full in self.parameters.items():
             if name not in self.averages:
-                parameter = local(whole)
+                parameter = local(full)
                 self.averages[name] = torch.zeros_like(parameter, dtype=torch.float32)
                 self.square_averages[name] = torch.zeros_like(parameter, dtype=torch.float32)
                 if parameter.dtype != torch.float32:
@@ -80,7 +80,7 @@ class AdamW:
         """Write the state: safetensors and JSON.
 
         Args:
-            state: whole tensors instead of a shard's, by the names of ``named_state``.
+            state: full tensors in place of a shard's, by the names of ``named_state``.
         """
         from safetensors.torch import save_file
 
@@ -90,11 +90,11 @@ class AdamW:
         write_steps(folder, self.steps)
 
     @torch.no_grad()
-    def load(self, folder: Path, own: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Copy a saved state in.
+    def load(self, folder: Path, local_shard: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Copy a saved state into the live one.
 
         Args:
-            own: takes this rank's shard of a saved tensor.
+            local_shard: takes this rank's shard of a saved tensor.
 
         Raises:
             CheckpointError: the state belongs to other parameters or cannot be read.
@@ -110,8 +110,8 @@ class AdamW:
                 live = self.named_state()
                 check_names(names, live, "tensors")
                 for name, tensor in live.items():
-                    found = saved.get_tensor(name)
-                    tensor.copy_(found if own is None else own(found))
+                    full = saved.get_tensor(name)
+                    tensor.copy_(full if local_shard is None else local_shard(full))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
 

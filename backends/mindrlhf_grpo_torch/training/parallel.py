@@ -1,9 +1,9 @@
-"""Weights, gradients and optimizer state shared out over ranks, with torch's own ``fully_shard`` (FSDP2).
+"""Weights, gradients and optimizer state sharded over ranks with torch's own ``fully_shard`` (FSDP2).
 
-Every parameter is cut along its first axis; a layer's weights are whole only while it computes (``fsdp``, ZeRO-3,
-arXiv:1910.02054), or from its forward to its backward pass (``zero2``); ``zero1`` also keeps whole gradients until the
-last micro-batch of a step. Between steps all three hold shards alone. Ranks must make equal numbers of passes:
-one that runs out of rows goes on with a tiny batch that adds nothing.
+Every parameter is cut along its first axis; a layer's full weights exist only while it computes (``fsdp``, ZeRO-3,
+arXiv:1910.02054), or from its forward to its backward pass (``zero2``); ``zero1`` also keeps full gradients until the
+last micro-batch of a step. Between steps all three hold shards alone. Ranks must make equal numbers of passes: a
+rank that runs out of rows continues with a tiny batch that adds nothing.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 
 class Entry(nn.Module):
-    """The way into a sharded model: the weights outside its layers are gathered while a function of it runs."""
+    """The entry to a sharded model: the weights outside its layers are gathered while a function of it runs."""
 
-    def __init__(self, whole: nn.Module) -> None:
+    def __init__(self, unwrapped: nn.Module) -> None:
         super().__init__()
-        self.whole = whole
+        self.unwrapped = unwrapped
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-def share_out(
+def shard(
     packed: PackedModel, settings: ParallelConfig | None, device: torch.device, comm: SingleProcess | TorchRanks
 ) -> Shards | None:
     """Shard a model in place; None where every rank holds everything, as a single process does.
@@ -64,8 +64,8 @@ class Shards:
     """One sharded model.
 
     Attributes:
-        units: what FSDP gathers at once: each layer, and the rest.
-        copies: of each weight, what this rank copies from the ranks' shards to have it whole.
+        units: the modules that FSDP gathers at once: each layer, and the rest.
+        copies: by weight, the copies from the ranks' shards that make it full.
     """
 
     def __init__(self, packed: PackedModel, settings: ParallelConfig, device: torch.device, comm: TorchRanks) -> None:
@@ -79,12 +79,12 @@ class Shards:
         self.units = fully_sharded(packed, settings, device)
 
     def begin(self) -> None:
-        """Before the passes of an optimizer step."""
+        """Prepare for the passes of an optimizer step."""
         if self.settings.strategy == "zero1":
             self.units[-1].set_requires_gradient_sync(False)
 
     def reduce(self) -> None:
-        """After the passes of an optimizer step: each rank has its shard of the summed gradient."""
+        """Finish the passes of an optimizer step: each rank has its shard of the summed gradient."""
         if self.settings.strategy == "zero1":
             self.units[-1].set_requires_gradient_sync(True)
             self.idle_pass(gradient=True)
@@ -97,44 +97,44 @@ class Shards:
             if gradient:
                 nothing.backward()
 
-    def norm(self, own: float) -> float:
-        """The L2 norm over all ranks from that of each one's shards."""
-        return math.sqrt(math.fsum(part * part for part in self.comm.gather_objects(own)))
+    def norm(self, local_norm: float) -> float:
+        """The L2 norm over all ranks, from the norm of this rank's shards."""
+        return math.sqrt(math.fsum(part * part for part in self.comm.gather_objects(local_norm)))
 
-    def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole tensor), adapters merged, one after another; every rank must take all of them."""
-        return hf.hf_tensors(self.packed.model, self.brought_together)
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, full tensor), adapters merged, one after another; every rank must take all of them."""
+        return hf.hf_tensors(self.packed.model, self.full_tensor)
 
-    def brought_together(self, name: str, tensor: Tensor) -> Tensor:
-        """A parameter by its name in the model, whole."""
-        return self.whole(name, hf.local(tensor), tuple(tensor.shape)) if hf.is_shard(tensor) else tensor
+    def full_tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """The full tensor of a parameter, by its name in the model."""
+        return self.gather(name, hf.local(tensor), tuple(tensor.shape)) if hf.is_shard(tensor) else tensor
 
     @torch.no_grad()
-    def whole(self, name: str, own: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A tensor cut like weight ``name`` from the shards of all ranks, on the device of this rank's."""
+    def gather(self, name: str, shard: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Gather the shards of all ranks of a tensor that is cut like weight ``name``, on the device of this shard."""
         rows = chunk(shape[0], 0, self.comm.world_size)[1]
-        padded = own.new_zeros((rows, *shape[1:]))
-        padded[: len(own)] = own
+        padded = shard.new_zeros((rows, *shape[1:]))
+        padded[: len(shard)] = shard
         pieces = [torch.empty_like(padded) for _ in range(self.comm.world_size)]
         dist.all_gather(pieces, padded)
-        found = own.new_empty(shape)
+        full = shard.new_empty(shape)
         for copy in self.copies[name]:
-            found[slices(copy.target_box)] = pieces[copy.source][slices(copy.source_box)]
-        return found
+            full[slices(copy.target_box)] = pieces[copy.source][slices(copy.source_box)]
+        return full
 
-    def own_of(self, name: str, whole: Tensor) -> Tensor:
-        """This rank's shard of a weight or adapter by name; a buffer is neither."""
-        return self.own(whole) if name in self.copies or ".lora_" in name else whole
+    def local_part(self, name: str, full: Tensor) -> Tensor:
+        """This rank's shard of a weight or adapter; a buffer, which is not sharded, as it is."""
+        return self.local_shard(full) if name in self.copies or ".lora_" in name else full
 
-    def own(self, whole: Tensor) -> Tensor:
-        """This rank's shard of a whole tensor."""
-        first, last = chunk(len(whole), self.comm.rank, self.comm.world_size)
-        return whole[first:last]
+    def local_shard(self, full: Tensor) -> Tensor:
+        """This rank's shard of a full tensor."""
+        first, last = chunk(len(full), self.comm.rank, self.comm.world_size)
+        return full[first:last]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """Whole tensors in host memory, empty on ranks other than 0."""
+    """Full tensors in host memory, empty on ranks other than 0."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -143,14 +143,14 @@ class Gathered:
 def gathered(shards: Shards, optimizer: AdamW) -> Gathered:
     """Weights and optimizer state from the shards of all ranks; each rank calls it."""
     adapted, state = hf.is_lora(shards.packed.model), {}
-    tensors = shards.whole_tensors()
-    if adapted:  # of them the adapters alone are saved
-        tensors = ((name, shards.brought_together(bare(name), one)) for name, one in optimizer.parameters.items())
+    tensors = shards.full_tensors()
+    if adapted:  # the adapters alone are saved
+        tensors = ((name, shards.full_tensor(bare(name), one)) for name, one in optimizer.parameters.items())
     weights = to_host(tensors, shards.comm.rank)
-    for name, own in optimizer.named_state().items():
+    for name, shard in optimizer.named_state().items():
         weight = name.partition("/")[2]
-        whole = shards.whole(bare(weight), own, tuple(optimizer.parameters[weight].shape))
-        state.update(to_host([(name, whole)], shards.comm.rank))
+        full = shards.gather(bare(weight), shard, tuple(optimizer.parameters[weight].shape))
+        state.update(to_host([(name, full)], shards.comm.rank))
     return Gathered(weights=weights, optimizer=state)
 
 
@@ -166,9 +166,9 @@ def to_host(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tenso
 
 @contextmanager
 def passes(shards: Shards | None, count: int, *, gradient: bool) -> Iterator[None]:
-    """Around this many passes over a model that may be sharded: then come as many as other ranks have more.
+    """Run this many passes over a model that may be sharded, then as many idle ones as other ranks have more.
 
-    Without gradient, what was gathered is given back afterwards, so that no pass meets old weights later.
+    Without gradient, gathered weights are freed afterwards, so that no later pass meets old ones.
     """
     if shards is None:
         yield
@@ -202,7 +202,7 @@ def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.d
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     offload = OffloadPolicy()
-    if settings.offload and device.type != "cpu":  # on a processor the shards are in host memory as it is
+    if settings.offload and device.type != "cpu":  # on a processor the shards are in host memory anyway
         offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     again = None if settings.strategy == "fsdp" else False  # gathered again for the backward pass
     packed.entry = Entry(packed.unwrapped)

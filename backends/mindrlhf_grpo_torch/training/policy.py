@@ -1,4 +1,4 @@
-"""The trained language model: log-probs, and the reference it is held to.
+"""The trained language model: log-probs, and the reference policy.
 
 Dropout is always off, so the ratio of an on-policy update is 1.
 """
@@ -53,11 +53,11 @@ class TorchPolicy(TrainedModel):
         make_lean(self.model)
         self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute)
         self.layout, self.layout_reason = self.scorer.layout, self.scorer.layout_reason
-        self.share_out(self.scorer)
+        self.shard(self.scorer)
         self.reference = Reference(config.model, device, self.sharded)
 
     def take_weights(self, model: Any) -> None:
-        """The model's, and those of the value head of a shared critic."""
+        """Train the model's weights and those of the value head of a shared critic."""
         super().take_weights(model)
         if self.head is not None:
             self.trainable |= {f"{NAME}.{name}": weight for name, weight in self.head.named_parameters()}
@@ -69,7 +69,7 @@ class TorchPolicy(TrainedModel):
 
     @torch.no_grad()
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        """Of a shared critic, before each token ``[N, T]``, without gradient."""
+        """Values of a shared critic before each token ``[N, T]``, without gradient."""
         assert self.head is not None
         head = self.head
         (values,) = fill_rows(
@@ -96,15 +96,15 @@ class TorchPolicy(TrainedModel):
         return LogProbs(logps=logps, entropy=entropies[0] if entropy else None)
 
     def passes(self, count: int, *, reference: bool) -> AbstractContextManager[None]:
-        """Around so many passes without gradient."""
+        """Run so many passes without gradient."""
         return passes(self.reference.shards if reference else self.shards, count, gradient=False)
 
     def outputs(
         self, inputs: ModelInput, batch: Batch, tensors: dict[str, Tensor], loss: Loss
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Log-probs, and the sum of entropies; a loss that reads entropies is given them with gradient.
+        """Log-probs, and the sum of entropies, which a loss that reads them receives with gradient.
 
-        A loss that reads values is given those of the shared critic.
+        A loss that reads values receives those of the shared critic.
         """
         if loss.reads_values:
             assert self.head is not None
@@ -137,7 +137,7 @@ class TorchPolicy(TrainedModel):
         return {**super().roles(), "reference": DeviceMemory(self.reference.weights, self.device)}
 
     def gather(self) -> None:
-        """See ``TrainedModel.gather``; of a reference only what was moved."""
+        """See ``TrainedModel.gather``; a reference is gathered only if it was moved."""
         super().gather()
         self.reference.gather(keep=self.comm.rank == 0)
 
@@ -151,7 +151,7 @@ class TorchPolicy(TrainedModel):
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, whose storage stays."""
-        hf.load_weights(self.model, self.config.model, model, own=self.own)
+        hf.load_weights(self.model, self.config.model, model, own=self.local_parts)
         self.load_optimizer(state)
         self.reference.load(state, self.scorer)
         if self.head is not None:

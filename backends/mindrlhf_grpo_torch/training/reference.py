@@ -29,9 +29,9 @@ class Reference:
     """
 
     def __init__(
-        self, config: ModelConfig, device: torch.device, share_out: Callable[[PackedModel], Shards | None]
+        self, config: ModelConfig, device: torch.device, shard: Callable[[PackedModel], Shards | None]
     ) -> None:
-        self.config, self.device, self.share_out = config, device, share_out
+        self.config, self.device, self.shard = config, device, shard
         self.shards: Shards | None = None
         self.gathered: dict[str, Tensor] | None = None
         self.frozen: LogProbModel | None = None
@@ -39,7 +39,7 @@ class Reference:
 
     @contextmanager
     def of(self, scorer: LogProbModel) -> Iterator[LogProbModel]:
-        """The reference of the policy that ``scorer`` computes: adapters disabled, or the frozen copy."""
+        """Yield the reference of the policy that ``scorer`` computes: adapters disabled, or the frozen copy."""
         if hf.is_lora(scorer.model):
             model: Any = scorer.model
             sharded = scorer.entry is not None
@@ -54,11 +54,11 @@ class Reference:
         if self.frozen is None:
             model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
             self.frozen = LogProbModel(model, scorer.layout, recompute=False)
-            self.shards = self.share_out(self.frozen)
+            self.shards = self.shard(self.frozen)
         return self.frozen
 
     def weights(self) -> Iterable[Tensor]:
-        """The frozen copy's, none before its first use."""
+        """Weights of the frozen copy, none before its first use."""
         parameters: Iterable[Tensor] = () if self.frozen is None else self.frozen.model.parameters()
         return parameters
 
@@ -79,17 +79,17 @@ class Reference:
         self.moved = True
 
     def gather(self, *, keep: bool) -> None:
-        """Every rank, before a moved reference that is sharded is saved: bring it together where ``keep`` is set."""
+        """Gather a moved reference that is sharded, before it is saved; every rank calls it, ``keep`` is set on one."""
         if self.moved and self.shards is not None:
-            self.gathered = {name: whole.cpu() for name, whole in self.shards.whole_tensors() if keep}
+            self.gathered = {name: full.cpu() for name, full in self.shards.full_tensors() if keep}
 
     def save(self, folder: Path) -> None:
         """Write a moved reference into a saved state; remove the file of an older one that was."""
         from safetensors.torch import save_file
 
         if self.moved and self.frozen is not None:
-            whole = hf.hf_tensors(self.frozen.model) if self.gathered is None else self.gathered.items()
-            save_file({name: tensor.contiguous() for name, tensor in whole}, folder / FILE)
+            tensors = hf.hf_tensors(self.frozen.model) if self.gathered is None else self.gathered.items()
+            save_file({name: tensor.contiguous() for name, tensor in tensors}, folder / FILE)
             self.gathered = None
         else:
             (folder / FILE).unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class Reference:
         try:
             live, saved = dict(hf.hf_tensors(self.copy(scorer).model)), load_file(path)
             if self.shards is not None:
-                saved = {name: self.shards.own_of(name, whole) for name, whole in saved.items()}
+                saved = {name: self.shards.local_part(name, full) for name, full in saved.items()}
             hf.copy_tensors(live, saved)
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None
@@ -121,7 +121,7 @@ class Reference:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Adapters off for a while. peft's own way also takes their ``requires_grad`` away, which gathered weights keep."""
+    """Disable adapters inside the block. peft's own way also drops their ``requires_grad``, which gathered weights keep."""
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "_disable_adapters")]
     for layer in layers:
         layer._disable_adapters = True

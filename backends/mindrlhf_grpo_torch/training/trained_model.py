@@ -1,7 +1,7 @@
-"""Weights with an optimizer: what policy, critic and reward model have in common.
+"""Weights with an optimizer, the part that policy, critic and reward model share.
 
 Dropout is always off. Gradients are summed over batches of one step, micro-batches and ranks; the loss weights of a
-batch carry the denominators. A subclass says what the model puts out, see ``outputs``.
+batch carry the denominators. A subclass defines the model's outputs, see ``outputs``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from .attention import attending
 from .layout_choice import PackedModel
 from .layouts import ModelInput
 from .optim import AdamW, gradient_norm
-from .parallel import Gathered, Shards, gathered, passes, share_out
+from .parallel import Gathered, Shards, gathered, passes, shard
 
 
 class TrainedModel(ABC):
-    """Implements what ``backend.TrainedModel`` asks; ``model`` is the Hugging Face model, wrapped by peft for LoRA."""
+    """Implements ``backend.TrainedModel``; ``model`` is the Hugging Face model, wrapped by peft for LoRA."""
 
     model: Any
     layout: str
@@ -65,7 +65,7 @@ class TrainedModel(ABC):
         self.trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.optimizer = AdamW(self.trainable.items(), betas=self.train.betas, weight_decay=self.train.weight_decay)
 
-    def share_out(self, packed: PackedModel) -> None:
+    def shard(self, packed: PackedModel) -> None:
         """Shard the weights where the run asks for it; every rank calls it, before the first step."""
         self.shards = self.sharded(packed)
         if self.shards is not None:
@@ -73,8 +73,8 @@ class TrainedModel(ABC):
             self.layout_reason += f"; {self.shards.settings.strategy} over {self.comm.world_size} ranks"
 
     def sharded(self, packed: PackedModel) -> Shards | None:
-        """The shards of a model that is used beside this one."""
-        return share_out(packed, self.parallel, self.device, self.comm)
+        """Shard a model that is used beside this one."""
+        return shard(packed, self.parallel, self.device, self.comm)
 
     @property
     @abstractmethod
@@ -85,7 +85,7 @@ class TrainedModel(ABC):
     def outputs(
         self, inputs: ModelInput, batch: Batch, tensors: dict[str, Tensor], loss: Loss
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the loss is given ``[N, T]``, and further sums of the micro-batch; may add tensors that the loss asks for."""
+        """Outputs for the loss ``[N, T]``, and additional sums of the micro-batch; adds tensors that the loss reads."""
 
     @abstractmethod
     def empty_sums(self) -> dict[str, float]:
@@ -94,14 +94,14 @@ class TrainedModel(ABC):
     def update(
         self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
     ) -> UpdateResult:
-        """One AdamW step on the summed gradient; every rank calls it, also without rows.
+        """Make one AdamW step on the summed gradient; every rank calls it, also without rows.
 
         Raises:
             RunFailed: the gradient is not finite; the weights are unchanged.
         """
         if self.shards is not None:
             self.shards.begin()
-        parts = [self.backward_all(each, its_loss) for each, its_loss in [(batch, loss), *also]]
+        parts = [self.backward_all(*batch_and_loss) for batch_and_loss in [(batch, loss), *also]]
         norm = self.sum_gradients()
         if not math.isfinite(norm):
             self.drop_gradients()
@@ -118,7 +118,7 @@ class TrainedModel(ABC):
             return [self.backward(trained.take(rows), loss) for rows in every]
 
     def sum_gradients(self) -> float:
-        """Bring the gradients of all ranks together; their global L2 norm."""
+        """Sum the gradients of all ranks and return their global L2 norm."""
         if self.shards is None:
             self.comm.sum_gradients(self.trainable.values())
             return gradient_norm(self.trainable.values())
@@ -130,19 +130,19 @@ class TrainedModel(ABC):
         inputs = self.packed.input(batch)
         tensors = {name: self.tensor(array) for name, array in batch.loss_tensors().items()}
         with attending(inputs.attention):
-            outputs, further = self.outputs(inputs, batch, tensors, loss)
+            outputs, more_sums = self.outputs(inputs, batch, tensors, loss)
             value, metrics = loss(xp, outputs, tensors)
             value.backward()
-        sums = {"loss": value, "tokens": tensors["mask"].sum(), **further, **metrics}
+        sums = {"loss": value, "tokens": tensors["mask"].sum(), **more_sums, **metrics}
         return {name: float(number.detach()) for name, number in sums.items()}
 
     def fingerprint(self) -> str:
         """Digest of the weights by Hugging Face name, adapters merged; every rank takes part where they are sharded."""
-        return fingerprint(self.whole_tensors())
+        return fingerprint(self.full_tensors())
 
-    def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, tensor) of every weight, adapters merged, shards brought together one by one."""
-        return hf.hf_tensors(self.packed.model) if self.shards is None else self.shards.whole_tensors()
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, tensor) of every weight, adapters merged, shards gathered one by one."""
+        return hf.hf_tensors(self.packed.model) if self.shards is None else self.shards.full_tensors()
 
     def roles(self) -> dict[str, Role]:
         """Weights and optimizer."""
@@ -157,18 +157,18 @@ class TrainedModel(ABC):
         return parameters
 
     def gather(self) -> None:
-        """Every rank, before rank 0 saves: bring what is sharded together in the host memory of rank 0."""
+        """Gather what is sharded in the host memory of rank 0, which saves next; every rank calls it."""
         if self.shards is not None:
             self.gathered = gathered(self.shards, self.optimizer)
 
     def gathered_weights(self) -> dict[str, Tensor] | None:
-        """What ``gather`` brought together; None where nothing is sharded."""
+        """The weights that ``gather`` gathered; None where nothing is sharded."""
         return None if self.gathered is None else self.gathered.weights
 
-    def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of whole tensors by name what this rank holds; buffers are not shared out."""
+    def local_parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's parts of full tensors by name; buffers are not sharded."""
         shards = self.shards
-        return tensors if shards is None else {name: shards.own_of(name, whole) for name, whole in tensors.items()}
+        return tensors if shards is None else {name: shards.local_part(name, full) for name, full in tensors.items()}
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer."""
@@ -176,8 +176,8 @@ class TrainedModel(ABC):
         self.gathered = None
 
     def load_optimizer(self, folder: Path) -> None:
-        """Copy a saved optimizer in."""
-        self.optimizer.load(folder, None if self.shards is None else self.shards.own)
+        """Copy a saved optimizer into the live one."""
+        self.optimizer.load(folder, None if self.shards is None else self.shards.local_shard)
 
     def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Rows of every micro-batch; none for an empty batch."""

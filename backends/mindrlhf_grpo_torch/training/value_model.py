@@ -57,8 +57,8 @@ class ValueOutputs(PackedModel):
 
     def values(self, inputs: ModelInput) -> Tensor:
         """``[N, T]`` float32, 0 past each length."""
-        found: Tensor = self.with_weights(self.outputs_within, inputs)
-        return found
+        values: Tensor = self.with_weights(self.outputs_within, inputs)
+        return values
 
     def outputs(self, inputs: ModelInput) -> Tensor:
         """Values."""
@@ -109,29 +109,29 @@ class TorchValueModel(TrainedModel):
     @torch.enable_grad()
     def load(self) -> ValueOutputs:
         """Read the weights from the folder."""
-        whole: Any = hf.load_classifier(self.config, self.device)
+        classifier: Any = hf.load_classifier(self.config, self.device)
         self.stored_head = load_value_head(
-            find_folder(self.config.path), whole.config.get_text_config().hidden_size, seed=self.seed
+            find_folder(self.config.path), classifier.config.get_text_config().hidden_size, seed=self.seed
         )
-        whole.score = value_head(self.stored_head).to(self.device)
-        self.take_weights(self.with_adapters(whole))
+        classifier.score = value_head(self.stored_head).to(self.device)
+        self.take_weights(self.with_adapters(classifier))
         make_lean(self.model)
         self.held = ValueOutputs(self.model, self.config.layout, self.read_at, recompute=self.config.recompute)
         self.layout, self.layout_reason = self.held.layout, self.held.layout_reason
-        self.share_out(self.held)
+        self.shard(self.held)
         return self.held
 
-    def with_adapters(self, whole: Any) -> Any:
-        """LoRA on the body where it is asked for; the head is trained always."""
+    def with_adapters(self, classifier: Any) -> Any:
+        """Add LoRA to the body where it is configured; the head is always trained."""
         if not self.config.lora_rank:
-            return whole
+            return classifier
         if self.parallel is not None and self.parallel.strategy != "replicate":
             raise BackendError(
                 f"parallel.strategy={self.parallel.strategy} is not made for a reward model with LoRA; accepted: "
                 "parallel.strategy=replicate, or model.lora_rank=0"
             )
-        model = hf.add_lora(whole, self.config, seed=self.seed, task=None)
-        whole.score.requires_grad_(True)
+        model = hf.add_lora(classifier, self.config, seed=self.seed, task=None)
+        classifier.score.requires_grad_(True)
         return model
 
     @property
@@ -139,12 +139,12 @@ class TorchValueModel(TrainedModel):
         return self.awake()
 
     def awake(self) -> ValueOutputs:
-        """The weights, read again if they were released."""
+        """Return the weights, read again if they were released."""
         return self.held or self.load()
 
     @torch.no_grad()
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        """``[N, T]`` float32 without gradient, 0 past each length."""
+        """Values ``[N, T]`` float32 without gradient, 0 past each length."""
         packed = self.packed
         every = self.micro_batches(batch)
         with passes(self.shards, len(every), gradient=False):
@@ -153,14 +153,14 @@ class TorchValueModel(TrainedModel):
 
     @torch.no_grad()
     def embeddings(self, batch: Batch) -> NDArray[np.float32]:
-        """``[N, E]``: what the head reads at the last token of each row."""
+        """Hidden states ``[N, E]`` that the head reads at the last token of each row."""
         packed = self.packed
-        found = np.zeros((len(batch), packed.unwrapped.config.get_text_config().hidden_size), dtype=np.float32)
+        embeddings = np.zeros((len(batch), packed.unwrapped.config.get_text_config().hidden_size), dtype=np.float32)
         for rows in self.micro_batches(batch):
             micro = batch.take(rows)
-            last = np.cumsum(micro.lengths, dtype=np.int64) - 1  # what is read lies row by row
-            found[rows] = packed.hidden(packed.input(micro))[last].float().cpu().numpy()
-        return found
+            last = np.cumsum(micro.lengths, dtype=np.int64) - 1  # the read states lie row by row
+            embeddings[rows] = packed.hidden(packed.input(micro))[last].float().cpu().numpy()
+        return embeddings
 
     def update(
         self, batch: Batch, loss: Loss, *, learning_rate: float, also: Sequence[tuple[Batch, Loss]] = ()
@@ -182,7 +182,7 @@ class TorchValueModel(TrainedModel):
         """Free the weights until the next call, which reads the folder again.
 
         Raises:
-            BackendError: the model has been trained, so the folder is not what it is.
+            BackendError: the model has been trained, so the folder no longer holds its weights.
         """
         if self.held is None:
             return
@@ -201,10 +201,10 @@ class TorchValueModel(TrainedModel):
 
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
-        whole = self.packed.unwrapped
+        classifier = self.packed.unwrapped
         hf.save_model(self.model, folder, merge=merge, tensors=self.gathered_weights())
         if hf.is_lora(self.model) and not merge:
-            add_head_to_adapter(folder, whole.score)
+            add_head_to_adapter(folder, classifier.score)
         else:
             write_head_settings(folder, self.stored_head)
 
@@ -214,12 +214,12 @@ class TorchValueModel(TrainedModel):
         Raises:
             CheckpointError: the folder does not fit the model.
         """
-        whole = self.packed.unwrapped
+        classifier = self.packed.unwrapped
         try:
             if hf.is_lora(self.model):
-                load_adapter_with_head(self.model, whole.score, model)
+                load_adapter_with_head(self.model, classifier.score, model)
             else:
-                hf.copy_tensors(dict(hf.hf_tensors(self.model)), self.own(saved_tensors(self.config, model)))
+                hf.copy_tensors(dict(hf.hf_tensors(self.model)), self.local_parts(saved_tensors(self.config, model)))
         except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None
         self.load_optimizer(state)
@@ -233,12 +233,12 @@ def saved_tensors(config: ModelConfig, folder: Path) -> dict[str, Tensor]:
     return dict(hf.hf_tensors(saved))
 
 
-def stored_head(folder: Path, whole: Any) -> ValueHead:
-    return load_value_head(folder, whole.config.get_text_config().hidden_size, seed=0)
+def stored_head(folder: Path, classifier: Any) -> ValueHead:
+    return load_value_head(folder, classifier.config.get_text_config().hidden_size, seed=0)
 
 
 def add_head_to_adapter(folder: Path, head: nn.Module) -> None:
-    """Write the head beside the adapter, as peft's ``modules_to_save`` lies in a file."""
+    """Write the head beside the adapter, in the file layout of peft's ``modules_to_save``."""
     from safetensors.torch import load_file, save_file
 
     tensors = {f"{PREFIX}{NAME}.{name}": weight.detach().contiguous() for name, weight in head.named_parameters()}

@@ -53,7 +53,7 @@ def steps(policy: TorchPolicy, rank: int, ranks: int, folder: Path) -> dict[str,
     again = policy.update(batches[2], weighted_loss, learning_rate=1e-2)
     found["same step again"] = (third.loss, third.grad_norm) == (again.loss, again.grad_norm)
     found["results"] = [(one.loss, one.grad_norm) for one in (*found["results"], third)]
-    norms = {name: float(whole.norm()) for name, whole in policy.whole_tensors()}  # adapters merged
+    norms = {name: float(whole.norm()) for name, whole in policy.full_tensors()}  # adapters merged
     return {**found, "logps": before, "norms": norms}
 
 
