@@ -134,6 +134,14 @@ def test_python_files_that_a_page_names_exist(document: Path) -> None:
     assert sorted(name for name in named if not any(path.endswith(f"/{name}") for path in known)) == []
 
 
+def test_functions_that_configurations_name_exist() -> None:
+    """``mindrlhf_grpo.module:function`` in any YAML file or page is a promise: users copy it."""
+    texts = [(ROOT / path).read_text(encoding="utf-8") for path in files() if path.suffix in (".yaml", ".yml", ".md")]
+    named = {match for text in texts for match in re.findall(r"(mindrlhf_grpo(?:\.\w+)+):([a-zA-Z_]\w*)", text)}
+    assert ("mindrlhf_grpo.rewards.judges", "JudgeReward") in named
+    assert [pair for pair in sorted(named) if not hasattr(importlib.import_module(pair[0]), pair[1])] == []
+
+
 def test_readme_answers_where_is_what() -> None:
     section = re.search(r"^## Where is what\n(.*?)(?=^## |\Z)", docs.text_of(README), re.MULTILINE | re.DOTALL)
     assert section
