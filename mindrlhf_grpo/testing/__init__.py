@@ -1,6 +1,6 @@
-"""The proof that a backend computes what it should, shipped for everyone: nothing here imports a framework.
+"""The proof that a backend computes what it should, for any backend; nothing here imports a framework.
 
-``conformance.py`` holds any backend against a Llama written in NumPy; ``parity.py`` holds one stack against another
-through a folder (``mindrlhf-grpo parity record`` here, ``mindrlhf-grpo parity check`` there); ``compare_runs.py``
-holds one training run against another.
+``conformance`` compares a backend with a Llama written in NumPy (``numpy_model``); ``parity`` compares one stack with
+another through a folder (``mindrlhf-grpo parity record`` here, ``mindrlhf-grpo parity check`` there), and one training
+run with another.
 """

@@ -1,4 +1,4 @@
-"""``mindrlhf-grpo parity``: the two commands that hold one stack against another."""
+"""``mindrlhf-grpo parity``: the commands that compare one stack, one backend or one run with another."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def check(
     perturb: Annotated[str | None, typer.Option(metavar="NAME=VALUE", help="Add a number to every element of a weight first (NAME[3,5]=VALUE: to one), to see the check fail.")] = None,
     device: Device = "auto",
 ) -> None:  # fmt: skip
-    """Run a bundle on a backend, compare, and say where it deviates first.
+    """Run a bundle on a backend, compare, and report where it deviates first.
 
     \b
     mindrlhf-grpo parity check bundle --backend mindspore
@@ -125,13 +125,13 @@ def conform(
     failed: dict[str, str] = {}
     not_claimed = left_out(backend)
     with tempfile.TemporaryDirectory() as folder:
-        under_test = BackendUnderTest(backend, Path(folder), device=device)
+        backend_under_test = BackendUnderTest(backend, Path(folder), device=device)
         for name, run in CHECKS.items():
             if name in not_claimed:
                 say(f"skip {name}: {not_claimed[name]}")
                 continue
             try:
-                run(under_test)
+                run(backend_under_test)
                 say(f"ok   {name}")
             except Deviates as deviation:
                 failed[name] = str(deviation)
@@ -168,12 +168,12 @@ def runs(
 
 
 def say(line: str) -> None:
-    """Progress goes to standard error."""
+    """Print progress to standard error."""
     typer.echo(line, err=True)
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """The table on the terminal and in a file, the JSON, and the page."""
+    """Write the table to the terminal and to a file, the JSON, and the page."""
     from rich.console import Console
 
     from ..json_lines import replace_file

@@ -1,7 +1,7 @@
-"""The backend that a conformance suite is run on, and the truth it is held against.
+"""The backend that the conformance suite is run on, and the NumPy model it is compared with.
 
 Policies that are never trained are made once and shared by the checks, because a backend may compile them; so is
-the record of one training run, which many checks look at from different sides.
+the record of one training run, from which many checks read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS, AFTER_RESUME = 20, 2
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A backend with a policy of it."""
+    """A backend with one of its policies."""
 
     backend: Backend
     policy: Policy
@@ -49,11 +49,11 @@ class Stack:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """What happened in a run of ``STEPS`` steps, a sync, a save, ``AFTER_RESUME`` more steps, and a broken one.
+    """The record of a run: ``STEPS`` steps, a sync, a save, ``AFTER_RESUME`` more steps, and a broken one.
 
     Attributes:
-        weights: after steps 1, ``STEPS`` and ``STEPS + AFTER_RESUME``.
-        fingerprints: of the policy: at the start, after ``STEPS``; of the engine after the push.
+        weights: those after steps 1, ``STEPS`` and ``STEPS + AFTER_RESUME``.
+        fingerprints: those of the policy at the start and after ``STEPS``, and of the engine after the push.
         completions: greedy ones, after the push.
         broken: fingerprints before and after a step with infinite advantages, and whether it was refused.
     """
@@ -70,8 +70,8 @@ class BackendUnderTest:
     """One backend on a tiny Llama whose files lie in ``folder``.
 
     Args:
-        name: as in ``backend.load_backend``.
-        folder: an empty one; the model and saved states are written there.
+        name: the backend, as in ``backend.load_backend``.
+        folder: an empty folder; the model and saved states are written there.
     """
 
     def __init__(self, name: str, folder: Path, *, device: str = "auto") -> None:
@@ -80,7 +80,7 @@ class BackendUnderTest:
         self.model = write_tiny_llama(folder / "model", CONFIG, seed=0)
 
     def truth(self, weights: Mapping[str, NDArray[Any]] | None = None) -> NumpyLlama:
-        """The model in NumPy, with the initial weights or others."""
+        """The NumPy model, with the initial weights or others."""
         return NumpyLlama(ARCHITECTURE, random_weights(ARCHITECTURE, seed=0) if weights is None else weights)
 
     def config(self, **sections: Mapping[str, Any]) -> RunConfig:
@@ -106,7 +106,7 @@ class BackendUnderTest:
 
     @cached_property
     def batches(self) -> list[Batch]:
-        """What optimizer steps take in turn, with old and reference log-probs about the true ones."""
+        """The batches that optimizer steps take in turn, with old and reference log-probs near the true ones."""
         random, truth = np.random.default_rng(0), self.truth()
         batches = [random_batch(random, ARCHITECTURE.vocabulary) for _ in range(BATCHES)]
         return [with_old_logps(batch, logps(truth, batch), random) for batch in batches]
@@ -116,41 +116,41 @@ class BackendUnderTest:
         return random_prompts(np.random.default_rng(1), ARCHITECTURE.vocabulary)
 
     def sampling(self, name: str = "plain", **changed: Any) -> Sampling:
-        """One of the workload's samplings, changed."""
+        """One of the workload's samplings, with settings replaced."""
         settings = {"max_tokens": self.workload.max_tokens, "seed": self.workload.seed, **self.workload.samplings[name]}
         return Sampling(**{**settings, **changed})
 
     def step(self, policy: Policy, number: int) -> UpdateResult:
-        """Optimizer step ``number``, from 1."""
+        """Take optimizer step ``number``, from 1."""
         loss = self.workload.losses[self.workload.trained_with]
         return policy.update(self.batches[(number - 1) % BATCHES], loss, learning_rate=self.workload.learning_rate)
 
     @cached_property
     def saved(self) -> Path:
-        """Where the training run saved itself."""
+        """The folder in which the training run saves itself."""
         return Path(tempfile.mkdtemp(dir=self.folder))
 
     @cached_property
     def training(self) -> Training:
-        """One run, from which several checks read."""
-        stack, found = self.stack(), Training()
+        """Train once; several checks read the record."""
+        stack, record = self.stack(), Training()
         policy, engine = stack.policy, stack.engine(self.workload)
         before = policy.fingerprint()
         for number in range(1, STEPS + 1):
-            found.updates.append(self.step(policy, number))
+            record.updates.append(self.step(policy, number))
             if number in (1, STEPS):
-                found.weights[number] = stack.weights()
-        found.reference = policy.logps(self.batches[0], reference=True).logps
+                record.weights[number] = stack.weights()
+        record.reference = policy.logps(self.batches[0], reference=True).logps
         stack.backend.weight_sync(policy, engine).push(STEPS)
-        found.fingerprints = (before, policy.fingerprint(), engine.fingerprint())
-        found.completions = engine.generate(self.prompts, self.sampling("greedy"), group_size=1)
+        record.fingerprints = (before, policy.fingerprint(), engine.fingerprint())
+        record.completions = engine.generate(self.prompts, self.sampling("greedy"), group_size=1)
         policy.save_model(self.saved / "model")
         policy.save_state(self.saved / "state")
         for number in range(STEPS + 1, STEPS + AFTER_RESUME + 1):
-            found.updates.append(self.step(policy, number))
-        found.weights[STEPS + AFTER_RESUME] = stack.weights()
-        found.broken = self.broken_step(policy)
-        return found
+            record.updates.append(self.step(policy, number))
+        record.weights[STEPS + AFTER_RESUME] = stack.weights()
+        record.broken = self.broken_step(policy)
+        return record
 
     def broken_step(self, policy: Policy) -> tuple[str, str, bool]:
         """Fingerprints before and after a step with an infinite gradient, and whether it was refused."""

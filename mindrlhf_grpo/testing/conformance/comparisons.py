@@ -9,50 +9,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOG_PROBS = 1e-4  # largest difference of log-probs, entropies and losses
-NORM = 1e-4  # of a difference over the norm of the tensor
+NORM = 1e-4  # largest norm of a difference, over the norm of the tensor
 
 
 class Deviates(AssertionError):
-    """The backend under test computes something else than the truth."""
+    """The backend under test deviates from the NumPy model."""
 
 
-def within(what: str, found: Any, truth: Any, limit: float) -> None:
-    """Refuse a difference above the limit; what is not a number is refused too."""
-    one, other = np.asarray(found, np.float64), np.asarray(truth, np.float64)
+def within(quantity: str, actual: Any, truth: Any, limit: float) -> None:
+    """Refuse a difference above the limit, and anything that is not a number."""
+    one, other = np.asarray(actual, np.float64), np.asarray(truth, np.float64)
     if one.shape != other.shape:
-        raise Deviates(f"{what}: shape {list(one.shape)}, should be {list(other.shape)}")
+        raise Deviates(f"{quantity}: shape {list(one.shape)}, should be {list(other.shape)}")
     gap = np.abs(one - other)
     if gap.size and not np.nanmax(np.where(np.isnan(gap), np.inf, gap)) <= limit:
         place = np.unravel_index(int(np.argmax(np.where(np.isnan(gap), np.inf, gap))), gap.shape)
         raise Deviates(
-            f"{what}: {one[place]:.7g} at {[int(i) for i in place]}, should be {other[place]:.7g} within {limit:g}"
+            f"{quantity}: {one[place]:.7g} at {[int(i) for i in place]}, should be {other[place]:.7g} within {limit:g}"
         )
 
 
 def tensors_within(
-    what: str, found: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]], limit: float
+    quantity: str, actual: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]], limit: float
 ) -> None:
-    """Refuse other names, other shapes, and tensors farther than ``limit`` of their norm."""
-    if found.keys() != truth.keys():
-        raise Deviates(f"{what}: names differ: {', '.join(sorted(found.keys() ^ truth.keys())[:4])}")
+    """Refuse other names, other shapes, and differences above ``limit`` times a tensor's norm."""
+    if actual.keys() != truth.keys():
+        raise Deviates(f"{quantity}: names differ: {', '.join(sorted(actual.keys() ^ truth.keys())[:4])}")
     for name, expected in truth.items():
-        if found[name].shape != expected.shape:
-            raise Deviates(f"{what}: {name} is {list(found[name].shape)}, should be {list(expected.shape)}")
+        if actual[name].shape != expected.shape:
+            raise Deviates(f"{quantity}: {name} is {list(actual[name].shape)}, should be {list(expected.shape)}")
         size = max(float(np.linalg.norm(expected)), 1e-12)
-        gap = float(np.linalg.norm(found[name].astype(np.float64) - expected)) / size
+        gap = float(np.linalg.norm(actual[name].astype(np.float64) - expected)) / size
         if not gap <= limit:
-            raise Deviates(f"{what}: {name} is {gap:.2e} of its norm away; accepted: {limit:g}")
+            raise Deviates(f"{quantity}: {name} is {gap:.2e} of its norm away; accepted: {limit:g}")
 
 
-def equal(what: str, found: Any, truth: Any) -> None:
+def equal(quantity: str, actual: Any, truth: Any) -> None:
     """Refuse anything but equality."""
-    if found != truth:
-        raise Deviates(f"{what}: {found!r}, should be {truth!r}")
+    if actual != truth:
+        raise Deviates(f"{quantity}: {actual!r}, should be {truth!r}")
 
 
-def identical(what: str, found: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> None:
+def identical(quantity: str, actual: Mapping[str, NDArray[Any]], truth: Mapping[str, NDArray[Any]]) -> None:
     """Refuse tensors that are not equal bit for bit."""
-    equal(f"{what}: names", sorted(found), sorted(truth))
-    differing = [name for name, array in truth.items() if found[name].tobytes() != array.tobytes()]
+    equal(f"{quantity}: names", sorted(actual), sorted(truth))
+    differing = [name for name, array in truth.items() if actual[name].tobytes() != array.tobytes()]
     if differing:
-        raise Deviates(f"{what}: {len(differing)} of {len(truth)} tensors differ, first {differing[0]}")
+        raise Deviates(f"{quantity}: {len(differing)} of {len(truth)} tensors differ, first {differing[0]}")

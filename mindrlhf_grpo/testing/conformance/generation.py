@@ -12,14 +12,14 @@ from .comparisons import LOG_PROBS, Deviates, equal, within
 
 
 def sampled(backend: BackendUnderTest, name: str) -> None:
-    """Tokens equal to NumPy's, log-probs before truncation."""
+    """Check that tokens equal NumPy's, and log-probs are those before truncation."""
     sampling, size = backend.sampling(name), backend.workload.group_size
     groups = backend.engine.generate(backend.prompts, sampling, group_size=size)
     compare(backend, groups, sampling)
 
 
 def compare(backend: BackendUnderTest, groups: Sequence[RolloutGroup], sampling: Sampling) -> None:
-    """Completions against those of the NumPy model."""
+    """Compare completions with those of the NumPy model."""
     equal("order of prompts", [g.prompt.uid for g in groups], [prompt.uid for prompt in backend.prompts])
     model = backend.truth()
     for group in groups:
@@ -45,7 +45,7 @@ def sampling_check(name: str) -> Callable[[BackendUnderTest], None]:
 
 
 def completions_do_not_depend_on_order(backend: BackendUnderTest) -> None:
-    """Prompts in another order, and one alone."""
+    """Prompts in another order, or alone, have the same completions."""
     sampling, size = backend.sampling(), backend.workload.group_size
     expected = ids(backend.engine.generate(backend.prompts, sampling, group_size=size))
     turned = backend.engine.generate(backend.prompts[::-1], sampling, group_size=size)
@@ -55,7 +55,7 @@ def completions_do_not_depend_on_order(backend: BackendUnderTest) -> None:
 
 
 def completions_do_not_depend_on_slots(backend: BackendUnderTest) -> None:
-    """One at a time."""
+    """One slot gives the same completions as many."""
     sampling, size = backend.sampling(), backend.workload.group_size
     expected = ids(backend.engine.generate(backend.prompts, sampling, group_size=size))
     single = backend.stack(rollout={"slots": 1}).engine(backend.workload)
@@ -63,7 +63,7 @@ def completions_do_not_depend_on_slots(backend: BackendUnderTest) -> None:
 
 
 def another_seed_gives_other_completions(backend: BackendUnderTest) -> None:
-    """The seed of sampling is used."""
+    """The seed of sampling changes completions."""
     size = backend.workload.group_size
     one, other = (
         ids(backend.engine.generate(backend.prompts, backend.sampling(seed=seed), group_size=size)) for seed in (0, 1)
@@ -93,7 +93,7 @@ def the_engine_sleeps_and_wakes(backend: BackendUnderTest) -> None:
 
 
 def no_prompts_give_no_completions(backend: BackendUnderTest) -> None:
-    """An empty list, at once."""
+    """No prompts give an empty list."""
     equal("completions of no prompts", list(backend.engine.generate([], backend.sampling(), group_size=2)), [])
 
 

@@ -1,4 +1,4 @@
-"""Conformance of LoRA: fresh adapters change nothing, known ones what they should, and only they are trained."""
+"""Conformance of LoRA: fresh adapters change nothing, known ones change the results as NumPy does, and only they train."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECTION = {"lora_rank": RANK, "lora_alpha": ALPHA}
 
 
 def adapters_are_computed_and_alone_are_trained(backend: BackendUnderTest) -> None:
-    """Fresh adapters change nothing; known ones: log-probs, gradients by the chain rule, one step, the base left alone."""
+    """Fresh adapters change nothing; known ones have NumPy's log-probs and gradients, and a step leaves the base alone."""
     factors = random_adapter(adapted_modules(read_headers(backend.model)), rank=RANK, seed=0)
     folder = write_adapter(backend.folder / "adapter", factors, rank=RANK, alpha=ALPHA, model=str(backend.model))
     stack, batch, base = backend.stack(model=SECTION), backend.batches[0], backend.truth()
@@ -34,10 +34,10 @@ def adapters_are_computed_and_alone_are_trained(backend: BackendUnderTest) -> No
     reference = stack.policy.logps(batch, reference=True).logps
     within("reference log-probs with adapters", reference, untouched, LOG_PROBS)
     loss = backend.workload.losses[backend.workload.trained_with]
-    value, found = stack.backend.inspect(stack.policy).gradients(batch, loss)
+    value, gradients = stack.backend.inspect(stack.policy).gradients(batch, loss)
     true_value, dense = truth.loss_and_gradients(merged, batch, loss)
     within("loss with adapters", value, true_value, LOG_PROBS)
-    tensors_within("gradients of adapters", found, factor_gradients(dense, factors), NORM)
+    tensors_within("gradients of adapters", gradients, factor_gradients(dense, factors), NORM)
     base_stays(backend, stack, factors)
 
 
@@ -54,7 +54,7 @@ def base_stays(backend: BackendUnderTest, stack: Stack, factors: Mapping[str, ND
 
 
 def with_adapter(weights: Mapping[str, Array], factors: Mapping[str, NDArray[Any]]) -> Gradients:
-    """Weights with ``SCALE`` times B A added."""
+    """The weights plus ``SCALE`` times B A."""
     merged = dict(weights)
     for name, a in factors.items():
         if name.endswith(".lora_A.weight"):
@@ -66,13 +66,13 @@ def with_adapter(weights: Mapping[str, Array], factors: Mapping[str, NDArray[Any
 
 def factor_gradients(dense: Mapping[str, Array], factors: Mapping[str, NDArray[Any]]) -> Gradients:
     """Gradients of A and B from that of the merged weight."""
-    found: Gradients = {}
+    gradients: Gradients = {}
     for name in factors:
         module, side, _ = name.rsplit(".", 2)
         other = factors[f"{module}.lora_{'B' if side == 'lora_A' else 'A'}.weight"].astype(np.float64)
         gradient = dense[f"{module}.weight"]
-        found[name] = SCALE * (other.T @ gradient if side == "lora_A" else gradient @ other.T)
-    return found
+        gradients[name] = SCALE * (other.T @ gradient if side == "lora_A" else gradient @ other.T)
+    return gradients
 
 
 CHECKS = (adapters_are_computed_and_alone_are_trained,)

@@ -16,37 +16,42 @@ from ..parity.workload import BATCHES
 from .backend_under_test import AFTER_RESUME, ARCHITECTURE, STEPS, BackendUnderTest
 from .comparisons import LOG_PROBS, NORM, Deviates, equal, identical, tensors_within, within
 
-SUMS = 1e-4  # of a metric sum, relative to the number of tokens
+SUMS = 1e-4  # largest difference of a metric sum, relative to the number of tokens
 
 
 def weights_are_those_of_the_folder(backend: BackendUnderTest) -> None:
-    """Every weight under its Hugging Face name, exactly."""
+    """Every weight is loaded exactly, under its Hugging Face name."""
     identical("weights as loaded", backend.start.weights(), random_weights(ARCHITECTURE, seed=0))
 
 
 def log_probs_and_entropies(backend: BackendUnderTest) -> None:
-    """Of tokens, at two temperatures, 0 past each length."""
+    """Log-probs and entropies of tokens agree at two temperatures, and are 0 past each length."""
     for temperature in backend.workload.temperatures:
         batch = replace(backend.batches[0], temperature=temperature)
-        found = backend.start.policy.logps(batch, entropy=True)
-        within(f"log-probs at temperature {temperature:g}", found.logps, truth.logps(backend.truth(), batch), LOG_PROBS)
+        actual = backend.start.policy.logps(batch, entropy=True)
         within(
-            f"entropies at temperature {temperature:g}", found.entropy, truth.entropy(backend.truth(), batch), LOG_PROBS
+            f"log-probs at temperature {temperature:g}", actual.logps, truth.logps(backend.truth(), batch), LOG_PROBS
+        )
+        within(
+            f"entropies at temperature {temperature:g}",
+            actual.entropy,
+            truth.entropy(backend.truth(), batch),
+            LOG_PROBS,
         )
 
 
 def log_probs_after_each_layer(backend: BackendUnderTest) -> None:
-    """Read off through the final norm and the head."""
+    """Log-probs read through the final norm and the head agree after every layer."""
     stack, batch = backend.start, backend.batches[0]
-    found = stack.backend.inspect(stack.policy).layer_logps(batch)
+    actual = stack.backend.inspect(stack.policy).layer_logps(batch)
     expected = truth.layer_logps(backend.truth(), batch)
-    equal("layer ends", len(found), len(expected))
-    for end, (one, other) in enumerate(zip(found, expected, strict=True)):
+    equal("layer ends", len(actual), len(expected))
+    for end, (one, other) in enumerate(zip(actual, expected, strict=True)):
         within(f"log-probs after {end} layers", one, other, LOG_PROBS)
 
 
 def losses_and_gradients(backend: BackendUnderTest) -> None:
-    """By parameter; the policy stays as it is. The loss of the optimizer steps is looked at in micro-batches."""
+    """Losses and gradients by parameter agree; the policy is unchanged. Micro-batches check the loss of the steps."""
     stack, batch = backend.start, backend.batches[0]
     before = stack.policy.fingerprint()
     inspection = stack.backend.inspect(stack.policy)
@@ -61,17 +66,17 @@ def losses_and_gradients(backend: BackendUnderTest) -> None:
 
 
 def gradients_do_not_depend_on_micro_batches(backend: BackendUnderTest) -> None:
-    """One micro-batch, or many."""
+    """One micro-batch gives the same gradients as many."""
     loss = backend.workload.losses[backend.workload.trained_with]
     cut = backend.stack(train={"tokens_per_micro_batch": 40})
-    value, found = cut.backend.inspect(cut.policy).gradients(backend.batches[0], loss)
+    value, gradients = cut.backend.inspect(cut.policy).gradients(backend.batches[0], loss)
     true_value, expected = truth.loss_and_gradients(backend.truth(), backend.batches[0], loss)
     within("loss in micro-batches", value, true_value, LOG_PROBS)
-    tensors_within("gradients in micro-batches", found, expected, NORM)
+    tensors_within("gradients in micro-batches", gradients, expected, NORM)
 
 
 def layouts_agree(backend: BackendUnderTest) -> None:
-    """Prompts repeated for each completion, or as the backend lays them out of itself."""
+    """Both layouts of prompts give the same results."""
     plain = backend.stack(model={"layout": "plain"}).policy
     equal("layout that was asked for", plain.layout, "plain")
     batch = backend.batches[0]
@@ -79,7 +84,7 @@ def layouts_agree(backend: BackendUnderTest) -> None:
 
 
 def true_weights(backend: BackendUnderTest, steps: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-    """Weights after so many steps in NumPy, gradients clipped as the workload says."""
+    """Weights after so many steps in NumPy, with gradients clipped as the workload says."""
     model, workload = backend.truth(), backend.workload
     optimizer = NumpyAdamW(
         betas=workload.betas, weight_decay=workload.weight_decay, max_grad_norm=workload.max_grad_norm
@@ -92,7 +97,7 @@ def true_weights(backend: BackendUnderTest, steps: int) -> dict[str, np.ndarray[
 
 
 def one_optimizer_step(backend: BackendUnderTest) -> None:
-    """Loss, gradient norm before clipping, metric sums, and the weights afterwards."""
+    """Loss, gradient norm before clipping, metric sums and the weights after one step agree."""
     batch, loss = backend.batches[0], backend.workload.losses[backend.workload.trained_with]
     result = backend.training.updates[0]
     value, gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
@@ -112,18 +117,18 @@ def one_optimizer_step(backend: BackendUnderTest) -> None:
 
 
 def twenty_optimizer_steps(backend: BackendUnderTest) -> None:
-    """AdamW with weight decay and clipping, two batches in turn."""
+    """Twenty AdamW steps with weight decay and clipping, on two batches in turn, end at the same weights."""
     tensors_within(f"weights after {STEPS} steps", backend.training.weights[STEPS], true_weights(backend, STEPS), NORM)
 
 
 def the_reference_is_not_trained(backend: BackendUnderTest) -> None:
-    """Its log-probs after training are those of the initial weights."""
+    """The reference's log-probs after training are those of the initial weights."""
     batch = backend.batches[0]
     within("reference log-probs", backend.training.reference, truth.logps(backend.truth(), batch), LOG_PROBS)
 
 
 def a_saved_model_is_a_hugging_face_folder(backend: BackendUnderTest) -> None:
-    """config.json and the trained weights in safetensors, by their names."""
+    """A saved model has config.json and the trained weights in safetensors, by their names."""
     trained, folder = backend.training.weights[STEPS], backend.saved / "model"
     if not (folder / "config.json").is_file():
         raise Deviates(f"{folder.name} has no config.json")
@@ -132,7 +137,7 @@ def a_saved_model_is_a_hugging_face_folder(backend: BackendUnderTest) -> None:
 
 
 def resumed_training_is_the_same_bit_for_bit(backend: BackendUnderTest) -> None:
-    """Another policy that loads what was saved goes on with the same weights."""
+    """Another policy that loads the saved state goes on with the same weights."""
     expected = backend.training.weights[STEPS + AFTER_RESUME]
     stack = backend.stack()
     stack.policy.load_state(backend.saved / "model", backend.saved / "state")
@@ -144,7 +149,7 @@ def resumed_training_is_the_same_bit_for_bit(backend: BackendUnderTest) -> None:
 
 
 def an_empty_batch_is_a_step_without_gradient(backend: BackendUnderTest) -> None:
-    """A rank whose rows are all left out takes part: only weight decay acts."""
+    """An empty batch takes part in a step: only weight decay acts."""
     stack, workload = backend.stack(), backend.workload
     empty = backend.batches[0].take([])
     equal("log-probs of an empty batch", len(stack.policy.logps(empty).logps), 0)

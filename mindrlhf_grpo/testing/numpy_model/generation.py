@@ -1,7 +1,7 @@
-"""Completions of the NumPy Llama, one token at a time, each from a whole forward pass.
+"""Completions of the NumPy Llama, one token at a time, each from a full forward pass.
 
 Order of the transformations as in Hugging Face generate: repetition penalty, minimum length, temperature, top-k,
-top-p, min-p. How a number then chooses is defined in ``mindrlhf_grpo.generation.sampling``.
+top-p, min-p. ``mindrlhf_grpo.generation.sampling`` defines how a uniform number then chooses a token.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def draw(logits: Array, sampling: Sampling, *, seen: list[int], banned: list[int
     if 0 < sampling.top_k < len(shaped):
         shaped[shaped < np.sort(shaped)[-sampling.top_k]] = -np.inf
     probabilities = np.exp(log_softmax(shaped))
-    kept = np.ones(len(shaped), dtype=bool)
+    allowed = np.ones(len(shaped), dtype=bool)
     if sampling.top_p < 1.0:
         ranked = np.sort(probabilities)[::-1]
         needed = int((np.cumsum(ranked) - ranked < sampling.top_p).sum())
-        kept &= probabilities >= ranked[needed - 1]
-    kept &= probabilities >= sampling.min_p * probabilities.max()
-    return int(choose(np.where(kept, probabilities, 0.0)[None], np.array([uniform]))[0])
+        allowed &= probabilities >= ranked[needed - 1]
+    allowed &= probabilities >= sampling.min_p * probabilities.max()
+    return int(choose(np.where(allowed, probabilities, 0.0)[None], np.array([uniform]))[0])

@@ -1,7 +1,7 @@
-"""A Llama in NumPy and float64, forward and backward by hand: the truth that needs no framework.
+"""A Llama in NumPy and float64, with its backward pass by hand: the reference that needs no framework.
 
 One sequence at a time, nothing cached, nothing padded, so that there is little to get wrong. The backward pass is
-itself checked against central differences in the tests. Weights are Hugging Face's by name and shape.
+itself checked against central differences in the tests. Weights have their Hugging Face names and shapes.
 Legend: S tokens of a sequence, E hidden size, H query heads, K key/value heads, D head size, V vocabulary.
 """
 
@@ -24,7 +24,7 @@ Gradients: TypeAlias = dict[str, Array]
 
 
 class NumpyLlama:
-    """Logits, and gradients of anything that is a function of them.
+    """A Llama-like decoder: logits, and gradients of any function of them.
 
     Args:
         architecture: of the Llama kind: grouped-query attention and a gated feed-forward, with or without biases.
@@ -40,7 +40,7 @@ class NumpyLlama:
         self.weights: Gradients = {name: np.asarray(array, dtype=np.float64) for name, array in weights.items()}
 
     def hidden_states(self, ids: IntArray) -> tuple[list[Array], list[LayerTape]]:
-        """Hidden states ``[S, E]`` after the embedding and after each layer, and what backward needs of each."""
+        """Hidden states ``[S, E]`` after the embedding and after each layer, and the tape of each layer."""
         ends: list[Array] = [self.weights["model.embed_tokens.weight"][np.asarray(ids, dtype=np.int64)]]
         tapes: list[LayerTape] = []
         for layer in range(self.architecture.layers):
@@ -249,6 +249,6 @@ def sigmoid(x: Array) -> Array:
 
 
 def log_softmax(x: Array) -> Array:
-    """Along the last axis; -inf stays -inf."""
+    """Log-softmax along the last axis; -inf stays -inf."""
     top = x.max(axis=-1, keepdims=True)
     return np.asarray(x - top - np.log(np.exp(x - top).sum(axis=-1, keepdims=True)))

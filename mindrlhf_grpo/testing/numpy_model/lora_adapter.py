@@ -1,4 +1,4 @@
-"""A random LoRA adapter in peft's layout, both factors other than zero: so that every part of it can be seen."""
+"""A random LoRA adapter in peft's layout, with both factors other than zero, so that every part has an effect."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...model_files.lora import PREFIX
 from ...model_files.safetensors import write_tensors
 from .tiny_llama import normal
 
-SPREAD = 0.3  # of the product's factors
+SPREAD = 0.3  # standard deviation of the factors, before A's division by the root of its inputs
 
 
 def adapted_modules(header: Mapping[str, TensorInfo]) -> dict[str, tuple[int, int]]:
-    """Linear modules inside the layers -> (outputs, inputs); single experts, which are not modules everywhere, aside."""
+    """Linear modules inside the layers -> (outputs, inputs), without single experts, which are not modules everywhere."""
     return {
         name.removesuffix(".weight"): (info.shape[0], info.shape[1])
         for name, info in header.items()
@@ -39,14 +39,14 @@ def random_adapter(modules: Mapping[str, tuple[int, int]], *, rank: int, seed: i
 
 
 def targets_of(factors: Iterable[str]) -> list[str]:
-    """Last names of the adapted modules, as ``model.lora_targets`` takes them."""
+    """The last names of the adapted modules, for ``model.lora_targets``."""
     return sorted({name.split(".")[-3] for name in factors})
 
 
 def write_adapter(
     folder: Path, factors: Mapping[str, NDArray[np.float32]], *, rank: int, alpha: float, model: str
 ) -> Path:
-    """``adapter_config.json`` and ``adapter_model.safetensors``."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model, "r": rank,

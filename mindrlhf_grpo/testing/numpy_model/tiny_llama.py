@@ -25,7 +25,7 @@ SPREAD = 0.15  # standard deviation of the matrices: attention strong enough tha
 
 
 class NumberTokenizer:
-    """Tokens as text: ``<17>``. Enough for what speaks in ids; implements ``data.tokenizer.Tokenizer``."""
+    """A tokenizer that writes ids as text, ``<17>``; implements ``tokenizers.tokenizer.Tokenizer``."""
 
     has_chat_template = False
 

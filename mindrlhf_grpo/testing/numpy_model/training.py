@@ -1,4 +1,4 @@
-"""Log-probs, losses, gradients and optimizer steps of the NumPy Llama: what a policy is measured against.
+"""Log-probs, losses, gradients and optimizer steps of the NumPy Llama, with which a policy is compared.
 
 Legend: N completions, T tokens of a completion, L layers, V vocabulary.
 """
@@ -30,35 +30,35 @@ def sequence(batch: Batch, row: int) -> NDArray[np.int64]:
 
 def layer_logps(model: NumpyLlama, batch: Batch) -> Array:
     """``[L + 1, N, T]``: log-probs of the batch's tokens read off after the embedding and after each layer."""
-    found = np.zeros((model.architecture.layers + 1, *batch.ids.shape))
+    read = np.zeros((model.architecture.layers + 1, *batch.ids.shape))
     for row, length in enumerate(batch.lengths):
         ids = sequence(batch, row)
         for end, hidden in enumerate(model.hidden_states(ids)[0]):
             rows = log_softmax(model.logits(hidden[-length - 1 : -1]) / batch.temperature)
-            found[end, row, :length] = rows[np.arange(length), ids[-length:]]
-    return found
+            read[end, row, :length] = rows[np.arange(length), ids[-length:]]
+    return read
 
 
 def logps(model: NumpyLlama, batch: Batch) -> Array:
-    """``[N, T]``, 0 past each length."""
+    """Log-probs ``[N, T]``, 0 past each length."""
     return np.asarray(layer_logps(model, batch)[-1])
 
 
 def entropy(model: NumpyLlama, batch: Batch) -> Array:
     """Entropy in nats ``[N, T]`` of the distribution of each token, 0 past each length."""
-    found = np.zeros(batch.ids.shape)
+    entropies = np.zeros(batch.ids.shape)
     for row, length in enumerate(batch.lengths):
         hidden = model.hidden_states(sequence(batch, row))[0][-1]
         rows = log_softmax(model.logits(hidden[-length - 1 : -1]) / batch.temperature)
-        found[row, :length] = -(np.exp(rows) * rows).sum(axis=-1)
-    return found
+        entropies[row, :length] = -(np.exp(rows) * rows).sum(axis=-1)
+    return entropies
 
 
 def loss_and_gradients(model: NumpyLlama, batch: Batch, loss: Loss) -> tuple[float, Gradients]:
     """Loss over all rows and its gradient by weight.
 
-    The loss is differentiated by central differences of its log-probs, so it must not rest on ``stop_gradient``,
-    which NumPy has not: give the batch its ``old_logps``.
+    The loss is differentiated by central differences of its log-probs, so it must not use ``stop_gradient``,
+    which NumPy lacks: give the batch its ``old_logps``.
     """
     tensors = {name: np.asarray(array, np.float64) for name, array in batch.loss_tensors().items()}
     current = logps(model, batch)

@@ -2,7 +2,7 @@
 
 ``BUNDLE/manifest.json`` (settings, tolerances, versions, size and SHA-256 of every file), ``model/`` (Hugging Face
 layout), ``adapter/`` (peft's layout, with LoRA), ``inputs.safetensors``, ``expected/QUANTITY/GROUP.safetensors``.
-It is written under a hidden name and renamed: a folder of the given name is whole.
+It is written under a hidden name and renamed, so a folder of the final name is complete.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REMEDY = "copy the bundle again, or record it again"
 
 
 class Manifest(BaseModel):
-    """What a bundle says about itself.
+    """The manifest of a bundle.
 
     Attributes:
         groups: (quantity, group) of every measurement, in the order it was taken.
@@ -73,18 +73,18 @@ class Bundle:
         return read_arrays(self.folder / INPUTS)
 
     def expected(self, quantity: str, group: str) -> dict[str, NDArray[Any]]:
-        """What was recorded."""
+        """The recorded arrays of a group."""
         return read_arrays(expected_path(self.folder, quantity, group))
 
 
 def expected_path(folder: Path, quantity: str, group: str) -> Path:
-    """Where a measurement is kept; group names are made fit for file names."""
+    """The file of a measurement; group names are made fit for file names."""
     name = "".join(character if character.isalnum() or character in ".-" else "_" for character in group)
     return folder / EXPECTED / quantity / f"{name}.safetensors"
 
 
 def write_measurement(folder: Path, measurement: Measurement) -> None:
-    """Keep what a stack computed."""
+    """Write a measurement to its file."""
     path = expected_path(folder, measurement.quantity, measurement.group)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(path, measurement.arrays)
@@ -140,7 +140,7 @@ def create(folder: Path, fill: Callable[[Path], dict[str, Any]]) -> Bundle:
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """A bundle, every file of it compared with the manifest.
+    """Open a bundle and compare every file with the manifest.
 
     Raises:
         BundleError: no bundle, one of another version, or a file that is missing or changed.
@@ -162,7 +162,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def check_version(folder: Path, fields: Any) -> None:
-    """Refuse what is no manifest of this version, before reading on."""
+    """Refuse anything but a manifest of this version."""
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise BundleError(f"{folder / MANIFEST} is not the manifest of a parity bundle; {REMEDY}")
     if fields.get("version") != VERSION:
@@ -173,7 +173,7 @@ def check_version(folder: Path, fields: Any) -> None:
 
 
 def check_file(folder: Path, name: str, size: int, sha: str) -> None:
-    """Refuse a file that is missing or not as recorded."""
+    """Refuse a file that is missing or changed."""
     relative = PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise BundleError(f"{folder / MANIFEST} names {name!r}, which is outside of the bundle")

@@ -29,7 +29,7 @@ from .workload import unpack
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a check came to."""
+    """The result of a check."""
 
     bundle: Path
     recorded: dict[str, str]
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def first_layer(self) -> str | None:
-        """Where log-probs first deviate: ``model.layers.1``, or what comes before and after all layers."""
+        """The first place where log-probs deviate: ``model.layers.1``, or the parts before and after all layers."""
         ends = [finding.first_layer for finding in self.findings if finding.first_layer is not None]
         return layer_end(ends[0]) if ends else None
 
@@ -57,8 +57,8 @@ def check(
     """Run a bundle on a backend and compare.
 
     Raises:
-        BundleError: a bundle that cannot be used.
-        UserError: the backend is absent, or cannot do what the bundle asks.
+        BundleError: the bundle cannot be used.
+        UserError: the backend is absent, or cannot run the bundle's workload.
     """
     bundle = open_bundle(folder)
     manifest = bundle.manifest
@@ -91,7 +91,7 @@ def check(
 
 
 def compare_with(bundle: Bundle, measurement: Measurement, rounding: Mapping[str, NDArray[np.bool_]]) -> Finding:
-    """A measurement against the bundle's; trained weights without the elements that move at random."""
+    """Compare a measurement with the bundle's; trained weights without the elements that move at random."""
     expected = bundle.expected(measurement.quantity, measurement.group)
     if measurement.quantity == "trained_weights":
         measurement = replace(measurement, arrays=leaving_out(measurement.arrays, expected, rounding))
@@ -102,14 +102,14 @@ def compare_with(bundle: Bundle, measurement: Measurement, rounding: Mapping[str
 def refuse_other_groups(
     bundle: Bundle, groups: Iterable[tuple[str, str]], accepted: Collection[tuple[str, str]]
 ) -> None:
-    """A bundle holds exactly what is measured here, or it is of another making."""
+    """Raise BundleError where the bundle and this version measure different groups."""
     for quantity, group in groups:
         if (quantity, group) not in accepted:
             raise BundleError(f"{bundle.folder} and this version differ in {quantity} of {group}: record it again")
 
 
 def line_of(finding: Finding) -> str:
-    """Progress: one comparison."""
+    """The line of progress for one comparison."""
     mark = "ok  " if finding.passed else "FAIL"
     return f"{mark} {QUANTITIES[finding.quantity].title}: {finding.group}: {finding.deviation:.1e}"
 
@@ -139,7 +139,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def write_json(result: Result, path: Path) -> None:
-    """``result.json``; an infinite deviation is written as the text ``inf``."""
+    """Write ``result.json``; an infinite deviation is the text ``inf``."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not np.isfinite(value):

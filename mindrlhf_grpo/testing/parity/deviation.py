@@ -1,4 +1,4 @@
-"""How far a measurement is from the recorded one, where it is farthest, and where it first leaves the tolerance."""
+"""Deviations of a measurement from the recorded one: the largest, its place, and the first place beyond the tolerance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .quantities import Measure, Measurement, Quantity, by_layer
 
 SMALL = (
-    1e-6  # of all arrays' norm together: an array with less (a gradient that is zero but for rounding) counts as that
+    1e-6  # share of all arrays' norm: an array with a smaller norm (a gradient of rounding only) counts as having it
 )
 
 
@@ -22,11 +22,11 @@ class Finding:
     """The comparison of one measurement.
 
     Attributes:
-        deviation: the largest; infinite where something is missing or not a number.
-        where: its place.
-        first: the first place beyond the tolerance, None where there is none.
+        deviation: the largest deviation; infinite where something is missing or not a number.
+        where: the place of the largest deviation.
+        first: the first place beyond the tolerance, or None.
         first_layer: with log-probs by layer, the first layer end beyond the tolerance.
-        profile: deviation by layer or by array, in order.
+        profile: deviations by layer or by array, in order.
     """
 
     quantity: str
@@ -45,7 +45,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The deviations of one array: one number, or one for each place."""
+    """The deviations of one array: one number, or one per place."""
 
     name: str
     deviations: NDArray[np.float64]
@@ -77,7 +77,7 @@ def compare(
 def parts_of(
     quantity: Quantity, measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]
 ) -> Iterator[Part]:
-    """Deviations array by array, in the order in which a reader should look at them."""
+    """Yield deviations array by array, in the order in which a reader should look at them."""
     if quantity.name == "token_logps":
         yield Part("", token_logp_deviations(measured, expected))
         return
@@ -96,7 +96,7 @@ def parts_of(
 
 
 def deviations(measure: Measure, measured: NDArray[Any], expected: NDArray[Any], floor: float) -> NDArray[np.float64]:
-    """By place, or for the whole array where the measure is relative; what is not a number is infinitely far."""
+    """Deviations by place, or one for the array where the measure is relative; anything not a number deviates infinitely."""
     if measure is Measure.UNEQUAL:
         return np.asarray(measured != expected, dtype=np.float64)
     difference = measured.astype(np.float64) - expected.astype(np.float64)
@@ -119,10 +119,10 @@ def token_logp_deviations(
 
 
 def rounding_in_gradients(gradients: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.bool_]]:
-    """Where the elements of vectors have a gradient that is zero but for rounding, by parameter.
+    """Masks of vector elements whose gradient is nothing but rounding, by parameter.
 
-    A bias of keys, where positions do not turn them, is one. AdamW divides rounding by rounding and moves such an
-    element at random, so where it goes says nothing. Matrices are compared whole: single elements do not show there.
+    Biases of keys have such elements, where positions do not rotate them. AdamW divides rounding by rounding and moves
+    them at random, so their values mean nothing. Matrices are compared in full: single elements do not show there.
     """
     largest = max((float(np.abs(array).max(initial=0.0)) for array in gradients.values()), default=0.0)
     return {name: np.abs(array) < SMALL * largest for name, array in gradients.items() if array.ndim == 1}
@@ -131,7 +131,7 @@ def rounding_in_gradients(gradients: Mapping[str, NDArray[Any]]) -> dict[str, ND
 def leaving_out(
     measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], masks: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, NDArray[Any]]:
-    """What was measured, with what was recorded in the masked places."""
+    """The measured arrays, with the recorded values in the masked places."""
     return {
         name: np.where(masks[name], expected[name], array)
         if name in masks and name in expected and array.shape == expected[name].shape == masks[name].shape
@@ -141,7 +141,7 @@ def leaving_out(
 
 
 def places(quantity: Quantity, part: Part) -> Iterator[tuple[str, float]]:
-    """Every place of an array with its deviation."""
+    """Yield every place of an array with its deviation."""
     if part.deviations.ndim == 0:
         yield part.name, float(part.deviations)
         return
@@ -159,7 +159,7 @@ def place_words(quantity: Quantity, name: str, index: tuple[int, ...]) -> str:
 
 
 def layer_end(number: int) -> str:
-    """Where in the model a hidden state is read off: 0 after the embedding, k after ``model.layers.k-1``."""
+    """The part of the model before a layer end: 0 is the embedding, k is ``model.layers.k-1``."""
     return "embedding, final norm or head" if number == 0 else f"model.layers.{number - 1}"
 
 

@@ -1,6 +1,6 @@
-"""Drives one backend through a workload and hands out what it computes, measurement by measurement.
+"""Running a workload on one backend and yielding the results, measurement by measurement.
 
-Recording and checking both run exactly this, so they cannot differ in what they ask.
+Recording and checking both run exactly this, so they measure the same things.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SINGLE = "all"  # name of the array where a group has one
 
 
 def start_policy(backend: Backend, adapter: Path | None) -> Policy:
-    """The policy at the start: the model's weights, and the adapter's where there is one."""
+    """Load the policy at the start: the model's weights, and the adapter's if the bundle has one."""
     policy = backend.load_policy()
     if adapter is not None:
         load_adapter(policy, adapter)
@@ -33,7 +33,7 @@ def start_policy(backend: Backend, adapter: Path | None) -> Policy:
 
 
 def load_adapter(policy: Policy, folder: Path) -> None:
-    """Put a saved adapter into a policy that has not been trained, its optimizer as it is."""
+    """Load a saved adapter into an untrained policy; its optimizer is unchanged."""
     with tempfile.TemporaryDirectory() as state:
         policy.save_state(Path(state))
         policy.load_state(folder, Path(state))
@@ -42,7 +42,7 @@ def load_adapter(policy: Policy, folder: Path) -> None:
 def measure(
     backend: Backend, policy: Policy, workload: Workload, batches: Sequence[Batch], prompts: Sequence[Prompt]
 ) -> Iterator[Measurement]:
-    """Everything a bundle holds, in the order of a person looking for a cause: inputs first, training last."""
+    """Yield everything a bundle holds, in the order of a search for a cause: inputs first, training last."""
     yield from measure_forward(backend, policy, workload, batches[0])
     yield from measure_gradients(backend, policy, workload, batches[0])
     tokenizer = NumberTokenizer(workload.vocabulary, workload.end_tokens)
@@ -67,11 +67,11 @@ def measure_forward(backend: Backend, policy: Policy, workload: Workload, batch:
     yield Measurement(quantity="weights", group=SINGLE, arrays=sketched(inspection.weights()))
     yield Measurement(quantity="layer_logps", group=SINGLE, arrays={SINGLE: inspection.layer_logps(batch)})
     for temperature in workload.temperatures:
-        found = policy.logps(replace(batch, temperature=temperature), entropy=True)
+        result = policy.logps(replace(batch, temperature=temperature), entropy=True)
         group = f"policy, temperature {temperature:g}"
-        yield Measurement(quantity="logps", group=group, arrays={SINGLE: found.logps})
-        assert found.entropy is not None
-        yield Measurement(quantity="entropy", group=group, arrays={SINGLE: found.entropy})
+        yield Measurement(quantity="logps", group=group, arrays={SINGLE: result.logps})
+        assert result.entropy is not None
+        yield Measurement(quantity="entropy", group=group, arrays={SINGLE: result.entropy})
     reference = policy.logps(batch, reference=True).logps
     yield Measurement(quantity="logps", group="reference", arrays={SINGLE: reference})
 

@@ -1,4 +1,4 @@
-"""A parity result as one HTML page that needs nothing else: no script, no network, every text escaped."""
+"""A parity result as one self-contained HTML page: no script, no network, every text escaped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Chart:
 
 
 def html_of(result: Result) -> str:
-    """The page as text."""
+    """Render the page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -57,16 +57,16 @@ def html_of(result: Result) -> str:
 
 
 def stacks(result: Result) -> list[tuple[str, str, str, bool]]:
-    """(component, version recorded, version checked, whether they differ)."""
+    """(component, recorded version, checked version, whether they differ) of both stacks."""
     names = dict.fromkeys([*result.recorded, *result.checked])
     pairs = [(name, result.recorded.get(name, ""), result.checked.get(name, "")) for name in names]
     return [(name, one, other, one != other) for name, one, other in pairs]
 
 
 def charts(summary: Sequence[Row]) -> list[Chart]:
-    """The quantities that have an inner order."""
-    found = {row.findings[0].quantity: row for row in summary}
-    return [chart(title, found[name]) for name, title in CHARTS.items() if name in found]
+    """The charts of the quantities with an inner order."""
+    by_quantity = {row.findings[0].quantity: row for row in summary}
+    return [chart(title, by_quantity[name]) for name, title in CHARTS.items() if name in by_quantity]
 
 
 def chart(title: str, row: Row) -> Chart:

@@ -1,4 +1,4 @@
-"""A weight changed on purpose, to see that a check finds it."""
+"""A weight changed on purpose, to show that a check notices it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRITTEN = re.compile(r"(?P<name>[\w.]+)(\[(?P<place>\d+(,\d+)*)\])?=(?P<value>[-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perturbation:
-    """``value`` is added to every element of the weight, or to the one at ``place``."""
+    """A perturbation: ``value`` is added to every element of the weight, or to the one at ``place``."""
 
     name: str
     value: float
@@ -26,10 +26,10 @@ class Perturbation:
 
 
 def parse(text: str) -> Perturbation:
-    """``NAME=0.01`` or ``NAME[3,5]=0.01``.
+    """Parse ``NAME=0.01`` or ``NAME[3,5]=0.01``.
 
     Raises:
-        ConfigError: written otherwise.
+        ConfigError: the text has another form.
     """
     match = WRITTEN.fullmatch(text.replace(" ", ""))
     if match is None:
@@ -42,7 +42,7 @@ def parse(text: str) -> Perturbation:
 
 
 def perturbed_copy(model: Path, folder: Path, perturbation: Perturbation) -> Path:
-    """A copy of a model folder with the weight changed.
+    """Copy a model folder and change the weight in the copy.
 
     Raises:
         ConfigError: the model has no such weight, or the weight no such element.

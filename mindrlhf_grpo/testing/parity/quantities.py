@@ -1,4 +1,4 @@
-"""What is compared between two stacks, how, and to which tolerance.
+"""The quantities that are compared between two stacks, with their measures and tolerances.
 
 A quantity is measured in groups (a loss, a sampling, an optimizer step); each group is a set of named arrays.
 """
@@ -21,7 +21,7 @@ SKETCH = 4093  # numbers kept of a larger tensor; prime, so that no stride of a 
 
 
 class Measure(str, Enum):
-    """How a deviation is reckoned."""
+    """The way a deviation is computed."""
 
     ABSOLUTE = "absolute"  # largest |x - y|
     RELATIVE = "relative"  # norm of x - y over the norm of y, array by array
@@ -30,12 +30,12 @@ class Measure(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """One thing that two stacks must agree on.
+    """A quantity that two stacks must agree on.
 
     Attributes:
         tolerance: largest deviation that passes.
-        axes: what the places in an array are called, for messages.
-        backward: arrays are looked through from the last layer to the first, as gradients flow.
+        axes: names of an array's axes, for messages.
+        backward: arrays are compared from the last layer to the first, as gradients flow.
     """
 
     name: str
@@ -78,7 +78,7 @@ QUANTITIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One group of a quantity, as one stack has it."""
+    """One group of a quantity, as one stack computed it."""
 
     quantity: str
     group: str
@@ -91,7 +91,7 @@ def tolerances(replaced: Iterable[str]) -> dict[str, float]:
     Raises:
         ConfigError: no such quantity, or no number.
     """
-    found = {name: quantity.tolerance for name, quantity in QUANTITIES.items()}
+    by_quantity = {name: quantity.tolerance for name, quantity in QUANTITIES.items()}
     for text in replaced:
         name, _, value = text.partition("=")
         if name not in QUANTITIES:
@@ -101,8 +101,8 @@ def tolerances(replaced: Iterable[str]) -> dict[str, float]:
             )
         if not re.fullmatch(r"\d*\.?\d+([eE][-+]?\d+)?", value):
             raise ConfigError(f"--tolerance {text}: {value!r} is no number; written {name}=1e-3")
-        found[name] = float(value)
-    return found
+        by_quantity[name] = float(value)
+    return by_quantity
 
 
 def by_layer(names: Iterable[str]) -> list[str]:
@@ -120,14 +120,14 @@ def sketched(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Large tensors replaced by a count sketch of ``SKETCH`` numbers, small ones as they are.
 
     The entries, with pseudo-random signs, are added up in ``SKETCH`` places. So norms of tensors and of their
-    differences are kept to about 2%, and no entry is left out (Charikar, Chen, Farach-Colton 2002,
+    differences are accurate to about 2%, and every entry counts (Charikar, Chen, Farach-Colton 2002,
     https://doi.org/10.1007/3-540-45465-9_59). A bundle of a large model stays small.
     """
     return {name: sketch(array) if array.size > SKETCH else np.asarray(array) for name, array in arrays.items()}
 
 
 def sketch(array: NDArray[Any]) -> NDArray[np.float64]:
-    """``[SKETCH]`` float64."""
+    """The count sketch of an array, ``[SKETCH]`` float64."""
     flat = np.ascontiguousarray(array).ravel()
     total = np.zeros(SKETCH)
     block = SKETCH * 256
@@ -135,6 +135,6 @@ def sketch(array: NDArray[Any]) -> NDArray[np.float64]:
         part = flat[start : start + block].astype(np.float64)
         places = np.arange(start, start + part.size, dtype=np.uint64)
         part *= 1.0 - 2.0 * (mix(places) >> np.uint64(63)).astype(np.float64)
-        whole = np.pad(part, (0, -part.size % SKETCH))
-        total += whole.reshape(-1, SKETCH).sum(axis=0)
+        filled = np.pad(part, (0, -part.size % SKETCH))
+        total += filled.reshape(-1, SKETCH).sum(axis=0)
     return total

@@ -54,7 +54,7 @@ def record(
     Args:
         model: a Hugging Face folder, copied into the bundle; None makes a tiny random Llama.
         quick: one loss and three samplings instead of all.
-        say: called with a line on progress.
+        say: called with each line of progress.
 
     Raises:
         BundleError: the folder exists.
@@ -90,10 +90,10 @@ def record(
 
 
 def workload_for(model: Path, *, seed: int, steps: int, lora_rank: int, quick: bool) -> Workload:
-    """The workload for a model: its vocabulary, its end tokens, its adapters.
+    """Make the workload for a model: its vocabulary, its end tokens, its adapters.
 
     Raises:
-        ConfigError: a model whose config.json does not say its vocabulary, or with too short a context.
+        ConfigError: config.json lacks the size of the vocabulary, or the context is too short.
     """
     config = read_model_config(model)
     vocabulary, context = config.get("vocab_size"), config.get("max_position_embeddings", LEAST_CONTEXT)
@@ -114,14 +114,14 @@ def workload_for(model: Path, *, seed: int, steps: int, lora_rank: int, quick: b
 
 
 def write_random_adapter(folder: Path, workload: Workload) -> Path:
-    """The adapter that training starts from."""
+    """Write the adapter that training starts from."""
     modules = adapted_modules(read_headers(folder / MODEL))
     factors = random_adapter(modules, rank=workload.lora_rank, seed=workload.seed)
     return write_adapter(folder / ADAPTER, factors, rank=workload.lora_rank, alpha=workload.lora_alpha, model=MODEL)
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Configuration and weights of a model folder, nothing else: tokens come as ids."""
+    """Copy the configuration and weights of a model folder, and nothing else: tokens come as ids."""
     target.mkdir(parents=True)
     patterns: Iterable[str] = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
     for pattern in patterns:
@@ -130,7 +130,7 @@ def copy_model(source: Path, target: Path) -> None:
 
 
 def versions(stack: Backend) -> dict[str, str]:
-    """What a stack consists of.
+    """The versions of a stack's parts.
 
     Raises:
         BackendError: more than one process.

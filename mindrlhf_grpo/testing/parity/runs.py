@@ -1,7 +1,7 @@
-"""Two training runs held against each other: tokens and rewards step by step, losses, and the final weights.
+"""Comparison of two training runs: tokens and rewards step by step, losses, and the final weights.
 
-Reads what a run leaves on disk (``rollouts/step_N.jsonl``, ``metrics.jsonl``, ``checkpoints/``), so it needs neither
-framework. Runs must have kept every step's rollouts (``tracking.rollouts_every: 1``).
+It reads the files of a run (``rollouts/step_N.jsonl``, ``metrics.jsonl``, ``checkpoints/``), so it needs neither
+framework. Runs must have logged every step's rollouts (``tracking.rollouts_every: 1``).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .summary import number
 if TYPE_CHECKING:
     from rich.table import Table
 
-LOSSES = 1e-4  # largest difference
-WEIGHTS = 1e-4  # of a difference, over the norm of the tensor
+LOSSES = 1e-4  # largest difference of losses
+WEIGHTS = 1e-4  # largest norm of a difference, over the norm of the tensor
 ADAPTER = "adapter_model.safetensors"
 
 
@@ -36,9 +36,9 @@ class StepComparison:
     """One step of both runs.
 
     Attributes:
-        completions: how many; ``same_tokens``, ``same_rewards``: in how many the runs agree exactly.
+        completions: number of completions; ``same_tokens``, ``same_rewards``: of those in which the runs agree exactly.
         logps: largest difference of sampling log-probs, over completions with the same tokens.
-        losses, grad_norms: of the one run and the other.
+        losses, grad_norms: values of both runs.
     """
 
     step: int
@@ -97,14 +97,14 @@ def compare_runs(one: Path, other: Path, names: tuple[str, str] | None = None) -
 
 def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
     """Metrics by step."""
-    found = {int(row["step"]): row for row in read_json_lines(run / "metrics.jsonl").rows if "step" in row}
-    if not found:
+    by_step = {int(row["step"]): row for row in read_json_lines(run / "metrics.jsonl").rows if "step" in row}
+    if not by_step:
         raise DataError(f"{str(run)!r} is no run: there are no steps in {run / 'metrics.jsonl'}")
-    return found
+    return by_step
 
 
 def compare_step(step: int, runs: tuple[Path, Path], metrics: tuple[dict[str, Any], dict[str, Any]]) -> StepComparison:
-    """One step of both runs."""
+    """Compare one step of both runs."""
     one, other = (completions(run, step) for run in runs)
     both = one.keys() & other.keys()
     same = [key for key in both if one[key].ids == other[key].ids]
@@ -147,16 +147,16 @@ def newest_policy(run: Path) -> tuple[int, Path]:
 
 
 def compare_weights(one: Path, other: Path) -> list[tuple[str, float]]:
-    """Distance of every tensor over its norm; infinite where one side has it not, or in another shape."""
+    """Distance of every tensor over its norm; infinite where one side lacks it or has another shape."""
     headers = [headers_of(folder) for folder in (one, other)]
-    found: list[tuple[str, float]] = []
+    distances: list[tuple[str, float]] = []
     for name in by_layer(headers[0].keys() | headers[1].keys()):
         if name not in headers[0] or name not in headers[1]:
-            found.append((name, math.inf))
+            distances.append((name, math.inf))
             continue
         values = [read_tensor(file, read_header(file)[name]).astype(np.float64) for file in (h[name] for h in headers)]
-        found.append((name, distance(*values) if values[0].shape == values[1].shape else math.inf))
-    return found
+        distances.append((name, distance(*values) if values[0].shape == values[1].shape else math.inf))
+    return distances
 
 
 def headers_of(folder: Path) -> dict[str, Path]:
@@ -189,7 +189,7 @@ def table(result: RunComparison) -> Table:
 
 
 def sentences(result: RunComparison) -> list[str]:
-    """What the table does not say."""
+    """The sentences under the table: final weights and verdict."""
     name, gap = result.farthest
     completions = sum(step.completions for step in result.steps)
     bad = next((step.step for step in result.steps if not step.passed), None)
@@ -203,7 +203,7 @@ def sentences(result: RunComparison) -> list[str]:
 
 
 def as_json(result: RunComparison) -> dict[str, Any]:
-    """The comparison in few numbers."""
+    """The comparison as a few numbers."""
     name, gap = result.farthest
     return {
         "passed": result.passed, "runs": list(result.names), "steps": len(result.steps),

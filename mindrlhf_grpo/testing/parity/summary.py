@@ -1,4 +1,4 @@
-"""A parity result in few lines: one row for each quantity, as text for a terminal."""
+"""A parity result in a few lines: one row for each quantity, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -92,6 +92,6 @@ def table(result: Result) -> Table:
 
 
 def places(result: Result) -> list[str]:
-    """A line for each quantity beyond its tolerance: where that begins, and what it was perturbed by."""
+    """A line for each quantity beyond its tolerance with the first such place, and one on the perturbation."""
     lines = [f"{item.title}: first beyond tolerance at {item.first}" for item in rows(result) if item.first]
     return [*lines, f"perturbed on purpose: {result.perturbed}"] if result.perturbed else lines

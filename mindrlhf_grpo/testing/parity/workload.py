@@ -1,4 +1,4 @@
-"""What a parity bundle makes a backend do: batches, losses, samplings, optimizer steps.
+"""The workload of a parity bundle: the batches, losses, samplings and optimizer steps that a backend runs.
 
 Legend: N completions, T longest completion, M prompts.
 """
@@ -20,7 +20,7 @@ from ...types import Batch, FloatArray, IntArray, Prompt, Sampling
 PROMPTS = (9, 5, 12)  # tokens of each prompt
 COMPLETIONS = ((7, 12, 3), (12, 9, 1), (5, 11, 2))  # tokens of each completion, by prompt
 BATCHES = 2  # optimizer steps take them in turn
-UNUSED = "none"  # neither data nor rewards are read, which a run configuration must name
+UNUSED = "none"  # a run configuration must name data and rewards; neither is read
 LOG_RATIO = 0.3  # standard deviation of current minus old log-probs: some ratios beyond every clip
 
 LOSSES = {
@@ -45,15 +45,15 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 
 
 class Workload(BaseModel):
-    """The settings of a bundle, as its manifest keeps them."""
+    """The settings of a bundle, as its manifest records them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int
     steps: int
-    learning_rate: float = 1e-4  # an element whose gradient is all rounding steps at random: by less than shows
+    learning_rate: float = 1e-4  # elements whose gradient is only rounding move at random, by less than the tolerance
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1.0  # as much as a tolerance of 1e-4 sees in one step
+    weight_decay: float = 1.0  # visible in one step at a tolerance of 1e-4
     max_grad_norm: float = 1.0
     lora_rank: int = 0
     lora_alpha: float = 8.0
@@ -69,7 +69,7 @@ class Workload(BaseModel):
     samplings: dict[str, dict[str, Any]] = SAMPLINGS
 
     def sampling(self, name: str) -> Sampling:
-        """One of the samplings, complete."""
+        """One of the samplings with all its settings."""
         return Sampling(max_tokens=self.max_tokens, seed=self.seed, **self.samplings[name])
 
     def run_config(self, backend: str, model: str, device: str) -> RunConfig:
@@ -108,7 +108,7 @@ def random_batch(random: np.random.Generator, vocabulary: int) -> Batch:
 
 
 def with_old_logps(batch: Batch, logps: FloatArray, random: np.random.Generator) -> Batch:
-    """The batch with old, reference and sampling log-probs scattered about the given ones ``[N, T]``."""
+    """The batch with old, reference and sampling log-probs scattered around ``logps`` ``[N, T]``."""
     inside = np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
 
     def scattered(deviation: float) -> FloatArray:
@@ -118,7 +118,7 @@ def with_old_logps(batch: Batch, logps: FloatArray, random: np.random.Generator)
 
 
 def random_prompts(random: np.random.Generator, vocabulary: int) -> list[Prompt]:
-    """Prompts to complete, their uids not in order."""
+    """Prompts to complete, with uids out of order."""
     return [
         Prompt(uid=uid, ids=random.integers(0, vocabulary, length).astype(np.int32), text="", row=row)
         for row, (uid, length) in enumerate(zip((102, 7, 55), PROMPTS, strict=True))
@@ -143,13 +143,13 @@ def pack(batches: list[Batch], prompts: list[Prompt]) -> dict[str, NDArray[Any]]
 
 
 def unpack(arrays: Mapping[str, NDArray[Any]]) -> tuple[list[Batch], list[Prompt]]:
-    """What :func:`pack` packed; raises KeyError for arrays that are absent."""
+    """Reverse :func:`pack`; raises KeyError for arrays that are absent."""
 
     def numbered(prefix: str) -> list[IntArray]:
-        found: list[IntArray] = []
-        while f"{prefix}{len(found)}" in arrays:
-            found.append(arrays[f"{prefix}{len(found)}"])
-        return found
+        arrays_of_prefix: list[IntArray] = []
+        while f"{prefix}{len(arrays_of_prefix)}" in arrays:
+            arrays_of_prefix.append(arrays[f"{prefix}{len(arrays_of_prefix)}"])
+        return arrays_of_prefix
 
     batches = [
         Batch(
