@@ -68,7 +68,7 @@ OURS = [
 
 
 def arguments_of(command: Command) -> list[str]:
-    """What our command line gets: the words after ``mindrlhf-grpo`` or ``-m mindrlhf_grpo``."""
+    """Return the arguments of our command line: the words after ``mindrlhf-grpo`` or ``-m mindrlhf_grpo``."""
     words = command.words
     return words[1:] if words[0].endswith("mindrlhf-grpo") else words[words.index("mindrlhf_grpo") + 1 :]
 
@@ -80,7 +80,7 @@ def is_run(command: Command) -> bool:
 
 
 def is_complete(command: Command) -> bool:
-    """Whether a command has all its arguments; one mentioned in a sentence may lack them."""
+    """Tell whether a command has all its arguments; one mentioned in a sentence may lack them."""
     try:
         parse(arguments_of(command))
     except Exception as error:
@@ -305,7 +305,7 @@ def test_the_page_on_data_sources_gives_rows(sandbox: Path, monkeypatch: pytest.
 
 
 def defines(path: str, symbol: str) -> bool:
-    """Whether a Python file defines ``name`` or ``Class.name`` at its top."""
+    """Tell whether a Python file defines ``name`` or ``Class.name`` at its top."""
     body: list[ast.stmt] = tree(Path(path)).body
     for name in symbol.split("."):
         matching = [node for node in body if name in names(node)]

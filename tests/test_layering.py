@@ -55,7 +55,7 @@ def imported(path: Path) -> set[str]:
 
 
 def imported_at_start(path: Path) -> set[str]:
-    """What importing the file imports: statements outside functions and outside ``if TYPE_CHECKING``."""
+    """Return the modules that importing the file imports: statements outside functions and outside ``if TYPE_CHECKING``."""
     nodes: list[ast.AST] = []
     waiting: list[ast.AST] = list(tree(path).body)
     while waiting:

@@ -79,7 +79,7 @@ def table() -> str:
 
 
 def algorithm_rows() -> str:
-    """What each algorithm puts together, as a Markdown table."""
+    """Return the parts of each algorithm as a Markdown table."""
     lines = ["| name | advantages | tokens get | loss | prescribes | needs | source | peers |", "|---" * 8 + "|"]
     for name, algorithm in ALGORITHMS.items():
         cells = [

@@ -47,7 +47,7 @@ def row(name: str, findings: Mapping[str, Any], index: int) -> str:
 
 
 def verdict(machine: Mapping[str, Any]) -> str:
-    """Whether it fits on these devices as it would run there; if not, with which settings."""
+    """Say whether a model fits on these devices, and if not, the settings with which it does."""
     images = [text for text in machine["lacks"] if "images" in text]
     if images:
         return f"no, the {machine['backend']} backend has no {images[0]}"

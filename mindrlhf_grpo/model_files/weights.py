@@ -99,7 +99,7 @@ def file_parts(name: str, shape: Shape) -> list[tuple[str, Shape]]:
 
 
 def is_left_out(name: str, architecture: Architecture) -> bool:
-    """Whether a file's tensor is known and not used: a tied head, layers for multi-token prediction.
+    """Tell whether a file's tensor is known and not used: a tied head, layers for multi-token prediction.
 
     A headless model uses no head.
     """

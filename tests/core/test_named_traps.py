@@ -105,7 +105,7 @@ def test_trap_6_a_sequence_weight_is_a_product_or_a_geometric_mean() -> None:
 
 
 def test_trap_7_the_denominator_after_masking_truncated_completions() -> None:
-    """What is masked is in no numerator and no token count; as a sequence it counts for TRL and not for verl."""
+    """A masked row is in no numerator and no token count; as a sequence it counts for TRL and not for verl."""
     mask = np.array([[1.0, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
     mask[1] = 0  # truncated
     counts = mask.sum(axis=1).astype(np.int64)

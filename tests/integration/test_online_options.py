@@ -1,4 +1,4 @@
-"""What belongs to some online algorithms does what it says: critic, corrections, entropy, reference, pretraining mix."""
+"""Options of some online algorithms in whole runs: critic, corrections, entropy, reference, pretraining mix."""
 
 from __future__ import annotations
 

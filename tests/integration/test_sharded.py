@@ -38,7 +38,7 @@ CURVES = ("loss", "reward/mean", "critic/loss", "kl/reward", "entropy")
 
 
 def sharded(models: Path, folder: Path) -> dict[str, Any]:
-    """What ``sharded_steps.py`` prints in two processes."""
+    """Return the output of ``sharded_steps.py`` in two processes."""
     program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(models)]
     done = subprocess.run(
         [sys.executable, *program, str(folder)], env=tiny.environment(), capture_output=True, text=True, timeout=300

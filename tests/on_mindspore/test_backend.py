@@ -1,4 +1,4 @@
-"""What the backend refuses, said clearly, before MindSpore is imported where that can be known, and before weights."""
+"""The backend refuses clearly, before weights are read and where possible before MindSpore is imported."""
 
 from __future__ import annotations
 

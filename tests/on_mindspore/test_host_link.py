@@ -47,7 +47,7 @@ class Ranks:
             return [done.exception(timeout=20) or done.result() for done in calls]
 
     def kill(self, rank: int) -> None:
-        """What the kernel does to the sockets of a process that is killed."""
+        """Close the sockets as the kernel does for a killed process."""
         self.links[rank].closed.set()
         for connection in (*self.links[rank].talks.values(), *self.links[rank].watches.values()):
             connection.close()

@@ -22,7 +22,7 @@ def numbers(*shape: int) -> Any:
 
 @pytest.fixture
 def chosen() -> Iterator[None]:
-    """What a test chooses does not stay."""
+    """Undo the choice of each test."""
     yield
     ops.choose_kernels("cpu", "float32")
 

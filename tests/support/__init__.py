@@ -1,1 +1,1 @@
-"""What tests share: tiny models and runs, fake servers, literal cases."""
+"""The parts that tests share: tiny models and runs, fake servers, literal cases."""

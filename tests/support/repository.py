@@ -1,4 +1,4 @@
-"""What the repository tests look at: the files under version control, and the syntax trees of the Python ones."""
+"""The files under version control and the syntax trees of the Python ones, for tests of the repository."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def files() -> tuple[Path, ...]:
 
 
 def path_is_skipped(path: Path) -> bool:
-    """Whether a path lies in build output or caches."""
+    """Tell whether a path is in build output or caches."""
     return any(part in SKIPPED or part.endswith((".egg-info", "_cache")) for part in path.parts)
 
 

@@ -150,7 +150,7 @@ class Ranks:
 
 
 def rank_batch(found: Task, examples: list[Example], share: range, gather: Any) -> Batch:
-    """What one rank learns from."""
+    """Return the batch of one rank."""
     batch = build_offline_batch(examples[share.start : share.stop], Denominators.of(examples))
     batch = replace(batch, ref_logps=made_up(batch, 1))
     if found.objective.prepare is None:

@@ -1,4 +1,4 @@
-"""Where each token stands in the text, and which item it belongs to."""
+"""The place of each token in the text, and the item it belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report takes from a run folder, however damaged, and how it says it."""
+"""The report reads a run folder, however damaged, and its sentences are right."""
 
 from __future__ import annotations
 

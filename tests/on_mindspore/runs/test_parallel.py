@@ -58,7 +58,7 @@ if rank == 0:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
-    """What msrun printed, and what each of two workers found."""
+    """Return msrun's output and the findings of each of two workers."""
     folder = tmp_path_factory.mktemp("workers")
     (folder / "worker.py").write_text(WORKER)
     command = [*tiny.msrun(2, folder / "logs"), str(folder / "worker.py"), str(folder)]

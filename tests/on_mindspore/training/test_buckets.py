@@ -1,4 +1,4 @@
-"""Which static shapes training is padded to: few compilations, little padding, the same again after a resume."""
+"""The static shapes of training: few compilations, little padding, and the same after a resume."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_steps_equal_torch(weight_decay: float, steps: int) -> None:
 
 
 def test_small_gradients_step_as_in_torch() -> None:
-    """Where sqrt(v) is as small as eps, a wrong place of the bias correction would show."""
+    """With sqrt(v) as small as eps, a misplaced bias correction shows."""
     torch = pytest.importorskip("torch")
     named, weight = parameters(), torch.nn.Parameter(torch.tensor(arrays(0)["a"]))
     optimizer, reference = adam(named, 0.0), torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.0)

@@ -82,7 +82,7 @@ def test_release_frees_the_weights(folder: Path) -> None:
 
 
 def embeddings() -> int:
-    """How many are in memory, of this and of other tests; by type, because asking a dead proxy for its class raises."""
+    """Count the models in memory, of all tests; by type, because a dead proxy raises when asked for its class."""
     gc.collect()
     return sum(issubclass(type(found), torch.nn.Embedding) for found in gc.get_objects())
 

@@ -22,7 +22,7 @@ def sampling(**settings: float) -> Sampling:
 
 
 def probabilities(logits: Array, rule: Sampling) -> Array:
-    """What tokens of one row are drawn from, ``[V]`` float64, straight from the definitions."""
+    """Return the distribution of one row's tokens, ``[V]`` float64, straight from the definitions."""
     weights = np.exp((logits - logits.max()) / rule.temperature)
     if rule.top_k:
         weights[weights < np.sort(weights)[-min(rule.top_k, len(weights))]] = 0

@@ -200,7 +200,7 @@ def test_an_attempt_that_fails_is_followed_by_another(tmp_path: Path) -> None:
 def test_independent_answers_must_bear_a_sample_out(
     tmp_path: Path, kind: str, wrong: int, verdict: str, kept: bool
 ) -> None:
-    """Of four more answers to the question, ``wrong`` name something else; 70 % must agree."""
+    """``wrong`` of four more answers to the question differ; 70 % must agree."""
     questions = (SAID["zh"]["script_question"], SAID["zh"]["memory_question"])
     asked = [0]
 

@@ -1,4 +1,4 @@
-"""What a resumed run is compared by."""
+"""The comparison of a resumed run with an undisturbed one."""
 
 from __future__ import annotations
 

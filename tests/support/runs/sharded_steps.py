@@ -73,7 +73,7 @@ def logps(policy: TorchPolicy, batch: Batch) -> list[float]:
 
 
 def main(models: Path, folder: Path) -> dict[str, Any]:
-    """What came of each case."""
+    """Return the result of each case."""
     comm = connect("cpu")
     found = {}
     for strategy, family, settings in CASES:
