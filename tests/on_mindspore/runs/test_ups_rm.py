@@ -49,7 +49,7 @@ def test_scores_and_embeddings_are_torchs(folder: Path) -> None:
     assert np.abs(ours.score(groups) - expected).max() < 1e-4
     assert np.abs(ours.embeddings(groups) - theirs.embeddings(groups)).max() < 1e-4
     own = scorer(mindrlhf_grpo_mindspore, folder / "rm", trust_remote_code=True)
-    assert own.own_code(None, None) is None  # type: ignore[arg-type]  # read natively here
+    assert own.remote_code(None, None) is None  # type: ignore[arg-type]  # read natively here
 
 
 @pytest.mark.row("ups_rm", "Check scripts")
