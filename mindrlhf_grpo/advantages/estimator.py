@@ -70,7 +70,7 @@ def reads(estimator: Estimator) -> tuple[str, ...]:
         if by_name and name in READABLE:
             names.append(name)
         elif parameter.default is parameter.empty:
-            raise ValueError(f"parameter {parameter} is no input of an estimator; it can read {', '.join(READABLE)}")
+            raise ValueError(f"parameter {name} is no input of an estimator; it can read {', '.join(READABLE)}")
     return tuple(names)
 
 

@@ -101,9 +101,23 @@ def _page(key: Key) -> Iterator[str]:
     if key.peers:
         peers = "; ".join(f"{framework}: {name}" for framework, name in key.peers)
         yield from _wrapped(peers, "  peers    ")
+    if names := _names(key):
+        yield from _wrapped(names, "  names    ")
     if presets := _presets(key):
         yield from _wrapped(presets, "  presets  ")
     yield "  write    " + _example(key)
+
+
+def _names(key: Key) -> str:
+    """List the names that are built in or installed, for a key that also takes a user's code."""
+    if key.path not in ("algorithm.name", "algorithm.loss", "objective.name"):
+        return ""
+    from ..algorithms.references import ALGORITHM, LOSS, OBJECTIVE
+    from ..algorithms.registry import ALGORITHMS, ALIASES, OBJECTIVES, POLICY_LOSSES
+
+    built_in = {ALGORITHM: [*ALGORITHMS], LOSS: [*POLICY_LOSSES], OBJECTIVE: [*OBJECTIVES, *ALIASES]}
+    extension, names = next((extension, names) for extension, names in built_in.items() if extension.key == key.path)
+    return f"{', '.join([*names, *extension.installed()])}; or your own: path/file.py:thing, package.module:thing"
 
 
 def _presets(key: Key) -> str:

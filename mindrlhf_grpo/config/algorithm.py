@@ -54,13 +54,13 @@ class ReturnsConfig(Section):
     )
     whiten: bool = key(
         True,
-        "Advantages of the global batch are brought to mean 0 and variance 1.",
+        "Bring the advantages of the global batch to mean 0 and variance 1.",
         peers="trl: whiten_rewards; openrlhf: --no_advantage_std_norm",
     )
 
 
 class EntropyConfig(Section):
-    """What the entropy of the policy does in the loss."""
+    """Uses of the policy's entropy: a bonus in the loss, and a filter of tokens."""
 
     coef: float = key(
         0.0, "Weight of the mean entropy as a bonus.", peers="trl: entropy_coef; verl: actor.entropy_coeff", ge=0
@@ -82,12 +82,12 @@ class CorrectionConfig(Section):
 
     level: Literal["token", "sequence", "geometric"] = key(
         "sequence",
-        "One factor a token, or a sequence: product of its tokens, or their geometric mean.",
+        "One factor per token, or per sequence: product of its tokens, or their geometric mean.",
         peers="trl: vllm_importance_sampling_mode; verl: rollout_is",
     )
     mode: Literal["truncate", "mask", "mask_tokens"] = key(
         "mask",
-        "Factors above high become high (TIS); or those outside low..high become 0; or, with one factor a sequence, its tokens keep their own.",
+        "Factors above high become high (TIS); or those outside low..high become 0; or, with one factor per sequence, its tokens keep their own.",
         peers="trl: vllm_importance_sampling_mode; verl: rollout_rs",
     )
     low: float = key(0.0, "Smallest factor kept by mask.", peers="verl: rollout_is_threshold_lower", ge=0)
@@ -100,18 +100,19 @@ class CorrectionConfig(Section):
 
 
 class KlControlConfig(Section):
-    """The adaptive controller: kl_coef grows by up to 20 % a horizon where the KL is above its target."""
+    """The adaptive controller: kl_coef grows by up to 20 % per horizon while the KL is above its target."""
 
-    target: float = key(
-        6.0, "KL of a completion aimed at.", peers="verl: kl_ctrl.target_kl; openrlhf: --kl_target", gt=0
-    )
+    target: float = key(6.0, "Target KL per completion.", peers="verl: kl_ctrl.target_kl; openrlhf: --kl_target", gt=0)
     horizon: int = key(
-        10000, "Completions over which it adapts.", peers="verl: kl_ctrl.horizon; openrlhf: --kl_horizon", ge=1
+        10000,
+        "Completions over which the coefficient adapts.",
+        peers="verl: kl_ctrl.horizon; openrlhf: --kl_horizon",
+        ge=1,
     )
 
 
 class DeadGroupTestConfig(Section):
-    """When a group counts as dead."""
+    """The comparison that finds dead groups."""
 
     without: list[str] = key(
         [],
@@ -122,20 +123,20 @@ class DeadGroupTestConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Rewards and advantages brought to a common size, and their bounds."""
+    """Normalisation and bounds of rewards and advantages."""
 
     running_norm: bool = key(
         False,
-        "Total rewards are divided by the standard deviation of all so far.",
+        "Divide total rewards by the standard deviation of all so far.",
         peers="lightrft: --reward_running_norm",
     )
     minus_mean: bool = key(
-        False, "And the mean of all so far is taken off first.", peers="lightrft: --reward_running_norm_minus_mean"
+        False, "Subtract the mean of all so far first.", peers="lightrft: --reward_running_norm_minus_mean"
     )
     reward_clip: float = key(0.0, "Largest size of a total reward; 0: none.", peers="lightrft: --reward_clip", ge=0)
     whiten: bool = key(
         False,
-        "Advantages of the batch's trained tokens are brought to mean 0 and variance 1.",
+        "Bring the advantages of the batch's trained tokens to mean 0 and variance 1.",
         peers="lightrft: --advantages_norm",
     )
     advantage_clip: float = key(0.0, "Largest size of an advantage; 0: none.", peers="lightrft: --advantage_clip", ge=0)
@@ -151,10 +152,10 @@ class ReferenceSyncConfig(Section):
 
 
 class ItemsConfig(Section):
-    """Which item of a list each token belongs to, where rewards are by item."""
+    """The item of a list that each token belongs to, for rewards per item."""
 
     function: str = key(
-        "line", "line: items are lines; or your own, pkg.module:function or file.py:function (see segments.py)."
+        "line", "line: items are lines; or your own, pkg.module:function or file.py:function (see batches/items.py)."
     )
     arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
     train_others: bool = key(
@@ -182,13 +183,13 @@ class AlgorithmConfig(Section):
 
     name: str = key(
         "grpo",
-        "Algorithm: its advantages and its loss, such as grpo, dr_grpo, rloo, gdpo, rank_grpo, ppo, reinforce_pp, gspo, cispo; docs/algorithms.md lists all.",
+        "Algorithm: its advantages and its loss, such as grpo, rloo, ppo or gspo (docs/algorithms.md lists all); or your own, file.py:thing or pkg.module:thing.",
         peers="verl: algorithm.adv_estimator; openrlhf: --advantage_estimator",
     )
     preset: str | None = key(None, "A peer's numbers: trl, verl, openrlhf, mindrlhf, lightrft.")
     loss: str | dict[str, Any] | None = key(
         None,
-        "Policy loss, where it is not the algorithm's own: a name, or {name: LOSS, argument: value}.",
+        "Policy loss, where it is not the algorithm's own: a name or file.py:thing, or {name: LOSS, argument: value}.",
         peers="verl: policy_loss.loss_mode; trl: importance_sampling_level, loss_type",
     )
     adv_eps: float | None = key(None, "Added to the standard deviation of a group.", gt=0)
@@ -204,7 +205,7 @@ class AlgorithmConfig(Section):
     )
     aggregation: Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum"] | None = key(
         None,
-        "How token losses become one number: a weight per token over the global batch.",
+        "The mean of token losses: a weight per token over the global batch.",
         peers="trl: loss_type; verl: loss_agg_mode",
     )
     kl_coef: float | None = key(
@@ -220,7 +221,7 @@ class AlgorithmConfig(Section):
     )
     kl_in: Literal["loss", "reward"] | None = key(
         None,
-        "Whether the KL is a term of the loss or is taken from the reward.",
+        "The KL is a term of the loss, or is taken from the reward.",
         peers="verl: use_kl_in_reward; openrlhf: --use_kl_loss",
     )
     inner_epochs: int = key(
@@ -243,7 +244,7 @@ class AlgorithmConfig(Section):
         peers="verl: filter_groups; openrlhf: --dynamic_filtering",
     )
     dead_group_test: DeadGroupTestConfig | None = key(
-        None, "What is compared to find dead groups; null: all components, exactly."
+        None, "The comparison that finds dead groups; null: all components, exactly."
     )
     resample_budget: int = key(
         4,

@@ -31,7 +31,7 @@ AnyConfig = RunConfig | OfflineConfig
 def load_config(path: Path, overrides: Sequence[str]) -> AnyConfig:
     """The configuration of a YAML file, with ``key=value`` overrides (``rewards.0.weight=2``) applied.
 
-    With a section ``objective`` it trains on rows that are there already; else it is an online run.
+    With a section ``objective`` it trains on a fixed dataset; else it is an online run.
 
     Raises:
         ConfigError: listing everything that is wrong.
@@ -73,7 +73,7 @@ class Draft:
 
     @property
     def offline(self) -> bool:
-        """Whether it trains on rows that are there already."""
+        """True for training on a fixed dataset."""
         return "objective" in self.values
 
     @property
@@ -125,7 +125,7 @@ class Draft:
         return (line is None, int(line[1]) if line else 0)
 
     def place(self, path: Place) -> str:
-        """Where a key was written: ``file:line``, ``override key=value``, or the file if it was not written."""
+        """The place where a key was written: ``file:line``, ``override key=value``, or the file if it was not written."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
@@ -222,8 +222,8 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist{_nearest_file(path)}") from None
     except IsADirectoryError:
-        found = ", ".join(sorted(file.name for file in path.glob("*.y*ml"))) or "no YAML file"
-        raise ConfigError(f"{path} is a folder; give the configuration file in it ({found})") from None
+        files = ", ".join(sorted(file.name for file in path.glob("*.y*ml"))) or "no YAML file"
+        raise ConfigError(f"{path} is a folder; give the configuration file in it ({files})") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     try:
@@ -247,7 +247,7 @@ def _nearest_file(path: Path) -> str:
 
 
 def _inside_free_mapping(path: Place, keys: Catalogue) -> bool:
-    """Whether a path leads into a mapping whose keys are the user's: data.source, rewards.N.arguments, ..."""
+    """True for a path into a mapping whose keys are the user's: data.source, rewards.N.arguments, ..."""
     above = (keys.records.get(record_path(path[:length])) for length in range(1, len(path)))
     return any(key is not None and "a mapping" in key.accepted and key.section is None for key in above)
 
@@ -270,9 +270,9 @@ def _step_into(parent: Any, part: str | int, following: str | int, path: Place) 
             parent.append({})
         return parent[int(part)]
     inner = parent.get(str(part))
-    wanted = list if isinstance(following, int) and record_path((part,)) == "rewards" else dict
+    container = list if isinstance(following, int) and record_path((part,)) == "rewards" else dict
     if not isinstance(inner, dict | list):
-        inner = parent[str(part)] = wanted()
+        inner = parent[str(part)] = container()
     return inner
 
 

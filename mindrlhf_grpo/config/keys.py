@@ -1,6 +1,6 @@
-"""Every configuration key as a record: what it does, what it accepts in words, what the peers call it.
+"""Every configuration key as a record: its description, the values it accepts in words, its names in other frameworks.
 
-All of it is derived from ``config.py``; nothing about a key is written twice. Lists of sections are
+All of it is derived from the section classes; nothing about a key is written twice. Lists of sections are
 addressed by index: ``rewards.0.weight`` has the record ``rewards.N.weight``.
 """
 
@@ -84,36 +84,36 @@ class Catalogue:
         return [key for key in self.records.values() if key.parent == path and key.path != path and key.name != "N"]
 
     def suggestion(self, path: Sequence[str | int]) -> str:
-        """What an unknown key was probably meant to be, as the end of a sentence; empty if nothing is near.
+        """The key that an unknown one probably stands for, as the end of a sentence; empty if nothing is near.
 
         Tried in turn: the same name in another section, what a peer calls it, the nearest in its own
         section, the nearest anywhere.
         """
-        wanted, parent = str(path[-1]), record_path(path[:-1])
-        if not parent and (found := _by_spelling(wanted, self.children(""))):  # a misspelt section
-            return f"did you mean {found}?"
-        same = [key.path for key in self.records.values() if key.name == wanted and key.name != "N"]
+        name, parent = str(path[-1]), record_path(path[:-1])
+        if not parent and (section := _by_spelling(name, self.children(""))):  # a misspelt section
+            return f"did you mean {section}?"
+        same = [key.path for key in self.records.values() if key.name == name and key.name != "N"]
         if same:
             outermost = min(path.count(".") for path in same)
             return f"did you mean {' or '.join(path for path in same if path.count('.') == outermost)}?"
         if aliases := self.by_peer_name(dotted(path)):
             return "; ".join(f"{', '.join(frameworks)}: here it is {path}" for path, frameworks in aliases.items())
-        near = _by_spelling(wanted, self.children(parent)) or _by_spelling(wanted, self.leaves())
-        found = near or _by_path(dotted(path), self.leaves())
-        return f"did you mean {found}?" if found else ""
+        near = _by_spelling(name, self.children(parent)) or _by_spelling(name, self.leaves())
+        nearest = near or _by_path(dotted(path), self.leaves())
+        return f"did you mean {nearest}?" if nearest else ""
 
     def by_peer_name(self, name: str) -> dict[str, list[str]]:
         """Paths of the keys that a peer calls ``name`` -> the frameworks that do; dots, dashes and case are lenient."""
-        wanted = _plain(name)
-        found: dict[str, list[str]] = {}
+        asked = _plain(name)
+        frameworks: dict[str, list[str]] = {}
         for key in self.leaves():
             for framework, peer in key.peers:
                 plain = _plain(peer)
-                last = wanted.rsplit(".", 1)[-1]
-                whole = wanted == plain or wanted.endswith(f".{plain}") or plain.endswith(f".{wanted}")
-                if whole or (len(last) > 2 and last == plain.rsplit(".", 1)[-1]):
-                    found.setdefault(key.path, []).append(framework)
-        return found
+                last = asked.rsplit(".", 1)[-1]
+                same = asked == plain or asked.endswith(f".{plain}") or plain.endswith(f".{asked}")
+                if same or (len(last) > 2 and last == plain.rsplit(".", 1)[-1]):
+                    frameworks.setdefault(key.path, []).append(framework)
+        return frameworks
 
 
 @cache
@@ -152,7 +152,7 @@ def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
 
 
 def optional(annotation: Any) -> bool:
-    """Whether an annotation is ``something | None``."""
+    """True for an annotation ``something | None``."""
     return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
 
 
@@ -203,7 +203,7 @@ def _peers(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def in_words(annotation: Any, limits: Sequence[Any] = ()) -> str:
-    """What a type with limits accepts, in words: ``a whole number, at least 1``."""
+    """The values that a type with limits accepts, in words: ``a whole number, at least 1``."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return in_words(arguments[0], [*arguments[1:], *limits])
@@ -269,12 +269,12 @@ def _plain(name: str) -> str:
     return name.strip().lstrip("-").replace("-", "_").lower()
 
 
-def _by_spelling(wanted: str, among: Sequence[Key]) -> str:
+def _by_spelling(name: str, among: Sequence[Key]) -> str:
     paths = {key.name: key.path for key in reversed(among)}
-    near = difflib.get_close_matches(wanted.lower(), list(paths), n=1, cutoff=0.7)
+    near = difflib.get_close_matches(name.lower(), list(paths), n=1, cutoff=0.7)
     return paths[near[0]] if near else ""
 
 
-def _by_path(wanted: str, among: Sequence[Key]) -> str:
-    near = difflib.get_close_matches(wanted.lower(), [key.path for key in among], n=1, cutoff=0.8)
+def _by_path(path: str, among: Sequence[Key]) -> str:
+    near = difflib.get_close_matches(path.lower(), [key.path for key in among], n=1, cutoff=0.8)
     return near[0] if near else ""

@@ -1,4 +1,4 @@
-"""The configuration of training on data that is there: supervised fine-tuning, preferences, reward models.
+"""The configuration of training on a fixed dataset: supervised fine-tuning, preferences, reward models.
 
 A file whose top level has ``objective`` is one of these. Sections that mean the same as online are the same classes;
 a row counts as one prompt, so ``train.prompts_per_step`` is the number of rows of an optimizer step.
@@ -21,7 +21,7 @@ PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "mar
 
 
 class OfflineDataConfig(Section):
-    """Where rows come from, and how they become tokens."""
+    """The source of rows, and how they become tokens."""
 
     source: str | dict[str, Any] = key(
         ...,
@@ -30,7 +30,7 @@ class OfflineDataConfig(Section):
     )
     columns: dict[str, str] = key(
         {},
-        "Where a part of the row has another name than here: {prompt: question, chosen: good}. Parts: prompt, completion, messages, chosen, rejected, label, margin; a margin is read only where it is named.",
+        "Other names of the parts of a row: {prompt: question, chosen: good}. Parts: prompt, completion, messages, chosen, rejected, label, margin; a margin is read only where it is named.",
         peers="openrlhf: --input_key, --output_key, --chosen_key, --rejected_key",
     )
     system_prompt: str | None = key(None, "System message put before every prompt.")
@@ -44,7 +44,7 @@ class OfflineDataConfig(Section):
     )
     overlong: Literal["error", "drop", "truncate"] = key(
         "error",
-        "What happens to a longer row; truncate cuts the completion at its end, and drops a row of which nothing would be left.",
+        "Treatment of a longer row; truncate cuts the completion at its end, and drops a row of which nothing would be left.",
         peers="trl: truncation_mode",
     )
     bad_rows: Literal["stop", "skip"] = key(
@@ -55,15 +55,15 @@ class OfflineDataConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """What is learned from the rows. Keys left at null take the value of the preset, else of the objective."""
+    """The objective that is learned from the rows. Keys left at null take the value of the preset, else of the objective."""
 
     name: str = key(
         ...,
-        "sft; dpo and its family (sigmoid, cdpo, robust, hinge, ipo, ipo_sum, sigmoid_norm, apo_zero, apo_down, nca_pair, bco_pair, sppo_hard, aot, aot_unpaired, exo_pair, discopop), simpo, orpo, kto; bradley_terry, logexp, bce for reward models.",
+        "sft; dpo and its family, simpo, orpo, kto; bradley_terry, logexp, bce for reward models (docs/algorithms.md lists all); or your own, file.py:thing or pkg.module:thing.",
         peers="trl: loss_type; openrlhf: --loss",
     )
     preset: str | None = key(
-        None, "What a peer does under the same name: trl, openrlhf, mindrlhf (DPOLossV2), mindrlhf_v1 (DPOLoss)."
+        None, "A peer's version of this objective: trl, openrlhf, mindrlhf (DPOLossV2), mindrlhf_v1 (DPOLoss)."
     )
     beta: float | None = key(
         None, "Strength of the preference, or of the reference's hold.", peers="trl, openrlhf, mindrlhf: beta", gt=0
@@ -95,7 +95,7 @@ class ObjectiveConfig(Section):
 
 
 class OfflineConfig(Section):
-    """A whole run on data that is there."""
+    """A run on a fixed dataset."""
 
     backend: str = key("torch", "torch, mindspore, or another installed backend.")
     run_dir: Path = key(
@@ -106,21 +106,21 @@ class OfflineConfig(Section):
     seed: int = key(0, "Seed of data order, and of weights that start at random.", ge=0, lt=2**63)
     model: ModelConfig = key(..., "The model that learns; untrained, it is the reference.")
     data: OfflineDataConfig = key(..., "Training rows.")
-    objective: ObjectiveConfig = key(..., "What is learned from them.")
+    objective: ObjectiveConfig = key(..., "The objective that is learned from them.")
     train: TrainConfig = key(TrainConfig(), "Steps and optimizer; a row counts as one prompt.")
     eval: EvalConfig = key(EvalConfig(), "Held-out rows.")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackersConfig = key(TrackersConfig(), "Trackers.")
-    parallel: ParallelConfig | None = key(None, "How weights are shared out over ranks; null: each holds all.")
+    parallel: ParallelConfig | None = key(None, "Sharding of weights over ranks; null: each rank holds all.")
 
     @property
     def rollout(self) -> RolloutConfig:
-        """What a backend asks of sampling to size itself by: at most two completions a row, none longer than a row."""
+        """Sampling limits that a backend sizes itself by: at most two completions per row, none longer than a row."""
         return RolloutConfig(group_size=2, max_tokens=self.data.max_tokens)
 
     @property
     def critic(self) -> None:
-        """Nothing here has values."""
+        """No critic: nothing here has values."""
         return
 
     @model_validator(mode="after")
@@ -131,7 +131,7 @@ class OfflineConfig(Section):
         return self
 
     def _broken_rules(self) -> Iterator[str]:
-        """What is wrong between keys; each text starts with the key to change."""
+        """Conflicts between keys; each text starts with the key to change."""
         for part in self.data.columns:
             if part not in PARTS:
                 yield f"data.columns names the part {part!r}; there are {', '.join(PARTS)}"
@@ -143,7 +143,7 @@ class OfflineConfig(Section):
 
 
 def mixed_rows(config: RunConfig, settings: PretrainingConfig) -> OfflineDataConfig:
-    """Where an online run's pretraining rows come from: read like its prompts."""
+    """The data section of an online run's pretraining rows, which are read like its prompts."""
     return OfflineDataConfig(
         source=settings.source, chat_template=config.data.chat_template, system_prompt=config.data.system_prompt,
         max_tokens=settings.max_tokens, overlong="drop", bad_rows=config.data.bad_rows,

@@ -1,4 +1,4 @@
-"""Where the memory of a run lies: how weights are shared out over ranks, and what leaves the device between phases."""
+"""Memory of a run: sharding of weights over ranks, and the parts that leave the device between phases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ZERO_STAGES: dict[int, Strategy] = {0: "replicate", 1: "zero1", 2: "zero2", 3: "
 
 
 class ParallelConfig(Section):
-    """How the trained models lie on the ranks of a run."""
+    """Sharding of the trained models over the ranks of a run."""
 
     strategy: Strategy = key(
         "fsdp",
@@ -29,7 +29,7 @@ class ParallelConfig(Section):
 
 
 class SwapConfig(Section):
-    """What leaves the device in phases of a step that do not need it."""
+    """Parts that leave the device in phases of a step that do not need them."""
 
     roles: list[RoleName] = key(
         list(get_args(RoleName)),

@@ -59,7 +59,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Where prompts come from."""
+    """The source of prompts."""
 
     source: str | dict[str, Any] = key(
         ...,
@@ -82,7 +82,7 @@ class DataConfig(Section):
     )
     overlong: Literal["error", "drop", "truncate"] = key(
         "error",
-        "What happens to a longer prompt; truncate keeps its end.",
+        "Treatment of a longer prompt; truncate keeps its end.",
         peers="verl: data.truncation, data.filter_overlong_prompts",
     )
     bad_rows: Literal["stop", "skip"] = key(
@@ -119,7 +119,7 @@ class MetricConfig(Section):
 
 
 class RolloutConfig(Section):
-    """How completions are sampled."""
+    """Sampling of completions."""
 
     group_size: int = key(
         8,
@@ -197,7 +197,7 @@ class EvalConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is kept on disk."""
+    """Checkpoints on disk."""
 
     every: int = key(
         0,
@@ -214,7 +214,7 @@ class CheckpointConfig(Section):
 
 
 class TrackersConfig(Section):
-    """Where numbers go besides metrics.jsonl."""
+    """Trackers that get the metrics besides metrics.jsonl."""
 
     to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key(
         [],
@@ -224,13 +224,13 @@ class TrackersConfig(Section):
 
 
 class TrackingConfig(TrackersConfig):
-    """Where numbers go besides metrics.jsonl, and which rollouts are kept."""
+    """Trackers besides metrics.jsonl, and the rollouts that are kept."""
 
     rollouts_every: int = key(1, "Save the rollouts of each n-th step for the report; 0: none.", ge=0)
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """An online run."""
 
     backend: str = key("torch", "torch, mindspore, or another installed backend.")
     run_dir: Path = key(
@@ -249,8 +249,8 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackingConfig = key(TrackingConfig(), "Trackers.")
     critic: CriticConfig | None = key(None, "The value model of algorithms that need one (ppo).")
-    parallel: ParallelConfig | None = key(None, "How weights are shared out over ranks; null: each holds all.")
-    swap: SwapConfig | None = key(None, "What leaves the device in phases that do not need it; null: nothing.")
+    parallel: ParallelConfig | None = key(None, "Sharding of weights over ranks; null: each rank holds all.")
+    swap: SwapConfig | None = key(None, "Parts that leave the device in phases that do not need them; null: none.")
     metrics: list[MetricConfig] | None = key(
         None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"
     )
@@ -264,7 +264,7 @@ class RunConfig(Section):
         return self
 
     def _broken_rules(self) -> Iterator[str]:
-        """What is wrong between keys; each text starts with the key to change."""
+        """Conflicts between keys; each text starts with the key to change."""
         prompts, updates = self.train.prompts_per_step, self.algorithm.updates_per_batch
         if prompts % updates:
             yield f"train.prompts_per_step ({prompts}) must be a multiple of algorithm.updates_per_batch ({updates})"

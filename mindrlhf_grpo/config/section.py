@@ -1,4 +1,4 @@
-"""What every section of a configuration is made of."""
+"""The base of every section of a configuration, and the function that declares a key."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class ImagesConfig(Section):
     limit: int = key(0, "Most images of a prompt; 0: any number.", peers="lightrft: --limit_mm_image_per_prompt", ge=0)
     markers: Literal["strip", "place"] = key(
         "strip",
-        "What becomes of <image> written in a prompt's text. strip: it is removed, and images come before the text of the first user message; place: each is where an image goes.",
+        "Treatment of <image> written in a prompt's text. strip: it is removed, and images come before the text of the first user message; place: each is where an image goes.",
     )
     processor: dict[str, Any] = key(
         {},
