@@ -111,7 +111,7 @@ class Batch:
         ids: completion tokens ``[N, T]``, 0 past each length.
         lengths: tokens of each completion ``[N]``.
         mask: ``[N, T]`` float32, 1 where a token is trained. Comes from lengths, never from ids.
-        weights: ``[N, T]`` loss weight of each token over the *global* batch (see ``batching.loss_weights``).
+        weights: ``[N, T]`` loss weight of each token over the *global* batch (see ``batches.online.loss_weights``).
         advantages: ``[N, T]``.
         rollout_logps, old_logps, ref_logps: ``[N, T]`` log-probs of the engine, of the policy before this
             batch, and of the reference; None where not needed.
@@ -148,7 +148,7 @@ class Batch:
         return {name: array for name, array in named.items() if array is not None}
 
     def take(self, rows: Sequence[int] | IntArray) -> Batch:
-        """The given rows in the given order, cut to their longest completion and to the prompts they use."""
+        """Take these rows in this order, cut to their longest completion and to the prompts they use."""
         index = np.asarray(rows, dtype=np.int64)
         used, prompt_of = np.unique(self.prompt_of[index], return_inverse=True)
         longest = int(self.lengths[index].max(initial=0))

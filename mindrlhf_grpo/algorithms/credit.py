@@ -115,9 +115,14 @@ def assign_credit(
     weights, trained_tokens = weigh(rules, mask, trained, chunk_of, rows)
 
     scores = plan.advantages(
-        table.rewards.values, table.rewards.weights, table.prompt, table.lengths,
-        kl_sums=facts.kl, kl_coef=kl_coef, baselines=table.baselines,
-    )  # fmt: skip
+        table.rewards.values,
+        table.rewards.weights,
+        table.prompt,
+        table.lengths,
+        kl_sums=facts.kl,
+        kl_coef=kl_coef,
+        baselines=table.baselines,
+    )
     tensors: dict[str, FloatArray] = {}
     if plan.algorithm.returns == "same":
         advantages = share_with_tokens(scores[rows], tokens)

@@ -56,9 +56,13 @@ def build_offline_batch(examples: Sequence[Example], denominators: Denominators)
         prompts=tuple(example.prompt for example in examples),
         prompt_of=np.repeat(np.arange(len(examples), dtype=np.int32), counts),
         ids=padded([completion.ids for completion in completions], np.zeros(shape, np.int64)),
-        lengths=lengths, mask=mask, weights=mask * first[:, None] / np.float32(max(1, denominators.tokens)),
-        advantages=np.zeros(shape, np.float32), tensors={"last": last}, coupled=bool((counts > 1).any()),
-    )  # fmt: skip
+        lengths=lengths,
+        mask=mask,
+        weights=mask * first[:, None] / np.float32(max(1, denominators.tokens)),
+        advantages=np.zeros(shape, np.float32),
+        tensors={"last": last},
+        coupled=bool((counts > 1).any()),
+    )
     numbers = {
         name: np.repeat(np.asarray([example.numbers[name] for example in examples], np.float64), counts)
         for name in denominators.names

@@ -94,9 +94,11 @@ def save(folder: Path, name: str, identity: dict[str, Any], stored: StoredLogPro
     values = [np.asarray(part, np.float32) for part in stored.rows.values()]
     write_tensors(folder / f"{name}.safetensors", {TENSOR: np.concatenate([*values, np.zeros(0, np.float32)])})
     record = {
-        "identity": identity, "rows": list(stored.rows), "lengths": [len(part) for part in values],
+        "identity": identity,
+        "rows": list(stored.rows),
+        "lengths": [len(part) for part in values],
         "digests": list(stored.digests.values()),
-    }  # fmt: skip
+    }
     replace_file(folder / f"{name}.json", json.dumps(record).encode())
 
 

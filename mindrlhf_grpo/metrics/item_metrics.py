@@ -13,8 +13,11 @@ from ..advantages import spread
 from ..types import FloatArray, IntArray
 
 OURS = {  # TRL's name -> ours
-    "kl": "kl/mean", "entropy": "entropy", "clip_ratio/low_mean": "clip_frac/low", "clip_ratio/high_mean": "clip_frac/high",
-}  # fmt: skip
+    "kl": "kl/mean",
+    "entropy": "entropy",
+    "clip_ratio/low_mean": "clip_frac/low",
+    "clip_ratio/high_mean": "clip_frac/high",
+}
 
 
 def by_item(
@@ -40,7 +43,7 @@ def by_item(
     count = int(member.max()) + 1
     spreads = spread(table, member, count)
     deviations = [table[member == one].std(axis=0, ddof=1) for one in range(count) if (member == one).sum() > 1]
-    found = {
+    metrics = {
         "reward": float(table.mean()),
         "reward_std": float(np.mean(deviations)) if deviations else 0.0,
         "frac_reward_zero_std": float((spreads <= 0).mean()),
@@ -50,13 +53,13 @@ def by_item(
         "completions/clipped_ratio": float(np.mean(truncated)),
     }
     for place, column in enumerate(table.T, 1):
-        found |= {f"rewards/pos_{place}/mean": float(column.mean()), f"rewards/pos_{place}/std": float(column.std())}
+        metrics |= {f"rewards/pos_{place}/mean": float(column.mean()), f"rewards/pos_{place}/std": float(column.std())}
     for name, values in rewards.items():
         scored = np.asarray(values)[~np.isnan(values)]
         if scored.size:
-            found |= {
+            metrics |= {
                 f"reward_func/{name}/mean": float(scored.mean()),
                 f"reward_func/{name}/std": float(scored.std()),
                 f"reward_func/{name}/nonzero_frac": float((scored != 0).mean()),
             }
-    return found | {theirs: figures[ours] for theirs, ours in OURS.items() if ours in figures}
+    return metrics | {theirs: figures[ours] for theirs, ours in OURS.items() if ours in figures}

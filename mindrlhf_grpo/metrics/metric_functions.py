@@ -92,13 +92,16 @@ class MetricFunctions:
         if not self._functions:
             return {}
         scored, columns = gathered(self._comm, groups, table, advantages, kl)
-        given = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
-            "split": split, "step": step, "run_dir": self._run_dir, "main": self._comm.rank == 0,
-        }  # fmt: skip
+        arguments = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
+            "split": split,
+            "step": step,
+            "run_dir": self._run_dir,
+            "main": self._comm.rank == 0,
+        }
         results: dict[str, float] = {}
         for function in self._functions:
             so_far = {"figures": {**figures, **results}}
-            for name, value in function.call({**columns, **given, **so_far}).items():
+            for name, value in function.call({**columns, **arguments, **so_far}).items():
                 prefix = "eval/" if split == "eval" and not name.startswith(HELD_OUT) else ""
                 results[f"{prefix}{name}"] = value
         return results
@@ -149,10 +152,10 @@ class MetricFunction:
                     f"columns there are: {', '.join(existing) or 'none'}"
                 )
 
-    def call(self, given: Mapping[str, Any]) -> dict[str, float]:
+    def call(self, arguments: Mapping[str, Any]) -> dict[str, float]:
         """Call the function and return its numbers. Raises RunFailed if it fails or returns anything else."""
-        self.check(given)
-        inputs = {name: given[name] for name in self.reads if name in given}
+        self.check(arguments)
+        inputs = {name: arguments[name] for name in self.reads if name in arguments}
         try:
             result = self.function(**inputs, **self.settings)
         except UserError:

@@ -24,9 +24,7 @@ def mann_kendall(values: Sequence[float]) -> float:
     signs = np.sign(series[None, :] - series[:, None])
     score = float(np.triu(signs).sum())
     _, ties = np.unique(series, return_counts=True)
-    variance = (
-        count * (count - 1) * (2 * count + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())
-    ) / 18  # fmt: skip
+    variance = (count * (count - 1) * (2 * count + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
     if variance <= 0 or score == 0:
         return 0.0
     correlation = min(MOST_CORRELATED, max(0.0, neighbours(series - sen_slope(series) * np.arange(count))))

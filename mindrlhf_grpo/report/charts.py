@@ -184,12 +184,12 @@ def derived(run: Run) -> dict[str, list[float | None]]:
         return {}
     phases = [run.series[f"time/{phase}"] for phase in PHASES if f"time/{phase}" in run.series]
     spent = [sum(phase[at] or 0.0 for phase in phases) for at in range(len(total))]
-    other = [None if whole is None else max(0.0, whole - part) for whole, part in zip(total, spent, strict=True)]
+    other = [None if seconds is None else max(0.0, seconds - part) for seconds, part in zip(total, spent, strict=True)]
     made: dict[str, list[float | None]] = {"time/other": other}
     tokens = run.series.get("tokens/read") if tokens is None else tokens
     if tokens is not None:
         pairs = zip(tokens, total, strict=True)
-        made["tokens/second"] = [count / whole if count is not None and whole else None for count, whole in pairs]
+        made["tokens/second"] = [count / seconds if count is not None and seconds else None for count, seconds in pairs]
     return made
 
 

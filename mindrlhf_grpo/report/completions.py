@@ -53,9 +53,9 @@ def pack(run: Run) -> Completions:
     for step in spread(run.rollout_steps, MAX_STEPS):
         records, bad = read_completions(run, step)
         unreadable += bad
-        kept = whole_groups(records, MAX_COMPLETIONS)
-        if kept:
-            packed[step] = to_json(packed_step(step, kept, len(records), vocabulary))
+        groups = whole_groups(records, MAX_COMPLETIONS)
+        if groups:
+            packed[step] = to_json(packed_step(step, groups, len(records), vocabulary))
     chosen = fitting(packed, MAX_BYTES)
     shown = len(chosen)
     note = (
@@ -90,12 +90,12 @@ def whole_groups(records: Sequence[RolloutRecord], count: int) -> list[list[Roll
     groups: dict[int, list[RolloutRecord]] = {}
     for record in records:
         groups.setdefault(record.uid, []).append(record)
-    kept: list[list[RolloutRecord]] = []
+    chosen: list[list[RolloutRecord]] = []
     for group in groups.values():
-        if kept and sum(map(len, kept)) + len(group) > count:
+        if chosen and sum(map(len, chosen)) + len(group) > count:
             break
-        kept.append(group[:count])
-    return kept
+        chosen.append(group[:count])
+    return chosen
 
 
 def packed_step(

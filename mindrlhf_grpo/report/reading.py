@@ -142,10 +142,10 @@ def _read_config(run: Run) -> None:
         return
     run.config_text = path.read_text(errors="replace")
     for line in run.config_text.splitlines():
-        found = re.fullmatch(r"# (\S+) (\S.*)", line)
-        if not found:
+        match = re.fullmatch(r"# (\S+) (\S.*)", line)
+        if not match:
             break
-        run.versions[found[1]] = found[2]
+        run.versions[match[1]] = match[2]
     try:
         config = yaml.safe_load(run.config_text)
     except yaml.YAMLError:
@@ -179,13 +179,15 @@ def _add_first_evaluation(run: Run) -> None:
         str(name): as_number(value) for name, value in (untrained if isinstance(untrained, dict) else {}).items()
     }
     measured["eval/accuracy"] = measured.get("eval/accuracy", as_number(run.summary.get("accuracy_before")))
-    found = {name: value for name, value in measured.items() if value is not None and name != "eval/problems"}
-    if not found or not run.steps or run.steps[0] <= 0:
+    untrained_values = {
+        name: value for name, value in measured.items() if value is not None and name != "eval/problems"
+    }
+    if not untrained_values or not run.steps or run.steps[0] <= 0:
         return
     run.steps.insert(0, 0)
     for values in run.series.values():
         values.insert(0, None)
-    for name, value in found.items():
+    for name, value in untrained_values.items():
         run.series.setdefault(name, [None] * len(run.steps))[0] = value
 
 

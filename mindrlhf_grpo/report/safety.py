@@ -65,7 +65,7 @@ def _spans(run: Run, name: str, metrics: tuple[str, ...]) -> Iterator[Span]:
 
 def rates(run: Run) -> list[Rate]:
     """The measured rates of held-out prompts."""
-    found = []
+    measured_rates = []
     for name, what in RATES.items():
         measured = [at for at, value in enumerate(run.series.get(name, [])) if value is not None]
         if measured:
@@ -74,8 +74,8 @@ def rates(run: Run) -> list[Rate]:
             counts = run.values(f"{name}/prompts")
             before, after = (_with_interval(run, name, at) for at in (first, last))
             prompts = f"{counts[-1]:,.0f}" if counts else ""
-            found.append(Rate(what, before, after, f"{change:+.1f} points", prompts))
-    return found
+            measured_rates.append(Rate(what, before, after, f"{change:+.1f} points", prompts))
+    return measured_rates
 
 
 def _with_interval(run: Run, name: str, at: int) -> str:

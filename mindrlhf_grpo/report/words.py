@@ -168,30 +168,30 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def remarks(run: Run) -> list[Remark]:
     """The run's own warnings and the problems that its numbers show, most serious first."""
-    found = [Remark("error", f"The run stopped itself: {run.failure}")] if run.failure else []
+    listed = [Remark("error", f"The run stopped itself: {run.failure}")] if run.failure else []
     for name, steps in run.not_finite.items():
-        found.append(Remark("error", f"{name} was not finite at {counted(steps)}."))
-    found += _reward_remarks(run)
+        listed.append(Remark("error", f"{name} was not finite at {counted(steps)}."))
+    listed += _reward_remarks(run)
     if not run.summary:
-        found.append(
+        listed.append(
             Remark("warning", f"{unfinished(run)} There is no summary.json: the run is still going or was interrupted.")
         )
     warnings = run.summary.get("warnings")
     notes = [str(text) for text in warnings] if isinstance(warnings, list) else []
-    found += [Remark("warning", text) for text in notes if text.startswith("alarm ")]
-    found += [Remark("note", text) for text in notes if not text.startswith("alarm ")]
+    listed += [Remark("warning", text) for text in notes if text.startswith("alarm ")]
+    listed += [Remark("note", text) for text in notes if not text.startswith("alarm ")]
     if run.skipped:
-        found.append(Remark("note", f"Not on this page: {'; '.join(run.skipped)}."))
-    return [Remark(remark.level, printable(remark.text)) for remark in found]
+        listed.append(Remark("note", f"Not on this page: {'; '.join(run.skipped)}."))
+    return [Remark(remark.level, printable(remark.text)) for remark in listed]
 
 
 def _reward_remarks(run: Run) -> list[Remark]:
-    found = []
+    listed = []
     for name in run.series:
         failures = sum(run.values(name)) if name.startswith("reward/failures/") else 0
         if failures:
             component = name.removeprefix("reward/failures/")
-            found.append(
+            listed.append(
                 Remark(
                     "warning",
                     f"Reward {component!r} failed on {failures:,.0f} samples; they were given its failure value.",
@@ -200,16 +200,16 @@ def _reward_remarks(run: Run) -> list[Remark]:
     dead = run.series.get("dead_group_frac", [])
     all_dead = [step for step, value in zip(run.steps, dead, strict=False) if value == 1.0]
     if all_dead:
-        found.append(Remark("warning", f"All groups were dead at {counted(all_dead)}: nothing was learned."))
+        listed.append(Remark("warning", f"All groups were dead at {counted(all_dead)}: nothing was learned."))
     truncated = run.values("truncated_frac")[-EDGE:]
     if truncated and mean(truncated) > 0.5:
-        found.append(
+        listed.append(
             Remark(
                 "warning",
                 f"{percent(mean(truncated))} of the completions in the last steps were cut at the token limit.",
             )
         )
-    return found
+    return listed
 
 
 def legend(run: Run) -> str:

@@ -36,7 +36,7 @@ class Critic:
         return self.policy.values(batch) if self.separate is None else self.separate.values(batch)
 
     def warming_up(self, step: int) -> bool:
-        """Whether only the critic learns in this step."""
+        """True while only the critic learns."""
         return step <= self.settings.warmup_steps
 
     def update(self, batch: Batch) -> list[UpdateResult]:

@@ -197,7 +197,7 @@ class Collector:
 
 
 def trained_rows(algorithm: AlgorithmConfig, table: CompletionTable, dead: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Whether a completion is trained at all ``[N]``: scored, not masked for its length, not in a dead group."""
+    """Select the completions that are trained ``[N]``: scored, not masked for their length, not in a dead group."""
     trained: NDArray[np.bool_] = ~np.isnan(table.rewards.total()).all(axis=1)
     if algorithm.mask_truncated:
         trained &= ~table.truncated

@@ -127,7 +127,7 @@ class RolloutSource:
 
 
 def dead_prompts(plan: Plan, table: CompletionTable, test: DeadGroupTestConfig | None) -> NDArray[np.bool_]:
-    """Whether the rewards of a prompt's completions leave nothing to learn, by the prompt's number."""
+    """Find the prompts whose completions' rewards leave nothing to learn, by the prompt's number ``[M]``."""
     rewards = table.rewards.without(test.without) if test is not None and test.without else table.rewards
     tolerance = 0.0 if test is None else test.tolerance
     return plan.dead_groups(rewards.values, rewards.weights, table.prompt, tolerance=tolerance)

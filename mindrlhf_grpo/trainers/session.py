@@ -58,9 +58,12 @@ class RunSession:
         self.resumed_seconds = self.progress.seconds
         if self.main:
             self.tracker = Tracker(
-                self.folder.path, list(self.config.tracking.to),
-                config_text=dump(self.config), steps=self.config.train.steps, resume_step=self.progress.step,
-            )  # fmt: skip
+                self.folder.path,
+                list(self.config.tracking.to),
+                config_text=dump(self.config),
+                steps=self.config.train.steps,
+                resume_step=self.progress.step,
+            )
         self.backend.compile_log.announce = self.tracker.note
 
     def announce(self, warnings: Sequence[str]) -> None:
@@ -90,7 +93,7 @@ class RunSession:
         self.progress.algorithm = dict(algorithm or {})
 
     def evaluation_due(self, step: int) -> bool:
-        """Whether held-out data is evaluated after this step: by interval, and always after the last."""
+        """True if held-out data is evaluated after this step: by interval, and always after the last."""
         every = self.config.eval.every
         return step == self.config.train.steps or bool(every and step % every == 0)
 

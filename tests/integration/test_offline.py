@@ -1,4 +1,4 @@
-"""Training on given rows, whole runs with a tiny model: what is learned, exact resume, ranks, failure, the report."""
+"""Offline training, whole runs with a tiny model: it learns, resume is exact, ranks agree, failures stop it, the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything wrong with a run on given rows is said at once, before weights are loaded."""
+"""Every problem of an offline run is reported at once, before weights are loaded."""
 
 from __future__ import annotations
 

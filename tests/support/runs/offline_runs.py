@@ -1,4 +1,4 @@
-"""Tiny runs on given rows: a tiny model, rows of each kind, and a configuration."""
+"""Tiny offline runs: a tiny model, rows of each kind, and a configuration."""
 
 from __future__ import annotations
 
