@@ -1,8 +1,8 @@
-"""MindSpore's own format of rows, MindRecord."""
+"""Files in MindRecord, MindSpore's format of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mindrlhf_grpo.errors import DataError
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, in its order.
+    """Yield the rows of a file in its order.
 
     Raises:
         DataError: the file is missing or broken.
@@ -29,7 +29,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     reader.close()
 
 
-def write_records(path: Path, rows: Sequence[Any]) -> None:
+def write_records(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of arrays; an existing file is replaced."""
     from mindspore.mindrecord import FileWriter
 

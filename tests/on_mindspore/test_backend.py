@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import mindrlhf_grpo_mindspore
+import numpy as np
 import pytest
 from mindrlhf_grpo_mindspore import checks
 from mindrlhf_grpo_mindspore.backend import MindSporeBackend
 from mindrlhf_grpo_mindspore.devices import select
 
+from mindrlhf_grpo.backend import backend_of_type
 from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.config.file import read_config
 from mindrlhf_grpo.config.parallel import ParallelConfig
@@ -166,3 +168,12 @@ def test_a_compilation_that_fails_leaves_nothing_in_the_current_folder(tmp_path:
     )  # fmt: skip
     assert done.stdout == "refused\n", done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["broken.py"]
+
+
+def test_arrays_go_to_mindspore_and_come_back_in_float32() -> None:
+    tensor = mindrlhf_grpo_mindspore.from_numpy(np.array([[1, 2]]))
+    assert str(tensor.dtype) == "Int64"
+    found = mindrlhf_grpo_mindspore.to_numpy(tensor.sum(1))
+    assert (found.dtype, found.tolist()) == (np.float32, [3.0])
+    module = backend_of_type(type(tensor))
+    assert module is mindrlhf_grpo_mindspore
