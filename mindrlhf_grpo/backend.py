@@ -84,12 +84,12 @@ class Loss(Protocol):
 
     @property
     def reads_entropy(self) -> bool:
-        """Whether the policy must add each token's entropy ``[N, T]``, with gradient, as ``tensors["entropies"]``."""
+        """True if the policy must add each token's entropy ``[N, T]``, with gradient, as ``tensors["entropies"]``."""
         ...
 
     @property
     def reads_values(self) -> bool:
-        """Whether a policy with a shared critic passes its value head's outputs in place of log-probs."""
+        """True if a policy with a shared critic must pass its value head's outputs in place of log-probs."""
         ...
 
     def __call__(self, xp: Any, outputs: Any, tensors: Mapping[str, Any], /) -> tuple[Any, dict[str, Any]]:

@@ -54,12 +54,12 @@ def select(name: str, dtype: str, index: int) -> Device:
 
 
 def ascend_is_usable() -> bool:
-    """Whether MindSpore found CANN, and CANN a device."""
+    """Return True if MindSpore found CANN, and CANN a device."""
     return bool(ascend.is_available()) and ascend.device_count() > 0
 
 
 def why_no_ascend() -> str:
-    """What is missing for Ascend, and the remedy."""
+    """Name what Ascend lacks here, and the remedy."""
     if ascend.is_available():
         return "CANN finds no Ascend device; `npu-smi info` must list one (driver, ASCEND_RT_VISIBLE_DEVICES)"
     return (

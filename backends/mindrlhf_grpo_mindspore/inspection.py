@@ -16,7 +16,7 @@ from mindrlhf_grpo.types import Batch
 from .graph import Compiled
 from .models import hf
 from .training.policy import MindSporePolicy
-from .training.trained_model import bucket_of, sharpness
+from .training.trained_model import describe_bucket, sharpness
 
 Floats = NDArray[np.float32]
 
@@ -36,7 +36,7 @@ class MindSporeInspection:
             "log-probs of every layer",
             policy.model().layer_ends,
             policy.log,
-            bucket=lambda *tensors: bucket_of(tensors[1:]),
+            bucket=lambda *tensors: describe_bucket(tensors[1:]),
         )
 
     def weights(self) -> dict[str, Floats]:

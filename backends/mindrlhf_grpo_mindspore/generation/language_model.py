@@ -25,7 +25,7 @@ from ..models import hf
 from ..training.buckets import Buckets
 from ..training.layouts import LAYOUTS, needed
 from ..training.log_probs import LogProbModel
-from ..training.trained_model import bucket_of, cost_of, layout_of, sharpness
+from ..training.trained_model import choose_layout, describe_bucket, forward_cost, sharpness
 from .decoder_steps import Model
 from .engine import MindSporeEngine
 
@@ -43,7 +43,7 @@ class MindSporeLanguageModel:
         self.config, self.tokenizer, self.log, self.slots = config, tokenizer, log, slots
         self.folder = find_folder(config.path)
         self.architecture = hf.load_architecture(self.folder)
-        self.layout, _ = layout_of(config.layout)
+        self.layout, _ = choose_layout(config.layout)
         self.model: Model | None = None
         self.engine: MindSporeEngine | None = None
         self.scorer: Compiled | None = None
@@ -61,7 +61,9 @@ class MindSporeLanguageModel:
         """Log-probs of every row, without gradient."""
         if self.scorer is None:
             cell = LogProbModel(self.architecture, self.weights().weights, self.layout)
-            self.scorer = Compiled("log-probs", cell.logps, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
+            self.scorer = Compiled(
+                "log-probs", cell.logps, self.log, bucket=lambda *tensors: describe_bucket(tensors[1:])
+            )
         scorer, shared = self.scorer, self.layout == "shared"
 
         def compute(micro: Batch) -> list[NDArray[np.float32]]:
@@ -99,5 +101,5 @@ class MindSporeLanguageModel:
             body = sum(weight.size for weight in self.weights().weights.values()) - head
             shared = self.layout == "shared"
             limits = needed(batch, shared=shared)
-            self.buckets = Buckets(cost_of(self.architecture, body=body, head=head), shared=shared, limits=limits)
+            self.buckets = Buckets(forward_cost(self.architecture, body=body, head=head), shared=shared, limits=limits)
         return self.buckets

@@ -26,7 +26,7 @@ from ..sync.swap import DeviceMemory
 from .log_probs import LogProbModel
 from .optim import AdamW
 from .reference import Reference
-from .trained_model import RunContext, TrainedModel, bucket_of
+from .trained_model import RunContext, TrainedModel, describe_bucket
 from .value_model import ValueOutputs
 
 
@@ -67,7 +67,7 @@ class MindSporePolicy(TrainedModel):
     def values(self, batch: Batch) -> NDArray[np.float32]:
         """Values of a shared critic before each token ``[N, T]``, without gradient."""
         if self.valuer is None:
-            bucket = lambda *tensors: bucket_of(tensors[1:])  # noqa: E731
+            bucket = lambda *tensors: describe_bucket(tensors[1:])  # noqa: E731
             self.valuer = Compiled("values", self.value_cells().construct, self.log, bucket=bucket)
         valuer = self.valuer
         (values,) = fill_rows(batch, self.micro_batches(batch), lambda micro: self.outputs(valuer, micro))
@@ -131,7 +131,7 @@ class MindSporePolicy(TrainedModel):
             name = f"{'reference ' if reference else ''}log-probs{' and entropies' if entropy else ''}"
             function = model.construct if entropy else model.logps
             self.scorers[reference, entropy] = Compiled(
-                name, function, self.log, bucket=lambda *tensors: bucket_of(tensors[1:])
+                name, function, self.log, bucket=lambda *tensors: describe_bucket(tensors[1:])
             )
         return self.scorers[reference, entropy]
 
@@ -143,7 +143,7 @@ class MindSporePolicy(TrainedModel):
 
     def model(self, *, reference: bool = False, entropy_gradient: bool = False) -> LogProbModel:
         """Cells for one compiled function, over the policy's weights or the reference's."""
-        weights = self.reference.of(self.weights) if reference else self.weights
+        weights = self.reference.weights_for(self.weights) if reference else self.weights
         return LogProbModel(
             self.architecture, weights, self.layout, lora_scale=0.0 if reference else self.lora_scale,
             recompute=self.model_config.recompute and not reference, entropy_gradient=entropy_gradient,

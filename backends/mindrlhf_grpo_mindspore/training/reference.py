@@ -33,7 +33,7 @@ class Reference:
         self.frozen: dict[str, Parameter] | None = None
         self.moved = False
 
-    def of(self, weights: dict[str, Parameter]) -> dict[str, Parameter]:
+    def weights_for(self, weights: dict[str, Parameter]) -> dict[str, Parameter]:
         """Weights of a policy's reference, to be computed without adapters (a LoRA scale of 0)."""
         return weights if hf.is_lora(weights) else self.copy()
 

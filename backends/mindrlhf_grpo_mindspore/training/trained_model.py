@@ -72,7 +72,7 @@ class TrainedModel(ABC):
         self.log, self.comm = context.log, context.comm
         self.folder = Path(config.path).expanduser()
         self.lora_scale = hf.lora_scale(config)
-        self.layout, self.layout_reason = layout_of(config.layout)
+        self.layout, self.layout_reason = choose_layout(config.layout)
         self.steps: dict[tuple[Loss, tuple[str, ...], bool], tuple[Compiled, tuple[str, ...]]] = {}
 
     def take_weights(self, weights: dict[str, Parameter]) -> None:
@@ -144,7 +144,9 @@ class TrainedModel(ABC):
                 self.cells(loss), loss, ParameterTuple(self.trainable.values()), names, segments=segments,
                 entropies=entropies,
             )  # fmt: skip
-            step = Compiled("train step", cell.construct, self.log, bucket=lambda *tensors: bucket_of(tensors[3:]))
+            step = Compiled(
+                "train step", cell.construct, self.log, bucket=lambda *tensors: describe_bucket(tensors[3:])
+            )
             self.steps[key] = (step, sum_names(loss, names, segments=segments, entropies=entropies))
         return self.steps[key]
 
@@ -191,7 +193,7 @@ class TrainedModel(ABC):
 
     def make_buckets(self, *, body: int, head: int) -> None:
         """Make the buckets for a model with so many weights below the head and in it."""
-        cost = cost_of(self.architecture, body=body, head=head)
+        cost = forward_cost(self.architecture, body=body, head=head)
         self.buckets = Buckets(cost, shared=self.layout == "shared", limits=self.limits())
 
     def limits(self) -> Sizes:
@@ -204,12 +206,12 @@ class TrainedModel(ABC):
         return Sizes(prompts=prompts, group=group, prompt=1, completion=completion, tokens=1, predicted=1)
 
 
-def layout_of(requested: str) -> tuple[str, str]:
+def choose_layout(requested: str) -> tuple[str, str]:
     """Layout and reason: every model of this backend can share prompts, its attention being the backend's own."""
     return ("plain", "asked for") if requested == "plain" else ("shared", "the attention is the backend's own")
 
 
-def cost_of(model: Architecture, *, body: int, head: int) -> Cost:
+def forward_cost(model: Architecture, *, body: int, head: int) -> Cost:
     """The cost of a forward pass with so many weights below the head and in it."""
     score = 2.0 * model.layers * model.heads * (model.key_size + model.value_size)
     return Cost(token=2.0 * body, prediction=2.0 * head, score=score)
@@ -234,7 +236,7 @@ def zeros_like(weight: Tensor) -> Tensor:
     return Tensor(np.zeros(weight.shape, np.float32)).astype(weight.dtype)
 
 
-def bucket_of(inputs: Sequence[Tensor]) -> str:
+def describe_bucket(inputs: Sequence[Tensor]) -> str:
     """The bucket of a ``ModelInput.tensors``, for the compile log."""
     ids, _, predictors, _, rows = inputs[:5]
     return f"{ids.shape[0]} tokens, {predictors.shape[0]} predicted, {rows.shape[0]} completions of {rows.shape[1]}"

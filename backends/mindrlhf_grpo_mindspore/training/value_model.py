@@ -35,7 +35,7 @@ from ..graph import Compiled, empty, overwrite
 from ..models import Decoder, hf, supported_architecture
 from ..models.value_head import FloatHead, head_weights
 from .log_probs import ATTENTION, INPUTS, in_rows
-from .trained_model import RunContext, TrainedModel, bucket_of, sharpness
+from .trained_model import RunContext, TrainedModel, describe_bucket, sharpness
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -128,7 +128,9 @@ class MindSporeValueModel(TrainedModel):
         if what not in self.readers:
             cells = self.cells()
             construct = cells.construct if what == "values" else cells.read
-            self.readers[what] = Compiled(what, construct, self.log, bucket=lambda *tensors: bucket_of(tensors[1:]))
+            self.readers[what] = Compiled(
+                what, construct, self.log, bucket=lambda *tensors: describe_bucket(tensors[1:])
+            )
         return self.readers[what]
 
     def update(

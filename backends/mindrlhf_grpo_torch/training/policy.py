@@ -83,7 +83,7 @@ class TorchPolicy(TrainedModel):
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
         """Log-probs of this rank's rows, without gradient; ``reference`` uses the reference weights."""
         every = self.micro_batches(batch)
-        holder = self.reference.of(self.scorer) if reference else nullcontext(self.scorer)
+        holder = self.reference.scorer_for(self.scorer) if reference else nullcontext(self.scorer)
         with holder as scorer, self.passes(len(every), reference=reference):
 
             def compute(micro: Batch) -> list[NDArray[np.float32]]:

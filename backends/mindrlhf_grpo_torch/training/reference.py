@@ -38,7 +38,7 @@ class Reference:
         self.moved = False
 
     @contextmanager
-    def of(self, scorer: LogProbModel) -> Iterator[LogProbModel]:
+    def scorer_for(self, scorer: LogProbModel) -> Iterator[LogProbModel]:
         """Yield the reference of the policy that ``scorer`` computes: adapters disabled, or the frozen copy."""
         if hf.is_lora(scorer.model):
             model: Any = scorer.model
