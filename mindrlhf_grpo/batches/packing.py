@@ -1,6 +1,6 @@
 """The packing plan: where the tokens of a micro-batch lie in one forward pass, and which place predicts which token.
 
-``shared_plan`` lays every prompt down once, then the completions group by group; positions go on after the prompt.
+``shared_plan`` lays out every prompt once, then the completions group by group; their positions follow the prompt's.
 ``plain_plan`` repeats the prompt in every row and pads rows on the right. The last token of a completion predicts
 nothing: it is computed only where values are read at the tokens themselves (``read_at="token"``).
 A plan knows no framework and no bucket: backends pad it to their shapes and convert it to tensors.
@@ -31,7 +31,7 @@ class PackingPlan:
         prompts: ``[C]`` index of the prompt that each copy holds.
         prompt_starts, prompt_lengths: ``[C]`` span of each copy.
         copies: ``[N]`` the copy that each completion continues.
-        order: ``[N]`` the completions in the order in which they lie.
+        order: ``[N]`` the completions in their order in the flat tokens.
         starts, computed: ``[N]`` span of each completion, as far as it is computed.
         predictors: ``[R]`` flat place whose hidden state is read for each token: before it, or at it.
         targets: ``[R]`` id of each token.
@@ -65,7 +65,7 @@ class PackingPlan:
         return int(max(self.prompt_lengths.max(), joined.max(initial=0)))
 
     def members(self) -> list[Places]:
-        """The completions of each copy, in the order in which they lie."""
+        """The completions of each copy, in their order in the flat tokens."""
         sizes = np.bincount(self.copies, minlength=len(self.prompts))
         return np.split(self.order, np.cumsum(sizes)[:-1])
 
@@ -177,7 +177,7 @@ def text_positions(prompts: Sequence[IntArray]) -> list[Places]:
 def flat_positions(plan: PackingPlan, of_prompts: Sequence[Places]) -> Places:
     """Positions ``[A, S]`` of the forward pass, 0 on padding.
 
-    A completion goes on, on every axis, after the largest position of its prompt.
+    On every axis, the positions of a completion follow the largest position of its prompt.
 
     Args:
         of_prompts: ``[A, P]`` for each of the M prompts.
@@ -196,7 +196,7 @@ class ImagePlaces:
     """The flat places that embeddings of images take.
 
     Attributes:
-        embeddings: how many there are: one for each image token of the prompts.
+        embeddings: their number, one for each image token of the prompts.
         places: ``[I]`` flat place of each image token of every copy.
         sources: ``[I]`` the embedding that goes there.
     """
@@ -216,19 +216,19 @@ def image_places(
     """The places of image tokens in copies of prompts; embeddings follow one another in the order of the prompts.
 
     Args:
-        has_images: of each prompt; in a prompt without images the token is a token like others.
+        has_images: for each prompt; in a prompt without images the image token is ordinary text.
         copies, copy_starts: ``[C]`` the prompt of each copy, and the copy's first flat place.
     """
     tokens = [
         np.flatnonzero(prompt == image_token) if images else np.zeros(0, np.int64)
         for prompt, images in zip(prompts, has_images, strict=True)
     ]
-    counts = np.array([len(found) for found in tokens], dtype=np.int64)
+    counts = np.array([len(places) for places in tokens], dtype=np.int64)
     first_embeddings = span_starts(counts)
-    places = [tokens[prompt] + start for prompt, start in zip(copies, copy_starts, strict=True)]
+    flat_places = [tokens[prompt] + start for prompt, start in zip(copies, copy_starts, strict=True)]
     sources = [first_embeddings[prompt] + np.arange(counts[prompt]) for prompt in copies]
     return ImagePlaces(
         embeddings=int(counts.sum()),
-        places=np.concatenate(places).astype(np.int64),
+        places=np.concatenate(flat_places).astype(np.int64),
         sources=np.concatenate(sources).astype(np.int64),
     )

@@ -148,7 +148,7 @@ class DeviceBucket:
 
 
 class HostBucket:
-    """The same in mapped host memory, for the CPU target: float32."""
+    """Parts of one length in mapped host memory, float32, for the CPU target."""
 
     def __init__(self, shapes: Sequence[tuple[int, int]], slots: int, length: int, dtype: ms.Type) -> None:
         self.length = length

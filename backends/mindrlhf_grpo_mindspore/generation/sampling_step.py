@@ -1,4 +1,4 @@
-"""From hidden states to tokens: the head and the sampler in one compiled step; logits never leave it.
+"""The step from hidden states to tokens: head and sampler compiled together; logits never leave it.
 
 It is compiled separately from the layers, once for each rule and number of rows: prompts, decoding and recomputation
 share it, and another rule (a greedy evaluation between sampled steps) leaves the layers compiled.

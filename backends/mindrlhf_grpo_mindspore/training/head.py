@@ -1,4 +1,4 @@
-"""From hidden states to log-probs of given tokens, a chunk of positions at a time.
+"""The output head: from hidden states to log-probs of given tokens, a chunk of positions at a time.
 
 The logits of a batch never exist at once: those of each chunk are reduced, dropped, and computed again in the backward
 pass. The temperature scales hidden states, so it is an input, and a new one does not compile again.
@@ -69,7 +69,7 @@ class LinearHead(nn.Cell):
 
 
 class EntropyHead(LinearHead):
-    """The same with a gradient of the entropies H too: dH/dz_j = -p_j (log p_j + H)."""
+    """``LinearHead`` with a gradient of the entropies H too: dH/dz_j = -p_j (log p_j + H)."""
 
     def bprop(
         self,

@@ -163,7 +163,7 @@ def causal_bias(length: int) -> Tensor:
 
 
 def filled(array: NDArray[Any], size: int) -> Places:
-    """With zeros at the end."""
+    """Append zeros up to ``size``."""
     return np.concatenate([array, np.zeros(size - len(array), np.int64)]).astype(np.int64)
 
 

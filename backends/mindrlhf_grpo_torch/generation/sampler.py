@@ -1,4 +1,4 @@
-"""From logits to tokens: inverse-CDF sampling with one number per token, each row on its own.
+"""The sampler: from logits to tokens by the inverse CDF, with one number per token and each row on its own.
 
 ``mindrlhf_grpo.generation.sampling`` defines how the number selects a token: the choice of a row depends only on its own
 logits and number. The transformations are applied in the order of Hugging Face generate: repetition penalty, minimum

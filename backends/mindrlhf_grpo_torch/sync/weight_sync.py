@@ -76,7 +76,7 @@ class TorchWeightSync:
 
 
 class ShardedWeightSync:
-    """The same from shards: each weight is gathered on every rank, copied, compared, and freed."""
+    """The weight sync from shards: each weight is gathered on every rank, copied, compared, and freed."""
 
     def __init__(self, policy: TrainedModel, engine: TorchEngine) -> None:
         self.policy, self.engine = policy, engine

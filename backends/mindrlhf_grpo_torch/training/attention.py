@@ -210,7 +210,7 @@ def heads_first(packed: Tensor) -> Tensor:
 def portable_attention(
     query: Tensor, key: Tensor, value: Tensor, plan: SharedAttention, scale: float, window: int | None
 ) -> Tensor:
-    """The same through ``scaled_dot_product_attention``, for any device, type and sliding window.
+    """The shared attention through ``scaled_dot_product_attention``, for any device, type and sliding window.
 
     ``[S, H, D]``, ``[S, K, D]`` twice -> ``[S, H, D]``. The prompt's keys are repeated for every completion.
     """

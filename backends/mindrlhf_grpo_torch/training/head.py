@@ -1,4 +1,4 @@
-"""From hidden states to log-probs of given tokens, a chunk of positions at a time.
+"""The output head: from hidden states to log-probs of given tokens, a chunk of positions at a time.
 
 The logits of a batch never exist at once: those of each chunk are computed in float32, reduced, dropped, and computed
 again in the backward pass. Two forms with equal results: ``LinearHead`` for a plain output projection, ``ModelHead``

@@ -1,4 +1,4 @@
-"""The slots' memory: what is written where, what growing and moving keep, and what a compiled step sees of it."""
+"""The KV cache: writes, growth, moves between slots, and the memory that compiled steps see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model beside the policy on MindSpore says and finds likely what torch's does, before and after release."""
+"""A language model beside the policy on MindSpore: torch's completions and log-probs, before and after release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From policy to engine: shared parameters, copies, and what a difference does."""
+"""Weight sync from policy to engine: shared parameters, copies, and a difference that stops the run."""
 
 from __future__ import annotations
 

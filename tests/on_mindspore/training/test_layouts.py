@@ -1,4 +1,4 @@
-"""Shared and plain layouts: what a batch becomes, and that padding and neighbours change no number."""
+"""Shared and plain layouts: the model input of a batch; padding and neighbours change no number."""
 
 from __future__ import annotations
 

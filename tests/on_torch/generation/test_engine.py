@@ -1,4 +1,4 @@
-"""Generation: what a completion depends on, how it ends, and what is refused."""
+"""Generation: the inputs that a completion depends on, its end, and refused requests."""
 
 from __future__ import annotations
 

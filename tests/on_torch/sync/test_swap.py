@@ -1,4 +1,4 @@
-"""Storages that leave the device: views of them come back whole, and what is away cannot be mistaken for numbers."""
+"""Storages that leave the device: their views come back intact, and offloaded values read as NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From policy to engine: shared memory, merged adapters, and what a difference does."""
+"""Weight sync from policy to engine: shared memory, merged adapters, and a difference that stops the run."""
 
 from __future__ import annotations
 

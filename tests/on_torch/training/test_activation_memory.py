@@ -1,4 +1,4 @@
-"""The bytes that autograd keeps, counted, are those that ``memory.py`` predicts."""
+"""The bytes that autograd saves equal the prediction of ``capacity.memory``."""
 
 from __future__ import annotations
 
