@@ -1,4 +1,4 @@
-"""How an estimator is called: a function whose parameters name what it reads.
+"""The call of an estimator: a function whose parameters name what it reads.
 
 ``values`` rewards ``[N, F, K]``, ``weights`` of the components ``[F]``, ``rewards`` their weighted total ``[N, K]``,
 ``groups`` ``[N]``, ``lengths`` and ``baselines`` ``[N]``, the settings ``eps``, ``ddof`` and ``whitening``. It returns

@@ -34,7 +34,7 @@ def group_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, ddof: in
 def leave_one_out_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, ddof: int) -> Table:
     """(R - mean) / (std + eps) with mean and std of the *other* scored entries of the group and column of ``[N, K]``.
 
-    Not divided where that std is 0, which that of a single other counts as.
+    Not divided where that std is 0, or where there is a single other.
     """
     result = np.zeros(rewards.shape, dtype=np.float64)
     for group in np.unique(groups):
@@ -54,9 +54,9 @@ def leave_one_out_z_score(rewards: FloatArray, groups: IntArray, *, eps: float, 
 
 
 def centre(rewards: FloatArray, groups: IntArray, shares: FloatArray | IntArray | None = None) -> tuple[Table, Table]:
-    """R - mean in each group and column of ``[N, ...]`` (NaN stays NaN), and how many entries each mean is of.
+    """R - mean in each group and column of ``[N, ...]`` (NaN stays NaN), and the number of entries behind each mean.
 
-    With ``shares`` ``[N]`` the mean counts each row that often. Exactly 0 where all are equal: the mean of equal floats
+    With ``shares`` ``[N]`` each row counts that often in the mean. Exactly 0 where all are equal: the mean of equal floats
     may differ from them in the last bit.
     """
     member = np.unique(groups, return_inverse=True)[1]
@@ -66,8 +66,8 @@ def centre(rewards: FloatArray, groups: IntArray, shares: FloatArray | IntArray 
         mean = group_sum(np.where(scored, rewards, 0.0), member) / np.maximum(count, 1)
     else:
         share = shares.astype(np.float64).reshape(-1, *[1] * (rewards.ndim - 1)) * scored
-        whole = group_sum(share, member)
-        mean = group_sum(np.where(scored, rewards, 0.0) * share, member) / np.where(whole > 0, whole, 1.0)
+        total = group_sum(share, member)
+        mean = group_sum(np.where(scored, rewards, 0.0) * share, member) / np.where(total > 0, total, 1.0)
     differs = spread(rewards, member, len(count))[member] > 0
     centred = np.where(differs | ~scored, rewards - mean[member], 0.0)
     return centred, count[member]

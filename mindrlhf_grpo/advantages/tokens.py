@@ -1,7 +1,7 @@
 """Token-level rewards, returns and advantages, and their whitening over the tokens of the global batch.
 
-Pure NumPy in float64 on the rows of one rank. Tokens past a completion's length hold 0 in every result, and what they
-hold in an argument plays no part. Legend: N completions, T tokens.
+Pure NumPy in float64 on the rows of one rank. Tokens past a completion's length are 0 in every result, whatever they
+hold in an argument. Legend: N completions, T tokens.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def to_tokens(advantages: FloatArray, lengths: IntArray, width: int, segments: I
     if count == 1:
         return np.where(inside, advantages, 0.0).astype(np.float32)
     if segments is None or segments.shape != (rows, width):
-        given = None if segments is None else segments.shape
-        raise ValueError(f"advantages of {count} segments need segments [{rows}, {width}], not {given}")
+        shape = None if segments is None else segments.shape
+        raise ValueError(f"advantages of {count} segments need segments [{rows}, {width}], not {shape}")
     inside &= segments >= 0
     if int(segments[inside].max(initial=0)) >= count:
         raise ValueError(f"a token is in segment {int(segments[inside].max())}, but there are advantages for {count}")
@@ -45,7 +45,7 @@ def to_tokens(advantages: FloatArray, lengths: IntArray, width: int, segments: I
 
 
 def token_rewards(scores: FloatArray, kl: FloatArray, kl_coef: float, lengths: IntArray) -> Table:
-    """-kl_coef KL at each token, and the score besides at the last one ``[N, T]``.
+    """-kl_coef KL at each token, plus the score at the last one ``[N, T]``.
 
     A policy that gives its token a higher log-prob than the reference has KL > 0 (k1) and loses reward. A completion
     without any token has nowhere to put its score. InstructGPT, https://arxiv.org/abs/2203.02155.
@@ -118,7 +118,7 @@ def whiten_tokens(advantages: FloatArray, mask: FloatArray, moments: FloatArray,
 
 
 def inside_of(array: FloatArray, lengths: IntArray) -> NDArray[np.bool_]:
-    """Whether a place of ``[N, T]`` is before the end of its completion."""
+    """True at each place of ``[N, T]`` before the end of its completion."""
     if array.ndim != 2 or lengths.shape != array.shape[:1] or int(lengths.max(initial=0)) > array.shape[1]:
         raise ValueError(f"token arrays must be [N, T] and lengths [N] up to T, not {array.shape} and {lengths}")
     return np.asarray(np.arange(array.shape[1])[None, :] < lengths[:, None], dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Algorithms by name: which advantages, which loss, and which models and log-probs they need.
+"""Algorithms: one file each in ``online``, a family of objectives each in ``offline``, and what a configuration makes of them.
 
-To add one, write its record beside the others; trainers and backends never ask for a name.
+To add one, write a file with its record there (docs/extend/add_an_algorithm.md); trainers and backends know no names.
 """

@@ -25,7 +25,7 @@ LOG_LIMIT = 20.0  # of every logarithm of a weight, as in verl: exp stays finite
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """Weights of tokens from the gap of their log-probs, bounded.
+    """Weights of tokens from the gap between their log-probs, bounded.
 
     Attributes:
         level: what is bounded: w of a ``token``; the product over a ``sequence`` (TRL, verl, NeMo RL); or its
@@ -51,7 +51,7 @@ class Correction:
     def weights(self, log_ratio: FloatArray, mask: FloatArray) -> NDArray[np.float64]:
         """``[N, T]`` from old_logps - rollout_logps ``[N, T]``; 1 where the mask is 0.
 
-        Masked tokens play no part in the weight of a completion. Raises ValueError for arrays that differ in shape.
+        Masked tokens do not affect the weight of a completion. Raises ValueError for arrays that differ in shape.
         """
         free = self.unbounded(log_ratio, mask)
         inside = (free >= self.low) & (free <= self.high)
@@ -171,15 +171,15 @@ def entropy_mask(
             f"quantile must be in 0..1 and the arrays [N, T], not {quantile}, {entropies.shape}, {mask.shape}"
         )
     trained = mask > 0
-    own = np.where(trained, entropies, -np.inf)
-    whole = entropies[trained] if gathered is None else gathered
-    if not (np.isfinite(whole).all() and np.isfinite(entropies[trained]).all()):
+    compared = np.where(trained, entropies, -np.inf)
+    all_ranks = entropies[trained] if gathered is None else gathered
+    if not (np.isfinite(all_ranks).all() and np.isfinite(entropies[trained]).all()):
         raise ValueError("the entropy of a trained token is not finite")
-    kept = trained
+    selected = trained
     if by_row:
-        kept = np.zeros_like(trained)
+        selected = np.zeros_like(trained)
         for row in np.flatnonzero(trained.any(axis=1)):
-            kept[row] = own[row] >= np.quantile(entropies[row][trained[row]], quantile)
-    elif whole.size:
-        kept = own >= np.quantile(whole, quantile)
-    return kept.astype(np.float32)
+            selected[row] = compared[row] >= np.quantile(entropies[row][trained[row]], quantile)
+    elif all_ranks.size:
+        selected = compared >= np.quantile(all_ranks, quantile)
+    return selected.astype(np.float32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 
-MOST = 0.2  # the largest relative error that a step answers to
+MOST = 0.2  # largest relative error that one step corrects
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,8 +19,8 @@ class KlControl:
 
     Attributes:
         coef: the coefficient now, 0 or more.
-        target: KL of a completion that is aimed at; 0: fixed.
-        horizon: completions over which the coefficient follows.
+        target: KL per completion to steer to; 0: fixed.
+        horizon: completions over which the coefficient adapts.
     """
 
     coef: float
@@ -32,17 +32,17 @@ class KlControl:
             raise ValueError(f"coef and target must be 0 or more and horizon at least 1, not {self}")
 
     def update(self, kl: float, completions: int) -> None:
-        """Answer to the mean KL of a completion in a batch; a KL that is not finite changes nothing."""
+        """Adapt to the mean KL per completion of a batch; a KL that is not finite changes nothing."""
         if self.target > 0 and math.isfinite(kl):
             error = min(max(kl / self.target - 1.0, -MOST), MOST)
             self.coef *= 1.0 + error * completions / self.horizon
 
     def state(self) -> dict[str, float]:
-        """What resuming needs, for JSON."""
+        """The state that resuming needs, for JSON."""
         return {"coef": self.coef}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Take up :meth:`state`. Raises CheckpointError where it holds no coefficient."""
+        """Restore what :meth:`state` returned. Raises CheckpointError if it holds no coefficient."""
         coef = state.get("coef")
         if not isinstance(coef, int | float) or not math.isfinite(coef) or coef < 0:
             raise CheckpointError(f"the state of the KL controller holds no coefficient: {dict(state)}")

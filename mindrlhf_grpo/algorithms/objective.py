@@ -27,7 +27,7 @@ class OfflineLoss(Loss, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instead:
-    """What a peer computes under an objective's name: one of our objectives, with these numbers."""
+    """A peer's version of an objective: one of ours, with these numbers."""
 
     objective: str
     values: Mapping[str, float]

@@ -233,7 +233,7 @@ def loss_of(
 
 
 def loss_name(algorithm: Algorithm) -> str:
-    """How messages and presets call an algorithm's loss."""
+    """The name of an algorithm's loss in messages and presets."""
     name = getattr(algorithm.loss, "name", "")
     return name if POLICY_LOSSES.get(name) is algorithm.loss else f"of {algorithm.name}"
 

@@ -69,5 +69,5 @@ def field_types(loss: Any, *, without: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def fits(value: object, kind: str) -> bool:
-    """Whether a value is of the type named; a whole number is also a float, a truth value only a bool."""
+    """True for a value of the named type; a whole number is also a float, a truth value only a bool."""
     return isinstance(value, KINDS[kind][1]) and isinstance(value, bool) == (kind == "bool")

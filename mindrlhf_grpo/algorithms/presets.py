@@ -1,6 +1,6 @@
-"""The numbers of other code bases, by their names; a key of the configuration that is null takes them.
+"""The defaults of other code bases, by their names, for configuration keys that are null.
 
-Facts read in the peers' public sources, 2026-08 or earlier.
+Facts from the peers' public sources, 2026-08 or earlier.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Preset:
         clip_high: None: the same as ``clip_low``.
         log_ratio_clamp: bound on |logps - old_logps|; 0: off.
         kl_clamps: bound on the KL estimate, by estimator; absent: off.
-        count_masked_rows: whether a completion without a trained token counts as a sequence of the mean.
-        whitening: over what GDPO normalises at the end: completions, or tokens (long answers weigh more).
-        token_whitening: whose whitening of token advantages, see ``advantages.whiten_tokens``.
-        losses: what a loss is made with, by its name.
+        count_masked_rows: a completion without a trained token counts as a sequence of the mean.
+        whitening: GDPO's last step, over completions, or over tokens (long answers weigh more).
+        token_whitening: the peer whose whitening of token advantages is used, see ``advantages.whiten_tokens``.
+        losses: arguments of losses, by their names.
     """
 
     adv_eps: float = 1e-4

@@ -47,10 +47,10 @@ class RewardScaling:
         if not len(values):
             return
         count, mean = len(values), float(values.mean())
-        whole, step = self.count + count, mean - self.mean
-        self.squares += float(((values - mean) ** 2).sum()) + step**2 * self.count * count / whole
-        self.mean += step * count / whole
-        self.count = whole
+        total, step = self.count + count, mean - self.mean
+        self.squares += float(((values - mean) ** 2).sum()) + step**2 * self.count * count / total
+        self.mean += step * count / total
+        self.count = total
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

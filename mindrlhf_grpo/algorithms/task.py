@@ -80,8 +80,8 @@ class Task:
     def scores(self, xp: Any, outputs: Any, tensors: Mapping[str, Any]) -> FloatArray | None:
         """Reward of each row ``[N]``; None where the loss gives none."""
         scores = getattr(self.loss, "scores", None)
-        found: FloatArray | None = None if scores is None else scores(xp, outputs, tensors)
-        return found
+        rewards: FloatArray | None = None if scores is None else scores(xp, outputs, tensors)
+        return rewards
 
 
 def find_objective(name: str) -> Objective:
@@ -159,7 +159,7 @@ def check_task(task: Task, config: OfflineConfig) -> None:
 
 
 def not_read(option: str, objective: Objective) -> str:
-    """Why an option is refused."""
+    """The error for an option that the loss does not read."""
     readers = ", ".join(name for name, entry in OBJECTIVES.items() if option in entry.options)
     hint = f" ({objective.hints[option]})" if option in objective.hints else ""
     return f"objective.{option} is not read by {objective.name}; accepted with: {readers}{hint}"

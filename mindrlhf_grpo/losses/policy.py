@@ -77,7 +77,7 @@ class PolicyLoss:
 
     @property
     def reads_entropy(self) -> bool:
-        """Whether ``tensors`` needs ``entropies`` with their gradient."""
+        """True if the loss reads ``tensors["entropies"]`` with their gradient."""
         return self.entropy_coef > 0
 
     def __call__(self, xp: Any, logps: Any, tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -130,7 +130,7 @@ class PolicyLoss:
         return losses
 
     def regularised(self, xp: Any, losses: Any, log_ratio: Any, logps: Any, tensors: Mapping[str, Any]) -> Any:
-        """Losses ``[N, T]`` with what does not depend on the advantages: the KL and the entropy bonus."""
+        """Losses ``[N, T]`` plus the terms that do not depend on the advantages: the KL and the entropy bonus."""
         trained = tensors["mask"] > 0
         if self.entropy_coef > 0:
             losses = losses - self.entropy_coef * xp.where(trained, tensors["entropies"], 0.0)
@@ -143,7 +143,7 @@ class PolicyLoss:
         return losses + self.kl_coef * kl(xp, logps, reference, self.kl_estimator, self.kl_clamp, ratio=ratio)
 
     def ratio_sums(self, xp: Any, ratio: Any, log_ratio: Any, advantages: Any, trained: Any) -> dict[str, Any]:
-        """What the ratios of the trained tokens look like, as sums."""
+        """Statistics of the trained tokens' ratios, as sums."""
         ones = xp.where(trained, xp.ones_like(ratio), 0.0)
         low, high = self.bounded(xp, ratio, log_ratio, advantages, ones)
         return {

@@ -1,7 +1,7 @@
-"""Preference losses over pairs: the log-ratio of a chosen completion is to exceed that of a rejected one.
+"""Preference losses over pairs: the log-ratio of a chosen completion should exceed that of a rejected one.
 
-One skeleton makes a log-ratio log pi/ref of each completion, summed over its tokens or averaged, and a variant turns
-those of a pair into its loss. Row 2i is chosen, row 2i+1 rejected (``Batch.coupled``). ``row_weight`` carries
+The skeleton, with DPO in it, makes a log-ratio log pi/ref of each completion, summed over its tokens or averaged, and a
+variant (``algorithms/offline``) turns those of a pair into its loss. Row 2i is chosen, row 2i+1 rejected (``Batch.coupled``). ``row_weight`` carries
 1 / pairs of the global batch; rows that a backend adds as padding have 0 there. Legend: N rows, T tokens, n = N // 2.
 """
 
@@ -23,7 +23,7 @@ def sigmoid(xp: Any, x: Any) -> Any:
 
 
 def right(xp: Any, gap: Any) -> Any:
-    """1 where a gap is above 0, 0 below, 1/2 for a tie: an untrained policy, equal to its reference, has 1/2 and not 0."""
+    """1 where a gap is above 0, 0 below, 1/2 for a tie, so that an untrained policy, equal to its reference, scores 1/2."""
     return 0.5 + 0.5 * xp.sign(xp.stop_gradient(gap))
 
 
@@ -34,7 +34,7 @@ class Sigmoid:
     TRL's ``sigmoid`` accepts a label smoothing and ignores it; here only losses that read one have it (``CDPO``).
 
     Attributes:
-        beta: how strongly the policy is held to the reference.
+        beta: strength of the pull towards the reference.
         reference_free: log-probs instead of log-ratios: the reference counts as uniform.
         sft_coef: weight of the chosen completions' negative log-likelihood, by ``weights``; 0: off.
     """

@@ -27,11 +27,11 @@ def partners(before: BatchContext) -> dict[str, NDArray[np.float64]]:
 def unpaired_partners(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     """AOT unpaired: the rejected log-ratio of a chosen row's rank, and the other way round."""
     mask = before.batch.mask
-    own = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
-    ratios = before.everywhere(own)
+    local = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
+    ratios = before.everywhere(local)
     chosen, rejected = ratios[0::2], ratios[1::2]
-    both = np.stack([np.sort(rejected)[ranks(chosen)], np.sort(chosen)[ranks(rejected)]], axis=1)
-    return {"partner": both[before.share.start : before.share.stop].reshape(-1)}
+    counterparts = np.stack([np.sort(rejected)[ranks(chosen)], np.sort(chosen)[ranks(rejected)]], axis=1)
+    return {"partner": counterparts[before.share.start : before.share.stop].reshape(-1)}
 
 
 def ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -46,7 +46,7 @@ class AOT(Sigmoid):
     """Distributional preference: the k-th largest log pi(chosen) / pi(rejected) meets the k-th largest of the reference.
 
     https://arxiv.org/abs/2406.05882. The sort is over the *global* batch, so the host makes it, from the log-probs
-    before the update (``preparation.py``): ``partner`` is what a pair is compared with, a constant.
+    before the update (``prepare`` of its record): ``partner`` is what a pair is compared with, a constant.
     """
 
     label_smoothing: float = 0.0

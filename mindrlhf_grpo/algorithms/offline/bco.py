@@ -17,15 +17,15 @@ from ..objective import Objective
 def mean_ratio(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     """BCO: mean log-ratio of all rows, chosen and rejected; the same for every row."""
     mask = before.batch.mask
-    own = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
-    return {"baseline": np.full(len(before.batch), float(before.everywhere(own).mean()))}
+    local = totals(before.logps(before.batch), mask) - totals(before.batch.ref_logps, mask)
+    return {"baseline": np.full(len(before.batch), float(before.everywhere(local).mean()))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BCOPair(Sigmoid):
     """A classifier of good and bad, rewards shifted by their mean: https://arxiv.org/abs/2404.04656.
 
-    ``baseline`` is the mean log-ratio over the global batch (``preparation.py``), as in TRL; MindRLHF has a running mean.
+    ``baseline`` is the mean log-ratio over the global batch (``prepare`` of its record), as in TRL; MindRLHF has a running mean.
     """
 
     def losses(self, xp: Any, chosen: Any, rejected: Any, tensors: Mapping[str, Any]) -> Any:

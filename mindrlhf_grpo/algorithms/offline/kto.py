@@ -30,8 +30,8 @@ def baseline(before: BatchContext) -> dict[str, NDArray[np.float64]]:
     ]
     share = wrong[before.share.start : before.share.stop]
     batch = build_offline_batch(share, Denominators.of(wrong))
-    own = totals(before.logps(batch), batch.mask) - totals(before.ref_logps(batch), batch.mask)
-    mean = float(before.everywhere(own).mean())
+    local = totals(before.logps(batch), batch.mask) - totals(before.ref_logps(batch), batch.mask)
+    mean = float(before.everywhere(local).mean())
     return {"baseline": np.full(len(before.batch), max(0.0, mean))}
 
 
@@ -41,7 +41,7 @@ class KTO:
 
     Desirable: w (1 - sigmoid(beta (x - z))), undesirable: w (1 - sigmoid(beta (z - x))); x is the summed log-ratio,
     z the KL estimated on mismatched completions, at least 0: ``baseline``, a constant made by the host
-    (``preparation.py``).
+    (``prepare`` of its record).
 
     Attributes:
         desirable, undesirable: weight w of either kind.

@@ -16,7 +16,7 @@ class GeometricPolicyLoss(PolicyLoss):
     """GMPO: l = -A exp(mean of clipped log r over the completion). https://arxiv.org/abs/2507.20673
 
     log r is clipped to [-clip_low, clip_high] on the side that the sign of A makes pessimistic, token by token; A is
-    meant to be one number a completion, and a token where it is 0 takes the sign of the others. verl's ``geo_mean`` is
+    meant to be one number per completion, and a token where it is 0 takes the sign of the others. verl's ``geo_mean`` is
     this with ``aggregation: sequence_mean`` and bounds of 0.2.
     """
 
