@@ -104,6 +104,21 @@ test: lint typecheck ## lint, types and the whole test suite but its slow runs
 test-slow: $(DEV_STAMP) ## the slow runs: both engines in parity, two workers under msrun, and others
 	@$(call tests,-m slow)
 
+test-arithmetic: $(DEV_STAMP) ## the tests that train, under other instruction sets, thread counts and tiny models
+	@$(call arithmetic,as here,)
+	@$(call arithmetic,baseline instructions,ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41)
+	@$(call arithmetic,AVX2 and two threads,ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2)
+	@$(call arithmetic,another tiny model,TINY_MODEL_SEED=1)
+	@$(call arithmetic,a third tiny model,TINY_MODEL_SEED=2)
+
+# On one line the setting, then how it went; a failure ends the list.
+define arithmetic
+echo "== $(1)" && \
+OMP_NUM_THREADS=1 $(2) $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore -m 'trains and not slow' $(PYTEST_ARGS) && \
+grep -rl --include='test_*.py' 'mark.trains' tests/on_mindspore | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 3 env $(2) \
+	$(BIN)/python -m pytest -m 'trains and not slow' $(PYTEST_ARGS)
+endef
+
 # MindSpore keeps what it has compiled: a process for every three files bounds the memory. Exit code 5: all skipped.
 define tests
 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore $(1) $(PYTEST_ARGS) && \

@@ -37,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NAMES:
         needs_critic = name in ALGORITHMS and "critic" in ALGORITHMS[name].needs
         sections = PPO if needs_critic else {"algorithm": {"name": REFERENCES.get(name, name)}}
-        paths.append(tiny.prepare(folder, train=TRAIN, **sections).rename(folder / f"{name}.yaml"))
+        paths.append(
+            tiny.prepare(folder, train={**TRAIN, "learning_rate": 0.01}, **sections).rename(folder / f"{name}.yaml")
+        )
     command = [sys.executable, "-c", PROGRAM, *map(str, paths)]
     done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -50,4 +52,4 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_reward_rises_by_a_third_of_the_way(folder: Path, name: str) -> None:
     metrics = tiny.metrics(folder / name)
     first, last = (np.mean([line["reward/mean"] for line in part]) for part in (metrics[:2], metrics[-2:]))
-    assert last - first >= 0.3, (first, last)
+    assert last - first >= 0.3, (first, last)  # 0.59 to 1.19 for all algorithms on six tiny models

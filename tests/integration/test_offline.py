@@ -33,6 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.prepare(tmp_path_factory.mktemp("offline"))
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twice the rows, so that one row that is wrong is no more than 2 % of those held out."""
+    return runs.prepare(tmp_path_factory.mktemp("many"), count=96)
+
+
 def figures(run: Path) -> list[dict[str, float]]:
     """The lines of ``metrics.jsonl`` without times."""
     return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in tiny.metrics(run)]
@@ -56,10 +62,10 @@ def test_supervised_fine_tuning_lowers_the_held_out_perplexity(folder: Path, tmp
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "aot_unpaired", "simpo"])
 @pytest.mark.row("mindrlhf", "DPO/RM")
-def test_preferences_are_learned(name: str, folder: Path, tmp_path: Path) -> None:
-    summary = trained(folder, tmp_path, "pairs", {"name": name})
+def test_preferences_are_learned(name: str, many: Path, tmp_path: Path) -> None:
+    summary = trained(many, tmp_path, "pairs", {"name": name}, train={"steps": 30, "prompts_per_step": 16})
     before, after = summary["before"], summary["after"]
-    assert after["accuracy"] == 1.0
+    assert after["accuracy"] > 0.9  # 1.00 on six tiny models
     assert after["accuracy_interval"][0] > 0.7
     assert after["margin"] > before["margin"] + 0.05
     assert after["loss"] < before["loss"]
@@ -73,20 +79,20 @@ def test_an_untrained_policy_prefers_nothing(folder: Path, tmp_path: Path) -> No
     assert tiny.metrics(tmp_path)[0]["loss"] == pytest.approx(np.log(2))
 
 
-def test_single_labelled_rows_teach_a_policy(folder: Path, tmp_path: Path) -> None:
-    summary = trained(folder, tmp_path, "labelled", {"name": "kto"})
-    assert summary["after"]["accuracy"] > 0.9
+def test_single_labelled_rows_teach_a_policy(many: Path, tmp_path: Path) -> None:
+    summary = trained(many, tmp_path, "labelled", {"name": "kto"}, train={"steps": 30, "prompts_per_step": 16})
+    assert summary["after"]["accuracy"] > 0.9  # 0.98 to 1.00 on six tiny models
     assert summary["after"]["reward/desirable"] > summary["after"]["reward/undesirable"] + 0.5
 
 
 @pytest.mark.parametrize(("rows", "name"), [("pairs", "bradley_terry"), ("labelled", "bce")])
 @pytest.mark.row("mindrlhf", "DPO/RM")
-def test_a_reward_model_ranks_separable_rows(rows: str, name: str, folder: Path, tmp_path: Path) -> None:
-    sections = {"train": {"steps": 40, "learning_rate": 0.01}}
-    summary = trained(folder, tmp_path, rows, {"name": name}, **sections)
-    assert summary["after"]["accuracy"] > 0.9
+def test_a_reward_model_ranks_separable_rows(rows: str, name: str, many: Path, tmp_path: Path) -> None:
+    sections = {"train": {"steps": 40, "prompts_per_step": 16, "learning_rate": 0.01}}
+    summary = trained(many, tmp_path, rows, {"name": name}, **sections)
+    assert summary["after"]["accuracy"] > 0.9  # 0.98 to 1.00 on six tiny models
     assert 0 <= summary["after"]["ece"] < 0.2
-    config = runs.config_of(folder, rows, {"name": name}, run_dir=str(tmp_path), **sections)
+    config = runs.config_of(many, rows, {"name": name}, run_dir=str(tmp_path), **sections)
     found = evaluate_offline(config, tmp_path / "checkpoints" / "step_40")
     assert found.pop("accuracy_interval") == pytest.approx(summary["after"].pop("accuracy_interval"))
     assert found == pytest.approx(summary["after"], abs=1e-6)

@@ -12,8 +12,10 @@ from tests.support import tiny
 pytestmark = pytest.mark.trains
 
 STEPS = 5
+# Terms of order 1 cancel in the loss of a step on the policy that sampled: float32 leaves a few 1e-8 of them, on any
+# processor; how near to 0 the sum comes is up to the model.
+CANCELLED = 1e-7
 OPTIONS = {
-    "seed": 1,  # of the losses of these steps none is near 0, where terms cancel and float32 has no 1e-6 left
     "train": {"steps": STEPS, "prompts_per_step": 5, "learning_rate": 0.001},
     "algorithm": {"kl_coef": 0.05, "preset": "trl"},
 }
@@ -50,7 +52,7 @@ def test_same_tokens_rewards_losses_and_weights(
             assert got[key]["components"] == row["components"]
             assert got[key]["advantages"] == row["advantages"]
     for one, other in zip(tiny.metrics(alone / "run"), tiny.metrics(run), strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-6, abs=1e-9)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-6, abs=CANCELLED)
     expected_weights, got_weights = tiny.weights(alone / "run", STEPS), tiny.weights(run, STEPS)
     for name, tensor in expected_weights.items():
         assert np.linalg.norm(got_weights[name] - tensor) <= 1e-5 * np.linalg.norm(tensor), name

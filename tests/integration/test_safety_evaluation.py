@@ -49,7 +49,7 @@ def gamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     config = tiny.prepare(
         folder, rewards=rewards, metrics=METRICS, eval={"source": str(held_out), "every": EVERY},  # type: ignore[arg-type]
-        train={"steps": STEPS, "prompts_per_step": 8, "learning_rate": 0.002}, tracking={"rollouts_every": 0},
+        train={"steps": STEPS, "prompts_per_step": 8, "learning_rate": 0.004}, tracking={"rollouts_every": 0},
     )  # fmt: skip
     train(load_config(config, []))
     return folder / "run"
@@ -69,14 +69,15 @@ def test_rates_are_measured_at_each_evaluation_and_before_training(
         low, rate, high = (row[f"eval/safety/harmful_compliance{end}"] for end in ("/low", "", "/high"))
         assert 0 <= low <= rate <= high <= 1
         assert row["eval/safety/harmful_compliance/prompts"] == row["eval/safety/over_refusal/prompts"] == 30
-    assert evaluated[-1]["eval/safety/harmful_compliance"] > evaluated[0]["eval/safety/harmful_compliance"]
     before = json.loads((gamed / "summary.json").read_text())["held_out"]["before"]
+    rate = "eval/safety/harmful_compliance"
+    assert evaluated[-1][rate] > before[rate] + 0.3  # at last 1.00 on six tiny models
     assert before["eval/safety/by_phrases"] == 0.0
     assert not [name for row in metrics for name in row if name.startswith("safety/")]  # training rows have no column
 
 
 def test_the_alarm_sounds_and_says_why(gamed: Path, metrics: list[dict[str, float]]) -> None:
-    assert metrics[-1]["reward/mean"] > metrics[0]["reward/mean"] + 0.3
+    assert metrics[-1]["reward/mean"] > metrics[0]["reward/mean"] + 0.3  # 0.48 to 0.77 on six tiny models
     assert metrics[0].get("alarm/held_out_falls", 0.0) == 0.0
     assert metrics[-1]["alarm/held_out_falls"] == 1.0
     assert metrics[-1]["alarm/kl_explodes"] == 0.0

@@ -44,7 +44,7 @@ def test_thinking_in_tags_is_learned(finished: Path):
     figures = tiny.metrics(finished)
     rewards = [line["format_reward"] for line in figures]
     assert rewards[0] < 0.2
-    assert np.mean(rewards[-4:]) > 0.8
+    assert np.mean(rewards[-4:]) > 0.8  # 0.96 to 1.00 on six tiny models, and at most 0.10 at first
     assert len(figures) <= 200
 
 

@@ -26,9 +26,11 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.row("ups_rm", "Training")
 def test_the_policy_loses_the_word_and_its_score_rises(folder: Path, metrics: list[dict[str, float]]) -> None:
-    assert ups_rm_files.rise(metrics) > 0.2
-    assert ups_rm_files.share_with(folder / "run", "bad", range(1, 4)) > 0.5
-    assert ups_rm_files.share_with(folder / "run", "bad", range(31, 41)) < 0.1
+    """On six tiny models the score closes 0.73 to 0.96 of its gap and the word keeps 0.02 to 0.15 of its share."""
+    assert ups_rm_files.gap_closed(metrics, last=10) > 0.5
+    before, after = (ups_rm_files.share_with(folder / "run", "bad", steps) for steps in (range(1, 4), range(31, 41)))
+    assert before > 0.1
+    assert after < 0.3 * before
     assert metrics[-1]["val/test_score/PKU-SafeRLHF"] > 0.9
     assert metrics[0]["critic/score/mean"] == metrics[0]["reward/mean"] == metrics[0]["critic/rewards/mean"]
     assert {"critic/advantages/mean", "response_length/clip_ratio", "actor/pg_loss", "actor/kl_loss", "kl/mean", "actor/loss"} <= set(metrics[0])  # fmt: skip

@@ -82,10 +82,11 @@ def places(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def rise(metrics: list[dict[str, float]]) -> float:
-    """Return ``critic/score/mean`` of the last ten steps minus that of the first ten."""
+def gap_closed(metrics: list[dict[str, float]], last: int) -> float:
+    """The part of what ``critic/score/mean`` lacked of 1 in the first three steps that it has won in the last ones."""
     scores = [line["critic/score/mean"] for line in metrics]
-    return float(np.mean(scores[-10:]) - np.mean(scores[:10]))
+    before, after = float(np.mean(scores[:3])), float(np.mean(scores[-last:]))
+    return (after - before) / (1.0 - before)
 
 
 def share_with(run_dir: Path, word: str, steps: range) -> float:
