@@ -1,4 +1,4 @@
-"""The dry run: what it says of machines that are not here, and its exit code."""
+"""The dry run: its findings for machines of other kinds, and its exit code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ parallel: {strategy: fsdp}
 """
 
 
-def found(name: str, *overrides: str) -> dict[str, Any]:
+def dry_run(name: str, *overrides: str) -> dict[str, Any]:
     return examine_config(CONFIGS / f"{name}.yaml", list(overrides))
 
 
@@ -36,7 +36,7 @@ def phase(findings: dict[str, Any], name: str, machine: int = 0) -> dict[str, in
 
 
 def test_seven_billion_weights_shared_out_over_eight_devices() -> None:
-    findings = found("qwen2_5_7b")
+    findings = dry_run("qwen2_5_7b")
     update = phase(findings, "update")
     weights = 7_615_616_512
     # bfloat16: 2 bytes a weight, and of the reference; AdamW 12, gradients 2; an eighth of each on a device
@@ -53,7 +53,7 @@ def test_seven_billion_weights_shared_out_over_eight_devices() -> None:
 
 
 def test_adapters_of_seven_billion_weights_on_whole_devices() -> None:
-    update = phase(found("qwen2_5_7b_lora"), "update")
+    update = phase(dry_run("qwen2_5_7b_lora"), "update")
     # in + out of a layer: q, o 7168 each; k, v 4096 each; gate, up, down 22528 each: 90_112; rank 32, 28 layers
     adapters = 32 * 28 * 90_112
     assert update["weights"] == 7_615_616_512 * 2 + adapters * 4
@@ -61,7 +61,7 @@ def test_adapters_of_seven_billion_weights_on_whole_devices() -> None:
 
 
 def test_experts_are_split_over_the_devices_of_a_plan() -> None:
-    machine = found("deepseek_v3")["machines"][0]
+    machine = dry_run("deepseek_v3")["machines"][0]
     assert machine["fits"] is False
     assert machine["plan"]["devices"] == 256
     # 58 layers of 256 experts of 3 * 7168 * 2048 weights, over 256 devices; all other weights over the same
@@ -71,14 +71,14 @@ def test_experts_are_split_over_the_devices_of_a_plan() -> None:
 
 
 def test_a_frozen_tower_has_no_gradients() -> None:
-    trained = phase(found("qwen2_5_vl_7b", "model.lora_rank=0"), "update")
-    frozen = phase(found("qwen2_5_vl_7b", "model.lora_rank=0", "model.freeze.prefixes=[visual]"), "update")
+    trained = phase(dry_run("qwen2_5_vl_7b", "model.lora_rank=0"), "update")
+    frozen = phase(dry_run("qwen2_5_vl_7b", "model.lora_rank=0", "model.freeze.prefixes=[visual]"), "update")
     assert trained["gradients"] - frozen["gradients"] == 676_550_144 * 2
     assert frozen["vision"] < trained["vision"]
 
 
 def test_swapped_parts_are_away_in_phases_that_do_not_read_them() -> None:
-    findings = found("qwen2_5_14b")
+    findings = dry_run("qwen2_5_14b")
     generate, update = phase(findings, "generate"), phase(findings, "update")
     assert (generate["reference"], generate["optimizer"], generate["engine"]) == (0, 0, 14_770_033_664 * 2)
     assert (update["engine"], update["reference"]) == (0, 0)
@@ -96,30 +96,30 @@ def test_every_file_is_checked_and_what_does_not_fit_has_a_layout_that_would(pat
 
 
 def test_what_to_change_makes_it_fit() -> None:
-    machine = found("qwen2_5_7b", "parallel=null", "model.recompute=false")["machines"][0]
+    machine = dry_run("qwen2_5_7b", "parallel=null", "model.recompute=false")["machines"][0]
     assert machine["fits"] is False
     assert machine["change"] == ["model.recompute=true", "parallel.strategy=fsdp"]
-    assert found("qwen2_5_7b", "parallel=null", "model.recompute=false", *machine["change"])["ok"] is True
+    assert dry_run("qwen2_5_7b", "parallel=null", "model.recompute=false", *machine["change"])["ok"] is True
 
 
 def test_a_setting_that_swaps_is_written_as_it_is_read() -> None:
-    change = found("llama3_2_3b")["machines"][1]["change"]
+    change = dry_run("llama3_2_3b")["machines"][1]["change"]
     assert change == ["swap={}"]
-    assert found("llama3_2_3b", *change)["machines"][1]["fits"] is True
+    assert dry_run("llama3_2_3b", *change)["machines"][1]["fits"] is True
 
 
 def test_a_backend_that_lacks_something_is_a_problem_where_it_is_meant() -> None:
-    assert found("qwen2_5_7b")["problems"] == []
-    problems = found("qwen2_5_7b", "backend=mindspore")["problems"]
+    assert dry_run("qwen2_5_7b")["problems"] == []
+    problems = dry_run("qwen2_5_7b", "backend=mindspore")["problems"]
     assert problems[0].endswith("the mindspore backend does not have parallel.strategy=fsdp yet")
     assert "fits with model.lora_rank=32" in problems[1]
 
 
 def test_shards_are_refused_with_adapters_and_with_images() -> None:
-    findings = found("qwen2_5_7b", "model.lora_rank=8")
+    findings = dry_run("qwen2_5_7b", "model.lora_rank=8")
     assert findings["ok"] is False
     assert "not made for adapters" in findings["problems"][0]
-    images = found("qwen2_5_vl_7b", "model.lora_rank=0", "parallel.strategy=zero1")
+    images = dry_run("qwen2_5_vl_7b", "model.lora_rank=0", "parallel.strategy=zero1")
     assert "parallel.strategy=zero1 is not made for models that read images" in images["problems"][0]
 
 
@@ -138,18 +138,18 @@ def test_training_on_rows_that_are_there_is_predicted_too(tmp_path: Path) -> Non
 
 def test_a_critic_is_a_model_of_its_own_unless_it_shares_the_policys_body() -> None:
     ppo = ("algorithm.name=ppo", "algorithm.kl_coef=0", "critic={}")
-    own = phase(found("qwen2_5_1_5b", *ppo), "update")
+    own = phase(dry_run("qwen2_5_1_5b", *ppo), "update")
     assert (own["critic"], own["critic optimizer"]) == (1_543_714_304 * 2, 1_543_714_304 * 12)
-    assert "critic" not in phase(found("qwen2_5_1_5b", *ppo[:2], "critic={shared: true}"), "update")
+    assert "critic" not in phase(dry_run("qwen2_5_1_5b", *ppo[:2], "critic={shared: true}"), "update")
 
 
 def test_a_model_that_scores_has_a_phase_of_its_own(tmp_path: Path) -> None:
     judge = "rewards=[{function: 'model:Qwen/Qwen2.5-72B-Instruct', arguments: {dtype: bfloat16}}]"
-    findings = found("qwen2_5_7b", judge)
+    findings = dry_run("qwen2_5_7b", judge)
     assert phase(findings, "reward")["scoring model"] == 72_706_203_648 * 2
     assert findings["ok"] is False
     assert "phase reward needs about" in findings["problems"][0]
-    unknown = found("qwen2_5_7b", "rewards=[{function: 'a.b:C', arguments: {model: no/such}}]")
+    unknown = dry_run("qwen2_5_7b", "rewards=[{function: 'a.b:C', arguments: {model: no/such}}]")
     assert unknown["not_counted"] == ["no/such"]
     assert "not counted: no/such" in shown(unknown)
 
@@ -158,7 +158,7 @@ def test_a_model_in_a_folder_without_weights_is_read_from_its_config(tmp_path: P
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(known_models()["llama3_8b"].config, num_hidden_layers=2)))
-    assert found("llama3_8b", f"model.path={folder}")["model"] == {"path": str(folder), "parameters": 1_486_901_248}
+    assert dry_run("llama3_8b", f"model.path={folder}")["model"] == {"path": str(folder), "parameters": 1_486_901_248}
 
 
 def test_a_machine_with_less_memory_needs_more_devices() -> None:

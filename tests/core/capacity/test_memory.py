@@ -246,7 +246,7 @@ def test_frozen_weights_have_neither_gradients_nor_moments() -> None:
     assert model_shape(read_architecture(architecture()), shapes, ["model.visual"]).frozen == 11
 
 
-def test_rows_that_are_there_need_no_engine() -> None:
+def test_a_fixed_dataset_needs_no_engine() -> None:
     config = OfflineConfig.model_validate({
         "model": {"path": "m"}, "data": {"source": "s", "max_tokens": 16}, "objective": {"name": "dpo"},
         "train": {"prompts_per_step": 3, "tokens_per_micro_batch": 50},

@@ -1,4 +1,4 @@
-"""Known models and ``model_configs/``: sizes are the models' own, every file is a whole run, the table is what code finds."""
+"""Known models and ``model_configs/``: sizes equal the models', every file is a complete run, and the table is up to date."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def test_names_and_shapes_of_models_that_read_images_are_those_of_transformers(n
     ],
 )
 def test_a_model_is_found_by_hub_id_folder_or_family_and_size(path: str, name: str) -> None:
-    found = find_known(path)
-    assert found is not None
-    assert found.name == name
+    known = find_known(path)
+    assert known is not None
+    assert known.name == name
 
 
 @pytest.mark.parametrize("path", ["Qwen/Qwen3-8B", "Qwen/Qwen2.5-7", "Qwen/Qwen2.5-70B", ""])
@@ -177,7 +177,7 @@ def test_training_takes_a_file_with_another_model(path: Path, tmp_path: Path, mo
     check(settings, draft)
 
 
-def test_shapes_told_from_a_config_are_those_of_the_files(tmp_path: Path) -> None:
+def test_shapes_from_a_config_are_those_of_the_files(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     architecture = read_architecture(read_model_config(model))
     assert model_shape(architecture, weight_shapes(architecture)) == model_shape(architecture, read_shapes(model))

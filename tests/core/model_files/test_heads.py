@@ -1,4 +1,4 @@
-"""Heads of one number outside a backend: files, folders, and training on embeddings."""
+"""Value heads outside a backend: files, folders, and training on embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NumPy truth itself: its backward pass against central differences, its sampler against literal numbers."""
+"""The NumPy model itself: gradients against central differences, samples against literals, log-probs against transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model folders and adapters in and out: read from and by transformers and peft."""
+"""Model folders and adapters, exchanged with transformers and peft."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def config_of(folder: Path, **settings: Any) -> ModelConfig:
 
 
 def changed(weights: dict[str, Any], scale: float = 0.05) -> dict[str, Any]:
-    """The weights after a pretended step of training."""
+    """The weights after a simulated step of training."""
     random = np.random.default_rng(3)
     for weight in weights.values():
         if weight.requires_grad:
@@ -59,7 +59,7 @@ def decoder_of(weights: dict[str, Any], architecture: Any, scale: float = 0.0) -
 
 
 def reloaded(folder: Path) -> Any:
-    """By transformers, which must find every weight and no other."""
+    """The model loaded by transformers, which must find every weight and no other."""
     model, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return model.eval()

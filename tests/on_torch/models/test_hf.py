@@ -1,4 +1,4 @@
-"""Hugging Face folders in and out, and the errors of folders that cannot be used."""
+"""Loading and saving Hugging Face folders, and the errors of folders that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lean norms and MLPs: the module's own values and gradients, with less kept for backward."""
+"""Lean norms and MLPs: the values and gradients of the original modules, with less kept for backward."""
 
 from __future__ import annotations
 
