@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="the configuration names the torch backend")
 HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY = 8, 16, 2, 43
 CONFIG = """\
 # a comment, so that lines are not paragraphs

@@ -18,9 +18,8 @@ from mindrlhf_grpo.model_files.families import read_architecture
 from mindrlhf_grpo.model_files.folder import read_model_config, read_shapes
 from mindrlhf_grpo.model_files.weights import parameter_count, weight_shapes
 from mindrlhf_grpo.trainers.preflight import check
-from tests.support.frameworks import needs_torch
 from tests.support.repository import ROOT
-from tests.support.tiny_run import write_model
+from tests.support.tiny_run import needs_torch, write_model
 
 FILES = sorted((ROOT / "model_configs").glob("*.yaml"))
 # As transformers builds them on the meta device, checked at full size; with the buffers of DeepSeek-V3's gates.

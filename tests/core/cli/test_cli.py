@@ -17,8 +17,7 @@ from mindrlhf_grpo.cli.console import rank_of_process
 from mindrlhf_grpo.cli.generate import read_prompts
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.errors import RunFailed
-from tests.support.frameworks import needs_torch
-from tests.support.tiny_run import write_run
+from tests.support.tiny_run import needs_torch, write_run
 
 Run = Callable[..., tuple[int, str, str]]
 COMMANDS = ("train", "generate", "evaluate", "report", "doctor", "export", "explain")

@@ -17,8 +17,7 @@ from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.capacity.machine import BackendState
 from mindrlhf_grpo.cli import doctor
 from mindrlhf_grpo.cli.main import main
-from tests.support.frameworks import needs_torch
-from tests.support.tiny_run import write_run
+from tests.support.tiny_run import needs_torch, write_run
 
 CPU = {"device": "cpu", "name": "x86_64", "bfloat16": False}
 GPU = {"device": "cuda:0", "name": "H100", "free": 79 * 2**30, "total": 80 * 2**30, "bfloat16": True}

@@ -14,8 +14,7 @@ import pytest
 
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.config.keys import catalogue
-from tests.support.frameworks import needs_torch
-from tests.support.tiny_run import write_run
+from tests.support.tiny_run import needs_torch, write_run
 
 COUNT = 200
 IN_A_PROCESS = 10
