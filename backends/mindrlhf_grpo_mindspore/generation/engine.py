@@ -38,14 +38,14 @@ def build_engine(
 
 
 def load_model(config: BackendConfig) -> Model:
-    """The model of a configuration, for an engine of its own."""
+    """Load the model of a configuration, for an engine without a policy."""
     folder = find_folder(config.model.path)
     architecture = hf.load_architecture(folder)
     return Model(architecture=architecture, weights=hf.load_weights(folder, architecture, config.model.dtype))
 
 
 def model_of(policy: Policy) -> Model:
-    """The model a policy of this backend trains.
+    """The model that a policy of this backend trains.
 
     Raises:
         BackendError: the policy belongs to another backend.
@@ -59,14 +59,14 @@ class MindSporeEngine:
     """Implements ``backend.RolloutEngine``.
 
     Args:
-        model: architecture and weights; the weights are read where they lie.
+        model: architecture and weights; the weights are read in place.
         slots: completions decoded at once.
         decoder: cached, or recompute for comparison; None: cached.
 
     Attributes:
-        decoder_name: who computes.
+        decoder_name: the runner that computes.
         progress: called with (finished, total) after every completion, if set.
-        addresses: where each weight lay when it was first computed with; compiled functions read it there for good.
+        addresses: the address of each weight at the first ``generate``; compiled functions always read it there.
     """
 
     def __init__(
@@ -114,19 +114,19 @@ class MindSporeEngine:
         """Free the KV cache."""
         self.runner.close()
 
+    def wake_up(self) -> None:
+        """Nothing to do: the next ``generate`` allocates what it needs."""
+
     def forget(self) -> None:
         """Free the steps compiled over the weights; the engine cannot be used afterwards."""
         self.runner.forget()
-
-    def wake_up(self) -> None:
-        """Nothing to do: the next ``generate`` allocates what it needs."""
 
     def roles(self) -> dict[str, Role]:
         """The cache; the weights are the policy's own."""
         return {"kv_cache": KeyValueCache(self.sleep, self.wake_up, self.runner.cache_bytes)}
 
     def fingerprint(self) -> str:
-        """Digest of the weights the engine computes with, adapters merged, by Hugging Face name."""
+        """Digest of the engine's weights, adapters merged, by Hugging Face name."""
         return fingerprint(hf.hf_tensors(self.model.weights, self.model.lora_scale))
 
 

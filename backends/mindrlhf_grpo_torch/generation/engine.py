@@ -36,15 +36,15 @@ def build_engine(config: BackendConfig, policy: Policy | None, tokenizer: Tokeni
         ConfigError: the model cannot be loaded.
     """
     trained = None if policy is None else trained_model(policy)
-    if trained is None or trained.shards is not None:  # shards are whole in an engine only
+    if trained is None or trained.shards is not None:  # the engine needs the full weights
         device = None if trained is None else trained.device
         model: Any = hf.load_causal_lm(config.model, device).requires_grad_(False)
-        return TorchEngine(model, tokenizer, slots=config.rollout.slots, apart=True)
+        return TorchEngine(model, tokenizer, slots=config.rollout.slots, separate=True)
     return TorchEngine(trained.model, tokenizer, slots=config.rollout.slots)
 
 
 def trained_model(policy: Policy) -> TrainedModel:
-    """Return a policy as the trained model of this backend that it is.
+    """Narrow a policy to the trained model of this backend.
 
     Raises:
         BackendError: the policy belongs to another backend.
@@ -61,17 +61,17 @@ class TorchEngine:
         model: Hugging Face causal LM, perhaps wrapped by peft. Its parameters may become views of larger tensors.
         slots: completions decoded at once.
         decoder: name of the decoder to use; None chooses the fastest that agrees with the model.
-        apart: the model is the engine's own, not a policy's.
+        separate: the model belongs to the engine, not to a policy.
 
     Attributes:
-        decoder_name, decoder_reason: who computes, and why.
+        decoder_name, decoder_reason: the decoder that computes, and the reason for its choice.
         progress: called with (finished, total) after every completion, if set.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None, apart: bool = False
+        self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None, separate: bool = False
     ) -> None:
-        self.model, self.tokenizer, self.slots, self.apart = model, tokenizer, slots, apart
+        self.model, self.tokenizer, self.slots, self.separate = model, tokenizer, slots, separate
         self.weight_version = 0
         self.progress: ProgressCallback | None = None
         choice = choose_decoder(model, decoder)
@@ -115,7 +115,7 @@ class TorchEngine:
     def roles(self) -> dict[str, Role]:
         """The weights that are not the policy's, and the cache."""
         return {
-            "engine": DeviceMemory(self.own_weights, self.device),
+            "engine": DeviceMemory(self.engine_weights, self.device),
             "kv_cache": KeyValueCache(self.sleep, self.wake_up, self.cache_bytes),
         }
 
@@ -123,15 +123,15 @@ class TorchEngine:
         """Bytes of the decoder's key/value cache."""
         return self.decoder.cache_bytes()
 
-    def own_weights(self) -> Iterable[Tensor]:
+    def engine_weights(self) -> Iterable[Tensor]:
         """Merged adapters, and all weights of an engine that computes beside a sharded policy."""
         computed = (self.decoder.weights() or {}).values()
-        if self.apart:
+        if self.separate:
             return [*self.model.parameters(), *computed]
         shared = {local(parameter).untyped_storage()._cdata for parameter in self.model.parameters()}
         return [tensor for tensor in computed if tensor.untyped_storage()._cdata not in shared]
 
     def fingerprint(self) -> str:
-        """Digest of the weights the decoder computes with, by Hugging Face name."""
-        own = self.decoder.weights()
-        return fingerprint(hf.hf_tensors(self.model) if own is None else own.items())
+        """Digest of the decoder's weights, by Hugging Face name."""
+        computed = self.decoder.weights()
+        return fingerprint(hf.hf_tensors(self.model) if computed is None else computed.items())

@@ -54,13 +54,13 @@ class TorchLanguageModel:
         if self.scorer is None:
             self.scorer = LogProbModel(self.weights(), self.config.layout, recompute=False)
         scorer = self.scorer
-        every = micro_batches(batch, ROW_TOKENS * self.slots, shared=scorer.layout == "shared")
+        row_groups = micro_batches(batch, ROW_TOKENS * self.slots, shared=scorer.layout == "shared")
 
         def compute(micro: Batch) -> list[NDArray[np.float32]]:
             logps, _ = scorer.logps(scorer.input(micro), temperature=micro.temperature, entropy="none")
             return [logps.cpu().numpy()]
 
-        (logps,) = fill_rows(batch, every, compute)
+        (logps,) = fill_rows(batch, row_groups, compute)
         return LogProbs(logps=logps)
 
     def release(self) -> None:
