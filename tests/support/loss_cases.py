@@ -159,7 +159,7 @@ USER_LOSSES = ("function:plain_gradient", "class:BoundedWeight", "without a skel
 OTHERS: dict[str, Any] = {
     **{f"{name} by default": loss() for name, loss in POLICY_LOSSES.items()},
     **{
-        f"a user's {kind}": resolve(AlgorithmConfig(loss=f"{ROOT / 'tests/support/user_losses.py'}:{thing}")).loss
+        f"a user's {kind}": resolve(AlgorithmConfig(loss=f"{ROOT / 'tests/core/losses/user_losses.py'}:{thing}")).loss
         for kind, thing in (entry.split(":") for entry in USER_LOSSES)
     },
 }
