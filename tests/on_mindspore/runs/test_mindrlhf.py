@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.recipes import mindrlhf_runs
 from tests.support import tiny
+from tests.support.recipes import mindrlhf_runs
 
 ms = pytest.importorskip("mindspore")
 pytest.importorskip("torch")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.trainers.offline import train
-from tests.support.runs import offline_runs as runs
 from tests.support import tiny
+from tests.support.runs import offline_runs as runs
 
 pytestmark = pytest.mark.trains
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support.recipes import movie_world
 from tests.support import tiny
+from tests.support.recipes import movie_world
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")

@@ -50,7 +50,9 @@ def test_scores_and_embeddings_are_torchs(folder: Path) -> None:
     assert np.abs(ours.score(groups) - expected).max() < 1e-4
     assert np.abs(ours.embeddings(groups) - theirs.embeddings(groups)).max() < 1e-4
     own = scorer(mindrlhf_grpo_mindspore, folder / "rm", trust_remote_code=True)
-    assert own.remote_code(ModelConfig.model_validate({"path": str(folder / "rm"), **MODEL}), TrainConfig()) is None  # read natively here
+    assert (
+        own.remote_code(ModelConfig.model_validate({"path": str(folder / "rm"), **MODEL}), TrainConfig()) is None
+    )  # read natively here
 
 
 @pytest.mark.row("ups_rm", "Check scripts")

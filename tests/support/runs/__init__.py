@@ -1,0 +1,1 @@
+"""Whole runs of tiny models that tests of both backends share."""
