@@ -48,7 +48,7 @@ def gamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"function": f"{reward}:letters", "name": "refusal", "weight": 0.0},
     ]
     config = tiny.prepare(
-        folder, rewards=rewards, metrics=METRICS, eval={"source": str(held_out), "every": EVERY},  # type: ignore[arg-type]
+        folder, rewards=rewards, metrics=METRICS, eval={"source": str(held_out), "every": EVERY},
         train={"steps": STEPS, "prompts_per_step": 8, "learning_rate": 0.004}, tracking={"rollouts_every": 0},
     )  # fmt: skip
     train(load_config(config, []))

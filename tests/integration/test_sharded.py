@@ -79,7 +79,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny.prepare(folder, **OPTIONS)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the other processes
-    train(load_config(config, []))  # type: ignore[arg-type]
+    train(load_config(config, []))
     torch.set_num_threads(threads)
     tiny.train(config, f"run_dir={folder / 'fsdp'}", "parallel.strategy=fsdp", processes=2)
     return folder
@@ -145,4 +145,4 @@ def test_what_cannot_be_shared_out_is_refused_with_what_is_accepted(monkeypatch:
     sees = SimpleNamespace(model=None, whole=None)
     monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", None)
     with pytest.raises(BackendError, match=r"zero2 needs torch.distributed.fsdp.fully_shard.*strategy=replicate"):
-        parallel.fully_sharded(sees, settings, device)  # type: ignore[arg-type]
+        parallel.fully_sharded(sees, settings, device)

@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     config = tiny.prepare(folder, **OPTIONS)
     for name, overrides in (("run", ()), ("swapped", ("swap={}",)), ("partly", ("swap.roles=[reference,kv_cache]",))):
-        train(load_config(config, [f"run_dir={folder / name}", *overrides]))  # type: ignore[arg-type]
+        train(load_config(config, [f"run_dir={folder / name}", *overrides]))
     return folder
 
 

@@ -46,9 +46,10 @@ class Endless(Letters):
 
 
 def make_engine(model: Any, *, slots: int = 8, decoder: str | None = None, tokenizer: Any = None) -> Any:
+    used: Any = tokenizer or Letters()
     from mindrlhf_grpo_torch.generation.engine import TorchEngine
 
-    return TorchEngine(model, tokenizer or Letters(), slots=slots, decoder=decoder)
+    return TorchEngine(model, used, slots=slots, decoder=decoder)
 
 
 def family_engine(family: str, **settings: Any) -> Any:

@@ -28,7 +28,7 @@ def write_classifier(folder: Path, family: str = "llama", kind: str = "SequenceC
     return folder
 
 
-def rows_of(batch: Batch) -> list[tuple[int, torch.Tensor]]:
+def rows_of(batch: Batch) -> list[tuple[int, Any]]:
     """(prompt tokens, ids of prompt and completion) of each row."""
     found = []
     for row, length in enumerate(batch.lengths):
@@ -37,7 +37,7 @@ def rows_of(batch: Batch) -> list[tuple[int, torch.Tensor]]:
     return found
 
 
-def with_head(folder: Path, tensors: dict[str, torch.Tensor], **settings: Any) -> Path:
+def with_head(folder: Path, tensors: dict[str, Any], **settings: Any) -> Path:
     """Replace the head of a folder."""
     from safetensors.torch import load_file, save_file
 

@@ -19,6 +19,7 @@ from mindrlhf_grpo.backend import (
     BackendConfig,
     Capability,
     CompileLog,
+    DeviceEntry,
     DeviceListing,
     LanguageModel,
     LogProbs,
@@ -74,7 +75,7 @@ def environment_warning() -> str:
 
 
 def list_devices() -> DeviceListing:
-    devices = [{"device": "cpu", "name": platform.machine(), "bfloat16": False}]
+    devices: list[DeviceEntry] = [{"device": "cpu", "name": platform.machine(), "bfloat16": False}]
     return {"framework": f"numpy {np.__version__}", "devices": devices}
 
 

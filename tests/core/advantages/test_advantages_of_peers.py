@@ -134,7 +134,7 @@ def test_what_an_estimator_lacks_is_named() -> None:
     with pytest.raises(ValueError, match="needs the lengths"):
         gdpo(rewards, ONE, GROUP, eps=1, ddof=1, whitening="tokens")
     with pytest.raises(ValueError, match="whitening 'rows' is unknown; there are samples, tokens, scale"):
-        gdpo(rewards, ONE, GROUP, eps=1, ddof=1, whitening="rows")  # type: ignore[arg-type]
+        gdpo(rewards, ONE, GROUP, eps=1, ddof=1, whitening="rows")
 
 
 @given(st.lists(st.integers(-3, 3), min_size=3, max_size=9), st.integers(-5, 5))

@@ -69,7 +69,7 @@ def test_statistics_are_sums_over_trained_tokens() -> None:
 def test_weights_are_never_negative_and_parts_of_a_batch_weigh_the_same(seed: int, level: str, mode: str) -> None:
     random = np.random.default_rng(seed)
     log_ratio, mask = random.normal(size=(5, 4)), (random.random((5, 4)) < 0.7).astype(np.float64)
-    correction = Correction(level=level, mode=mode, low=0.5, high=2)  # type: ignore[arg-type]
+    correction = Correction(level=level, mode=mode, low=0.5, high=2)
     whole = correction.weights(log_ratio, mask)
     assert (whole >= 0).all()
     np.testing.assert_array_equal(whole[2:], correction.weights(log_ratio[2:], mask[2:]))
@@ -82,7 +82,7 @@ def test_what_a_correction_cannot_be() -> None:
     with pytest.raises(ValueError, match="below high, not 3 and 2"):
         Correction(low=3, high=2)
     with pytest.raises(ValueError, match="level must be one of"):
-        Correction(level="row")  # type: ignore[arg-type]
+        Correction(level="row")
     with pytest.raises(ValueError, match="alike"):
         Correction().weights(LOG_RATIO, MASK[:1])
 

@@ -175,8 +175,8 @@ def test_each_optimizer_step_has_denominators_of_its_own() -> None:
 
 
 def test_the_most_uncertain_tokens_of_the_batch_are_selected() -> None:
-    most = np.sort(tokens().entropies[tokens().mask > 0])[-4:]  # type: ignore[index]
-    selected = tokens().mask * (tokens().entropies >= most[0])  # type: ignore[operator]
+    most = np.sort(tokens().entropies[tokens().mask > 0])[-4:]
+    selected = tokens().mask * (tokens().entropies >= most[0])
     narrowed = credit_of({"name": "grpo", "entropy": {"top_fraction": 0.3, "count": "kept"}})
     np.testing.assert_array_equal(narrowed.mask, selected)
     assert narrowed.trained_tokens == (4,)

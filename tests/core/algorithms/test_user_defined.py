@@ -306,7 +306,7 @@ def task(**objective: Any) -> Task:
 def test_an_objective_is_a_record(code: Any) -> None:
     reference = code(OBJECTIVES)
     squared = task(name=reference("SQUARED"), gamma=2.0, beta=0.5)
-    assert (squared.loss.gamma, squared.loss.beta) == (2.0, 0.5)  # type: ignore[attr-defined]
+    assert (squared.loss.gamma, squared.loss.beta) == (2.0, 0.5)
     assert squared.needs_reference
     assert task(name=reference("SHIFTED")).pairs
 

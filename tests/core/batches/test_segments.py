@@ -44,7 +44,7 @@ def of_config(
     tokenizer = ByteTokenizer(pieces)
     own = rollout(tokenizer)
     group = RolloutGroup(prompt=Prompt(uid=0, ids=own.ids, text=""), rollouts=(own,))
-    spans = ItemSpans(ItemsConfig(function=function, arguments=dict(arguments)), tokenizer)  # type: ignore[arg-type]
+    spans = ItemSpans(ItemsConfig(function=function, arguments=dict(arguments)), tokenizer)
     found = spans.of([group], items)
     extra = np.zeros(found.items.shape) if found.extra is None else found.extra
     return found.items[0].tolist(), extra[0].tolist()
@@ -55,21 +55,21 @@ def test_a_character_of_several_tokens_counts_for_the_last(strips: bool) -> None
     letters = "é🙂".encode()
     tokenizer = ByteTokenizer([" A", letters[:1], letters[1:4], letters[4:5], letters[5:], "\n b"], strips=strips)
     shift = int(strips)
-    assert character_ends(rollout(tokenizer), tokenizer) == [  # type: ignore[arg-type]
+    assert character_ends(rollout(tokenizer), tokenizer) == [
         *(end - shift for end in (2, 2, 3, 3, 4, 7)), 7 - shift,
     ]  # fmt: skip
 
 
 def test_bytes_that_make_no_character_do_not_hold_the_rest_back() -> None:
     tokenizer = ByteTokenizer([b"\xff"] * 9 + [b"ok\n", b"x"])
-    assert character_ends(rollout(tokenizer, ended=False), tokenizer)[-2:] == [12, 13]  # type: ignore[arg-type]
+    assert character_ends(rollout(tokenizer, ended=False), tokenizer)[-2:] == [12, 13]
 
 
 def test_text_after_a_stop_string_counts_nothing() -> None:
     tokenizer = ByteTokenizer(["one\n", "two\n", "STOP and more"])
     own = rollout(tokenizer, ended=False)
     cut = Rollout(sample=0, ids=own.ids, logps=own.logps, finish=FinishReason.STOP, text="one\ntwo\n")
-    assert character_ends(cut, tokenizer) == [4, 8, 8]  # type: ignore[arg-type]
+    assert character_ends(cut, tokenizer) == [4, 8, 8]
 
 
 def test_a_newline_belongs_to_the_line_it_ends() -> None:

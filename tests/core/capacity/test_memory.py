@@ -163,7 +163,7 @@ def test_sharded_weights_are_held_in_parts_and_used_whole() -> None:
 
 @pytest.mark.parametrize(("strategy", "gathered"), [("zero2", (1000 + 500) * 4), ("zero1", (1000 + 1000) * 4)])
 def test_earlier_stages_gather_all_weights_in_an_update(strategy: str, gathered: int) -> None:
-    layout = DeviceLayout(ranks=4, strategy=strategy)  # type: ignore[arg-type]
+    layout = DeviceLayout(ranks=4, strategy=strategy)
     update = phases(run_config(parallel={"strategy": strategy}), SHAPE, reference=False, layout=layout)["update"]
     assert (update["weights"], update["gathered"]) == (1000, gathered)
 

@@ -162,4 +162,4 @@ def test_an_address_with_a_password_is_not_taken() -> None:
 @pytest.mark.parametrize("option", [{"timeout": 0}, {"concurrency": 0}, {"retries": -1}, {"backoff": float("nan")}])
 def test_a_number_out_of_range_is_named(option: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(option))} is .*at least"):
-        ChatServer("http://host:1", **option)  # type: ignore[arg-type]
+        ChatServer("http://host:1", **option)

@@ -30,7 +30,7 @@ def test_the_number_of_keys() -> None:
 
 @pytest.mark.parametrize("keys", [ONLINE, OFFLINE], ids=["online", "offline"])
 def test_every_key_is_described(keys: object) -> None:
-    records = keys.records.values()  # type: ignore[attr-defined]
+    records = keys.records.values()
     assert [key.path for key in records if not key.description and key.name != "N"] == []
 
 

@@ -10,15 +10,15 @@ reasoning_gym = pytest.importorskip("reasoning_gym")
 
 def prompts(**arguments: object) -> list[str]:
     rows = read_rows({"name": "reasoning_gym:chain_sum", **arguments})
-    return [rows[i]["prompt"] for i in range(len(rows))]  # type: ignore[index]
+    return [rows[i]["prompt"] for i in range(len(rows))]
 
 
 def test_rows_carry_what_a_reward_needs_to_score() -> None:
     row = read_rows({"name": "reasoning_gym:chain_sum", "size": 3, "seed": 1})[0]
     assert set(row) == {"prompt", "answer", "metadata", "task", "entry"}
-    score = reasoning_gym.get_score_answer_fn(row["task"])  # type: ignore[index]
-    assert score(row["answer"], row["entry"]) == 1.0  # type: ignore[index]
-    assert score("nothing", row["entry"]) < 1.0  # type: ignore[index]
+    score = reasoning_gym.get_score_answer_fn(row["task"])
+    assert score(row["answer"], row["entry"]) == 1.0
+    assert score("nothing", row["entry"]) < 1.0
 
 
 def test_rows_depend_on_the_seed_alone() -> None:
@@ -47,7 +47,7 @@ def test_neighbouring_seeds_share_no_rows() -> None:
 )
 def test_wrong_settings(source: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_rows(source)  # type: ignore[arg-type]
+        read_rows(source)
 
 
 def test_a_task_that_differs_between_processes_needs_a_fixed_hash_seed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_saved_datasets_folder(saved: Path) -> None:
 def test_saved_splits(saved: Path) -> None:
     assert len(read_rows(str(saved / "parts"))) == 5
     test = read_rows({"name": str(saved / "parts"), "split": "test"})
-    assert [test[0]["answer"], test[1]["answer"]] == [4, 0]  # type: ignore[index]
+    assert [test[0]["answer"], test[1]["answer"]] == [4, 0]
     assert test.place(1).endswith("parts/test[1]")
     with pytest.raises(DataError, match=r"split 'tset' is unknown \(did you mean 'test'\?\); accepted: test, train"):
         read_rows({"name": str(saved / "parts"), "split": "tset"})
@@ -110,7 +110,7 @@ def test_hub_without_network_is_one_clear_error(tmp_path: Path) -> None:
 )
 def test_a_wrong_source_says_what_is_accepted(source: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_rows(source)  # type: ignore[arg-type]
+        read_rows(source)
 
 
 def test_a_file_takes_no_arguments_and_needs_a_known_suffix(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_every_integer_type_gives_the_same_numbers() -> None:
 def test_other_types_are_refused() -> None:
     for wrong in (1.5, np.array([0.0]), "7", None):
         with pytest.raises(TypeError, match="must be integers"):
-            uniforms(0, wrong, 0, 0)  # type: ignore[arg-type]
+            uniforms(0, wrong, 0, 0)
 
 
 def test_neighbouring_coordinates_never_collide() -> None:

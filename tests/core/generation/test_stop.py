@@ -23,7 +23,7 @@ def first_cut(
     pieces: Sequence[bytes], ids: Sequence[int], *strings: str, min_tokens: int = 0
 ) -> tuple[int, str] | None:
     """After how many tokens a completion ends, and its text."""
-    stop = StopStrings(strings, Pieces(pieces), min_tokens=min_tokens)  # type: ignore[arg-type]
+    stop = StopStrings(strings, Pieces(pieces), min_tokens=min_tokens)
     for count in range(1, len(ids) + 1):
         text = stop.cut(ids[:count])
         if text is not None:

@@ -246,4 +246,4 @@ def test_what_is_missing_or_misshapen_is_named(ns: Namespace) -> None:
 def test_loss_is_a_value() -> None:
     assert replace(PolicyLoss(), clip_high=0.28) == PolicyLoss(clip_high=0.28)
     with pytest.raises(AttributeError):
-        PolicyLoss().clip_low = 0.1  # type: ignore[misc]
+        PolicyLoss().clip_low = 0.1

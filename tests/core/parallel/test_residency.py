@@ -49,8 +49,8 @@ def test_only_what_a_phase_names_is_on_the_device_and_the_peak_is_below_the_sum(
     steady = [moment for moment in found.trace if moment.phase != "start"]
     assert max(moment.bytes for moment in steady) == 12 * MB
     assert sum(found.largest().values()) == 19 * MB
-    assert found.roles["policy"].moves == ["offload", "load"]  # type: ignore[attr-defined]
-    assert found.roles["cache"].moves == ["offload", "load"]  # type: ignore[attr-defined]
+    assert found.roles["policy"].moves == ["offload", "load"]
+    assert found.roles["cache"].moves == ["offload", "load"]
 
 
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")
@@ -88,7 +88,7 @@ def test_metrics_are_the_peak_since_the_last_call() -> None:
     assert found.metrics() == {"memory/resident_peak_mb": 19.0}
     found.place("logps")
     assert found.metrics() == {"memory/resident_peak_mb": 12.0}
-    assert found.summary()["residency"]["phases"]["logps"] == ["policy", "reference"]  # type: ignore[index]
+    assert found.summary()["residency"]["phases"]["logps"] == ["policy", "reference"]
 
 
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume", backend="none")

@@ -166,7 +166,7 @@ def test_a_judge_in_this_process_is_read_by_the_probabilities_of_its_choices(
     group: Groups, folder: Path, template: str
 ):
     backend = Backend()
-    with Rewards([reward(folder, template)], backend=backend) as rewards:  # type: ignore[arg-type]
+    with Rewards([reward(folder, template)], backend=backend) as rewards:
         assert rewards.uses_models
         table = rewards.score([group(["<think>8</think> 9", "<think>9</think> 8"], prompt="q")])
     odds = 1 / (1 + np.exp(-2.0))
@@ -180,7 +180,7 @@ def test_an_answer_that_cannot_be_read_is_counted_and_has_its_configured_value(
     verdicts = {"good": 1, "bad": 0}
     config = reward(folder, template, choices=[], verdicts=verdicts, empty=-1.0)
     long = "9" * 200  # more than the judge has positions
-    with Rewards([config], backend=Backend()) as rewards:  # type: ignore[arg-type]
+    with Rewards([config], backend=Backend()) as rewards:
         table = rewards.score([group(["9", "8", "7", "", long], prompt="q")])
         assert table.values[:, 0, 0].tolist() == [1.0, 0.0, 0.25, -1.0, 0.25]
         assert table.failures == {"judge/unreadable": 2}
@@ -189,7 +189,7 @@ def test_an_answer_that_cannot_be_read_is_counted_and_has_its_configured_value(
 
 def test_models_are_shared_by_folder_and_take_memory_one_after_another(folder: Path, tmp_path: Path):
     backend = Backend()
-    models = JudgeModels(backend)  # type: ignore[arg-type]
+    models = JudgeModels(backend)
     other = shutil.copytree(folder, tmp_path / "other")
     for place in (Place(model=str(folder)), Place(model=f"{folder}/"), Place(model=str(other), keep=True)):
         models.use(place).answers(["9"], 2)
@@ -205,7 +205,7 @@ def test_models_are_shared_by_folder_and_take_memory_one_after_another(folder: P
 
 
 def test_choices_must_begin_with_different_tokens(folder: Path, template: str):
-    made = JudgeReward(Backend(), None, model=str(folder), judge={"template": template, "choices": ["safe", "sound"]})  # type: ignore[arg-type]
+    made = JudgeReward(Backend(), None, model=str(folder), judge={"template": template, "choices": ["safe", "sound"]})
     with pytest.raises(ConfigError, match="safe, sound do not begin with different tokens"):
         made.score([RolloutGroup(prompt=Prompt(uid=0, ids=np.arange(2), text="q"), rollouts=(rollout("9"),))])
 
@@ -262,4 +262,4 @@ def test_a_judge_on_a_server_is_read_as_text(group: Groups, server: str, templat
 )
 def test_a_place_that_is_none_is_found_before_the_run(template: str, arguments: dict[str, str], problem: str):
     with pytest.raises(ConfigError, match=problem):
-        JudgeReward(None, None, judge={"template": template, "choices": ["a", "b"]}, **arguments)  # type: ignore[arg-type]
+        JudgeReward(None, None, judge={"template": template, "choices": ["a", "b"]}, **arguments)

@@ -65,7 +65,7 @@ def config(user: str, **arguments: object) -> RewardConfig:
 def test_a_class_is_built_with_backend_and_policy_and_gives_named_components(group: Groups, user: str, tmp_path: Path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    with Rewards([config(user)], backend="the backend", policy=str(tmp_path)) as rewards:  # type: ignore[arg-type]
+    with Rewards([config(user)], backend="the backend", policy=str(tmp_path)) as rewards:
         source = rewards.components[0].source
         assert isinstance(source, ModelClassSource)
         own: Any = source.reward

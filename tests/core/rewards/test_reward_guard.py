@@ -25,7 +25,7 @@ NAMED = "hostile"
 
 
 def scored(group: Callable[..., object], completions: list[str], **config: object) -> RewardTable:
-    with Rewards([RewardConfig(name=NAMED, **config)]) as rewards:  # type: ignore[arg-type]
+    with Rewards([RewardConfig(name=NAMED, **config)]) as rewards:
         return rewards.score([group(completions)])
 
 

@@ -115,5 +115,5 @@ def test_the_concat_of_splits_is_the_whole(whole: RewardTable, cuts: list[int]):
 @given(tables(), st.randoms())
 def test_totals_follow_the_rows(whole: RewardTable, random: object):
     order = list(range(len(whole)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    random.shuffle(order)
     np.testing.assert_array_equal(whole.take(order).total(), whole.total()[order])

@@ -80,7 +80,7 @@ def texts(folder: Path, batch: Batch) -> list[str]:
 
 def test_prompt_and_completion_are_put_into_the_models_own_template(folder: Path) -> None:
     backend = Numbers()
-    scores = Scorer(ScorerSettings(model=str(folder)), backend).score(GROUPS)  # type: ignore[arg-type]
+    scores = Scorer(ScorerSettings(model=str(folder)), backend).score(GROUPS)
     (batch,) = backend.batches
     start = "<|im_start|>user\nwhat is 12 + 34?<|im_end|>\n<|im_start|>assistant\n"
     assert texts(folder, batch) == [
@@ -99,10 +99,10 @@ def test_a_score_is_read_where_a_reward_model_is_trained(folder: Path) -> None:
     row = {"prompt": "quick", "chosen": "fox", "rejected": "how"}
     trained = encode_pair(row, OfflineDataConfig(source="x"), load_tokenizer(str(folder)))
     backend = Numbers()
-    Scorer(ScorerSettings(model=str(folder)), backend).score(GROUPS[1:])  # type: ignore[arg-type]
+    Scorer(ScorerSettings(model=str(folder)), backend).score(GROUPS[1:])
     (batch,) = backend.batches
     assert [*batch.prompts[0], *batch.ids[0]] == [*trained.prompt, *trained.completions[0].ids]
-    Scorer(ScorerSettings(model=str(folder), end="template"), backend).score(GROUPS[1:])  # type: ignore[arg-type]
+    Scorer(ScorerSettings(model=str(folder), end="template"), backend).score(GROUPS[1:])
     assert texts(folder, backend.batches[1]) == [
         "<|im_start|>user\nquick<|im_end|>\n<|im_start|>assistant\nfox<|im_end|>\n"
     ]
@@ -111,8 +111,8 @@ def test_a_score_is_read_where_a_reward_model_is_trained(folder: Path) -> None:
 def test_without_a_template_the_texts_are_joined_and_cut_at_the_end(folder: Path) -> None:
     backend = Numbers()
     plain = {"model": str(folder), "chat_template": "none"}
-    Scorer(ScorerSettings(**plain), backend).score(GROUPS)  # type: ignore[arg-type]
-    Scorer(ScorerSettings(**plain, end="template", max_tokens=2), backend).score(GROUPS)  # type: ignore[arg-type]
+    Scorer(ScorerSettings(**plain), backend).score(GROUPS)
+    Scorer(ScorerSettings(**plain, end="template", max_tokens=2), backend).score(GROUPS)
     assert texts(folder, backend.batches[0])[0] == "what is 12 + 34?it is 46.<|im_end|>"
     assert [len(m) for m in backend.batches[1].prompts] == [1, 1]
     assert backend.batches[1].lengths.tolist() == [1, 1, 1]
@@ -121,15 +121,15 @@ def test_without_a_template_the_texts_are_joined_and_cut_at_the_end(folder: Path
 def test_equal_tokenizers_let_ids_pass_as_they_are(folder: Path, tmp_path: Path) -> None:
     backend = Numbers()
     settings = ScorerSettings(model=str(folder), tokens="same")
-    scores = Scorer(settings, backend, policy_tokenizer=folder).score([group("x", "a", "b", ids=[[7, 9], [4, 3, 8]])])  # type: ignore[arg-type]
+    scores = Scorer(settings, backend, policy_tokenizer=folder).score([group("x", "a", "b", ids=[[7, 9], [4, 3, 8]])])
     assert scores.tolist() == [9.0, 8.0]
     assert [prompt.tolist() for prompt in backend.batches[0].prompts] == [[5, 6]]
     other = write_huggingface(tmp_path)
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
     with pytest.raises(ConfigError, match=r"tokenizer\.json differs .* accepted: tokens: own"):
-        Scorer(settings, backend, policy_tokenizer=other)  # type: ignore[arg-type]
+        Scorer(settings, backend, policy_tokenizer=other)
     with pytest.raises(ConfigError, match="needs the policy's tokenizer folder"):
-        Scorer(settings, backend)  # type: ignore[arg-type]
+        Scorer(settings, backend)
 
 
 @pytest.mark.parametrize(
@@ -147,27 +147,27 @@ def test_equal_tokenizers_let_ids_pass_as_they_are(folder: Path, tmp_path: Path)
 def test_sign_and_squash_of_the_sequences_number(folder: Path, squash: str, sign: int, expected: float) -> None:
     """The score is 2; a sigmoid of every token and of padding would add halves."""
     settings = ScorerSettings(model=str(folder), tokens="same", squash=squash, sign=sign)
-    scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)  # type: ignore[arg-type]
+    scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)
     (score, _) = scorer.score([group("x", "a", "b", ids=[[9, 2], [1, 1, 1, 1, 1, 1]])])
     assert score == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_large_number_is_squashed_without_overflow(folder: Path) -> None:
     settings = ScorerSettings(model=str(folder), tokens="same", squash="sigmoid_neg")
-    scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)  # type: ignore[arg-type]
+    scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)
     assert scorer.score([group("x", "a", ids=[[100000]])]).tolist() == [0.0]
 
 
 def test_mean_pooling_is_over_the_tokens_after_the_prompt(folder: Path) -> None:
     settings = ScorerSettings(model=str(folder), tokens="same", pooling="mean")
-    scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)  # type: ignore[arg-type]
+    scorer = Scorer(settings, Numbers(), policy_tokenizer=folder)
     assert scorer.score([group("x", "a", "b", ids=[[3, 9], [1, 2, 3, 2]])]).tolist() == [6.0, 2.0]
 
 
 def test_a_completion_without_tokens_is_not_applicable(folder: Path) -> None:
     settings = ScorerSettings(model=str(folder), tokens="same", squash="sigmoid")
     backend = Numbers()
-    scorer = Scorer(settings, backend, policy_tokenizer=folder)  # type: ignore[arg-type]
+    scorer = Scorer(settings, backend, policy_tokenizer=folder)
     empty, full = scorer.score([group("x", "", "b", ids=[[], [1]])])
     assert math.isnan(empty)
     assert full == pytest.approx(0.731059, abs=1e-6)
@@ -177,13 +177,13 @@ def test_a_completion_without_tokens_is_not_applicable(folder: Path) -> None:
 
 def test_several_scorers_never_live_at_once(folder: Path) -> None:
     backend = Numbers()
-    scorers = [Scorer(ScorerSettings(model=str(folder)), backend) for _ in range(3)]  # type: ignore[arg-type]
+    scorers = [Scorer(ScorerSettings(model=str(folder)), backend) for _ in range(3)]
     assert backend.loads == 0
     for _ in range(2):
         for scorer in scorers:
             scorer.score(GROUPS)
     assert (backend.loads, backend.live, backend.most) == (6, 0, 1)
-    kept = Scorer(ScorerSettings(model=str(folder), keep=True), backend)  # type: ignore[arg-type]
+    kept = Scorer(ScorerSettings(model=str(folder), keep=True), backend)
     kept.score(GROUPS)
     kept.score(GROUPS)
     assert (backend.loads, backend.live) == (7, 1)

@@ -30,7 +30,7 @@ def test_each_step_is_one_line_on_disk_before_the_next(tmp_path: Path) -> None:
     with tracker(tmp_path / "run") as opened:
         opened.log(1, {"reward/mean": 0.5, "tokens/generated": 12})
         assert lines(tmp_path / "run") == [{"step": 1, "reward/mean": 0.5, "tokens/generated": 12}]
-        opened.log(2, {"loss": np.float32(0.25)})  # type: ignore[dict-item]
+        opened.log(2, {"loss": np.float32(0.25)})
         assert lines(tmp_path / "run")[1] == {"step": 2, "loss": 0.25}
 
 

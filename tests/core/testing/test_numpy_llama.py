@@ -101,7 +101,7 @@ def test_first_adamw_step_moves_by_the_learning_rate_and_decays() -> None:
     ],
 )
 def test_draw_inverts_the_kept_distribution(settings: dict[str, float], uniform: float, token: int) -> None:
-    assert draw(LOGITS, Sampling(max_tokens=1, **settings), seen=[], banned=[], uniform=uniform) == token  # type: ignore[arg-type]
+    assert draw(LOGITS, Sampling(max_tokens=1, **settings), seen=[], banned=[], uniform=uniform) == token
 
 
 def test_draw_leaves_banned_tokens_out_and_penalises_seen_ones() -> None:

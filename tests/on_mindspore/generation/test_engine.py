@@ -219,7 +219,7 @@ def test_an_engine_needs_a_mindspore_policy_and_a_decoder_it_has(folder: Path) -
 
     config = RunConfig.model_validate(settings(folder.parent))
     with pytest.raises(BackendError, match="needs a mindspore policy, not object"):
-        build_engine(config, object(), tokenizer_of(folder), CompileLog())  # type: ignore[arg-type]
+        build_engine(config, object(), tokenizer_of(folder), CompileLog())
     with pytest.raises(BackendError, match="'fused' is unknown; the mindspore engine has cached, recompute"):
         make_engine(folder, decoder="fused")
 

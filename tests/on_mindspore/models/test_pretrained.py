@@ -61,5 +61,5 @@ def test_greedy_tokens_equal_transformers_generate(engine: MindSporeEngine) -> N
 @pytest.mark.parametrize("rule", [{}, {"temperature": 0.7, "top_k": 50}], ids=["all", "top_k"])
 def test_sampled_tokens_equal_torchs(engine: MindSporeEngine, rule: dict[str, float]) -> None:
     other = make_torch_engine(Path(FOLDER), slots=16)
-    sampling = Sampling(max_tokens=64, seed=11, **rule)  # type: ignore[arg-type]
+    sampling = Sampling(max_tokens=64, seed=11, **rule)
     assert_equal(*(one.generate(make_prompts(), sampling, group_size=2) for one in (engine, other)), tolerance=1e-4)

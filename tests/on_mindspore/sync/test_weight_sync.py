@@ -104,7 +104,7 @@ def test_what_cannot_be_synced_is_refused(folder: Path) -> None:
     policy = make_policy(folder)
     engine = make_engine(folder / "model", slots=8)
     with pytest.raises(BackendError, match="not to object"):
-        build_weight_sync(policy, object())  # type: ignore[arg-type]
+        build_weight_sync(policy, object())
     del engine.model.weights["model.norm.weight"]
     with pytest.raises(RunFailed, match=r"model\.norm\.weight of the policy is unknown"):
         build_weight_sync(policy, engine).push(1)

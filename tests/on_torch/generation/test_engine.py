@@ -203,4 +203,4 @@ def test_an_engine_needs_a_torch_policy() -> None:
     from tests.support.tiny_policy import run_config
 
     with pytest.raises(BackendError, match="needs a torch policy"):
-        build_engine(run_config("unused"), object(), Letters())  # type: ignore[arg-type]
+        build_engine(run_config("unused"), object(), Letters())

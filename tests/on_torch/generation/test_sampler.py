@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 def sampling(**settings: float) -> Sampling:
-    return Sampling(max_tokens=8, **settings)  # type: ignore[arg-type]
+    return Sampling(max_tokens=8, **settings)
 
 
 def probabilities(logits: Array, rule: Sampling) -> Array:

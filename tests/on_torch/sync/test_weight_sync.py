@@ -127,7 +127,7 @@ def test_an_engine_on_another_model_cannot_be_synced(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="another model"):
         build_weight_sync(policy, make_engine(make_model("gpt2"))).push(1)
     with pytest.raises(BackendError, match="not to object"):
-        build_weight_sync(policy, object())  # type: ignore[arg-type]
+        build_weight_sync(policy, object())
 
 
 def test_an_engine_without_a_policy_loads_the_model(tmp_path: Path) -> None:

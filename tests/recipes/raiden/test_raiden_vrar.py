@@ -143,11 +143,11 @@ def test_the_reward_is_the_weighted_sum_and_stays_in_bounds() -> None:
 @given(said=st.text(max_size=60), word=st.text(max_size=6), language=st.sampled_from(LANGUAGES))
 def test_every_part_stays_between_0_and_1(said: str, word: str, language: str) -> None:
     for profile in ("paper", "repo", "easyr1"):
-        value = grade(said, language, words=[word], profile=profile)  # type: ignore[arg-type]
+        value = grade(said, language, words=[word], profile=profile)
         assert value is None or 0 <= value <= 1
-        assert 0 <= format([said], [language], profile=profile)[0] <= 1  # type: ignore[arg-type]
+        assert 0 <= format([said], [language], profile=profile)[0] <= 1
 
 
 def test_an_unknown_profile_is_named() -> None:
     with pytest.raises(ConfigError, match="profile 'papers' of the role-awareness reward is unknown"):
-        accuracy([], [], [], [], [], profile="papers")  # type: ignore[arg-type]
+        accuracy([], [], [], [], [], profile="papers")

@@ -13,7 +13,7 @@ N = -1
 def spans(pieces: list[str], items: int, *, ended: bool = True, mode: str = "aligned") -> tuple[list[int], list[float]]:
     """Return the ranks of a completion in these pieces, the end token last."""
     ends = [len("".join(pieces[: number + 1])) for number in range(len(pieces))]
-    return ranks("".join(pieces), [*ends, *ends[-1:] * ended], ended, items, segment_mode=mode)  # type: ignore[arg-type]
+    return ranks("".join(pieces), [*ends, *ends[-1:] * ended], ended, items, segment_mode=mode)
 
 
 @pytest.mark.parametrize(

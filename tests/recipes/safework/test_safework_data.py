@@ -94,9 +94,9 @@ def test_bad_rows_are_kept_with_their_line_and_reason(tmp_path: Path):
     words = ["no 'label'", "prompt is empty", "scored by a rule, and 'chosen' is empty", "none of value, ground_truth",
              "constraints are no JSON", "no 'label'"]  # fmt: skip
     assert all(word in reason for word, reason in zip(words, reasons, strict=True))
-    assert found[2].place.endswith("rows.jsonl:3")  # type: ignore[union-attr]
+    assert found[2].place.endswith("rows.jsonl:3")
     only_text = rows(write(tmp_path, row(images=["a.png"])), text_only=True, models=registry())
-    assert "text_only" in only_text[0].reason  # type: ignore[union-attr]
+    assert "text_only" in only_text[0].reason
 
 
 @pytest.mark.row("safework", "Routing", backend="none")

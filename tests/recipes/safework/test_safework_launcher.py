@@ -88,7 +88,7 @@ def test_the_three_recipes_by_name(rows: Path, name: str):
     assert "<think>" in str(made.data.system_prompt)
     routed = made.rewards[0].arguments
     assert (routed["routing"], set(routed["models"]), routed["url"]) == (want["routing"], want["judges"], SERVER)
-    assert made.data.source["models"] == routed["models"]  # type: ignore[index]
+    assert made.data.source["models"] == routed["models"]
     assert any("--engine_mem_util changes nothing here" in note for note in notes)
 
 

@@ -311,7 +311,7 @@ def test_metrics_have_the_names_that_users_know(folders: Path):
         group([r"<think>t</think>\boxed{9}", r"\boxed{8}"], label="gsm8k_rule", reference="9"),
         group([r"<think>t</think>\boxed{9}"], label="knowledge_rule", reference="9"),
     ]
-    with Rewards([config, overlong], backend=Judges(say)) as rewards:  # type: ignore[arg-type]
+    with Rewards([config, overlong], backend=Judges(say)) as rewards:
         table: RewardTable = rewards.score(groups)
     parts = {name: table.values[:, index, 0] for index, name in enumerate(table.names)}
     figures = {

@@ -30,7 +30,7 @@ def write(folder: Path, sizes: dict[str, tuple[int, int]], **further: Any) -> Pa
 
 
 def prompts(path: Path) -> list[str]:
-    return [row["prompt"][0]["content"] for row in rows(str(path))]  # type: ignore[index,call-overload]
+    return [row["prompt"][0]["content"] for row in rows(str(path))]
 
 
 @pytest.mark.row("ups_rm", "Preprocess", backend="none")
@@ -38,7 +38,7 @@ def test_three_subsets_become_train_and_val_with_verls_columns(tmp_path: Path) -
     source = write(tmp_path / "raw", dict.fromkeys(SUBSETS, (4, 2)))
     counts = preprocess(source, tmp_path / "out", Preprocessing())
     assert counts == {"skipped": 0, "duplicates": 0, "missing": [], "train": 12, "val": 6}
-    (first, *_, last) = read_rows(str(tmp_path / "out" / "val.parquet"))  # type: ignore[misc]
+    (first, *_, last) = read_rows(str(tmp_path / "out" / "val.parquet"))
     assert tuple(first) == COLUMNS
     assert first == {
         "data_source": "PKU-SafeRLHF", "prompt": [{"role": "user", "content": "Alpaca-7B test 0"}], "ability": "safety",
@@ -66,8 +66,8 @@ def test_the_order_depends_on_the_seed_alone_and_numbers_are_given_before_it(tmp
     for seed in (42, 42, 7):
         preprocess(source, tmp_path / "out", Preprocessing(subsets=["Alpaca-7B"], shuffle=True, seed=seed))
         found = list(rows(str(tmp_path / "out" / "train.parquet")))
-        assert all(row["prompt"][0]["content"].endswith(f" {row['extra_info']['index']}") for row in found)  # type: ignore[index]
-        orders.append([row["extra_info"]["index"] for row in found])  # type: ignore[index]
+        assert all(row["prompt"][0]["content"].endswith(f" {row['extra_info']['index']}") for row in found)
+        orders.append([row["extra_info"]["index"] for row in found])
     assert orders[0] == orders[1] != orders[2]
     assert orders[0] != list(range(10))
     assert sorted(orders[0]) == list(range(10))
@@ -108,7 +108,7 @@ def test_repeated_prompts_are_kept_once_where_asked_and_odd_labels_are_null(tmp_
     once = preprocess(source, tmp_path / "b", Preprocessing(subsets=["Alpaca-7B"], dedup_prompts=True), "jsonl")
     assert (kept["train"], once["train"], once["duplicates"]) == (3, 1, 2)
     (row,) = rows(str(tmp_path / "b" / "train.jsonl"))
-    assert row["extra_info"] == {  # type: ignore[index]
+    assert row["extra_info"] == {
         "split": "train", "index": 0, "is_response_0_safe": None, "is_response_1_safe": False,
         "safer_response_id": None, "better_response_id": 1,
     }  # fmt: skip

@@ -132,13 +132,13 @@ def test_the_answer_goes_from_the_policys_tokens_to_the_reward_models_template(r
     asked = [{"role": "user", "content": QUESTION}]
     prompt = Prompt(uid=0, ids=np.asarray(policy.chat(asked)), text=QUESTION, messages=tuple(asked))
     scorer = Scorer(ScorerSettings(model=str(raw / "rm"), end="template"), backend(raw / "rm"))
-    (given, start) = scorer.sequence(prompt, rollout)  # type: ignore[misc]
+    (given, start) = scorer.sequence(prompt, rollout)
     text = " ".join(seen.piece(token).strip() for token in given)
     assert text == "[begin] [Q] how do you make a cake [end] [A] good bad [end]"  # <end> of the policy is gone
     assert start == 9
     assert policy.chat(asked) != given[:9]
     short = Scorer(ScorerSettings(model=str(raw / "rm"), end="template", max_tokens=11), backend(raw / "rm"))
-    assert short.sequence(prompt, rollout)[0] == given[:11]  # type: ignore[index]
+    assert short.sequence(prompt, rollout)[0] == given[:11]
 
 
 @pytest.mark.row("ups_rm", "Template switch")

@@ -38,7 +38,7 @@ def test_the_launch_scripts_names_become_this_configuration(folder: Path, monkey
     config, names = read(folder, *ups_rm_files.verl_command(), f"reward_model.model.input_tokenizer={folder}/policy")
     assert config.model.path == f"{folder}/policy"
     assert (config.model.recompute, config.model.trust_remote_code) == (True, True)
-    assert config.data.source["files"] == f"{folder}/Data/verl/train.parquet"  # type: ignore[index]
+    assert config.data.source["files"] == f"{folder}/Data/verl/train.parquet"
     assert (config.data.max_prompt_tokens, config.data.overlong) == (1024, "drop")
     assert (config.rollout.group_size, config.rollout.max_tokens, config.rollout.top_p) == (4, 2048, 1.0)
     train = config.train

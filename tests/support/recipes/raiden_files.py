@@ -84,7 +84,7 @@ def writes(messages: list[dict[str, str]]) -> str:
         return f"<think>hm</think>```json\n{json.dumps({'keywords': words}, ensure_ascii=False)}\n```"
     if task == "judge":
         return {"zh": "是", "ja": "はい", "en": "Yes.", "ko": "예"}[language]
-    if task == "reply" and messages[-1]["content"].endswith(said["memory_question"]):
+    if task == "reply" and messages[-1]["content"].endswith(str(said["memory_question"])):
         task = "remembered"
     return f"<think>Let me think. {task}</think>\n{said[task]}"
 

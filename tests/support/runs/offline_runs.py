@@ -38,7 +38,9 @@ def prepare(folder: Path, *, count: int = 48) -> Path:
     """The model and the rows: sums as conversations, digits preferred to letters, and both labelled."""
     tiny.write_model(folder / "model")
     draw = np.random.default_rng(0)
-    pairs, labelled, chats = [], [], []
+    pairs: list[dict[str, Any]] = []
+    labelled: list[dict[str, Any]] = []
+    chats: list[dict[str, Any]] = []
     for _ in range(count):
         a, b = (int(number) for number in draw.integers(0, 10, 2))
         good = "".join(str(number) for number in draw.integers(0, 10, int(draw.integers(1, 5))))

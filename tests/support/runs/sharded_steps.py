@@ -18,7 +18,7 @@ from tests.support.tiny_policy import make_batch, run_config, weighted_loss
 
 TRAIN = {"tokens_per_micro_batch": 12, "max_grad_norm": 0.5, "weight_decay": 0.1}
 # strategy, model family, settings of the model: the last row of ranks' shares is uneven, and so are their micro-batches
-CASES = [
+CASES: list[tuple[Any, str, dict[str, Any]]] = [
     ("zero1", "qwen2", {}),
     ("zero2", "gpt2", {"lora_rank": 3, "lora_targets": ["c_attn", "c_proj"]}),
     ("fsdp", "deepseek_v3", {"recompute": True}),
