@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def not_there() -> list[Mutation]:
         override("backend", "no_package.backend", "no_package.backend"),
         override("backend", "../x", "no name of a backend"),
         override("run_dir", "rows.jsonl", "is a file"),
-        override("tracking.to", "[wandb]", "WANDB_API_KEY"),
+        override("tracking.to", "[wandb]", "WANDB_API_KEY" if find_spec("wandb") else "wandb needs wandb"),
         override("eval", "{stop_at: 0.9}", "eval.stop_at needs eval.source"),
         override("rollout.temperature", "0", "rollout.temperature must be above 0"),
         override("rollout.min_tokens", "9", "rollout.min_tokens (9) is above"),
