@@ -19,6 +19,8 @@ from mindrlhf_grpo.backend import load_backend
 from mindrlhf_grpo.capacity.machine import installed
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.json_lines import read_json_lines
+from mindrlhf_grpo.run.clock import Clock
+from mindrlhf_grpo.trainers.experience import Experience
 from mindrlhf_grpo.trainers.online import OnlineTrainer
 
 
@@ -43,11 +45,14 @@ class Measured(OnlineTrainer):
 
     figures: addition.Figures
 
-    def step(self, step: int) -> None:
-        wall, processor = time.perf_counter(), sum(os.times()[:2])
-        super().step(step)
-        self.figures.step.append(time.perf_counter() - wall)
-        self.figures.step_cpu.append(sum(os.times()[:2]) - processor)
+    def collect(self, clock: Clock) -> Experience:
+        self.wall, self.processor = time.perf_counter(), sum(os.times()[:2])
+        return super().collect(clock)
+
+    def learn(self, step: int, experience: Experience, clock: Clock) -> None:
+        super().learn(step, experience, clock)
+        self.figures.step.append(time.perf_counter() - self.wall)
+        self.figures.step_cpu.append(sum(os.times()[:2]) - self.processor)
 
     def write(self, folder: Path) -> None:
         """Keep nothing."""

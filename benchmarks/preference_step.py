@@ -19,6 +19,7 @@ from mindrlhf_grpo.capacity.machine import installed
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.json_lines import read_json_lines
 from mindrlhf_grpo.model_files.folder import TOKENIZER_FILES, copy_files, find_folder
+from mindrlhf_grpo.run.clock import Clock
 from mindrlhf_grpo.trainers.offline import OfflineTrainer
 
 
@@ -47,9 +48,9 @@ class Measured(OfflineTrainer):
 
     figures: pair_rows.Figures
 
-    def step(self, step: int) -> None:
+    def step(self, step: int, clock: Clock) -> None:
         wall, processor = time.perf_counter(), sum(os.times()[:2])
-        super().step(step)
+        super().step(step, clock)
         self.figures.step.append(time.perf_counter() - wall)
         self.figures.step_cpu.append(sum(os.times()[:2]) - processor)
 
