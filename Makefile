@@ -115,14 +115,14 @@ test-arithmetic: $(DEV_STAMP) ## the tests that train, under other instruction s
 define arithmetic
 echo "== $(1)" && \
 OMP_NUM_THREADS=1 $(2) $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore -m 'trains and not slow' $(PYTEST_ARGS) && \
-grep -rl --include='test_*.py' 'mark.trains' tests/on_mindspore | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 3 env $(2) \
+grep -rl --include='test_*.py' 'mark.trains' tests/on_mindspore | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 6 env $(2) \
 	$(BIN)/python -m pytest -m 'trains and not slow' $(PYTEST_ARGS)
 endef
 
-# MindSpore keeps what it has compiled: a process for every three files bounds the memory. Exit code 5: all skipped.
+# MindSpore keeps what it has compiled: a process for every six files bounds the memory. Exit code 5: all skipped.
 define tests
 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore $(1) $(PYTEST_ARGS) && \
-find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 3 sh -c \
+find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 6 sh -c \
 	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
 endef
 

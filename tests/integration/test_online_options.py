@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support import tiny
+from tests.support.commands import command
 from tests.support.runs.online_runs import PPO, TRAIN, run
 from tests.support.runs.resumed import assert_same
 
@@ -110,7 +110,7 @@ def test_supervised_rows_are_mixed_in_and_learned(folder: Path) -> None:
 )
 def test_what_does_not_go_together_is_refused_by_name(folder: Path, overrides: tuple[str, ...], message: str) -> None:
     config = tiny.prepare(folder, train=TRAIN)
-    done = subprocess.run(tiny.command(config, *overrides), env=tiny.environment(), capture_output=True, text=True)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    done = command("train", config, *overrides)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err

@@ -1,4 +1,4 @@
-"""``mindrlhf-grpo parity`` as its user meets it: record and check in processes of their own, on torch."""
+"""``mindrlhf-grpo parity`` as its user meets it: record and check, on torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import command
 from tests.support.tiny import environment
 
 pytest.importorskip("torch")
@@ -22,10 +23,9 @@ MATRIX = "model.layers.1.mlp.up_proj.weight"
 
 def parity(*arguments: object) -> tuple[int, dict[str, Any], str]:
     """Exit code, the JSON of the last line, and standard error."""
-    command = [sys.executable, "-m", "mindrlhf_grpo", "parity", *map(str, arguments)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    lines = done.stdout.splitlines()
-    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+    done = command("parity", *arguments)
+    lines = done.out.splitlines()
+    return done.code, json.loads(lines[-1]) if lines else {}, done.err
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def test_mistakes_are_one_clear_error(bundle: Path, tmp_path: Path) -> None:
 
 def test_two_runs_are_compared_step_by_step(tmp_path: Path) -> None:
     benchmark = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "parity.py"
-    command = [sys.executable, benchmark, "--folder", tmp_path, "--backends", "torch", "torch", "--steps", "2"]
-    done = subprocess.run([*map(str, command)], env=environment(), capture_output=True, text=True, timeout=300)
+    words = [sys.executable, benchmark, "--folder", tmp_path, "--backends", "torch", "torch", "--steps", "2"]
+    done = subprocess.run([*map(str, words)], env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["runs"] == ["torch", "torch-again"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
+from tests.support.commands import command
 from tests.support.runs.resumed import assert_same, newest
 
 pytestmark = pytest.mark.trains
@@ -69,12 +70,10 @@ def test_a_finished_run_is_reported_again_and_not_trained_further(undisturbed: P
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(undisturbed: Path) -> None:
     config = tiny.prepare(undisturbed, **OPTIONS)
-    done = subprocess.run(
-        tiny.command(config, "train.learning_rate=0.5"), env=tiny.environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "train.learning_rate was 0.01, is 0.5" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = command("train", config, "train.learning_rate=0.5")
+    assert done.code == 2
+    assert "train.learning_rate was 0.01, is 0.5" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_corrupt_file_is_named(undisturbed: Path, tmp_path: Path) -> None:
@@ -87,9 +86,7 @@ def test_a_corrupt_file_is_named(undisturbed: Path, tmp_path: Path) -> None:
     data[-1] ^= 1
     victim.write_bytes(data)
     config = tiny.prepare(undisturbed, **OPTIONS)
-    done = subprocess.run(
-        tiny.command(config, f"run_dir={run}"), env=tiny.environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert f"{victim} is corrupt" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = command("train", config, f"run_dir={run}")
+    assert done.code == 2
+    assert f"{victim} is corrupt" in done.err
+    assert "Traceback" not in done.err

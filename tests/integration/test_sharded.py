@@ -66,7 +66,9 @@ def test_every_way_to_share_out_makes_the_steps_of_one_process(cases: dict[str, 
     alone, found = cases["1"][case], cases["2"][case]
     np.testing.assert_allclose(found["results"], alone["results"], rtol=1e-5)
     np.testing.assert_allclose(found["logps"], alone["logps"], rtol=1e-5)
-    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-5)
+    # The bias of keys starts near 0 and hardly has a gradient, and Adam divides by its size: rounding is 1e-5 of the
+    # step of 0.01 there, not of the bias (8.6e-7 apart on one of three tiny models).
+    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-5, abs=1e-6)
     assert (found["same after loading"], found["same step again"]) == (True, True)
     assert found["held"] < 0.6 * alone["held"]
     assert found["layout"].endswith(f"{case.split()[0]} over 2 ranks")

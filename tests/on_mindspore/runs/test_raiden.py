@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support import tiny
+from tests.support.commands import command
 from tests.support.recipes.raiden_files import prepare
 
 pytest.importorskip("mindspore")
@@ -22,10 +21,9 @@ pytestmark = pytest.mark.trains
 @pytest.mark.row("raiden", "Trainers A/B")
 def test_the_reward_rises_and_sbk_and_cm_are_reported_by_language(tmp_path: Path) -> None:
     config = prepare(tmp_path, num_epochs=20, eval_steps=20)
-    command = [sys.executable, "-m", "mindrlhf_grpo", "recipe", "raiden", "train", str(config), "backend=mindspore"]
-    done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["model"] == str(tmp_path / "outputs" / "epoch_19")
+    done = command("recipe", "raiden", "train", config, "backend=mindspore")
+    assert done.code == 0, done.err[-3000:]
+    assert json.loads(done.out.splitlines()[-1])["model"] == str(tmp_path / "outputs" / "epoch_19")
     lines = tiny.metrics(tmp_path / "outputs")
     rewards = [line["reward/mean"] for line in lines]
     assert np.mean(rewards[-3:]) - np.mean(rewards[:3]) >= 0.3

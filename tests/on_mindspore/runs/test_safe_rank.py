@@ -18,16 +18,21 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.trains
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The films, the rows and the model that both modes start from."""
+    folder = tmp_path_factory.mktemp("films")
+    movie_world.write_world(folder)
+    movie_world.write_model(folder / "model")
+    return folder
+
+
 @pytest.mark.row("safe_rank", "End-to-end")
 @pytest.mark.parametrize("mode", ["grpo", "gdpo"])
-def test_violations_go_and_recall_stays(tmp_path: Path, mode: str) -> None:
-    movie_world.write_world(tmp_path)
-    movie_world.write_model(tmp_path / "model")
+def test_violations_go_and_recall_stays(world: Path, tmp_path: Path, mode: str) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
-        yaml.safe_dump(
-            movie_world.settings(tmp_path, tmp_path / "run", mode, backend="mindspore", rollout={"slots": 48})
-        )
+        yaml.safe_dump(movie_world.settings(world, tmp_path / "run", mode, backend="mindspore", rollout={"slots": 48}))
     )
     tiny.train(config)
     found = json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"]

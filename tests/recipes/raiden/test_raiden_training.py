@@ -18,6 +18,7 @@ from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.raiden.training import read_training
 from tests.support import tiny
+from tests.support.commands import command
 from tests.support.recipes.raiden_files import EXAMPLE, prepare, samples
 
 pytestmark = pytest.mark.trains
@@ -31,9 +32,14 @@ FLAGS_OF_B = {
 
 def recipe(*arguments: str | Path, processes: int = 1) -> dict[str, Any]:
     """Return the JSON at the end of a command's output."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "mindrlhf_grpo", "recipe", "raiden", *map(str, arguments)]
-    done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=300)
+    if processes == 1:
+        alone = command("recipe", "raiden", *arguments)
+        assert alone.code == 0, alone.out[-2000:] + alone.err[-4000:]
+        summary: dict[str, Any] = json.loads(alone.out.strip().splitlines()[-1])
+        return summary
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    words = [sys.executable, *launcher, "-m", "mindrlhf_grpo", "recipe", "raiden", *map(str, arguments)]
+    done = subprocess.run(words, env=tiny.environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
