@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 import pytest
 
-from tests.support.repository import ROOT
+from tests.support.benchmarks import benchmark
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import addition
-import pairs
-import turns
-import two_backends
+addition, turns, pairs, two_backends = map(benchmark, ("addition", "turns", "pairs", "two_backends"))
 
 
 def test_first_step_is_not_counted() -> None:

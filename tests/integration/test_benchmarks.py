@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support import tiny
-from tests.support.repository import ROOT
+from tests.support.benchmarks import benchmark
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import addition
-import grpo_step
-import pair_rows
-import preference_step
+addition, grpo_step, pair_rows, preference_step = map(
+    benchmark, ("addition", "grpo_step", "pair_rows", "preference_step")
+)
 
 TWO_STEPS = ["--steps", "2", "--threads", "1"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.commands import command
+from tests.support.runs.commands import command
 from tests.support.runs.online_runs import PPO, TRAIN, run
 from tests.support.runs.resumed import assert_same
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import command
+from tests.support.runs.commands import command
 from tests.support.tiny import environment
 
 pytest.importorskip("torch")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.support.commands import command
+from tests.support.runs.commands import command
 from tests.support.runs.resumed import assert_same, newest
 
 pytestmark = pytest.mark.trains

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.support import tiny
-from tests.support.commands import command
 from tests.support.recipes.raiden_files import prepare
+from tests.support.runs.commands import command
 
 pytest.importorskip("mindspore")
 

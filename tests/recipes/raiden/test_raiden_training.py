@@ -18,8 +18,8 @@ from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.raiden.training import read_training
 from tests.support import tiny
-from tests.support.commands import command
 from tests.support.recipes.raiden_files import EXAMPLE, prepare, samples
+from tests.support.runs.commands import command
 
 pytestmark = pytest.mark.trains
 
