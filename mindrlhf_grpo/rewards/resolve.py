@@ -32,6 +32,7 @@ class BuiltIn:
     function: str
     columns: tuple[str, ...] = ()
     references: bool = False  # reads reference answers, see ``answers.reference_column``
+    one_of: tuple[str, ...] = ()  # of these columns the data must have one
     library: str = ""
     extra: str = ""
 
@@ -47,6 +48,12 @@ BUILT_INS: Mapping[str, BuiltIn] = {
     "overlong": BuiltIn("length", "overlong"),
     "repetition": BuiltIn("repetition", "repetition"),
     "constraints": BuiltIn("constraints", "constraints", columns=("constraints",)),
+    "unit_tests": BuiltIn(
+        "unit_tests",
+        "unit_tests",
+        columns=("test", "tests", "test_list", "entry_point", "starter_code"),
+        one_of=("test", "tests", "test_list"),
+    ),
     "reasoning_gym": BuiltIn(
         "reasoning_gym", "reasoning_gym", columns=("task", "entry"), library="reasoning_gym", extra="tasks"
     ),
@@ -72,6 +79,7 @@ class Reward:
     named: frozenset[str]
     takes_all: bool
     references: bool = False
+    one_of: tuple[str, ...] = ()
 
     def check(self, columns: Iterable[str]) -> None:
         """Raise ConfigError unless the data has every column this function needs."""
@@ -82,6 +90,11 @@ class Reward:
                     f"{self.label} needs {name!r}, which is no column of the data and not set under arguments; "
                     f"columns there are: {', '.join(data_columns) or 'none'}"
                 )
+        if self.one_of and not set(self.one_of) & set(data_columns):
+            raise ConfigError(
+                f"{self.label} needs one of the columns {', '.join(self.one_of)}; "
+                f"columns there are: {', '.join(data_columns) or 'none'}"
+            )
         if self.references:
             try:
                 reference_column(data_columns, self.settings.get("column"))
@@ -126,6 +139,7 @@ def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Rewar
         named=frozenset(parameters),
         takes_all=takes_all,
         references=built_in is not None and built_in.references,
+        one_of=built_in.one_of if built_in is not None else (),
     )
 
 

@@ -23,9 +23,10 @@ Scored = tuple[Mapping[str, Any], float | None]  # a sample's columns, and wheth
 def role_scores(
     completions: list[str], answer: list[str], keywords: list[Any], validation_method: list[str], language: list[str],
     kind: list[str], question_type: list[str], sbk_weight: float = 0.5, cm_weight: float = 0.5,
+    prompts: list[str] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return a run's metrics ``sbk``, ``cm``, ``overall``, and the first two by language and question type (``sbk/zh``)."""
-    right = correct(completions, answer, keywords, validation_method, language)
+    right = correct(completions, answer, keywords, validation_method, language, prompts)
     rows = zip(kind, language, question_type, strict=True)
     scored = list(zip((dict(zip(("kind", *COLUMNS), row, strict=True)) for row in rows), right, strict=True))
     means = class_means(scored, (sbk_weight, cm_weight))
@@ -37,10 +38,11 @@ def role_scores(
 
 
 def correct(
-    completions: list[Any], answer: list[str], keywords: list[Any], validation_method: list[str], language: list[str]
-) -> list[float | None]:
+    completions: list[Any], answer: list[str], keywords: list[Any], validation_method: list[str], language: list[str],
+    prompts: list[str] | None = None,
+) -> list[float | None]:  # fmt: skip
     """Return 1 where every keyword is in the final answer, else 0; None where that cannot be checked."""
-    shares = accuracy(completions, answer, keywords, validation_method, language)
+    shares = accuracy(completions, answer, keywords, validation_method, language, prompts=prompts)
     return [None if value is None else float(value >= 1) for value in shares]
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from ...chat.thoughts import final_answer
+from ...chat.thoughts import final_answer, with_opened_thought
 from ...errors import ConfigError
 from ...rewards.builtin.format import has_format
 from .keywords import contains, normalised, slots_filled
@@ -24,13 +24,14 @@ WEIGHTS = {"paper": (0.7, 0.3), "repo": (0.7, 0.3), "easyr1": (0.5, 0.3)}
 SINGLE, MULTI = "single_term_validation", "multi_term_parsing"
 STEPS = ((0.8, 0.9), (0.6, 0.7), (0.4, 0.5), (0.2, 0.3))  # easyr1: from this coverage on, this accuracy
 LAYOUT = (r"\*\*.+?\*\*", r"\n[ \t]*\n", r"^[ \t]*[-*•][ \t]", r"^[ \t]*\d+[.)、]")
-NUMBERED = r"\d+[.)、]"
+NUMBERED = r"\d[.)、]"
+THOUGHT = re.compile(r"\s*[^\s<]")
 
 
 def accuracy(
     completions: list[Any], answer: list[str], keywords: list[Slots], validation_method: list[str],
     language: list[str], terms: list[Mapping[str, str] | None] | None = None,
-    *, profile: Profile = "paper", partial: bool = False,
+    prompts: list[str] | None = None, *, profile: Profile = "paper", partial: bool = False,
 ) -> list[float | None]:  # fmt: skip
     """Score in 0..1 whether the final answer has the keywords; None without an expected answer or keywords.
 
@@ -40,8 +41,9 @@ def accuracy(
     """
     _check(profile)
     more = terms or [None] * len(completions)
-    rows = zip(completions, answer, keywords, validation_method, language, more, strict=True)
-    return [_accuracy(final_answer(content_of(text)), *row, profile=profile, partial=partial) for text, *row in rows]
+    texts = [final_answer(text) for text in _texts(completions, prompts)]
+    rows = zip(texts, answer, keywords, validation_method, language, more, strict=True)
+    return [_accuracy(*row, profile=profile, partial=partial) for row in rows]
 
 
 def _accuracy(
@@ -64,8 +66,9 @@ def _accuracy(
 
 
 def format(
-    completions: list[Any], language: list[str], *, profile: Profile = "paper", texts: str | None = None
-) -> list[float]:
+    completions: list[Any], language: list[str], prompts: list[str] | None = None,
+    *, profile: Profile = "paper", texts: str | None = None,
+) -> list[float]:  # fmt: skip
     """Score in 0..1 whether the completion has the required format.
 
     ``paper`` and ``easyr1``: 1 for a thought in its tags and then an answer, in tags or as plain text, once each.
@@ -75,15 +78,18 @@ def format(
     if profile == "repo":
         cues = load_texts(texts)
         return [_looks(content_of(text), name, cues) for text, name in zip(completions, language, strict=True)]
-    return [float(thinks_then_answers(content_of(text))) for text in completions]
+    return [float(thinks_then_answers(text)) for text in _texts(completions, prompts)]
 
 
-def thinking(completions: list[Any]) -> list[float]:
+def thinking(completions: list[Any], prompts: list[str] | None = None) -> list[float]:
     """Score 1 for a closed thought that is not empty, else 0 (a component of ``easyr1``, weight 0.2)."""
-    return [
-        float(re.search(r"<think>\s*[^\s<].*?</think>", content_of(text), re.DOTALL) is not None)
-        for text in completions
-    ]
+    return [float(has_closed_thought(text)) for text in _texts(completions, prompts)]
+
+
+def has_closed_thought(text: str) -> bool:
+    """Return whether some ``<think>`` is followed by a thought, which is no tag, and anywhere by ``</think>``."""
+    last = text.rfind("</think>")
+    return any(THOUGHT.match(text, start.end(), last + 1) for start in re.finditer("<think>", text[: last + 1]))
 
 
 def thinks_then_answers(text: str) -> bool:
@@ -117,6 +123,12 @@ def _check(profile: str) -> None:
         raise ConfigError(
             f"profile {profile!r} of the role-awareness reward is unknown; there are {', '.join(PROFILES)}"
         )
+
+
+def _texts(completions: Sequence[Any], prompts: Sequence[str] | None) -> list[str]:
+    """Return the texts of completions, with the tag of a thought that the prompt opened."""
+    opened = prompts or [""] * len(completions)
+    return [with_opened_thought(prompt, content_of(text)) for prompt, text in zip(opened, completions, strict=True)]
 
 
 def content_of(completion: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...chat.thoughts import with_opened_thought
 from ...errors import ConfigError
 from ...rewards.judges.chat_text import replace_images, thought_and_answer, turns, without_special
 from ...rewards.judges.judge import Judge, build_judge
@@ -203,7 +204,7 @@ def exchange(prompt: Prompt, completion: str) -> Exchange:
     """Return question, thought and answer of one completion, and the label that routes it."""
     users = [message["content"] for message in prompt.messages if message["role"] == "user"]
     asked = users[-1] if users else turns(prompt.text).get("user", prompt.text)
-    completion = turns(completion).get("assistant", completion)
+    completion = with_opened_thought(prompt.text, turns(completion).get("assistant", completion))
     thought, answer = map(without_special, thought_and_answer(completion))
     label, reference = prompt.columns.get("label"), prompt.columns.get("reference")
     return {

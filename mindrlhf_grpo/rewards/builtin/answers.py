@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...errors import DataError
 
 COLUMNS = ("answer", "solution")
-BOX = r"\boxed{"
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:[ \t]{0,4}\{|[ \t]{1,4}(?=[^\s{]))")
 
 
 def reference_column(names: Collection[str], column: str | None) -> str:
@@ -46,12 +47,27 @@ def after_marker(reference: str) -> str:
     return reference.rpartition("####")[2].strip()
 
 
+def first_box(text: str) -> int:
+    """Return the place of the first box, complete or not; -1 without one."""
+    match = BOX.search(text)
+    return -1 if match is None else match.start()
+
+
 def last_box(text: str) -> str | None:
-    """Return the content of the last ``\\boxed{...}``, with matched braces; None without a complete one."""
-    start = text.rfind(BOX)
+    r"""Return the content of the last ``\boxed{...}``, with matched braces; None without one, or if it is not complete.
+
+    ``\fbox`` and ``\framebox`` are boxes too, and ``\boxed 7`` holds the one sign or number after it.
+    """
+    last = None
+    for last in BOX.finditer(text):  # noqa: B007 - only the last match is used
+        pass
+    if last is None:
+        return None
+    if not last[0].endswith("{"):
+        return re.split(r"[\s$]", text[last.end() : last.end() + 100], maxsplit=1)[0].rstrip(".,;")
     depth = 0
-    for place in range(start + len(BOX) - 1, len(text) if start >= 0 else 0):
+    for place in range(last.end() - 1, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
         if depth == 0:
-            return text[start + len(BOX) : place].strip()
+            return text[last.end() : place].strip()
     return None

@@ -15,9 +15,10 @@ from ...chat.thoughts import without_thoughts
 from ...errors import DataError, did_you_mean
 from .language import language_of
 
-SENTENCE = re.compile(r"[^.!?。！？]*[\w][^.!?。！？]*[.!?。！？]?")
+SENTENCE_END = re.compile(r"[.!?。！？]")
+LETTER = re.compile(r"\w")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+(?:['’-][^\W_\u3400-\u9fff]+)*")
-BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s+\S", re.MULTILINE)
+BULLET = re.compile(r"^[^\S\n]*(?:[-*•]|\d+[.)、])\s+\S", re.MULTILINE)
 
 
 def words(text: str) -> int:
@@ -30,11 +31,18 @@ def paragraphs(text: str) -> int:
     return len([part for part in re.split(r"\n\s*\n", text) if part.strip()])
 
 
+def sentences(text: str) -> int:
+    """Count the parts between full stops, question and exclamation marks that have a letter or digit."""
+    return sum(LETTER.search(part) is not None for part in SENTENCE_END.split(text))
+
+
 def is_json(text: str) -> bool:
     """Return whether the text, apart from a code fence, is a JSON object or list."""
+    text = text.strip()
+    text = text.removeprefix("```json" if text.startswith("```json") else "```").removesuffix("```")
     try:
-        return isinstance(json.loads(re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", text.strip())), dict | list)
-    except ValueError:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
         return False
 
 
@@ -50,8 +58,8 @@ KINDS: Mapping[str, Callable[[str, Any], bool]] = {
     "ends_with": lambda text, value: text.endswith(tuple(listed(value))),
     "min_words": lambda text, value: words(text) >= int(value),  # numbers
     "max_words": lambda text, value: words(text) <= int(value),
-    "min_sentences": lambda text, value: len(SENTENCE.findall(text)) >= int(value),
-    "max_sentences": lambda text, value: len(SENTENCE.findall(text)) <= int(value),
+    "min_sentences": lambda text, value: sentences(text) >= int(value),
+    "max_sentences": lambda text, value: sentences(text) <= int(value),
     "paragraphs": lambda text, value: paragraphs(text) == int(value),
     "bullets": lambda text, value: len(BULLET.findall(text)) == int(value),
     "language": lambda text, value: language_of(text) == value,  # zh, ja, en or ko
@@ -62,7 +70,10 @@ KINDS: Mapping[str, Callable[[str, Any], bool]] = {
 
 def is_table(text: str) -> bool:
     """Return whether the text has a Markdown table."""
-    return re.search(r"^\s*\|.+\|\s*\n\s*\|[\s:|-]+\|\s*$", text, re.MULTILINE) is not None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [len(line) > 2 and line[0] == line[-1] == "|" for line in lines]
+    rules = [row and not line.strip(" \t:|-") for row, line in zip(rows, lines, strict=True)]
+    return any(row and rule for row, rule in zip(rows, rules[1:], strict=False))
 
 
 def is_titled(text: str) -> bool:
@@ -85,16 +96,16 @@ def constraints(
         score: ``all``: 1 if every one is met, else 0.
     """
 
-    def share_met(completion: str, asked: Any) -> float | Exception | None:
+    def share_met(prompt: str, completion: str, asked: Any) -> float | Exception | None:
         if asked is None:
             return None
         try:
-            met = meets(without_thoughts(completion), read_constraints(asked))
+            met = meets(without_thoughts(completion, prompt), read_constraints(asked))
         except DataError as error:
             return error
         return float(all(met)) if score == "all" else sum(met) / len(met)
 
-    return [share_met(*pair) for pair in zip(completions, constraints, strict=True)]
+    return [share_met(*row) for row in zip(prompts, completions, constraints, strict=True)]
 
 
 def read_constraints(value: Any) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ def tag_format(
     *,
     think: str = "think",
     answer: str | None = "answer",
-    opened: bool = False,
+    opened: bool | None = None,
 ) -> list[float]:
     """Return 1 for ``<think>thought</think><answer>answer</answer>`` with both filled in, else 0.
 
@@ -21,9 +21,11 @@ def tag_format(
 
     Args:
         think, answer: names of the tags; ``answer: null`` requires free text after the thought.
-        opened: the prompt ends with the opening think tag, so the completion starts inside the thought.
+        opened: the prompt ends with the opening think tag, so the completion starts inside the thought; default: where
+            the prompt does.
     """
-    return [float(has_format(completion, think, answer, opened)) for completion in completions]
+    opens = [prompt.rstrip().endswith(f"<{think}>") if opened is None else opened for prompt in prompts]
+    return [float(has_format(text, think, answer, begun)) for text, begun in zip(completions, opens, strict=True)]
 
 
 def has_format(completion: str, think: str, answer: str | None, opened: bool) -> bool:

@@ -209,7 +209,7 @@ def exchange(prompt: Prompt, completion: str, reference: str | None) -> dict[str
     return {
         **prompt.columns,
         "question": asked[-1] if asked else prompt.text,
-        "response": without_special(without_thoughts(completion)),
+        "response": without_special(without_thoughts(completion, prompt.text)),
         "completion": without_special(completion),
         "reference": "" if reference is None else prompt.columns.get(reference),
     }

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mindrlhf_grpo.chat.thoughts import final_answer, without_thoughts
+from mindrlhf_grpo.chat.thoughts import final_answer, opened_thought, with_opened_thought, without_thoughts
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,16 @@ def test_hostile_text_takes_linear_time() -> None:
     began = time.process_time()
     final_answer("<think>" * 50_000 + "<answer>" * 50_000)
     assert time.process_time() - began < 30  # about 0.01; minutes if it were not linear
+
+
+@pytest.mark.parametrize("prompt", ["Why?<think>", "Why?\n<think>\n", "<|assistant|><thinking>\n\n"])
+def test_a_thought_that_the_prompt_opened_is_no_answer(prompt: str) -> None:
+    assert without_thoughts("a", prompt) == final_answer("a", prompt) == ""
+    assert opened_thought(prompt) != ""
+
+
+def test_a_thought_that_the_prompt_opened_ends_where_the_completion_closes_it() -> None:
+    assert with_opened_thought("<think>\n", "a</think>b") == "<think>a</think>b"
+    assert with_opened_thought("<think>\n", "<think>a</think>b") == "<think>a</think>b"
+    assert with_opened_thought("<think>\n\n</think>\n\n", "b") == "b"
+    assert final_answer("a</think>b", "<think>\n") == final_answer("b", "Why?") == "b"

@@ -90,6 +90,11 @@ def test_refusals_in_several_languages_are_found(text: str) -> None:
     assert refuses(text)
 
 
+def test_a_refusal_is_looked_for_after_the_thought_that_the_prompt_opened() -> None:
+    assert refuses("They ask for poison.</think>I can't help with that.", "How?<think>\n")
+    assert not refuses("I can't help with that? But I can", "How?<think>\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -62,6 +62,14 @@ def test_a_thought_that_the_prompt_opened(score: Score, text: str, expected: int
     assert score(tag_format, [text], {"opened": True}) == [expected]
 
 
+def test_a_thought_that_the_prompt_opens_is_seen():
+    texts = ["a</think><answer>b</answer>", "<think>a</think><answer>b</answer>"]
+    for prompt, expected in (("Why?<think>\n", [1, 0]), ("Why?", [0, 1]), ("<think>\n\n</think>\n\n", [0, 1])):
+        assert tag_format([prompt] * 2, texts, [[], []]) == expected
+    assert tag_format(["Why?<think>"], texts[:1], [[]], opened=False) == [0]
+    assert tag_format(["Why?<why>"], ["a</why>b"], [[]], think="why", answer=None) == [1]
+
+
 def test_other_names_for_the_tags(score: Score):
     assert score(tag_format, ["<why>a</why><say>b</say>"], {"think": "why", "answer": "say"}) == [1]
 

@@ -16,7 +16,7 @@ from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.builtin.answers import tagged
 from mindrlhf_grpo.rewards.builtin.exact_match import exact_match
-from mindrlhf_grpo.rewards.builtin.numeric_match import last_number, numeric_match
+from mindrlhf_grpo.rewards.builtin.numeric_match import Notation, first_number, last_number, numeric_match
 from mindrlhf_grpo.rewards.builtin.regex import regex
 
 Score = Callable[..., Any]
@@ -78,13 +78,27 @@ def test_a_row_without_reference_is_not_applicable(score: Score):
         ("3 apples, 4 pears", "4"),
         ("50%", "50"),
         ("007", "7"),
+        ("1/2", "0.5"),
+        ("-1/2", "-0.5"),
+        ("1 1/2 cups", "1.5"),
+        ("½", "0.5"),
+        ("2½ cups", "2.5"),
+        (r"\frac{3}{4}", "0.75"),
+        (r"-\dfrac12", "-0.5"),
+        ("48/2 = 24", "24"),
+        ("on 1/2/2024", "2024"),
+        ("1/0", "0"),
+        ("3/4.5", "4.5"),
+        (r"100\,000", "100000"),
+        ("1\u202f000\u202f000", "1000000"),
+        ("1 000", "000"),
     ],
 )
 def test_the_last_number_is_found(text: str, number: str):
     assert last_number(text) == Decimal(number)
 
 
-@pytest.mark.parametrize("text", ["", "none", "-", ".", "e", "½"])
+@pytest.mark.parametrize("text", ["", "none", "-", ".", "e"])
 def test_a_text_without_number_has_none(text: str):
     assert last_number(text) is None
 
@@ -108,6 +122,32 @@ def test_numbers_are_compared_as_numbers(score: Score, completion: str, referenc
     assert score(numeric_match, [completion], {"answer": [reference]}) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("text", "notation", "number"),
+    [
+        ("1.234,5", "1.234,5", "1234.5"),
+        ("1.234.567", "1.234,5", "1234567"),
+        ("0,5", "1.234,5", "0.5"),
+        ("1 000", "1 234.5", "1000"),
+        ("1 000.5", "1 234.5", "1000.5"),
+        ("1 234 567,89", "1 234,5", "1234567.89"),
+        ("von 3 auf 1.000,00 Euro", "1.234,5", "1000"),
+        ("1,5", "1,234.5", "5"),
+    ],
+)
+def test_numbers_in_other_notations(text: str, notation: Notation, number: str):
+    assert last_number(text, notation) == Decimal(number)
+
+
+def test_numeric_match_reads_text_references_in_the_notation_and_numbers_as_they_are(score: Score):
+    settings = {"answer": ["1.234,5", 1234.5, 1.5], "notation": "1.234,5"}
+    assert score(numeric_match, ["1.234,5", "1234,5", "15"], settings) == [1, 1, 0]
+
+
+def test_numeric_match_looks_after_the_thought(score: Score):
+    assert score(numeric_match, ["<think>7</think>", "8</think>7"], {"answer": [7, 7]}) == [0, 1]
+
+
 def test_numeric_match_with_a_tolerance(score: Score):
     assert score(numeric_match, ["3.14", "3.1"], {"answer": ["3.1416"] * 2, "tolerance": 0.01}) == [1, 0]
 
@@ -129,7 +169,13 @@ def test_a_number_is_found_again_however_it_is_written(number: Decimal, frame: s
     assert last_number(frame.format(f"{number:,}")) == number
 
 
-@given(st.text(alphabet="0123456789,.-+eE{}<>$ a−是\n"))
+def test_the_first_number():
+    assert first_number("7 of 9") == 7
+    assert first_number("1/2 of 9") == Decimal("0.5")
+    assert first_number("none") is None
+
+
+@given(st.text(alphabet="0123456789,.-+eE{}<>$ a−是/½\n"))
 def test_any_text_can_be_searched_for_a_number(text: str):
     assert last_number(text) is None or isinstance(last_number(text), Decimal)
 

@@ -24,7 +24,8 @@ CASES = [
     (r"\boxed{0.5}", r"$\frac{1}{2}$", 1),
     (r"so $x^2+2x+1$ is it: \boxed{(x+1)^2}", "x^2+2x+1", 1),
     (r"\boxed{3} is wrong. It must be \boxed{4}", "4", 1),
-    (r"\boxed{3} and \boxed{4}", "4", 0),
+    (r"\boxed{3} and \boxed{4}", "4", 1),  # the last of several boxes counts
+    (r"\boxed{3} and \boxed{4}", "3", 0),
     (r"\boxed{3} and \boxed{4}", r"\{3, 4\}", 1),
     ("The answer is 42.", "42", 1),
     ("42", 42, 1),

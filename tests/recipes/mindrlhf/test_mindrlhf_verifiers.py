@@ -58,6 +58,33 @@ def test_knights_and_knaves(completion: str, expected: float) -> None:
     assert kk_reward(["Who is what?"], [completion], [solution]) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("completion", "solution", "expected"),
+    [
+        ("it is **18**.", "18", 1.0), (r"it costs \$18", "18", 1.0), (r"100\,000", "100000", 1.0), ("½", "1/2", 1.0),
+        ("½", "2", 0.0), ("1/2", "2", 0.0), ("**19**", "18", 0.0),
+    ],
+)  # fmt: skip
+def test_the_last_number_however_it_is_written(completion: str, solution: str, expected: float) -> None:
+    assert accuracy_reward([completion], [solution]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (r"\fbox{42}", 1.0), (r"\boxed{\$42}", 1.0), (r"\boxed{**42**}", 1.0), (r"\boxed{42} or \boxed{41}", 0.0),
+        (r"\boxed{42\,000}", 0.0), (r"\boxed{4/2}", 0.0),
+    ],
+)  # fmt: skip
+def test_the_boxed_number_however_it_is_written(completion: str, expected: float) -> None:
+    assert qwen_accuracy_reward([completion], ["42"]) == [expected]
+
+
+def test_the_format_of_a_thought_that_the_prompt_opens() -> None:
+    text = "t</think><answer>a</answer>"
+    assert format_reward([text, text], ["Who? <think>\n", "Who?"]) == [1.0, 0.0]
+
+
 def test_a_thought_that_the_prompt_opens_counts() -> None:
     text = "t</think><answer>Ann is a knight</answer>"
     assert kk_reward(["Who? <think>", "Who?"], [text, text], ["Ann is a knight"] * 2) == [3.0, -3.0]

@@ -151,3 +151,16 @@ def test_every_part_stays_between_0_and_1(said: str, word: str, language: str) -
 def test_an_unknown_profile_is_named() -> None:
     with pytest.raises(ConfigError, match="profile 'papers' of the role-awareness reward is unknown"):
         accuracy([], [], [], [], [], profile="papers")
+
+
+def test_a_thought_that_the_prompt_opens_is_part_of_the_format() -> None:
+    said, prompts = ["a</think><answer>x</answer>", "a</think>x"], ["Who?<think>\n"] * 2
+    assert format(said, ["en"] * 2, prompts) == thinking(said, prompts) == [1.0, 1.0]
+    assert format(said, ["en"] * 2, ["Who?"] * 2) == thinking(said) == [0.0, 0.0]
+
+
+def test_a_keyword_in_a_thought_that_the_prompt_opens_earns_nothing() -> None:
+    said = ["Paris", "Rome</think>Paris"]
+    columns = (["Paris"] * 2, [["Paris"]] * 2, [SINGLE] * 2, ["en"] * 2)
+    assert accuracy(said, *columns, prompts=["Where?<think>"] * 2) == [0.0, 1.0]
+    assert accuracy(said, *columns) == [1.0, 1.0]

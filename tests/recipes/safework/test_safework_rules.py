@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.recipes.safework.later_stages import efficiency, search_verification
+from mindrlhf_grpo.recipes.safework.rewards import exchange
 from mindrlhf_grpo.recipes.safework.rules import (
     combined_rule,
     constraint_rule,
@@ -14,6 +16,7 @@ from mindrlhf_grpo.recipes.safework.rules import (
     rule_reward,
 )
 from mindrlhf_grpo.rewards.builtin.answers import last_box
+from mindrlhf_grpo.types import Prompt
 
 
 @pytest.mark.row("safework", "Format/rule", backend="none")
@@ -51,6 +54,10 @@ def test_format(text: str, value: float):
         (r"<think>a</think>\boxed{ 18/2 }", 1.0),
         (r"\boxed{9.0}", 1.0),
         (r"<think>a</think>\boxed{9", 0.0),
+        (r"<think>a</think>\fbox{9}", 1.0),
+        (r"<think>a</think>\boxed{\$9}", 1.0),
+        (r"<think>a</think>**\boxed{9.00}**", 1.0),
+        (r"<think>a</think>\boxed{9} \fbox{8}", 0.0),
         ("<think>a</think>9", 0.0),
     ],
 )
@@ -75,6 +82,8 @@ def test_a_box_may_hold_braces_and_words():
         (r"<think>a</think>\boxed{8}", 0.1),
         (r"<think>a \boxed{9}</think>", 0.9),
         (r"<think>a</think>9", 0.0),
+        (r"<think>a</think>\fbox{9}", 1.0),
+        (r"\fbox{9}<think>a</think>", 0.9),
     ],
 )
 def test_accuracy_counts_nine_tenths_and_order_one(text: str, value: float):
@@ -111,3 +120,13 @@ def test_a_search_and_a_confidence_that_fits_are_rewarded():
     texts = [rf"{think}\boxed{{9}}<sure>", rf"{think}\boxed{{8}}<unsure>", rf"{think}\boxed{{9}}<unsure>",
              rf"{think}\boxed{{8}}<sure>", r"<think>a</think>\boxed{9}<sure>"]  # fmt: skip
     assert search_verification(texts, ["9"] * 5) == [1.0, 0.5, 0.0, 0.0, 0.0]
+
+
+def test_a_thought_that_the_prompt_opens_earns_the_format_and_the_order():
+    prompt = Prompt(uid=0, ids=np.arange(3), text="<|User|>What is 4 + 5?<|Assistant|><think>\n", columns={})
+    row = exchange(prompt, r"four and five</think>\boxed{9}")
+    assert (row["thought"], row["response"]) == ("four and five", r"\boxed{9}")
+    assert (format_reward(row["completion"]), combined_rule(row["completion"], "9")) == (1.0, 1.0)
+    again = exchange(prompt, r"2<think>2</think>\boxed{9}")
+    assert format_reward(again["completion"]) == 1.0
+    assert format_reward(exchange(prompt, r"no end \boxed{9}")["completion"]) == 0.0
