@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from ..config.keys import Catalogue, Key, catalogue, record_path
 from ..config.offline import OfflineConfig
 from ..errors import ConfigError
+from ..rewards.resolve import BUILT_INS, arguments_of, load_function
 
 KINDS = (catalogue(), catalogue(OfflineConfig))  # online runs first: a key that both have is explained once
 
@@ -17,7 +19,7 @@ def explain(name: str | None = None) -> str:
     """Return the page of a key or section, or the table of all keys for None.
 
     Args:
-        name: dotted key, section, last part of a key, or another framework's name for it.
+        name: dotted key, section, last part of a key, another framework's name for it, or a built-in reward.
 
     Raises:
         ConfigError: the key does not exist; the text suggests the nearest.
@@ -33,6 +35,8 @@ def explain(name: str | None = None) -> str:
     for keys in KINDS:
         for matching_path, page in _by_name(name, keys):
             pages.setdefault(matching_path, page)
+    if name in BUILT_INS:
+        pages[f"rewards {name}"] = "\n".join(_reward(name))
     if not pages:
         suggestion = next((near for keys in KINDS if (near := keys.suggestion(name.split(".")))), "")
         raise ConfigError(f"unknown key {name}; {suggestion or 'run `mindrlhf-grpo explain` for all'}")
@@ -110,6 +114,8 @@ def _page(key: Key) -> Iterator[str]:
 
 def _names(key: Key) -> str:
     """List the names that are built in or installed, for a key that also takes a user's code."""
+    if key.path == "rewards.N.function":
+        return f"{', '.join(BUILT_INS)}; `mindrlhf-grpo explain NAME` has the arguments of each"
     if key.path not in ("algorithm.name", "algorithm.loss", "objective.name"):
         return ""
     from ..algorithms.references import ALGORITHM, LOSS, OBJECTIVE
@@ -118,6 +124,20 @@ def _names(key: Key) -> str:
     built_in = {ALGORITHM: [*ALGORITHMS], LOSS: [*POLICY_LOSSES], OBJECTIVE: [*OBJECTIVES, *ALIASES]}
     extension, names = next((extension, names) for extension, names in built_in.items() if extension.key == key.path)
     return f"{', '.join([*names, *extension.installed()])}; or your own: path/file.py:thing, package.module:thing"
+
+
+def _reward(name: str) -> Iterator[str]:
+    """Yield the page of a built-in reward: the text of its function, the columns and the arguments that it reads."""
+    function, built_in = load_function(name, label="reward"), BUILT_INS[name]
+    yield f"{name}, a built-in reward (rewards.N.function)"
+    yield ""
+    yield from inspect.cleandoc(function.__doc__ or "").splitlines()
+    yield ""
+    references = ["answer or solution, or the one named by the argument column"] if built_in.references else []
+    if columns := [*built_in.columns, *references]:
+        yield from _wrapped(", ".join(columns), "  columns  ")
+    for argument, accepted in arguments_of(name).items():
+        yield from _wrapped(accepted, f"  rewards.0.arguments.{argument}: ")
 
 
 def _presets(key: Key) -> str:

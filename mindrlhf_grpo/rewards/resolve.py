@@ -187,6 +187,21 @@ def model_reward(reference: str, arguments: Mapping[str, Any], *, label: str) ->
     return user_class
 
 
+def arguments_of(name: str) -> dict[str, str]:
+    """Return the arguments of a built-in reward as name -> type and default, as text."""
+    function = load_function(name, label="reward")
+    parameters, _ = _parameters(function, "reward")
+    types = get_type_hints(function)
+    passed = (*PASSED, *BUILT_INS[name].columns)
+
+    def described(key: str) -> str:
+        accepted = types[key].__name__ if isinstance(types[key], type) else str(types[key]).replace("typing.", "")
+        default = parameters[key].default
+        return f"{accepted}, " + ("required" if default is inspect.Parameter.empty else f"default {default!r}")
+
+    return {key: described(key) for key in parameters if key not in passed}
+
+
 def prepare(reference: str) -> None:
     """Load what a built-in's first call would load, so that no time limit counts it; do nothing for other functions."""
     if reference in BUILT_INS:

@@ -17,6 +17,7 @@ from mindrlhf_grpo.cli.console import rank_of_process
 from mindrlhf_grpo.cli.generate import read_prompts
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.rewards.resolve import BUILT_INS
 from tests.support.tiny_run import needs_torch, write_run
 
 Run = Callable[..., tuple[int, str, str]]
@@ -220,6 +221,23 @@ def test_explain_all_keys_a_section_and_an_ambiguous_name(run: Run) -> None:
         "eval.every",
         "checkpoint.every",
     ]
+
+
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_explain_a_built_in_reward(run: Run, name: str) -> None:
+    if BUILT_INS[name].library:
+        pytest.importorskip(BUILT_INS[name].library)
+    code, out, _ = run("explain", name)
+    assert code == 0
+    assert f"{name}, a built-in reward" in out
+    assert name in run("explain", "rewards.0.function")[1]
+
+
+def test_explain_lists_the_arguments_of_a_reward(run: Run) -> None:
+    out = run("explain", "numeric_match")[1]
+    assert "rewards.0.arguments.tolerance: float, default 0.0" in out
+    assert "rewards.0.arguments.notation: Literal['1,234.5', '1.234,5', '1 234.5', '1 234,5'], default '1,234.5'" in out
+    assert "rewards.0.arguments.seconds: float, default 5.0" in run("explain", "unit_tests")[1]
 
 
 def test_explain_an_unknown_key_names_the_nearest(run: Run) -> None:
