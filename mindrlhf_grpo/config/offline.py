@@ -52,6 +52,10 @@ class OfflineDataConfig(Section):
         "A row that cannot be used (empty or equal completions among them) stops the run, or is skipped and counted.",
     )
     shuffle: bool = key(True, "Draw rows in a seeded random order, anew each epoch.")
+    turns: Literal["together", "apart"] = key(
+        "together",
+        "Conversations of objective sft: together trains all assistant messages of a row in one example; apart makes an example of each, for templates that write earlier turns otherwise (Qwen3 drops their thoughts).",
+    )
 
 
 class ObjectiveConfig(Section):

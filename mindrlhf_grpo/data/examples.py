@@ -11,8 +11,10 @@ from ..errors import DataError
 from ..tokenizers.masks import Completion
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import IntArray
-from .row_encoders import Encoder
-from .stream import RowStream
+from .row_encoders import Encoder, column_of, encode_supervised
+from .rows import Rows
+from .stream import RowSettings, RowStream
+from .turns import TurnRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +46,17 @@ class ExampleStream(RowStream[Example]):
 
     def __init__(self, config: OfflineDataConfig, encoder: Encoder, tokenizer: Tokenizer, *, seed: int) -> None:
         """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
-        super().__init__(config, seed=seed)
         self._settings, self._encoder, self._tokenizer = config, encoder, tokenizer
+        super().__init__(config, seed=seed)
+
+    def open_rows(self, config: RowSettings) -> Rows:
+        """Open the source, with an example for each assistant message where ``data.turns`` asks for it."""
+        rows = super().open_rows(config)
+        if self._settings.turns == "together":
+            return rows
+        if self._encoder is not encode_supervised:
+            raise DataError("data.turns: apart is for rows of objective sft; accepted for other objectives: together")
+        return TurnRows(rows, column_of(self._settings, "messages"))
 
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Example | None:
         """Return the example of a row, or None if it is over-long and left out."""

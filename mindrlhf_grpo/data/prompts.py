@@ -101,7 +101,7 @@ def readable(value: str | Conversation) -> str:
         return value
     without_system = [message for message in value if message["role"] != "system"]
     if len(without_system) == 1:
-        return without_system[0]["content"]
+        return str(without_system[0]["content"])
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in value)
 
 

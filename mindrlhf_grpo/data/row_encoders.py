@@ -5,7 +5,7 @@ Each kind of row has one encoder; all follow ``Encoder`` and raise DataError wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -35,7 +35,8 @@ def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokeniz
     """Supervised fine-tuning: a conversation in ``messages``, or ``prompt`` and ``completion``.
 
     In a conversation every assistant message is trained and nothing else. Everything before the first assistant
-    message becomes the prompt and the rest one completion, in which the turns of other roles have mask 0.
+    message becomes the prompt and the rest one completion, in which the turns of other roles have mask 0. With
+    ``data.turns: apart`` the row ends with an assistant message, and only that one is trained.
 
     Raises:
         DataError: the row has neither form, a part is empty, or the template hides which tokens are the assistant's.
@@ -46,7 +47,8 @@ def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokeniz
             raise DataError(f"{column_of(config, 'messages')} is text, not a list of messages")
         if not tokenizer.has_chat_template or config.chat_template == "none":
             raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
-        prompt, completion = encode_messages(messages, 0, config, tokenizer)
+        start = len(messages) - 1 if config.turns == "apart" else 0
+        prompt, completion = encode_messages(messages, start, config, tokenizer)
     else:
         prompt, completion = encode_answer(
             read_text(row, config, "prompt"), read_text(row, config, "completion"), config, tokenizer
@@ -73,10 +75,23 @@ def encode_pair(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: To
     else:
         prompt = read_text(row, config, "prompt")
         encoded = [encode_answer(prompt, answer, config, tokenizer) for answer in (chosen, rejected)]
-    (prompt_ids, chosen_tokens), (rejected_prompt_ids, rejected_tokens) = encoded
-    if prompt_ids.tolist() != rejected_prompt_ids.tolist():
+    prompt_ids, completions = share_prompt(encoded)
+    return Encoded(prompt=prompt_ids, completions=completions, numbers=numbers)
+
+
+def share_prompt(encoded: Sequence[tuple[IntArray, Completion]]) -> tuple[IntArray, tuple[Completion, ...]]:
+    """Return the prompt of a pair and its completions.
+
+    Where a template opens a thought in the prompt that only one of the answers continues, the shorter prompt is the
+    pair's, and the rest of the longer one belongs to its completion.
+
+    Raises:
+        DataError: the prompts differ otherwise.
+    """
+    prompt = min((ids for ids, _ in encoded), key=len)
+    if any(ids[: len(prompt)].tolist() != prompt.tolist() for ids, _ in encoded):
         raise DataError("the prompt has other tokens before chosen than before rejected")
-    return Encoded(prompt=prompt_ids, completions=(chosen_tokens, rejected_tokens), numbers=numbers)
+    return prompt, tuple(completion.preceded_by(ids[len(prompt) :]) for ids, completion in encoded)
 
 
 def is_full_conversation(value: str | Conversation) -> bool:

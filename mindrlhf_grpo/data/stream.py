@@ -57,7 +57,7 @@ class RowStream(Generic[Drawn]):
         self._config = config
         self._seed = seed
         self._name = source_name(config.source)
-        self._rows: Rows = read_rows(config.source)
+        self._rows: Rows = self.open_rows(config)
         if not len(self._rows):
             raise DataError(f"data source {self._name} has no rows")
         if self._rows.bad and config.bad_rows == "stop":
@@ -71,6 +71,10 @@ class RowStream(Generic[Drawn]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def open_rows(self, config: RowSettings) -> Rows:
+        """Open the source; raises DataError if it cannot be read."""
+        return read_rows(config.source)
 
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Drawn | None:
         """Encode a row; None if it is left out, which ``accept_overlong`` has counted.

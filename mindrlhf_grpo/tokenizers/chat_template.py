@@ -43,13 +43,28 @@ class ChatTemplate:
             raise DataError(f"the chat template does not compile: {error}") from error
         self._tokens = dict(named_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> str:
-        """Render a conversation, by default with the generation prompt; raises DataError if the template refuses it."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Render a conversation, by default with the generation prompt.
+
+        Args:
+            messages: the conversation.
+            generation_prompt: end with what precedes an answer of the assistant.
+            variables: further names that the template reads: ``tools``, ``enable_thinking``, ...
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        names = {**self._tokens, "tools": None, "documents": None, **(variables or {})}
         try:
             return self._template.render(
-                **self._tokens, messages=list(messages), tools=None, documents=None,
-                add_generation_prompt=generation_prompt,
-            )  # fmt: skip
+                {**names, "messages": list(messages), "add_generation_prompt": generation_prompt}
+            )
         # Values of the wrong type surface as TypeError and the like from inside the template.
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from error
@@ -57,15 +72,16 @@ class ChatTemplate:
 
 def render(
     template: ChatTemplate | None,
-    messages: Sequence[Mapping[str, str]],
-    *,
+    messages: Sequence[Mapping[str, Any]],
     tokenizer: str,
+    *,
     generation_prompt: bool = True,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """Call ``template.render``; raises DataError naming the tokenizer if it has no template."""
     if template is None:
         raise DataError(f"tokenizer {tokenizer} has no chat template")
-    return template.render(messages, generation_prompt=generation_prompt)
+    return template.render(messages, generation_prompt=generation_prompt, variables=variables)
 
 
 def select_template(choice: str, tokenizer_template: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
@@ -43,9 +44,23 @@ class HuggingFaceTokenizer:
         both = self._fast.decode([*self._anchor, token], skip_special_tokens=False)
         return str(both[len(before) :])
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
-        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
-        return self.encode(text)
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
 
 def _read(files: TokenizerFiles) -> FastTokenizer:

@@ -1,20 +1,24 @@
-"""Loss masks of conversations: the assistant's tokens, as token spans, never by searching text.
+"""Loss masks of conversations: the assistant's tokens, from where renderings of the chat template agree.
 
-The chat template is rendered up to each assistant message and up to its end, and each rendering is tokenised. Each
-must be a prefix of the full conversation's tokens. Where a template rewrites earlier turns it is not, and the row is
-refused.
+The chat template is rendered up to each assistant message and up to its end; the assistant's text lies between the
+two. Where a template rewrites earlier turns as the conversation continues, the span is not known and the row is
+refused. No span is found by searching for the message's words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from ..types import FloatArray, IntArray
-from .tokenizer import Conversation, Tokenizer
+from .tokenizer import Conversation, Message, Tokenizer
+
+THOUGHT_END = "</think>"
+PROBES = ("A", "0")  # answers without a first letter in common
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +32,15 @@ class Completion:
         """Return the first ``tokens`` tokens."""
         return Completion(ids=self.ids[:tokens], mask=self.mask[:tokens])
 
+    def preceded_by(self, ids: IntArray) -> Completion:
+        """Return the completion after further trained tokens."""
+        return make_completion([*ids, *self.ids], [*np.ones(len(ids)), *self.mask]) if len(ids) else self
+
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def make_completion(ids: Sequence[int], mask: Sequence[int]) -> Completion:
+def make_completion(ids: Sequence[int], mask: Sequence[float]) -> Completion:
     """Make a completion from plain lists."""
     return Completion(ids=np.asarray(ids, dtype=np.int32), mask=np.asarray(mask, dtype=np.float32))
 
@@ -45,7 +53,9 @@ def encode_text(text: str, tokenizer: Tokenizer) -> Completion:
     return make_completion(ids, [1] * len(ids))
 
 
-def encode_conversation(messages: Conversation, start: int, tokenizer: Tokenizer) -> tuple[IntArray, Completion]:
+def encode_conversation(
+    messages: Conversation, start: int, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None
+) -> tuple[IntArray, Completion]:
     """Encode a conversation as prompt ``[P]`` and completion ``[T]``.
 
     The prompt is everything before the first assistant message from ``start`` on, including the generation prompt.
@@ -60,39 +70,148 @@ def encode_conversation(messages: Conversation, start: int, tokenizer: Tokenizer
     if not assistant:
         raise DataError("the conversation has no assistant message to learn from")
     messages = messages[: assistant[-1] + 1]
-    full = tokenizer.chat(messages, generation_prompt=False)
-    spans: list[tuple[int, int]] = []
-    for place in assistant:
-        before = tokenizer.chat(messages[:place])
-        after = full if place == assistant[-1] else tokenizer.chat(messages[: place + 1], generation_prompt=False)
-        for tokens in (before, after):
-            check_beginning(tokens, full, place)
-        spans.append((len(before), len(before) + trained_length(after[len(before) :], tokenizer)))
-    prompt, end = spans[0][0], spans[-1][1]
-    if not prompt:
+    text = tokenizer.render(messages, generation_prompt=False, variables=variables)
+    renderings = Renderings(messages, text, tokenizer, variables or {})
+    spans = [renderings.span(place) for place in assistant]
+    if not spans[0][0]:
         raise DataError("the chat template gives no token before the first assistant message")
-    ids, mask = list(full[prompt:end]), [0] * (end - prompt)
-    for first, last in spans:
-        mask[first - prompt : last - prompt] = [1] * (last - first)
+    ids, flags = _tokens_at_once(text, spans, tokenizer) or _tokens_in_parts(text, spans, tokenizer)
+    prompt = flags.index(1)
+    ids, mask = ids[: _last(flags) + 1], flags[prompt : _last(flags) + 1]
     if ids[-1] not in tokenizer.eos_ids:
         ids, mask = [*ids, tokenizer.eos_ids[0]], [*mask, 1]
-    return np.asarray(full[:prompt], dtype=np.int32), make_completion(ids, mask)
+    return np.asarray(ids[:prompt], dtype=np.int32), make_completion(ids[prompt:], mask)
+
+
+class Renderings:
+    """The renderings of a conversation's beginnings, compared with ``text``, the rendering of all of it."""
+
+    def __init__(self, messages: Conversation, text: str, tokenizer: Tokenizer, variables: Mapping[str, Any]) -> None:
+        self.messages, self.text = messages, text
+        self.tokenizer, self.variables = tokenizer, variables
+        self.ends = [end for token in tokenizer.eos_ids if (end := tokenizer.piece(token))]
+
+    def span(self, place: int) -> tuple[int, int]:
+        """Return the characters of ``text`` that an assistant's message is: first, and last + 1.
+
+        Raises:
+            DataError: the template writes the conversation otherwise once the rest follows.
+        """
+        start = self.first_character(place)
+        if place == len(self.messages) - 1:
+            return start, len(self.text)
+        finished = self._render(self.messages[: place + 1])
+        if self.text.startswith(finished):
+            return start, len(finished)
+        # Some templates close a finished conversation with a token of its own, which is not written before a next turn.
+        end = self._after_last_end(start, count_shared([finished, self.text]))
+        if end is None or self._without_ends(finished[end:]):
+            raise self._refusal(place)
+        return start, end
+
+    def first_character(self, place: int) -> int:
+        """Return the first character of an assistant's message in ``text``.
+
+        It follows the generation prompt. Where ``text`` continues otherwise than a generation prompt (which opens a
+        thought that the message has not, say), it is the end of what they have in common whatever the message is.
+        """
+        before = self.messages[:place]
+        prompt = self._render(before, generation_prompt=True)
+        if self.text.startswith(prompt):
+            return len(prompt)
+        renderings = [prompt, self.text]
+        for letter in PROBES:
+            renderings.append(self._render([*before, _probe(self.messages[place], letter)]))
+        start = count_shared(renderings)
+        if start < count_shared([prompt, self._render(before)]):
+            raise self._refusal(place)
+        return start
+
+    def _render(self, messages: Conversation, *, generation_prompt: bool = False) -> str:
+        return self.tokenizer.render(messages, generation_prompt=generation_prompt, variables=self.variables)
+
+    def _after_last_end(self, start: int, stop: int) -> int | None:
+        places = [(at, end) for end in self.ends if (at := self.text.rfind(end, start, stop)) >= 0]
+        return max(at + len(end) for at, end in places) if places else None
+
+    def _without_ends(self, text: str) -> str:
+        for end in self.ends:
+            text = text.replace(end, "")
+        return text.strip()
+
+    @staticmethod
+    def _refusal(place: int) -> DataError:
+        return DataError(
+            f"the tokens of message {place} (assistant) cannot be told: the chat template writes the conversation up to "
+            "there otherwise once the rest follows (some drop earlier reasoning); accepted: data.turns: apart (an "
+            "example for each assistant message of objective sft), rows with one assistant message at the end, a name "
+            "in data.chat_template_kwargs with which the template keeps it, or another data.chat_template"
+        )
+
+
+def _probe(message: Message, letter: str) -> Message:
+    """Return the message with other texts that begin with ``letter``; thoughts remain thoughts."""
+    changed = dict(message)
+    for key, value in message.items():
+        if key != "role" and isinstance(value, str) and value.strip():
+            thoughtful = f"<think>\n{letter}\n{THOUGHT_END}\n\n{letter}"
+            changed[key] = thoughtful if THOUGHT_END in value else letter
+    return changed
+
+
+def _tokens_at_once(
+    text: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer
+) -> tuple[list[int], list[int]] | None:
+    """Return ids and flags of trained tokens of a text tokenised as one; None if a token crosses the end of a span."""
+    ids = tokenizer.encode(text)
+    flags = [0] * len(ids)
+    for first, last in spans:
+        before, after = (tokenizer.encode(text[:place]) if place < len(text) else ids for place in (first, last))
+        if ids[: len(before)] != before or ids[: len(after)] != after:
+            return None
+        length = trained_length(ids[len(before) : len(after)], tokenizer)
+        flags[len(before) : len(before) + length] = [1] * length
+    return ids, flags
+
+
+def _tokens_in_parts(text: str, spans: Sequence[tuple[int, int]], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return ids and flags of trained tokens of a text tokenised in parts: trained and other text in turn.
+
+    Raises:
+        DataError: the parts do not decode to the text, as where the tokenizer marks the beginning of a text.
+    """
+    ids: list[int] = []
+    flags: list[int] = []
+    done = 0
+    for first, last in spans:
+        other, trained = tokenizer.encode(text[done:first]), tokenizer.encode(text[first:last])
+        length = trained_length(trained, tokenizer)
+        ids += [*other, *trained]
+        flags += [0] * len(other) + [1] * length + [0] * (len(trained) - length)
+        done = last
+    if tokenizer.decode(ids) != tokenizer.decode(tokenizer.encode(text)):
+        raise DataError(
+            "the tokens of the assistant cannot be told: one of them lies across the end of the prompt, and the "
+            "tokenizer writes the text otherwise when it is cut there; accepted: another data.chat_template"
+        )
+    return ids, flags
 
 
 def trained_length(span: Sequence[int], tokenizer: Tokenizer) -> int:
     """Count the tokens of an assistant's span that a model has to produce: up to its end token, or all without one."""
-    ends = [place for place, token in enumerate(span) if token in tokenizer.eos_ids]
-    length = ends[-1] + 1 if ends else len(span)
+    length = _last([int(token in tokenizer.eos_ids) for token in span]) + 1 or len(span)
     if not length:
         raise DataError("the chat template gives no token for an assistant message")
     return length
 
 
-def check_beginning(tokens: Sequence[int], full: Sequence[int], place: int) -> None:
-    """Raise DataError unless the full conversation's tokens begin with those of its first messages."""
-    if list(full[: len(tokens)]) != list(tokens):
-        raise DataError(
-            f"the tokens of message {place} (assistant) cannot be told: the chat template writes the conversation up to "
-            "there otherwise once the rest follows (some drop earlier reasoning); accepted: rows with one assistant "
-            "message at the end, or another data.chat_template"
-        )
+def count_shared(texts: Sequence[str]) -> int:
+    """Count the characters with which all texts begin."""
+    return next(
+        (n for n, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), min(map(len, texts))
+    )
+
+
+def _last(flags: Sequence[int]) -> int:
+    """Return the place of the last flag that is set; -1 if there is none."""
+    return max((place for place, flag in enumerate(flags) if flag), default=-1)

@@ -64,9 +64,23 @@ class SentencePieceTokenizer:
             return bytes([int(self._model.id_to_piece(token)[3:-1], 16)]).decode("utf-8", "replace")
         return str(self._model.id_to_piece(token)).replace(SPACE, " ")
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
-        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
-        return self.encode(text)
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
     def _decode_plain(self, ids: list[int]) -> str:
         # Control tokens decode to nothing; the unknown token would decode to a mark that is not text.

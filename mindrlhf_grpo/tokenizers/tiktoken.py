@@ -94,9 +94,23 @@ class TiktokenTokenizer:
         raw: bytes = self._encoding.decode_single_token_bytes(token)
         return raw.decode("utf-8", "replace")
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
-        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
-        return self.encode(text)
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:

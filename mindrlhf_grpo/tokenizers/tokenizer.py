@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..errors import DataError
 from .chat_template import ChatTemplate, select_template
 from .tokenizer_files import TokenizerFiles, find_tokenizer, is_tiktoken
 
-Message: TypeAlias = dict[str, str]
+Message: TypeAlias = dict[str, Any]
 Conversation: TypeAlias = list[Message]
 
 
@@ -38,11 +38,28 @@ class Tokenizer(Protocol):
         """Return one token as text, special tokens included, for the report."""
         ...
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
-        """Return the ids of a conversation, by default with the generation prompt.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Return the text of a conversation in the chat template, by default with the generation prompt.
 
-        Raises DataError if there is no chat template or it refuses the conversation.
+        ``variables`` are further names that the template reads (``tools``, ``enable_thinking``). Raises DataError if
+        there is no chat template or it refuses the conversation.
         """
+        ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return the ids of ``render``'s text; raises as it does."""
         ...
 
 

@@ -42,9 +42,23 @@ class TransformersTokenizer:
     def piece(self, token: int) -> str:
         return str(self._auto.decode([int(token)])) if 0 <= token < self.vocab_size else ""
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
-        text = render(self._template, messages, tokenizer=self._name, generation_prompt=generation_prompt)
-        return self.encode(text)
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
     def _id(self, text: str) -> int | None:
         token = self._auto.get_vocab().get(text)

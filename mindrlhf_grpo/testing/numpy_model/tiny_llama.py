@@ -43,7 +43,22 @@ class NumberTokenizer:
     def piece(self, token: int) -> str:
         return f"<{token}>"
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, generation_prompt: bool = True) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        raise DataError("the tokenizer of numbers has no chat template")
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         raise DataError("the tokenizer of numbers has no chat template")
 
 
