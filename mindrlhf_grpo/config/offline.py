@@ -14,10 +14,11 @@ from pydantic import model_validator
 
 from .algorithm import PretrainingConfig
 from .parallel import ParallelConfig
+from .rendering import RenderingConfig
 from .run import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
 from .section import Section, key
 
-PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin")
+PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin", "tools")
 
 
 class OfflineDataConfig(Section):
@@ -30,7 +31,7 @@ class OfflineDataConfig(Section):
     )
     columns: dict[str, str] = key(
         {},
-        "Other names of the parts of a row: {prompt: question, chosen: good}. Parts: prompt, completion, messages, chosen, rejected, label, margin; a margin is read only where it is named.",
+        "Other names of the parts of a row: {prompt: question, chosen: good}. Parts: prompt, completion, messages, chosen, rejected, label, margin, tools; a margin is read only where it is named.",
         peers="openrlhf: --input_key, --output_key, --chosen_key, --rejected_key",
     )
     system_prompt: str | None = key(None, "System message put before every prompt.")
@@ -56,6 +57,12 @@ class OfflineDataConfig(Section):
         "together",
         "Conversations of objective sft: together trains all assistant messages of a row in one example; apart makes an example of each, for templates that write earlier turns otherwise (Qwen3 drops their thoughts).",
     )
+    rendering: RenderingConfig | None = key(None, "Details of rendering rows as text; null: the defaults.")
+
+    @property
+    def rendered(self) -> RenderingConfig:
+        """The details of rendering, defaults included."""
+        return self.rendering or RenderingConfig()
 
 
 class ObjectiveConfig(Section):
@@ -149,6 +156,7 @@ class OfflineConfig(Section):
 def mixed_rows(config: RunConfig, settings: PretrainingConfig) -> OfflineDataConfig:
     """The data section of an online run's pretraining rows, which are read like its prompts."""
     return OfflineDataConfig(
-        source=settings.source, chat_template=config.data.chat_template, system_prompt=config.data.system_prompt,
+        source=settings.source, chat_template=config.data.chat_template,
+        rendering=config.data.rendering, system_prompt=config.data.system_prompt,
         max_tokens=settings.max_tokens, overlong="drop", bad_rows=config.data.bad_rows,
     )  # fmt: skip

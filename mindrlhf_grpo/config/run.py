@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from .algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
 from .parallel import ParallelConfig, SwapConfig
+from .rendering import RenderingConfig
 from .section import Decay, Section, Unit, key
 from .vision import FreezeConfig, ImagesConfig
 
@@ -90,6 +91,12 @@ class DataConfig(Section):
     )
     shuffle: bool = key(True, "Draw rows in a seeded random order, anew each epoch.", peers="verl: data.shuffle")
     images: ImagesConfig | None = key(None, "Images of the prompts; null: prompts are text.")
+    rendering: RenderingConfig | None = key(None, "Details of rendering rows as text; null: the defaults.")
+
+    @property
+    def rendered(self) -> RenderingConfig:
+        """The details of rendering, defaults included."""
+        return self.rendering or RenderingConfig()
 
 
 class RewardConfig(Section):

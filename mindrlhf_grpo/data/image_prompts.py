@@ -18,6 +18,7 @@ from ..errors import DataError, did_you_mean
 from ..tokenizers.tokenizer import Conversation, Tokenizer
 from .image_processor import ImageProcessor
 from .images import images_in
+from .messages import template_variables
 from .prompts import EncodedPrompt, is_templated, read_column, readable, with_system
 from .rows import BadRow, Rows
 
@@ -66,7 +67,7 @@ class ImagePrompts:
             raise DataError(f"{len(images)} images; data.images.limit is {self.settings.limit}")
         prompt = self._marked_prompt(row, len(images))
         features, counts = self.processor.read(images)
-        messages, ids = self._ids(prompt)
+        messages, ids = self._ids(prompt, row)
         ids = self.processor.tokens.expanded(ids, counts)
         return EncodedPrompt(
             ids=np.asarray(ids if features else ids[-self.config.max_prompt_tokens :], dtype=np.int32),
@@ -90,14 +91,15 @@ class ImagePrompts:
             raise DataError(f"the prompt has {markers} {where} for {images} images in column {self.settings.column!r}")
         return prompt
 
-    def _ids(self, prompt: str | Conversation) -> tuple[Conversation, list[int]]:
+    def _ids(self, prompt: str | Conversation, row: Mapping[str, Any]) -> tuple[Conversation, list[int]]:
         """Return messages with markers, and ids with one placeholder per image."""
         if is_templated(self.config, self.tokenizer):
             messages = with_system(
                 prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}], self.config.system_prompt
             )
             conversation: list[Any] = [{**message, "content": segments(message["content"])} for message in messages]
-            return messages, self.tokenizer.chat(conversation)
+            variables = template_variables(row, self.config.rendered.chat_template_kwargs, "tools")
+            return messages, self.tokenizer.chat(conversation, variables=variables)
         if isinstance(prompt, list):
             raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
         text = prompt if self.config.system_prompt is None else f"{self.config.system_prompt}\n\n{prompt}"

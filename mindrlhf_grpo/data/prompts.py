@@ -13,8 +13,10 @@ import numpy as np
 
 from ..config.run import DataConfig
 from ..errors import DataError, did_you_mean
-from ..tokenizers.tokenizer import Conversation, Message, Tokenizer
+from ..tokenizers.tokenizer import Conversation, Tokenizer
+from ..tokenizers.traces import fit_conversation
 from ..types import IntArray
+from .messages import check_text, read_conversation, template_variables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,8 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
     if is_templated(config, tokenizer):
         written = value if isinstance(value, list) else [{"role": "user", "content": value}]
         messages = with_system(written, config.system_prompt)
-        ids = tokenizer.chat(messages)
+        variables = template_variables(row, config.rendered.chat_template_kwargs, "tools")
+        ids = tokenizer.chat(fit_conversation(messages, tokenizer, variables), variables=variables)
     elif isinstance(value, list):
         raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
     else:
@@ -77,12 +80,12 @@ def read_column(row: Mapping[str, Any], column: str) -> str | Conversation:
         raise DataError(f"no column {column!r}{hint}; columns: {', '.join(map(str, row)) or 'none'}")
     value = row[column]
     if isinstance(value, str):
-        _check_text(value, "the prompt")
+        check_text(value, "the prompt")
         if not value.strip():
             raise DataError("the prompt is empty")
         return value
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return _conversation(value)
+        return read_conversation(value)
     raise DataError(f"the prompt is {type(value).__name__}, not text or a list of messages")
 
 
@@ -103,31 +106,3 @@ def readable(value: str | Conversation) -> str:
     if len(without_system) == 1:
         return str(without_system[0]["content"])
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in value)
-
-
-def _conversation(value: Sequence[Any]) -> Conversation:
-    messages = [_message(item, f"message {number}") for number, item in enumerate(value)]
-    if not any(message["content"].strip() for message in messages):
-        raise DataError("the prompt is empty")
-    return messages
-
-
-def _message(item: Any, place: str) -> Message:
-    if not isinstance(item, Mapping):
-        raise DataError(f"{place} is {type(item).__name__}, not {{role, content}}")
-    for key in ("role", "content"):
-        if key not in item:
-            raise DataError(f"{place} has no {key!r}; it has {', '.join(map(str, item)) or 'nothing'}")
-        if not isinstance(item[key], str):
-            raise DataError(f"{place}: {key} is {type(item[key]).__name__}, not text")
-        _check_text(item[key], f"{place}: {key}")
-    if not item["role"].strip():
-        raise DataError(f"{place}: role is empty")
-    return {str(key): text for key, text in item.items() if isinstance(text, str)}
-
-
-def _check_text(text: str, what: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{what} holds half a surrogate pair at character {error.start}, which is no text") from error

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..config.offline import OfflineDataConfig
 from ..errors import DataError, did_you_mean
-from ..tokenizers.masks import Completion, encode_conversation, encode_text
+from ..tokenizers.masks import Completion, encode_conversation, encode_text, is_trained
 from ..tokenizers.tokenizer import Conversation, Tokenizer
+from ..tokenizers.traces import BOOKKEEPING, fit_conversation
 from ..types import IntArray
+from .messages import template_variables
 from .prompts import read_column, with_system
 
 
@@ -48,10 +50,10 @@ def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokeniz
         if not tokenizer.has_chat_template or config.chat_template == "none":
             raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
         start = len(messages) - 1 if config.turns == "apart" else 0
-        prompt, completion = encode_messages(messages, start, config, tokenizer)
+        prompt, completion = encode_messages(messages, start, row, config, tokenizer)
     else:
         prompt, completion = encode_answer(
-            read_text(row, config, "prompt"), read_text(row, config, "completion"), config, tokenizer
+            read_text(row, config, "prompt"), read_text(row, config, "completion"), row, config, tokenizer
         )
     return Encoded(prompt=prompt, completions=(completion,))
 
@@ -71,10 +73,10 @@ def encode_pair(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: To
         assert isinstance(chosen, list)
         assert isinstance(rejected, list)
         start = common_beginning(chosen, rejected)
-        encoded = [encode_messages(messages, start, config, tokenizer) for messages in (chosen, rejected)]
+        encoded = [encode_messages(messages, start, row, config, tokenizer) for messages in (chosen, rejected)]
     else:
         prompt = read_text(row, config, "prompt")
-        encoded = [encode_answer(prompt, answer, config, tokenizer) for answer in (chosen, rejected)]
+        encoded = [encode_answer(prompt, answer, row, config, tokenizer) for answer in (chosen, rejected)]
     prompt_ids, completions = share_prompt(encoded)
     return Encoded(prompt=prompt_ids, completions=completions, numbers=numbers)
 
@@ -127,7 +129,7 @@ def encode_labelled(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer
     if not 0 <= label <= 1:
         raise DataError(f"{column_of(config, 'label')} is {label:g}; accepted: true, false, or a number from 0 to 1")
     prompt, completion = encode_answer(
-        read_text(row, config, "prompt"), read_text(row, config, "completion"), config, tokenizer
+        read_text(row, config, "prompt"), read_text(row, config, "completion"), row, config, tokenizer
     )
     return Encoded(prompt=prompt, completions=(completion,), numbers={"label": label})
 
@@ -162,7 +164,11 @@ def read_text(row: Mapping[str, Any], config: OfflineDataConfig, part: str) -> s
 
 
 def encode_answer(
-    prompt: str | Conversation, answer: str | Conversation, config: OfflineDataConfig, tokenizer: Tokenizer
+    prompt: str | Conversation,
+    answer: str | Conversation,
+    row: Mapping[str, Any],
+    config: OfflineDataConfig,
+    tokenizer: Tokenizer,
 ) -> tuple[IntArray, Completion]:
     """Tokenise prompt and completion: through the chat template where there is one, else one text after the other.
 
@@ -179,12 +185,25 @@ def encode_answer(
         return np.asarray(ids, dtype=np.int32), encode_text(answer, tokenizer)
     question = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     answer_messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
-    return encode_messages([*question, *answer_messages], len(question), config, tokenizer)
+    return encode_messages([*question, *answer_messages], len(question), row, config, tokenizer)
 
 
 def encode_messages(
-    messages: Conversation, start: int, config: OfflineDataConfig, tokenizer: Tokenizer
+    messages: Conversation, start: int, row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer
 ) -> tuple[IntArray, Completion]:
-    """Tokenise a conversation, the system prompt added; the assistant messages from ``start`` on are trained."""
+    """Tokenise a conversation, the system prompt added; the assistant messages from ``start`` on are trained.
+
+    Raises:
+        DataError: a trained message is empty, or the template leaves a part of the conversation out.
+    """
     conversation = with_system(messages, config.system_prompt)
-    return encode_conversation(conversation, start + len(conversation) - len(messages), tokenizer)
+    start += len(conversation) - len(messages)
+    trained = [place for place in range(start, len(conversation)) if is_trained(conversation[place])]
+    for place in trained:
+        message = conversation[place]
+        if not any(value for key, value in message.items() if key not in BOOKKEEPING and str(value).strip()):
+            raise DataError(f"message {place} (assistant) is empty")
+    conversation = conversation[: trained[-1] + 1] if trained else conversation
+    variables = template_variables(row, config.rendered.chat_template_kwargs, column_of(config, "tools"))
+    fitted = fit_conversation(conversation, tokenizer, variables, trained=trained, generation_prompt=False)
+    return encode_conversation(fitted, start, tokenizer, variables)

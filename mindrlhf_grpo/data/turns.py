@@ -48,5 +48,8 @@ def _ends_of_turns(row: Mapping[str, Any] | BadRow, column: str) -> list[int | N
     return [
         number
         for number, message in enumerate(messages, start=1)
-        if isinstance(message, Mapping) and message.get("role") == "assistant"
+        if isinstance(message, Mapping)
+        and message.get("role") == "assistant"
+        and message.get("weight") != 0
+        and message.get("loss") is not False
     ]

@@ -7,6 +7,7 @@ resumed run sees the same prompts.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -20,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import DataError
 
 TODAY = date(2024, 7, 26)
+RESERVED = ("messages", "add_generation_prompt")
 
 
 class GenerationTag(Extension):
@@ -42,6 +44,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise DataError(f"the chat template does not compile: {error}") from error
         self._tokens = dict(named_tokens)
+        self._source = source
 
     def render(
         self,
@@ -60,6 +63,10 @@ class ChatTemplate:
         Raises:
             DataError: the template refuses the conversation.
         """
+        for name in variables or {}:
+            if name in RESERVED or (name != "tools" and not re.search(rf"\b{re.escape(name)}\b", self._source)):
+                known = "it is set here" if name in RESERVED else "the chat template does not read it"
+                raise DataError(f"data.rendering.chat_template_kwargs: {name!r} is not accepted: {known}")
         names = {**self._tokens, "tools": None, "documents": None, **(variables or {})}
         try:
             return self._template.render(

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from ..types import FloatArray, IntArray
 from .tokenizer import Conversation, Message, Tokenizer
+from .traces import rewritten
 
 THOUGHT_END = "</think>"
 PROBES = ("A", "0")  # answers without a first letter in common
@@ -66,7 +67,7 @@ def encode_conversation(
     Raises:
         DataError: there is no assistant message, or the template hides the assistant's spans.
     """
-    assistant = [place for place in range(start, len(messages)) if messages[place]["role"] == "assistant"]
+    assistant = [place for place in range(start, len(messages)) if is_trained(messages[place])]
     if not assistant:
         raise DataError("the conversation has no assistant message to learn from")
     messages = messages[: assistant[-1] + 1]
@@ -81,6 +82,11 @@ def encode_conversation(
     if ids[-1] not in tokenizer.eos_ids:
         ids, mask = [*ids, tokenizer.eos_ids[0]], [*mask, 1]
     return np.asarray(ids[:prompt], dtype=np.int32), make_completion(ids[prompt:], mask)
+
+
+def is_trained(message: Message) -> bool:
+    """Tell whether a message is learned: the assistant's, unless it has ``weight: 0`` or ``loss: false``."""
+    return message["role"] == "assistant" and bool(message.get("weight", 1)) and message.get("loss") is not False
 
 
 class Renderings:
@@ -106,7 +112,7 @@ class Renderings:
         # Some templates close a finished conversation with a token of its own, which is not written before a next turn.
         end = self._after_last_end(start, count_shared([finished, self.text]))
         if end is None or self._without_ends(finished[end:]):
-            raise self._refusal(place)
+            raise rewritten(place)
         return start, end
 
     def first_character(self, place: int) -> int:
@@ -124,7 +130,7 @@ class Renderings:
             renderings.append(self._render([*before, _probe(self.messages[place], letter)]))
         start = count_shared(renderings)
         if start < count_shared([prompt, self._render(before)]):
-            raise self._refusal(place)
+            raise rewritten(place)
         return start
 
     def _render(self, messages: Conversation, *, generation_prompt: bool = False) -> str:
@@ -139,19 +145,12 @@ class Renderings:
             text = text.replace(end, "")
         return text.strip()
 
-    @staticmethod
-    def _refusal(place: int) -> DataError:
-        return DataError(
-            f"the tokens of message {place} (assistant) cannot be told: the chat template writes the conversation up to "
-            "there otherwise once the rest follows (some drop earlier reasoning); accepted: data.turns: apart (an "
-            "example for each assistant message of objective sft), rows with one assistant message at the end, a name "
-            "in data.chat_template_kwargs with which the template keeps it, or another data.chat_template"
-        )
-
 
 def _probe(message: Message, letter: str) -> Message:
     """Return the message with other texts that begin with ``letter``; thoughts remain thoughts."""
     changed = dict(message)
+    if isinstance(message["content"], list):
+        changed["content"] = [{"type": "text", "text": letter}]
     for key, value in message.items():
         if key != "role" and isinstance(value, str) and value.strip():
             thoughtful = f"<think>\n{letter}\n{THOUGHT_END}\n\n{letter}"

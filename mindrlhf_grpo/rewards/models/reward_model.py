@@ -23,6 +23,7 @@ from ...model_files.folder import find_folder, read_headers, read_model_config
 from ...model_files.value_head import is_head
 from ...tokenizers.masks import encode_conversation, encode_text
 from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...tokenizers.traces import fit_conversation
 from ...types import Batch, Prompt, Rollout, RolloutGroup
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class Scorer:
 
     def templated(self, tokenizer: Tokenizer, messages: list[Mapping[str, str]], text: str) -> tuple[int, list[int]]:
         """Return the length of the prompt, and the ids of the conversation up to the end that the settings name."""
-        asked = [dict(message) for message in messages]
+        asked = fit_conversation([dict(message) for message in messages], tokenizer)
         answered = [*asked, {"role": "assistant", "content": text}]
         if self.settings.end == "answer":
             before, completion = encode_conversation(answered, len(asked), tokenizer)

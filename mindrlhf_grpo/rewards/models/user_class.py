@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ...backend import backend_of_type
 from ...errors import ConfigError, DataError, UserError
 from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...tokenizers.traces import fit_conversation
 from ...user_functions import import_function
 
 Conversation = Sequence[Mapping[str, str]]
@@ -77,7 +78,8 @@ class UserModel:
         """Return the ids of a conversation, in the chat template if there is one."""
         tokenizer = self.tokenizer
         if tokenizer.has_chat_template:
-            return tokenizer.chat(conversation, generation_prompt=False)
+            asked = fit_conversation([dict(message) for message in conversation[:-1]], tokenizer)
+            return tokenizer.chat([*asked, conversation[-1]], generation_prompt=False)
         return tokenizer.encode("\n\n".join(message["content"] for message in conversation))
 
     @property
