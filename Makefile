@@ -20,7 +20,7 @@ PEERS := .venv-peers
 SERVE := .venv-serve
 RUN_FILES := requirements/run.txt setup.py pyproject.toml
 MINDSPORE_FILES := $(RUN_FILES) requirements/mindspore.txt
-DEV_FILES := $(MINDSPORE_FILES) requirements/dev.txt requirements/tasks.txt
+DEV_FILES := $(MINDSPORE_FILES) requirements/dev.txt requirements/tasks.txt requirements/templates.txt
 digest = $(shell cat $(1) | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/run-$(call digest,$(RUN_FILES))
 MINDSPORE_STAMP := $(VENV)/mindspore-$(call digest,$(MINDSPORE_FILES))
@@ -185,6 +185,7 @@ $(MINDSPORE_STAMP): $(RUN_STAMP)
 
 $(DEV_STAMP): $(RUN_STAMP)
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/dev.txt
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --upgrade --target $(VENV)/templates -r requirements/templates.txt
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/tasks.txt || echo "reasoning-gym is not installed (pycosat needs a C compiler): its tests are skipped"
 	@rm -f $(VENV)/dev-*
 	@touch $@

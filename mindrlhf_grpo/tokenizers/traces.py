@@ -17,7 +17,7 @@ BOOKKEEPING = frozenset({"role", "weight", "loss", "tool_call_id", "id"})
 USUAL_ROLES = ("system", "user", "assistant", "tool")
 SHORT = 8  # texts with fewer characters may occur by chance
 MARK = "\nq7Z"
-HINTS = {"thinking": " (did you mean reasoning_content?)", "reasoning_content": " (did you mean thinking?)"}
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names of one thing; a template reads one of the first two
 
 
 def fit_conversation(
@@ -83,7 +83,7 @@ class _Rendering:
                     changed[: number + 1], self._finished(number), generation_prompt=False
                 )
                 if number in trained or not kept:
-                    self._refuse(number, repr(key) + HINTS.get(key, ""), kept=kept)
+                    self._refuse(number, repr(key), kept=kept)
         if self.variables.get("tools") and self._render(self.messages, {**self.variables, "tools": None}) == text:
             raise DataError(
                 "the row has tools, and the chat template does not write them; accepted: another data.chat_template"
@@ -112,6 +112,17 @@ class _Rendering:
 
 def _forms(messages: Conversation) -> Iterator[Conversation]:
     """Yield the messages as they are, then in the other forms that templates expect."""
+    yield from _forms_of_content(messages)
+    if any(name in message for message in messages for name in THOUGHTS):
+        for name in THOUGHTS[:2]:
+            yield from _forms_of_content([_rename_thought(message, name) for message in messages])
+
+
+def _rename_thought(message: Message, name: str) -> Message:
+    return {name if key in THOUGHTS else key: value for key, value in message.items()}
+
+
+def _forms_of_content(messages: Conversation) -> Iterator[Conversation]:
     yield messages
     if any("tool_calls" in message for message in messages):
         for forms in ((_without_content,), (_arguments_as_text,), (_without_content, _arguments_as_text)):

@@ -100,13 +100,15 @@ def test_d8_a_developers_text_that_is_elsewhere_too_is_still_missing(tmp_path: P
         prompt(load(tmp_path, IGNORES_DEVELOPERS), [{**USER, "role": "developer"}, USER])
 
 
-def test_d8_a_thought_under_another_key_is_refused(tmp_path: Path) -> None:
+def test_d8_a_thought_has_the_name_that_the_template_reads_or_is_refused(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, THINKS)
-    assert (
-        learn(tokenizer, [USER, {**ANSWER, "reasoning_content": "add"}])[1] == "⟦<think>add</think>it is 46.<|im_end|>"
-    )
-    with pytest.raises(DataError, match=r"nothing of 'thinking' \(did you mean reasoning_content\?\)"):
-        learn(tokenizer, [USER, {**ANSWER, "thinking": "add"}])
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        trained = learn(tokenizer, [USER, {**ANSWER, name: "add"}])[1]
+        assert trained == "⟦<think>add</think>it is 46.<|im_end|>"
+    with pytest.raises(DataError, match="nothing of 'thoughts'"):
+        learn(tokenizer, [USER, {**ANSWER, "thoughts": "add"}])
+    with pytest.raises(DataError, match="nothing of 'thinking'"):
+        learn(load(tmp_path / "none"), [USER, {**ANSWER, "thinking": "add"}])
 
 
 def test_d8_earlier_thoughts_may_be_dropped_from_a_prompt_but_not_from_what_is_learned(tmp_path: Path) -> None:
