@@ -45,7 +45,7 @@ class OfflineDataConfig(Section):
     )
     overlong: Literal["error", "drop", "truncate"] = key(
         "error",
-        "Treatment of a longer row; truncate cuts the completion at its end, and drops a row of which nothing would be left.",
+        "Treatment of a longer row; truncate cuts the completion at its end, and drops a row of which nothing would be left, or a pair that would become equal.",
         peers="trl: truncation_mode",
     )
     bad_rows: Literal["stop", "skip"] = key(

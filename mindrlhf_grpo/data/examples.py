@@ -73,16 +73,20 @@ class ExampleStream(RowStream[Example]):
         if not self.accept_overlong(
             row,
             f"prompt and completion have {example.tokens} tokens, data.max_tokens is {limit}",
-            can_be_cut=all(completion.mask.any() for completion in cut),
+            can_be_cut=all(completion.mask.any() for completion in cut) and not are_equal(cut),
         ):
             return None
-        check_completions(cut)
         return replace(example, completions=cut)
+
+
+def are_equal(completions: tuple[Completion, ...]) -> bool:
+    """Tell whether these are a pair of equal tokens."""
+    return len(completions) > 1 and completions[0].ids.tolist() == completions[1].ids.tolist()
 
 
 def check_completions(completions: tuple[Completion, ...]) -> None:
     """Raise DataError where there is nothing to learn: no trained token, or a pair of equal completions."""
     if not all(completion.mask.any() for completion in completions):
         raise DataError("a completion has no token to learn from")
-    if len(completions) > 1 and completions[0].ids.tolist() == completions[1].ids.tolist():
+    if are_equal(completions):
         raise DataError("chosen and rejected are the same tokens")

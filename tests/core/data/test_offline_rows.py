@@ -201,6 +201,18 @@ def test_overlong_rows(tmp_path: Path, plain_tokenizer: Tokenizer) -> None:
     assert cutting.counts == {"dropped": 1, "truncated": 2, "skipped": 0}
 
 
+def test_d5_a_pair_that_becomes_equal_by_the_cut_is_dropped_and_counted(
+    tmp_path: Path, plain_tokenizer: Tokenizer
+) -> None:
+    late = {"prompt": "12=", "chosen": "1111111111111111a", "rejected": "1111111111111111b"}
+    rows = stream(tmp_path, [late, GOOD], encode_pair, plain_tokenizer, max_tokens=12, overlong="truncate")
+    assert [example.row for example in rows.take(2)] == [1, 1]
+    assert rows.counts == {"dropped": 2, "truncated": 0, "skipped": 0}
+    alone = stream(tmp_path, [late], encode_pair, plain_tokenizer, max_tokens=12, overlong="truncate")
+    with pytest.raises(DataError, match="no usable row in the 1 rows"):
+        alone.take(1)
+
+
 def test_the_order_goes_on_where_it_was_saved(tmp_path: Path, plain_tokenizer: Tokenizer) -> None:
     rows = [{"prompt": str(n), "chosen": "b", "rejected": "c"} for n in range(7)]
     full = stream(tmp_path, rows, encode_pair, plain_tokenizer).take(10)
