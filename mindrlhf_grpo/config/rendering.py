@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from .section import Section, key
 
@@ -14,4 +14,8 @@ class RenderingConfig(Section):
         {},
         "Names that the chat template reads, with their values: {enable_thinking: false}. A row's column chat_template_kwargs goes before; its column tools gives the template the tools.",
         peers="trl: chat_template_kwargs; verl: data.apply_chat_template_kwargs",
+    )
+    bos: Literal["auto", "never"] = key(
+        "auto",
+        "BOS of prompts without a chat template: auto puts it first as the tokenizer itself does, never twice; never leaves it out. A template writes its own; completions have none.",
     )

@@ -15,7 +15,7 @@ import numpy as np
 from ..config.run import DataConfig
 from ..config.vision import ImagesConfig
 from ..errors import DataError, did_you_mean
-from ..tokenizers.tokenizer import Conversation, Tokenizer
+from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from .image_processor import ImageProcessor
 from .images import images_in
 from .messages import template_variables
@@ -103,7 +103,8 @@ class ImagePrompts:
         if isinstance(prompt, list):
             raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
         text = prompt if self.config.system_prompt is None else f"{self.config.system_prompt}\n\n{prompt}"
-        return [], self.tokenizer.encode(text.replace(MARKER, self.processor.tokens.placeholder))
+        placed = text.replace(MARKER, self.processor.tokens.placeholder)
+        return [], encode_prompt_text(placed, self.tokenizer, bos=self.config.rendered.bos)
 
 
 def similar(name: str, requested: str) -> bool:

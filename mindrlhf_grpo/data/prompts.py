@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config.run import DataConfig
 from ..errors import DataError, did_you_mean
-from ..tokenizers.tokenizer import Conversation, Tokenizer
+from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import fit_conversation
 from ..types import IntArray
 from .messages import check_text, read_conversation, template_variables
@@ -56,7 +56,8 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
     elif isinstance(value, list):
         raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
     else:
-        ids = tokenizer.encode(value if config.system_prompt is None else f"{config.system_prompt}\n\n{value}")
+        text = value if config.system_prompt is None else f"{config.system_prompt}\n\n{value}"
+        ids = encode_prompt_text(text, tokenizer, bos=config.rendered.bos)
     if not ids:
         raise DataError("the prompt has no tokens")
     return EncodedPrompt(

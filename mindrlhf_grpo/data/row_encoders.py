@@ -14,7 +14,7 @@ import numpy as np
 from ..config.offline import OfflineDataConfig
 from ..errors import DataError, did_you_mean
 from ..tokenizers.masks import Completion, encode_conversation, encode_text, is_trained
-from ..tokenizers.tokenizer import Conversation, Tokenizer
+from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import BOOKKEEPING, fit_conversation
 from ..types import IntArray
 from .messages import template_variables
@@ -179,7 +179,7 @@ def encode_answer(
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
         text = prompt if config.system_prompt is None else f"{config.system_prompt}\n\n{prompt}"
-        ids = tokenizer.encode(text)
+        ids = encode_prompt_text(text, tokenizer, bos=config.rendered.bos)
         if not ids:
             raise DataError("the prompt has no tokens")
         return np.asarray(ids, dtype=np.int32), encode_text(answer, tokenizer)

@@ -27,6 +27,7 @@ class HuggingFaceTokenizer:
         self._template = template
         self._name, self.folder = files.name, files.folder
         self._added = {token: added.content for token, added in self._fast.get_added_tokens_decoder().items()}
+        self.prefix_ids = files.prefix(self._fast.token_to_id, _added_before_text(self._fast))
         self._anchor = self._fast.encode("a", add_special_tokens=False).ids[-1:]
 
     def encode(self, text: str) -> list[int]:
@@ -61,6 +62,14 @@ class HuggingFaceTokenizer:
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
+
+
+def _added_before_text(fast: FastTokenizer) -> tuple[int, ...]:
+    """Return the ids that the file's post-processor puts before a text."""
+    plain, full = (list(fast.encode("a", add_special_tokens=added).ids) for added in (False, True))
+    extra = len(full) - len(plain)
+    start = next((at for at in range(extra + 1) if full[at : at + len(plain)] == plain), 0)
+    return tuple(full[:start])
 
 
 def _read(files: TokenizerFiles) -> FastTokenizer:

@@ -34,6 +34,8 @@ class SentencePieceTokenizer:
         self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([model_eos] if model_eos >= 0 else []))
         model_pad = self._model.pad_id()
         self.pad_id = files.padding(self._id, model_pad if model_pad >= 0 else self.eos_ids[0])
+        bos = self._model.bos_id()  # Llama's and Gemma's code puts it before a text unless the folder forbids it
+        self.prefix_ids = files.prefix(self._id, (bos,) if bos >= 0 else ())
         self.has_chat_template = template is not None
         self._template = template
         self._name, self.folder = files.name, files.folder

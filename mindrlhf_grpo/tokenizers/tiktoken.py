@@ -73,6 +73,7 @@ class TiktokenTokenizer:
         known = [special[text] for text in self._family.ends if text in special]
         self.eos_ids = files.end_tokens(special.get, self.vocab_size, *known)
         self.pad_id = files.padding(special.get, special.get("<|endoftext|>", self.eos_ids[0]))
+        self.prefix_ids: tuple[int, ...] = ()
         self.has_chat_template = template is not None
         self._template = template
         self._name, self.folder = files.name, files.folder

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ..errors import DataError
 from .chat_template import ChatTemplate, select_template
@@ -24,6 +24,7 @@ class Tokenizer(Protocol):
     pad_id: int
     vocab_size: int  # ids run over 0..vocab_size-1, added tokens included
     has_chat_template: bool
+    prefix_ids: tuple[int, ...]  # ids that the tokenizer itself puts before a text (BOS); encode leaves them out
     folder: Path  # the folder of its files
 
     def encode(self, text: str) -> list[int]:
@@ -61,6 +62,12 @@ class Tokenizer(Protocol):
     ) -> list[int]:
         """Return the ids of ``render``'s text; raises as it does."""
         ...
+
+
+def encode_prompt_text(text: str, tokenizer: Tokenizer, *, bos: Literal["auto", "never"] = "auto") -> list[int]:
+    """Return the ids of a prompt without a chat template, with the tokenizer's BOS unless it is there or unwanted."""
+    ids, prefix = tokenizer.encode(text), list(tokenizer.prefix_ids)
+    return ids if bos == "never" or not ids or ids[: len(prefix)] == prefix else [*prefix, *ids]
 
 
 def load_tokenizer(path: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Tokenizer:

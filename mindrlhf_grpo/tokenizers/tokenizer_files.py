@@ -42,6 +42,7 @@ class TokenizerFiles:
         named_tokens: ``bos_token``, ``eos_token``, ... -> text.
         added_tokens: id -> (text, special) of the tokens added to the vocabulary.
         eos_ids: end tokens that the generation or model configuration lists.
+        add_bos: ``add_bos_token`` of the tokenizer's configuration; None if it has none.
     """
 
     name: str
@@ -51,6 +52,14 @@ class TokenizerFiles:
     named_tokens: Mapping[str, str] = field(default_factory=dict)
     added_tokens: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
     eos_ids: tuple[int, ...] = ()
+    add_bos: bool | None = None
+
+    def prefix(self, token_id: Callable[[str], int | None], own: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the ids before a text: by ``add_bos_token`` where the folder has it, else the format's ``own``."""
+        bos = token_id(self.named_tokens["bos_token"]) if "bos_token" in self.named_tokens else None
+        if self.add_bos is None or (self.add_bos and bos is None):
+            return own
+        return (bos,) if self.add_bos and bos is not None else ()
 
     def end_tokens(self, token_id: Callable[[str], int | None], vocab_size: int, *known: int) -> tuple[int, ...]:
         """Return every id that ends a completion: those listed, ``eos_token``, and those ``known`` from the format.
@@ -140,6 +149,7 @@ def _describe(name: str, folder: Path, model: Path | None) -> TokenizerFiles:
         chat_template=_stored_template(folder, config),
         named_tokens=named,
         added_tokens=added,
+        add_bos=config.get("add_bos_token"),
         eos_ids=() if listed is None else tuple(listed) if isinstance(listed, list) else (int(listed),),
     )
 

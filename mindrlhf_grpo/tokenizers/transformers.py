@@ -28,6 +28,9 @@ class TransformersTokenizer:
         auto_eos = self._auto.eos_token_id
         self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([] if auto_eos is None else [auto_eos]))
         self.pad_id = self.eos_ids[0] if self._auto.pad_token_id is None else int(self._auto.pad_token_id)
+        plain, full = (list(self._auto.encode("a", add_special_tokens=added)) for added in (False, True))
+        start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
+        self.prefix_ids: tuple[int, ...] = tuple(full[:start])
         self.has_chat_template = template is not None
         self._template = template
         self._name, self.folder = files.name, files.folder

@@ -16,7 +16,7 @@ from ...chat.chat_server import ChatServer
 from ...config.run import ModelConfig
 from ...errors import ConfigError
 from ...model_files.folder import find_folder, read_model_config
-from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...types import Batch, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class InProcess:
         chat = self.tokenizer.has_chat_template
         prompts = []
         for row, text in enumerate(messages):
-            ids = self.tokenizer.chat([{"role": "user", "content": text}]) if chat else self.tokenizer.encode(text)
+            messages_of_row = [{"role": "user", "content": text}]
+            ids = self.tokenizer.chat(messages_of_row) if chat else encode_prompt_text(text, self.tokenizer)
             if 0 < len(ids) <= self.longest - max_tokens:
                 prompts.append(Prompt(uid=row, row=row, ids=np.asarray(ids, np.int32), text=text))
         return prompts

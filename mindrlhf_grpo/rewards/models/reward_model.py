@@ -22,7 +22,7 @@ from ...errors import ConfigError, DataError, did_you_mean
 from ...model_files.folder import find_folder, read_headers, read_model_config
 from ...model_files.value_head import is_head
 from ...tokenizers.masks import encode_conversation, encode_text
-from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...tokenizers.traces import fit_conversation
 from ...types import Batch, Prompt, Rollout, RolloutGroup
 
@@ -222,11 +222,14 @@ class Scorer:
         elif self.tokenizer.has_chat_template:
             start, ids = self.templated(self.tokenizer, conversation(prompt), rollout.text)
         elif self.settings.end == "answer":
-            before, after = self.tokenizer.encode(prompt.text), encode_text(rollout.text, self.tokenizer).ids
+            before, after = (
+                encode_prompt_text(prompt.text, self.tokenizer),
+                encode_text(rollout.text, self.tokenizer).ids,
+            )
             start, ids = len(before), [*before, *map(int, after)]
         else:
-            ids = self.tokenizer.encode(prompt.text + rollout.text)
-            start = common_prefix(ids, self.tokenizer.encode(prompt.text))
+            ids = encode_prompt_text(prompt.text + rollout.text, self.tokenizer)
+            start = common_prefix(ids, encode_prompt_text(prompt.text, self.tokenizer))
         if not ids:
             raise DataError(f"row {prompt.row}: prompt and completion have no tokens for {self.settings.model}")
         ids = ids[: self.settings.max_tokens or None]

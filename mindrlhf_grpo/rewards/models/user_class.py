@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...backend import backend_of_type
 from ...errors import ConfigError, DataError, UserError
-from ...tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...tokenizers.traces import fit_conversation
 from ...user_functions import import_function
 
@@ -80,7 +80,7 @@ class UserModel:
         if tokenizer.has_chat_template:
             asked = fit_conversation([dict(message) for message in conversation[:-1]], tokenizer)
             return tokenizer.chat([*asked, conversation[-1]], generation_prompt=False)
-        return tokenizer.encode("\n\n".join(message["content"] for message in conversation))
+        return encode_prompt_text("\n\n".join(message["content"] for message in conversation), tokenizer)
 
     @property
     def tokenizer(self) -> Tokenizer:

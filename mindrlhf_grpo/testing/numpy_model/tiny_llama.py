@@ -28,6 +28,7 @@ class NumberTokenizer:
     """A tokenizer that writes ids as text, ``<17>``; implements ``tokenizers.tokenizer.Tokenizer``."""
 
     has_chat_template = False
+    prefix_ids: tuple[int, ...] = ()
 
     def __init__(self, vocab_size: int, eos_ids: Sequence[int]) -> None:
         self.vocab_size, self.eos_ids = vocab_size, tuple(eos_ids)
