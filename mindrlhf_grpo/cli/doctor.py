@@ -16,7 +16,7 @@ from ..config.file import AnyConfig, read_config
 from ..errors import UserError
 from ..model_files.families import nearest_architecture
 from ..model_files.folder import find_folder, read_model_config, read_shapes
-from ..trainers.preflight import check
+from ..trainers.preflight import check, open_tokenizer
 
 GIB = 2**30
 
@@ -52,6 +52,7 @@ def _examine_config(
         return
     try:
         check(config, draft)
+        findings["prompts"] = describe_prompts(config)
     except UserError as error:
         problems.append(str(error))
     device, problem = select_device(config, backends)
@@ -72,6 +73,19 @@ def _examine_config(
         problems.append(_too_large(prediction))
     if config.model.dtype == "bfloat16" and device.get("bfloat16") is False and "dtypes" not in device:
         findings["warnings"].append(f"{device['device']} computes bfloat16 slowly: it has no instructions for it")
+
+
+def describe_prompts(config: AnyConfig) -> str:
+    """Describe how prompts become tokens: by a chat template, or as plain text with or without BOS."""
+    tokenizer = open_tokenizer(config)
+    if tokenizer.has_chat_template and config.data.chat_template != "none":
+        return "in the chat template, which writes its own BOS if it has one"
+    if not tokenizer.prefix_ids:
+        return "plain text; the tokenizer puts no BOS before it"
+    marks = " ".join(tokenizer.piece(token) for token in tokenizer.prefix_ids)
+    if config.data.rendered.bos == "never":
+        return f"plain text without the tokenizer's BOS {marks} (data.rendering.bos: never)"
+    return f"plain text after the tokenizer's BOS {marks} (data.rendering.bos: never leaves it out)"
 
 
 def select_device(config: AnyConfig, backends: Sequence[BackendState]) -> tuple[dict[str, Any], str]:
@@ -163,6 +177,8 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {'':<19}{_device(device)}"
         if backend["kernels"]:
             yield f"  {'':<19}kernels: {', '.join(f'{name} {kernel}' for name, kernel in backend['kernels'].items())}"
+    if "prompts" in findings:
+        yield f"Prompts\n  {findings['prompts']}"
     if "memory" in findings:
         yield from _memory(findings["memory"])
     for warning in findings["warnings"]:

@@ -243,10 +243,10 @@ def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: s
 
 
 def put_template(values: dict[str, Any]) -> None:
-    """Switch the chat template off for tokenised rows, which have been through theirs."""
+    """Switch the chat template and BOS off for tokenised rows, which have been through theirs."""
     source = values["data.source"]
     if isinstance(source, dict) and str(source["file"]).endswith(SUFFIXES):
-        values["data.chat_template"] = "none"
+        values |= {"data.chat_template": "none", "data.rendering.bos": "never"}
 
 
 def put_updates(values: dict[str, Any], named: Mapping[str, Any], notes: list[str], samples: int, prompts: int) -> None:

@@ -10,7 +10,8 @@ import pytest
 from tokenizers import Tokenizer as Fast
 from tokenizers.processors import TemplateProcessing
 
-from mindrlhf_grpo.config.offline import OfflineDataConfig
+from mindrlhf_grpo.cli.doctor import describe_prompts
+from mindrlhf_grpo.config.offline import OfflineConfig, OfflineDataConfig
 from mindrlhf_grpo.config.rendering import RenderingConfig
 from mindrlhf_grpo.config.run import DataConfig
 from mindrlhf_grpo.data.prompts import encode_row
@@ -71,3 +72,19 @@ def test_d1_a_template_writes_its_own(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(write(tmp_path, template=CHATML))
     ids = encode_row({"prompt": "the dog"}, DataConfig(source="x"), tokenizer).ids
     assert BOS not in ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"chat_template": "none"}, "plain text after the tokenizer's BOS <|endoftext|>"),
+        ({"chat_template": "none", "rendering": {"bos": "never"}}, "plain text without the tokenizer's BOS"),
+        ({}, "in the chat template"),
+    ],
+)
+def test_d1_doctor_says_what_prompts_begin_with(data: Any, expected: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, template=CHATML)
+    config = OfflineConfig.model_validate(
+        {"model": {"path": folder}, "data": {"source": "x", **data}, "objective": {"name": "sft"}}
+    )
+    assert describe_prompts(config).startswith(expected)
