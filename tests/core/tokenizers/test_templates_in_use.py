@@ -18,7 +18,7 @@ from mindrlhf_grpo.data.row_encoders import encode_supervised
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.tokenizers.chat_template import TODAY
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from tests.support.chat_templates import PACKAGE_MISSING, end_token, template_files, write_tokenizer
+from tests.core.tokenizers.published_templates import PACKAGE_MISSING, end_token, template_files, write_tokenizer
 
 SYSTEM = {"role": "system", "content": "Answer in few words."}
 SUM, FIVE = {"role": "user", "content": "What is 2+3?"}, {"role": "assistant", "content": "It is five."}
