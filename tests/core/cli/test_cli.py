@@ -234,7 +234,7 @@ def test_explain_a_built_in_reward(run: Run, name: str) -> None:
 
 
 def test_explain_lists_the_arguments_of_a_reward(run: Run) -> None:
-    out = run("explain", "numeric_match")[1]
+    out = " ".join(run("explain", "numeric_match")[1].split())  # lines break where the terminal ends
     assert "rewards.0.arguments.tolerance: float, default 0.0" in out
     assert "rewards.0.arguments.notation: Literal['1,234.5', '1.234,5', '1 234.5', '1 234,5'], default '1,234.5'" in out
     assert "rewards.0.arguments.seconds: float, default 5.0" in run("explain", "unit_tests")[1]
