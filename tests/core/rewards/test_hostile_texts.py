@@ -1,7 +1,7 @@
 """No completion makes a reward, rule or reader slow: 20,000 repetitions of unclosed tags and the like, each at once.
 
-Every expression of the rewards and of the recipes' rules is run on every text. All take well below a tenth of the bound, so
-that a busy machine does not fail the test; an expression that backtracks over the whole text takes minutes.
+Every expression of the rewards and of the recipes' rules is run on every text. All take about a tenth of the bound or less, so
+that a busy machine does not fail the test; an expression whose time grows with the square of the length takes seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mindrlhf_grpo.rewards.judges import answers as judge_answers
 from mindrlhf_grpo.rewards.judges import chat_text
 
 REPEATED = 20_000
-SECONDS = 5.0  # of processor time; about 0.2 at most
+SECONDS = 1.0  # of processor time; about 0.14 at most
 TAGS = ["<think>", "<think>a ", "</think>", "<answer>", "a<answer>b", "<solution>", "<search>", "```python\n", "`", "```",
         "<|im_start|>user ", "<|vision_start|><|image_pad|>", "<|", "<img><IMG_CONTEXT>"]  # fmt: skip
 LATEX = [r"\boxed{", r"\fbox{7} and ", r"\boxed ", r"\text{", r"\text{and ", "$", "$7", "$7 ", r"\(", r"\[", r"\,", r"1\,",
