@@ -64,11 +64,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 @pytest.mark.parametrize("case", [f"{strategy} {family}" for strategy, family, _ in sharded_steps.CASES])
 def test_every_way_to_share_out_makes_the_steps_of_one_process(cases: dict[str, Any], case: str) -> None:
     alone, found = cases["1"][case], cases["2"][case]
-    np.testing.assert_allclose(found["results"], alone["results"], rtol=1e-5)
+    results, expected = np.array(found["results"]), np.array(alone["results"])
+    # A loss is a sum in which terms cancel: it is compared at the size of the largest of the three.
+    assert (np.abs(results - expected) <= 1e-5 * np.abs(expected).max(axis=0)).all(), (results, expected)
     np.testing.assert_allclose(found["logps"], alone["logps"], rtol=1e-5)
-    # The bias of keys starts near 0 and hardly has a gradient, and Adam divides by its size: rounding is 1e-5 of the
-    # step of 0.01 there, not of the bias (8.6e-7 apart on one of three tiny models).
-    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-5, abs=1e-6)
+    # The bias of keys starts at 0 and hardly has a gradient, and Adam divides by its size: there rounding is compared
+    # with a step, of which a thousandth is allowed (1.4e-7 has been seen).
+    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-5, abs=1e-3 * sharded_steps.RATE)
     assert (found["same after loading"], found["same step again"]) == (True, True)
     assert found["held"] < 0.6 * alone["held"]
     assert found["layout"].endswith(f"{case.split()[0]} over 2 ranks")
