@@ -1,8 +1,9 @@
 """Command lines of other programs: a table of arguments, read into values and put into our configuration.
 
 The table is one of ``translation.py``. For the command line its rows have ``default`` (false makes a switch), ``help``,
-``kind`` (one of ``KINDS``, where the default does not tell the type) and, optionally, ``many`` (several values),
-``choices``, ``required``, ``min`` and ``max``. Flags can also be read without a table: see :func:`read_flags`.
+``kind`` (one of ``KINDS``, where the default does not tell the type) and, optionally, ``many`` (several values, or how
+many), ``alone`` (the value of the argument without one), ``choices``, ``required``, ``min`` and ``max``. Flags can also be
+read without a table: see :func:`read_flags`.
 """
 
 from __future__ import annotations
@@ -58,16 +59,24 @@ def read_script_arguments(program: str, words: Sequence[str], rows: Mapping[str,
 def put_arguments(
     draft: Draft, rows: Mapping[str, Row], arguments: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Put arguments into a draft, and call ``note`` for those that change nothing and are not at their default.
+    """Put arguments into a draft, and call ``note`` once on those that change nothing and are not at their default.
 
     Raises:
         ConfigError: a value that the ``map`` of its argument does not have.
     """
     values = {name: value for name, value in arguments.items() if value is not None}
     translation = Table.parse(rows, refused=REFUSED).read(values, lambda path: f"--{path[0]}")
-    for name, why in translation.ignored.items():
-        note(f"--{name} changes nothing here: {why}")
     translation.put_keys(draft)
+    if translation.ignored:
+        note(without_effect(translation.ignored))
+
+
+def without_effect(reasons: Mapping[str, str]) -> str:
+    """Return one line on arguments (name -> reason) that change nothing; those with one reason stand together."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(why, []).append(f"--{name}")
+    return "without effect here: " + "; ".join(f"{', '.join(some)} ({why})" for why, some in names.items())
 
 
 def choice_of(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
@@ -157,7 +166,10 @@ def _parsed(
         else:
             example = default[0] if isinstance(default, list) else default
             options["type"] = KINDS[row["kind"]] if "kind" in row else type(example)
-            options |= {"nargs": "+"} if row.get("many") else {}
+            if many := row.get("many"):
+                options["nargs"] = "+" if many is True else many
+            if "alone" in row:
+                options |= {"nargs": "?", "const": row["alone"]}
             options |= {key: row[key] for key in ("choices", "required") if key in row}
         parser.add_argument(f"--{name}", **options)
     explicit, rest = parser.parse_known_args(list(words))

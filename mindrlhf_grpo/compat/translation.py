@@ -4,7 +4,7 @@ A table has one row per key, nested in sections as the program's own files are, 
 
     lr: {to: train.learning_rate, default: 1.0e-6}   goes to our key, or to each of a list of keys
     epochs: {as: passes, default: 1}                 is computed with by the recipe, as `passes` (without `as`: `epochs`)
-    precision: {only: [fp32, bf16]}                  changes nothing; any other value is an error
+    precision: {only: [fp32, bf16]}                  changes nothing; any other value is an error (`only: []`: every one)
     world: {ignored: the launcher decides}           has no meaning here; the user is told why
     world: the launcher decides                      the same; the text may also be the name of one of ``reasons``
 
@@ -46,7 +46,7 @@ Row = Mapping[str, Any]
 Placer = Callable[[Place], str]  # path of a key -> where it was written, for messages
 ANY = "*"
 OF_TRANSLATION = {"to", "as", "default", "map", "off", "with", "only", "ignored"}
-OF_ARGUMENTS = {"kind", "help", "many", "choices", "required", "min", "max"}
+OF_ARGUMENTS = {"kind", "help", "many", "alone", "choices", "required", "min", "max"}
 WORDS = OF_TRANSLATION | OF_ARGUMENTS
 UNKNOWN = "{place}: {name} is unknown{hint}"
 REFUSED = "{place}: {name} is {value!r}; accepted: {accepted}"
@@ -215,7 +215,8 @@ class Translation:
                 self.ignored[name] = row["ignored"]
         elif "only" in row:
             if value not in row["only"]:
-                self.problems.append(table.refusal(name, value, row["only"], place, close=False))
+                accepted = row["only"] or ["nothing: it has no counterpart here"]
+                self.problems.append(table.refusal(name, value, accepted, place, close=False))
         elif value not in table.unset:
             self.values[name], self.places[name] = value, place
 

@@ -39,9 +39,10 @@ def train(context: typer.Context) -> None:
 
 @app.command()
 def arguments() -> None:
-    """List the arguments of `train`: default, and the configuration key that each sets."""
+    """List the arguments of `train`: default, and the configuration key that each sets, or why it changes nothing."""
     for name, spec in package_data("arguments.yaml").items():
-        typer.echo(f"--{name:32} {spec.get('default', '')!s:20} {spec.get('to') or spec.get('ignored', '')}")
+        only = "no counterpart: any other value is an error" if "only" in spec else ""
+        typer.echo(f"--{name:38} {spec.get('default', '')!s:20} {spec.get('to') or spec.get('ignored', only)}")
 
 
 @app.command()

@@ -24,6 +24,8 @@ def rows(
     reference_key: str = "chosen",
     label_key: str = "label",
     text_only: bool = False,
+    split: str = "",
+    limit: int = 0,
     models: Any = (),
     routing: str | Mapping[str, Any] = "svki",
     on_missing_rm: str = "error",
@@ -33,17 +35,19 @@ def rows(
     Args:
         path: a file, folder or other source, see ``data.source``.
         text_only: refuse rows with images.
+        split: which split of a folder or of a dataset on the hub.
+        limit: only the first rows; 0: all.
         models, routing, on_missing_rm: as for the reward, to find labels without a judge before the run.
 
     Raises:
         DataError: a label is unknown to the routing, or its judge is missing.
     """
-    source = read_rows(path)
+    source = read_rows(source_of(path, split))
     folder = Path(path).parent
     routes = read_routing(routing)
     keys = {"prompt": input_key, "images": images_key, "reference": reference_key, "label": label_key}
     checked: list[Row | BadRow] = []
-    for index in range(len(source)):
+    for index in range(min(len(source), limit or len(source))):
         row = source[index]
         try:
             checked.append(row if isinstance(row, BadRow) else normal_row(row, keys, folder, routes, text_only))
@@ -58,6 +62,11 @@ def rows(
         for row in good:
             del row["images"]
     return checked
+
+
+def source_of(path: str, split: str | None) -> str | dict[str, str]:
+    """Return a path as a source, with its split where one is named."""
+    return {"name": path, "split": split} if split else path
 
 
 def normal_row(

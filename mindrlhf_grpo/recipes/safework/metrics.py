@@ -33,11 +33,13 @@ def metrics(
     advantages: Any = None,
     *,
     component: str = "routed",
+    dynamic_sampling: bool = True,
 ) -> dict[str, float]:
     """Return the metrics of one step; means are over the rows that a component applies to, and components are weighted.
 
     Args:
         component: name of the routed reward among the components.
+        dynamic_sampling: whether the run drops groups without a difference; if not, all are kept.
     """
     parts = {
         name.removeprefix(f"{component}/"): values
@@ -59,7 +61,7 @@ def metrics(
         **{ours: figures[core] for ours, core in FIGURES.items() if core in figures},
     }
     if "dead_group_frac" in figures:
-        result["dynamic_sampling/kept_ratio"] = 1.0 - figures["dead_group_frac"]
+        result["dynamic_sampling/kept_ratio"] = 1.0 - dynamic_sampling * figures["dead_group_frac"]
     if advantages is not None:
         result |= {"advantages_mean": mean(advantages), "advantages_std": float(np.nanstd(advantages))}
     return {name: value for name, value in result.items() if np.isfinite(value)}

@@ -92,7 +92,7 @@ def test_arguments_of_a_script_are_read_and_put_where_they_belong() -> None:
     put_arguments(draft, ROWS, given, told.append)
     assert draft.values == {"train": {"learning_rate": 0.1}, "model": {"recompute": True, "lora_targets": ["b", "c"]}}
     assert draft.place(("model", "recompute")) == "--fast"
-    assert told == ["--old changes nothing here: it is gone"]
+    assert told == ["without effect here: --old (it is gone)"]
     put_arguments(draft, ROWS, {**given, "old": 1}, told.append)
     assert len(told) == 1
 

@@ -100,7 +100,7 @@ def test_names_that_must_be_given() -> None:
 
 
 def test_a_row_with_a_word_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"of a table: defualt; a row has as, choices, default"):
+    with pytest.raises(ConfigError, match=r"of a table: defualt; a row has alone, as, choices, default"):
         Table.parse({"lr": {"to": "train.learning_rate", "defualt": 1}})
 
 

@@ -335,3 +335,11 @@ def test_metrics_have_the_names_that_users_know(folders: Path):
         "advantages_mean": 0.0, "advantages_std": np.sqrt(0.4),
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("dynamic", "kept"), [(True, 0.25), (False, 1.0)])
+def test_all_groups_are_kept_without_dynamic_sampling(dynamic: bool, kept: float):
+    """Finding F23: the share of groups without a difference counts only where they are dropped."""
+    alone = (np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64), ["safety"])
+    found = metrics({}, *alone, {"dead_group_frac": 0.75}, dynamic_sampling=dynamic)
+    assert found["dynamic_sampling/kept_ratio"] == kept
