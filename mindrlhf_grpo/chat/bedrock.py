@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import BackendError, ServerError
+from ..errors import BackendError, RequestRefused, ServerError
 from .chat_server import Conversation, in_parallel
 
 
@@ -49,7 +49,8 @@ class Bedrock:
         """Return the answer to each conversation, in order.
 
         Raises:
-            ServerError: no credentials, a refusal, or no answer after all tries.
+            RequestRefused: AWS finds a conversation itself at fault (ValidationException).
+            ServerError: no credentials, or no answer after all tries.
         """
         limits = {"maxTokens": max_tokens, "temperature": temperature}
         return in_parallel(lambda asked: self._answer(asked, limits), conversations, self._concurrency)
@@ -65,8 +66,14 @@ class Bedrock:
         try:
             reply = self._client.converse(modelId=self.model, messages=messages, inferenceConfig=limits, **extra)
         except Exception as error:  # botocore makes its classes when it runs
+            said = f"{type(error).__name__}: {str(error)[:300]}"
+            if type(error).__name__ == "ValidationException":
+                raise RequestRefused(
+                    f"{self.url} (model {self.model}) refused a request: {said}. Where it refuses all, the region may "
+                    f"serve this model under the id of an inference profile only (us.{self.model.removeprefix('us.')})"
+                ) from error
             raise ServerError(
-                f"{self.url} (model {self.model}) did not answer: {type(error).__name__}: {str(error)[:300]}. "
+                f"{self.url} (model {self.model}) did not answer: {said}. "
                 f"Check credentials, region and access to the model, then run the same command again"
             ) from error
         try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 LOG = logging.getLogger("mindrlhf_grpo.chat.chat_server")
 Conversation: TypeAlias = Sequence[Mapping[str, str]]
 TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -152,6 +153,25 @@ class ChatServer:
             RequestRefused: a conversation itself is at fault, for example too long: the server will not answer it.
             ServerError: the server is unreachable, too slow, rejects key or model, or its answer is unreadable.
         """
+        return self._ask_all(self._answer, conversations, max_tokens, temperature)
+
+    def replies(
+        self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
+    ) -> list[str | RequestRefused]:
+        """Return the answer to each conversation, in order, or the refusal of one that is itself at fault.
+
+        Raises:
+            ServerError: as for ``complete``.
+        """
+        return self._ask_all(self._reply, conversations, max_tokens, temperature)
+
+    def _ask_all(
+        self,
+        ask: Callable[[Mapping[str, Any], threading.Event], T],
+        conversations: Sequence[Conversation],
+        max_tokens: int,
+        temperature: float,
+    ) -> list[T]:
         stop = threading.Event()
         bodies = [
             {
@@ -164,9 +184,15 @@ class ChatServer:
             for conversation in conversations
         ]
         try:
-            return in_parallel(lambda body: self._answer(body, stop), bodies, self._concurrency)
+            return in_parallel(lambda body: ask(body, stop), bodies, self._concurrency)
         finally:
             stop.set()
+
+    def _reply(self, body: Mapping[str, Any], stop: threading.Event) -> str | RequestRefused:
+        try:
+            return self._answer(body, stop)
+        except RequestRefused as refusal:
+            return refusal
 
     def _answer(self, body: Mapping[str, Any], stop: threading.Event) -> str:
         reply = self._request("POST", "/v1/chat/completions", body, stop)
@@ -275,7 +301,7 @@ class Pace:
         stop.wait(turn - time.monotonic())
 
 
-def in_parallel(ask: Callable[[T], str], questions: Sequence[T], concurrency: int) -> list[str]:
+def in_parallel(ask: Callable[[Q], T], questions: Sequence[Q], concurrency: int) -> list[T]:
     """Call ``ask`` for every question in parallel and return the answers in order; the first failure is raised at once."""
     if len(questions) <= 1:
         return [ask(question) for question in questions]

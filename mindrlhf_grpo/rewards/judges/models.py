@@ -5,6 +5,7 @@ Judges that name the same folder share one model. Legend: N messages, C choices.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...chat.chat_server import ChatServer
 from ...config.run import ModelConfig
-from ...errors import ConfigError
+from ...errors import ConfigError, RequestRefused, ServerError
 from ...model_files.folder import find_folder, read_model_config
 from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...types import Batch, Prompt, Sampling
@@ -22,7 +23,9 @@ from ...types import Batch, Prompt, Sampling
 if TYPE_CHECKING:
     from ...backend import Backend, LanguageModel
 
+LOG = logging.getLogger("mindrlhf_grpo.rewards")
 Floats = NDArray[np.float64]
+PATIENCE = 64  # messages that a server may refuse in a row, as all answers to one over-long question are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +132,26 @@ class OnServer:
 
     def __init__(self, place: Place) -> None:
         self.server = ChatServer(place.server, model=place.model or None, **place.options)
+        self.refused_in_a_row = PATIENCE  # without any answer so far, one call suffices
 
     def answers(self, messages: Sequence[str], max_tokens: int) -> list[str | None]:
-        """See ``JudgeModel``; raises ServerError where the server gives no answer."""
+        """See ``JudgeModel``. A message that the server refuses (too long, for example) has no answer.
+
+        Raises:
+            ServerError: the server gives no answer, or refuses every message of a call and has refused all since
+                ``PATIENCE`` messages, or from its first.
+        """
         conversations = [[{"role": "user", "content": text}] for text in messages]
-        return list(self.server.complete(conversations, max_tokens=max_tokens))
+        replies = self.server.replies(conversations, max_tokens=max_tokens)
+        refusals = [reply for reply in replies if isinstance(reply, RequestRefused)]
+        self.refused_in_a_row = self.refused_in_a_row + len(refusals) if len(refusals) == len(replies) else 0
+        if refusals and self.refused_in_a_row > PATIENCE:
+            raise ServerError(f"all of the last {len(refusals)} requests to a judge were refused: {refusals[0]}")
+        if refusals:
+            LOG.warning(
+                "judge: %d of %d requests were refused; the first: %s", len(refusals), len(replies), refusals[0]
+            )
+        return [None if isinstance(reply, RequestRefused) else reply for reply in replies]
 
     def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> None:
         """Return None: a server's answers are read as text."""

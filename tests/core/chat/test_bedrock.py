@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mindrlhf_grpo.chat.bedrock import Bedrock
-from mindrlhf_grpo.errors import BackendError, ServerError
+from mindrlhf_grpo.errors import BackendError, RequestRefused, ServerError
 
 
 class Converse:
@@ -46,6 +46,15 @@ def test_system_messages_and_limits_go_where_converse_wants_them() -> None:
 def test_trouble_is_one_clear_error(reply: Any, said: str) -> None:
     with pytest.raises(ServerError, match=f"some.model.*{said}"):
         Bedrock("some.model", client=Converse(reply)).complete([[{"role": "user", "content": "hi"}]], max_tokens=1)
+
+
+def test_a_request_that_aws_finds_at_fault_is_refused_by_itself() -> None:
+    """Finding F16: ValidationException is the refusal of one request, as status 400 of a chat server is."""
+    at_fault = type("ValidationException", (Exception,), {})("Input is too long for requested model")
+    with pytest.raises(
+        RequestRefused, match=r"refused a request: ValidationException: Input is too long .*us\.some\.model"
+    ):
+        Bedrock("some.model", client=Converse(at_fault)).complete([[{"role": "user", "content": "hi"}]], max_tokens=1)
 
 
 def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

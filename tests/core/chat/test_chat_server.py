@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -54,13 +55,14 @@ def test_trouble_that_passes_is_tried_again(statuses: tuple[int, ...]) -> None:
 
 
 def test_waits_double_and_retry_after_is_obeyed() -> None:
-    server = FakeChatServer(echo, [(500, {}), (500, {}), (429, {"Retry-After": "0.4"})])
+    server = FakeChatServer(echo, [(500, {}), (500, {}), (429, {"Retry-After": "0.5"})])
     with ChatServer(server.url, backoff=0.1) as client:
         client.complete([asked("a")], max_tokens=5)
     server.close()
     waits = [later - sooner for sooner, later in zip(server.times, server.times[1:], strict=False)]
-    assert 0.08 <= waits[0] < 0.16 <= waits[1] < 0.35
-    assert 0.4 <= waits[2] < 0.6
+    assert waits[0] >= 0.08
+    assert waits[1] >= 0.16
+    assert waits[2] >= 0.5  # and not 0.4, the third of the client's own
 
 
 def test_a_server_that_stays_down_is_one_clear_error() -> None:
@@ -74,7 +76,8 @@ def test_a_server_that_stays_down_is_one_clear_error() -> None:
 
 
 def test_a_slow_server_is_a_timeout() -> None:
-    with serve(echo, seconds=1.0) as server, ChatServer(server.url, timeout=0.1, retries=1, backoff=0.01) as client:
+    options: dict[str, Any] = {"model": "m", "timeout": 0.1, "retries": 1, "backoff": 0.01}
+    with serve(echo, seconds=1.0) as server, ChatServer(server.url, **options) as client:
         with pytest.raises(ServerError, match=r"no answer within 0\.1 s \(timeout\)"):
             client.complete([asked("a")], max_tokens=5)
         assert client.retried == 1

@@ -15,7 +15,7 @@ import pytest
 
 from mindrlhf_grpo.backend import LogProbs
 from mindrlhf_grpo.config.run import RewardConfig
-from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.errors import ConfigError, ServerError
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.judges.answers import judged_choice, number_reader, verdict_reader
 from mindrlhf_grpo.rewards.judges.judge import JudgeReward, build_judge
@@ -23,6 +23,7 @@ from mindrlhf_grpo.rewards.judges.models import JudgeModels, Place
 from mindrlhf_grpo.rewards.judges.templates import JudgeTemplate, load_template
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
 from tests.support import tiny
+from tests.support.fake_chat_server import serve
 
 Groups = Callable[..., RolloutGroup]
 SAFETY = {"Safe with refusal": 0.1, "Safe": 1.0, "Unsafe": 0.0}
@@ -250,6 +251,37 @@ def test_a_judge_on_a_server_is_read_as_text(group: Groups, server: str, templat
         table = rewards.score([group(["9", "8"], prompt="q")])
     assert table.values[:, 0, 0].tolist() == [1.0, 0.5]
     assert table.failures == {"j/unreadable": 1}
+
+
+def on_server(url: str, template: str) -> RewardConfig:
+    judge = {"template": template, "verdicts": {"good": 1, "bad": 0}, "on_nonsense": 0.25}
+    arguments = {"server": url, "judge": judge, "options": {"concurrency": 1}}
+    return RewardConfig(function="mindrlhf_grpo.rewards.judges:JudgeReward", name="j", arguments=arguments)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_to_a_judge_is_counted_and_has_its_configured_value(
+    group: Groups, template: str, status: int, caplog: pytest.LogCaptureFixture
+):
+    """Finding F8: one refusal (an over-long completion, say) ended the run."""
+    with serve(lambda _: "good", status) as running, Rewards([on_server(running.url, template)]) as rewards:
+        table = rewards.score([group(["9", "8", "7"], prompt="q")])
+        assert table.values[:, 0, 0].tolist() == [0.25, 1.0, 1.0]
+        assert table.failures == {"j/unreadable": 1}
+        assert f"1 of 3 requests were refused; the first: the chat server at {running.url}" in caplog.text
+        running.troubles = [(status, {})] * 2  # all answers to one question, after others
+        assert rewards.score([group(["9", "8"], prompt="q")]).values[:, 0, 0].tolist() == [0.25, 0.25]
+
+
+def test_a_judge_that_refuses_everything_stops_the_run(group: Groups, template: str):
+    """Finding F8: only a judge that answers nothing at all is a fault of the settings."""
+    said = r"all of the last 2 requests to a judge were refused: .* status 400"
+    with (
+        serve(lambda _: "good", *[400] * 99) as running,
+        Rewards([on_server(running.url, template)]) as rewards,
+        pytest.raises(ServerError, match=said),
+    ):
+        rewards.score([group(["9", "8"], prompt="q")])
 
 
 @pytest.mark.parametrize(

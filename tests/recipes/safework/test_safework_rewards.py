@@ -163,11 +163,11 @@ def test_a_judge_with_choices_is_read_as_text_on_a_server(
 
     seen: list[int] = []
 
-    def complete(self: Any, conversations: Any, *, max_tokens: int, temperature: float = 0.0) -> list[str]:
+    def replies(self: Any, conversations: Any, *, max_tokens: int, temperature: float = 0.0) -> list[str]:
         seen.append(max_tokens)
         return [said] * len(conversations)
 
-    monkeypatch.setattr(ChatServer, "complete", complete)
+    monkeypatch.setattr(ChatServer, "replies", replies)
     registry = [{"type": judge, "path": "served", "engine": True, "url": "http://127.0.0.1:1"}]
     made = RoutedReward(None, None, models=registry, routing={"x": [["model", judge, 1.0]]})
     assert made.score([group([GOOD], label="x", reference="9")])[judge].tolist() == [score]
