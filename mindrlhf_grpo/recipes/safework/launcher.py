@@ -16,7 +16,7 @@ from ...data.sources import read_rows
 from ...errors import ConfigError
 from ...run.checkpoint import steps
 from .data import source_of
-from .registry import package_data, read_registry
+from .registry import package_data, read_registry, read_routing, unfolded
 
 PACKAGE = __package__
 VISION = "visual"  # begins the names of the vision tower's weights in Qwen2.5-VL
@@ -89,10 +89,12 @@ def adapters(arguments: Arguments) -> dict[str, Any]:
 
 
 def routed(arguments: Arguments) -> dict[str, Any]:
-    """Return registry and routing, for rows and rewards."""
-    read_registry(arguments["reward_pretrain"] or [], engine=arguments["rm_use_engine"], url=arguments["rm_engine_url"])
-    models = arguments["reward_pretrain"] or []
-    return {"models": models, "routing": arguments["routing"], "on_missing_rm": arguments["on_missing_rm"]}
+    """Return registry and routing, for rows and rewards: what a file holds becomes part of the configuration."""
+    models = unfolded(arguments["reward_pretrain"] or [], "--reward_pretrain")
+    read_registry(models, engine=arguments["rm_use_engine"], url=arguments["rm_engine_url"])
+    read_routing(arguments["routing"])
+    routing = unfolded(arguments["routing"], "--routing")
+    return {"models": models, "routing": routing, "on_missing_rm": arguments["on_missing_rm"]}
 
 
 def sizes(arguments: Arguments) -> dict[str, Any]:

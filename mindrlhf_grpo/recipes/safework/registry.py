@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
 from ...config.yaml_source import parse
-from ...errors import ConfigError, did_you_mean
+from ...errors import ConfigError, did_you_mean, did_you_mean_file
 
 TYPES = {"safety": ("safety",), "value": ("value", "vauai"), "knowledge": ("knowledge",), "normal": ("normal",)}
 KINDS = ("model", "rule", "if_rule", "language_rule", "gsm8k_rule", "geo3k_rule")
 SPELLINGS = {"type": "name", "use_engine": "engine", "class": "cls"}
+FILES = (".yaml", ".yml", ".json")
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 Routing: TypeAlias = Mapping[str, tuple["Component", ...]]
 
@@ -65,16 +66,13 @@ def read_registry(pretrain: Any, *, engine: bool = False, url: str = "") -> dict
     """Return name -> judge from any form of ``--reward_pretrain``.
 
     Forms: ``name:path,...``, paths whose names tell the type, a mapping name -> path or settings, a list of
-    ``{type, path, engine}``, or the last two as JSON. ``?engine=true`` or ``false`` after a path overrides ``engine``.
+    ``{type, path, engine}``, or the last two as JSON or in a YAML file. ``?engine=true`` or ``false`` after a path
+    overrides ``engine``.
 
     Raises:
         ConfigError: any other form, an unknown setting, or a repeated name.
     """
-    if isinstance(pretrain, str) and pretrain.lstrip()[:1] in ("{", "["):
-        try:
-            pretrain = json.loads(pretrain)
-        except ValueError as error:
-            raise ConfigError(f"reward_pretrain is no JSON: {error}; it is {pretrain[:80]!r}") from error
+    pretrain = unfolded(pretrain, "reward_pretrain")
     if isinstance(pretrain, str):
         pretrain = [part.strip() for part in pretrain.split(",") if part.strip()]
     if isinstance(pretrain, Mapping):
@@ -90,6 +88,34 @@ def read_registry(pretrain: Any, *, engine: bool = False, url: str = "") -> dict
             raise ConfigError(f"reward_pretrain names {entry.name!r} twice: {entries[entry.name].path}, {entry.path}")
         entries[entry.name] = entry
     return entries
+
+
+def unfolded(value: Any, what: str) -> Any:
+    """Return the mapping or list that a text holds as JSON, or that lies in the YAML file it names; others as they are.
+
+    Raises:
+        ConfigError: no such file, or a text or file that is no JSON or YAML.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"{what} is no JSON: {error}; it is {value[:80]!r}") from error
+    path = Path(value)
+    if path.suffix not in FILES:
+        return value
+    try:
+        document = parse(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        hint = did_you_mean_file(path) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"{what}: the file {value} cannot be read: {error}{hint}") from error
+    if document.problems:
+        raise ConfigError(f"{what}: {value}:{document.problems[0][0]}: {document.problems[0][1]}")
+    if not isinstance(document.value, (Mapping, list)):
+        raise ConfigError(f"{what}: {value} holds no mapping or list")
+    return document.value
 
 
 def read_entry(one: Any, engine: bool, url: str) -> JudgeEntry:
@@ -127,29 +153,38 @@ def guess_type(path: str) -> str:
 
 
 def read_routing(routing: str | Mapping[str, Any]) -> Routing:
-    """Return label -> components, from a named table of ``routing.yaml`` or a mapping in the same form.
+    """Return label -> components: a named table of ``routing.yaml``, a mapping in the same form, JSON, or a YAML file.
 
     Raises:
         ConfigError: an unknown table or kind, or a malformed component.
     """
     tables = package_data("routing.yaml")
-    if isinstance(routing, str) and routing not in tables:
+    table = tables.get(routing) if isinstance(routing, str) else routing
+    table = unfolded(routing, "routing") if table is None else table
+    if not isinstance(table, Mapping):
         raise ConfigError(
-            f"routing {routing!r} is unknown; there are {', '.join(tables)}, or a mapping label -> components"
+            f"routing {routing!r} is unknown; there are {', '.join(tables)}, or label -> components: "
+            'JSON such as {"mine": [["model", "custom", 1.0]]}, or a YAML file'
         )
-    return {
-        str(label): tuple(read_component(str(label), part) for part in parts)
-        for label, parts in (tables[routing] if isinstance(routing, str) else routing).items()
-    }
+    for label, parts in table.items():
+        if not isinstance(parts, (list, tuple)):
+            raise ConfigError(
+                f"routing of {label!r}: {parts!r} is no list of components, such as [[model, safety, 1.0]]"
+            )
+    return {str(label): tuple(read_component(str(label), part) for part in parts) for label, parts in table.items()}
 
 
 def read_component(label: str, part: Any) -> Component:
     """Read a component from ``[kind, name, weight]`` or a mapping of these."""
     keys = {"kind": None, "name": None, "weight": 1.0}
-    values = [part.get(key, default) for key, default in keys.items()] if isinstance(part, Mapping) else list(part)
-    kind, name, weight = [*values, *list(keys.values())[len(values) :]][:3]
+    written = dict(zip(keys, part, strict=False)) if isinstance(part, (list, tuple)) else part
+    if not isinstance(written, Mapping) or set(written) - set(keys) or len(part) > len(keys):
+        raise ConfigError(f"routing of {label!r}: {part!r} is no component; it is [kind, judge, weight]")
+    kind, name, weight = ({**keys, **written}[key] for key in keys)
     if kind not in KINDS or (kind == "model") != bool(name):
         raise ConfigError(f"routing of {label!r}: {part!r}; a kind is one of {', '.join(KINDS)}, and model has a name")
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise ConfigError(f"routing of {label!r}: the weight of {part!r} is {weight!r}, which is no number")
     return Component(kind=kind, name=name or kind, weight=float(weight))
 
 

@@ -206,6 +206,18 @@ def test_an_argument_changes_a_recipe_and_a_key_changes_all(rows: Path):
     )
 
 
+def test_a_judge_of_ones_own_is_routed_by_arguments(rows: Path):
+    """Finding F9: rows and rewards are given the same registry and routing, and what a file holds is kept in the run."""
+    judges = {"custom": {"path": "m", "class": "mine.py:Mine"}}
+    registry = rows.with_name("registry.yaml")
+    registry.write_text(json.dumps(judges))
+    made = config(rows, "--reward_pretrain", str(registry), "--routing", '{"mine": [["model", "custom", 1.0]]}',
+                  "--train_batch_size", "512")  # fmt: skip
+    for place in (made.data.source, made.rewards[0].arguments):
+        assert isinstance(place, dict)
+        assert (place["models"], place["routing"]) == (judges, {"mine": [["model", "custom", 1.0]]})
+
+
 def test_dapo_arguments(rows: Path):
     words = ("--n_samples_per_prompt", "8", "--advantage_estimator", "group_norm", "--eps_clip_high", "0.28",
              "--overlong_buffer", "--overlong_buffer_len", "256", "--overlong_buffer_penalty_factor", "0.5",

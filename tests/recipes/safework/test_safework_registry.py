@@ -126,3 +126,38 @@ def test_every_judge_has_templates_in_both_languages():
         for template in (judge["template"], *judge.get("variants", {}).values()):
             assert set(template) == {"en", "zh"}, name
             assert all("{{ question }}" in (folder / file).read_text() for file in template.values())
+
+
+MINE: dict[str, Any] = {"mine": [["model", "custom", 1.0], {"kind": "rule", "weight": 0.5}]}
+
+
+def test_registry_and_routing_may_lie_in_files_or_be_json(tmp_path: Path):
+    """Finding F9: a judge of one's own is routed by arguments, in the same forms as the registry."""
+    for name, content in (("registry.yaml", PATHS), ("routing.yml", MINE), ("routing.json", MINE)):
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_registry(str(tmp_path / "registry.yaml")) == EXPECTED
+    expected = read_routing(MINE)
+    assert [(part.kind, part.name, part.weight) for part in expected["mine"]] == [
+        ("model", "custom", 1.0), ("rule", "rule", 0.5),
+    ]  # fmt: skip
+    for form in (json.dumps(MINE), str(tmp_path / "routing.yml"), str(tmp_path / "routing.json")):
+        assert read_routing(form) == expected
+
+
+@pytest.mark.parametrize(
+    ("routing", "problem"),
+    [
+        ("svkg", "routing 'svkg' is unknown; there are svki, svkng, or label"),
+        ("{", "routing is no JSON"),
+        ("none.yaml", "routing: the file none.yaml cannot be read"),
+        ("[1]", "is unknown"),
+        ({"a": "rule"}, "routing of 'a': 'rule' is no list of components"),
+        ({"a": ["rule"]}, r"'rule' is no component; it is \[kind, judge, weight\]"),
+        ({"a": [["rule", None, 1, 2]]}, "is no component"),
+        ({"a": [{"kind": "rule", "wieght": 1}]}, "is no component"),
+        ({"a": [["rule", None, "much"]]}, "is 'much', which is no number"),
+    ],
+)
+def test_a_routing_that_is_malformed_is_said(routing: Any, problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        read_routing(routing)
