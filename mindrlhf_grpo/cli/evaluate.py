@@ -19,7 +19,7 @@ from ..data.stream import PromptStream
 from ..errors import DataError
 from ..metrics.intervals import wilson_interval
 from ..rewards import Rewards, RewardTable
-from ..tokenizers.tokenizer import load_tokenizer
+from ..trainers.session import load_run_tokenizer
 from ..types import FinishReason, RolloutGroup, Sampling
 
 RIGHT = 0.5  # a completion counts as right if its first reward component exceeds this
@@ -46,9 +46,7 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
     """
     started = time.perf_counter()
     model = config.model
-    tokenizer = load_tokenizer(
-        model.path, chat_template=config.data.chat_template, trust_remote_code=model.trust_remote_code
-    )
+    tokenizer = load_run_tokenizer(config)
     prompts = PromptStream(config.data, tokenizer, seed=config.seed).all()[:limit]
     if not prompts:
         raise DataError("no problem to evaluate on (limit 0)")

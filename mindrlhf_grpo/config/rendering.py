@@ -19,3 +19,7 @@ class RenderingConfig(Section):
         "auto",
         "BOS of prompts without a chat template: auto puts it first as the tokenizer itself does, never twice; never leaves it out. A template writes its own; completions have none.",
     )
+    special_tokens: Literal["text", "tokens"] = key(
+        "text",
+        "Special tokens that messages write, such as <|im_end|>: text is what they say, as the message's other text; tokens lets them open and end turns, as transformers does. Only of rows in a chat template.",
+    )

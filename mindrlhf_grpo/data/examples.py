@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config.offline import OfflineDataConfig
+from ..config.offline import PARTS, OfflineDataConfig
 from ..errors import DataError
 from ..tokenizers.masks import Completion
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import IntArray
+from .prompts import is_templated
 from .row_encoders import Encoder, column_of, encode_supervised
 from .rows import Rows
 from .stream import RowSettings, RowStream
@@ -65,6 +66,8 @@ class ExampleStream(RowStream[Example]):
         example = Example(
             uid=uid, row=row, prompt=encoded.prompt, completions=encoded.completions, numbers=encoded.numbers
         )
+        if is_templated(self._settings, self._tokenizer):
+            self.count_special(self._tokenizer, [content.get(column_of(self._settings, part)) for part in PARTS])
         limit = self._settings.max_tokens
         if example.tokens <= limit:
             return example

@@ -37,7 +37,10 @@ def template_variables(row: Mapping[str, Any], settings: Mapping[str, Any], tool
         tools = _parsed(tools, tools_column) if tools.strip() else None
     if tools is not None and not (isinstance(tools, Sequence) and all(isinstance(tool, Mapping) for tool in tools)):
         raise DataError(f"{tools_column} is not a list of objects, the definitions of tools")
-    return {**settings, **of_row, **({"tools": without_nulls(list(tools))} if tools else {})}
+    variables = {**settings, **of_row, **({"tools": without_nulls(list(tools))} if tools else {})}
+    for name, value in variables.items():
+        _check_texts(value, name)
+    return variables
 
 
 def check_text(text: str, what: str) -> None:
@@ -46,6 +49,19 @@ def check_text(text: str, what: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"{what} holds half a surrogate pair at character {error.start}, which is no text") from error
+
+
+def _check_texts(value: Any, what: str) -> None:
+    """Check every text inside lists and mappings."""
+    if isinstance(value, str):
+        check_text(value, what)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_texts(str(key), what)
+            _check_texts(item, what)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_texts(item, what)
 
 
 def without_nulls(value: Any) -> Any:
@@ -74,8 +90,7 @@ def _message(item: Any, place: str) -> Message:
         if not isinstance(message.get(key), str):
             raise DataError(f"{place}: {key} is {type(item[key]).__name__}, not text")
     for key, value in message.items():
-        if isinstance(value, str):
-            check_text(value, f"{place}: {key}")
+        _check_texts(value, f"{place}: {key}")
     if not message["role"].strip():
         raise DataError(f"{place}: role is empty")
     if message.get("weight", 1) not in (0, 1) or not isinstance(message.get("loss", True), bool):

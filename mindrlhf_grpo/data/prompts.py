@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config.offline import OfflineDataConfig
 from ..config.run import DataConfig
 from ..errors import DataError, did_you_mean
 from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
@@ -69,7 +70,7 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
     )
 
 
-def is_templated(config: DataConfig, tokenizer: Tokenizer) -> bool:
+def is_templated(config: DataConfig | OfflineDataConfig, tokenizer: Tokenizer) -> bool:
     """Tell whether prompts go through a chat template."""
     return tokenizer.has_chat_template and config.chat_template != "none"
 

@@ -18,7 +18,7 @@ from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import BOOKKEEPING, fit_conversation
 from ..types import IntArray
 from .messages import template_variables
-from .prompts import read_column, with_system
+from .prompts import is_templated, read_column, with_system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokeniz
         messages = read_text(row, config, "messages")
         if isinstance(messages, str):
             raise DataError(f"{column_of(config, 'messages')} is text, not a list of messages")
-        if not tokenizer.has_chat_template or config.chat_template == "none":
+        if not is_templated(config, tokenizer):
             raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
         start = len(messages) - 1 if config.turns == "apart" else 0
         prompt, completion = encode_messages(messages, start, row, config, tokenizer)
@@ -175,7 +175,7 @@ def encode_answer(
     Raises:
         DataError: the row has messages and there is no chat template, or the template refuses them.
     """
-    if not tokenizer.has_chat_template or config.chat_template == "none":
+    if not is_templated(config, tokenizer):
         if not isinstance(prompt, str) or not isinstance(answer, str):
             raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
         text = prompt if config.system_prompt is None else f"{config.system_prompt}\n\n{prompt}"

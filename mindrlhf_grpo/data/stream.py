@@ -26,6 +26,7 @@ from .sources import read_rows, source_folder, source_name
 
 T = TypeVar("T")
 Drawn = TypeVar("Drawn")
+SPECIAL_TEXT = "special_text"
 SAMPLED = 16  # rows that enter the fingerprint of the data, besides their number
 
 
@@ -46,7 +47,8 @@ class RowStream(Generic[Drawn]):
     """The encoded rows of one source, epoch after epoch; rows are tokenised when drawn.
 
     Attributes:
-        counts: draws so far that were ``dropped`` (over-long), ``truncated``, or ``skipped`` (bad row).
+        counts: draws so far that were ``dropped`` (over-long), ``truncated``, or ``skipped`` (bad row); once there is
+            one, also those of which a message has ``special_text`` (a special token that is read as text).
         noun: the name of one draw, for messages.
     """
 
@@ -136,7 +138,8 @@ class RowStream(Generic[Drawn]):
             raise DataError(
                 f"saved data position {self._position} of epoch {self._epoch} is outside the {len(self._rows)} rows"
             )
-        self.counts = {key: int(state["counts"].get(key, 0)) for key in self.counts}
+        known = {key: int(value) for key, value in state["counts"].items() if key in (*self.counts, SPECIAL_TEXT)}
+        self.counts = {**dict.fromkeys(self.counts, 0), **known}
         self._order = self._order_of(self._epoch)
 
     def accept_overlong(self, row: int, reason: str, *, can_be_cut: bool = True) -> bool:
@@ -158,6 +161,11 @@ class RowStream(Generic[Drawn]):
         self.counts["dropped"] += 1
         self._last_rejection = reason
         return False
+
+    def count_special(self, tokenizer: Tokenizer, texts: Any) -> None:
+        """Count a row if the texts of its messages write special tokens, which are read as text."""
+        if tokenizer.literals.found(texts):
+            self.counts[SPECIAL_TEXT] = self.counts.get(SPECIAL_TEXT, 0) + 1
 
     def _draw(self, row: int, epoch: int) -> Drawn | None:
         content = self._rows[row]
@@ -185,7 +193,7 @@ class RowStream(Generic[Drawn]):
         self._order = self._order_of(self._epoch)
 
     def _nothing_left(self) -> DataError:
-        counts = ", ".join(f"{value} {key}" for key, value in self.counts.items() if key != "truncated")
+        counts = ", ".join(f"{self.counts[key]} {key}" for key in ("dropped", "skipped"))
         return DataError(
             f"no usable {self.noun} in the {len(self._rows)} rows of {self._name} ({counts}); the last: {self._last_rejection}"
         )
@@ -237,6 +245,7 @@ class PromptStream(RowStream[Prompt]):
             can_be_cut=not encoded.features,
         ):  # fmt: skip
             return None
+        self.count_special(self._tokenizer, [*encoded.messages, content.get("tools")])
         return Prompt(
             uid=uid, ids=encoded.ids, text=encoded.text, columns=encoded.columns, row=row,
             messages=tuple(encoded.messages), features=encoded.features,

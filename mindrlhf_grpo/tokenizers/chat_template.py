@@ -77,20 +77,6 @@ class ChatTemplate:
             raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
-def render(
-    template: ChatTemplate | None,
-    messages: Sequence[Mapping[str, Any]],
-    tokenizer: str,
-    *,
-    generation_prompt: bool = True,
-    variables: Mapping[str, Any] | None = None,
-) -> str:
-    """Call ``template.render``; raises DataError naming the tokenizer if it has no template."""
-    if template is None:
-        raise DataError(f"tokenizer {tokenizer} has no chat template")
-    return template.render(messages, generation_prompt=generation_prompt, variables=variables)
-
-
 def select_template(choice: str, tokenizer_template: str | None) -> str | None:
     """Return the template that ``data.chat_template`` names: ``auto`` (the tokenizer's), ``none``, or a file's text.
 

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as FastTokenizer
 
 from ..errors import DataError
-from .chat_template import ChatTemplate, render
+from .chat_template import ChatTemplate
+from .literals import MARK, Literals, control_tokens
+from .templated import TemplatedTokenizer, ids_before
 from .tokenizer_files import TokenizerFiles
 
+STANDINS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # for the mark, which UTF-8 cannot write
 
-class HuggingFaceTokenizer:
+
+class HuggingFaceTokenizer(TemplatedTokenizer):
     """A tokenizer.json with the end tokens and the chat template of its folder."""
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
         """Raises DataError if the file is broken, added tokens contradict it, or there is no end token."""
+        super().__init__(files.name, files.folder, template)
         self._fast = _read(files)
         vocabulary = self._fast.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
         self.eos_ids = files.end_tokens(self._fast.token_to_id, self.vocab_size)
         self.pad_id = files.padding(self._fast.token_to_id, self.eos_ids[0])
-        self.has_chat_template = template is not None
-        self._template = template
-        self._name, self.folder = files.name, files.folder
-        self._added = {token: added.content for token, added in self._fast.get_added_tokens_decoder().items()}
-        self.prefix_ids = files.prefix(self._fast.token_to_id, _added_before_text(self._fast))
+        added = self._fast.get_added_tokens_decoder()
+        self._added = {token: added_token.content for token, added_token in added.items()}
+        own = ids_before(lambda text, special: self._fast.encode(text, add_special_tokens=special).ids)
+        self.prefix_ids = files.prefix(self._fast.token_to_id, own)
+        by_text = {entry.content: (token, entry.special) for token, entry in added.items()}
+        self.literals = Literals(control_tokens(by_text, files.named(self._fast.token_to_id, *self.eos_ids)))
+        self._marked = MarkedText(self._fast, self.literals.ids)
         self._anchor = self._fast.encode("a", add_special_tokens=False).ids[-1:]
 
-    def encode(self, text: str) -> list[int]:
+    def encode_marked(self, text: str) -> list[int]:
+        if MARK in text:
+            return self._marked.encode(text)
         return list(self._fast.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -45,31 +55,31 @@ class HuggingFaceTokenizer:
         both = self._fast.decode([*self._anchor, token], skip_special_tokens=False)
         return str(both[len(before) :])
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
 
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
+class MarkedText:
+    """Encodes text with marked special tokens by the rules of a tokenizer, which keeps its own.
 
+    Added tokens are found before a text is normalised: the copy's normaliser first takes out the marks.
+    """
 
-def _added_before_text(fast: FastTokenizer) -> tuple[int, ...]:
-    """Return the ids that the file's post-processor puts before a text."""
-    plain, full = (list(fast.encode("a", add_special_tokens=added).ids) for added in (False, True))
-    extra = len(full) - len(plain)
-    start = next((at for at in range(extra + 1) if full[at : at + len(plain)] == plain), 0)
-    return tuple(full[:start])
+    def __init__(self, fast: FastTokenizer, control: Iterable[str]) -> None:
+        self._fast, self._control = fast, set(control)
+
+    def encode(self, text: str) -> list[int]:
+        mark = next((mark for mark in STANDINS if mark not in text), None)
+        if mark is None:
+            raise DataError("a text has special tokens and all code points that are no characters, U+FDD0 to U+FDEF")
+        own = self._fast.normalizer
+        without_mark = normalizers.Replace(mark, "")
+        self._copy.normalizer = normalizers.Sequence([without_mark, own] if own is not None else [without_mark])
+        return list(self._copy.encode(text.replace(MARK, mark), add_special_tokens=False).ids)
+
+    @cached_property
+    def _copy(self) -> FastTokenizer:
+        described = json.loads(self._fast.to_str())
+        for token in described["added_tokens"]:
+            token["normalized"] &= token["content"] not in self._control
+        return FastTokenizer.from_str(json.dumps(described))
 
 
 def _read(files: TokenizerFiles) -> FastTokenizer:

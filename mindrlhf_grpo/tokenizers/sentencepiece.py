@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
-from .chat_template import ChatTemplate, render
+from .chat_template import ChatTemplate
+from .literals import Literals, control_tokens, unmarked
 from .special_tokens import SpecialTokens
+from .templated import TemplatedTokenizer
 from .tokenizer_files import TokenizerFiles
 
 SPACE = "\u2581"
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(TemplatedTokenizer):
     """A sentencepiece model with the added tokens and the chat template of its folder, if there are any.
 
     Text between two special tokens is encoded separately, as Llama 2's reference encodes each turn.
@@ -21,6 +23,7 @@ class SentencePieceTokenizer:
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
         """Raises DataError if the package is missing, the file is broken, or there is no end token."""
+        super().__init__(files.name, files.folder, template)
         self._model = _read(files)
         size = int(self._model.get_piece_size())
         control = {
@@ -36,14 +39,15 @@ class SentencePieceTokenizer:
         self.pad_id = files.padding(self._id, model_pad if model_pad >= 0 else self.eos_ids[0])
         bos = self._model.bos_id()  # Llama's and Gemma's code puts it before a text unless the folder forbids it
         self.prefix_ids = files.prefix(self._id, (bos,) if bos >= 0 else ())
-        self.has_chat_template = template is not None
-        self._template = template
-        self._name, self.folder = files.name, files.folder
+        by_text = {text: (token, True) for text, token in control.items()}
+        by_text |= {text: (token, special) for token, (text, special) in files.added_tokens.items()}
+        named = files.named(self._id, *self.eos_ids, *self.prefix_ids, bos)
+        self.literals = Literals(control_tokens(by_text, named))
         hidden = {token for token, (_, special) in files.added_tokens.items() if special}
         self._shown = {token: text for text, token in added.items() if token not in hidden and token >= size}
 
-    def encode(self, text: str) -> list[int]:
-        return self._special.encode(text, lambda plain: list(self._model.encode(plain)))
+    def encode_marked(self, text: str) -> list[int]:
+        return self._special.encode(text, lambda plain: list(self._model.encode(unmarked(plain))))
 
     def decode(self, ids: Sequence[int]) -> str:
         parts: list[str] = []
@@ -65,24 +69,6 @@ class SentencePieceTokenizer:
         if self._model.is_byte(token):
             return bytes([int(self._model.id_to_piece(token)[3:-1], 16)]).decode("utf-8", "replace")
         return str(self._model.id_to_piece(token)).replace(SPACE, " ")
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
     def _decode_plain(self, ids: list[int]) -> str:
         # Control tokens decode to nothing; the unknown token would decode to a mark that is not text.

@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .chat_template import ChatTemplate, render
+from .chat_template import ChatTemplate
+from .literals import Literals, control_tokens, unmarked
+from .special_tokens import SpecialTokens
+from .templated import TemplatedTokenizer
 from .tokenizer_files import TokenizerFiles
 
 # Contractions | a word with one leading mark | digits | punctuation with its line ends | line ends | spaces.
@@ -52,7 +55,7 @@ GLM4 = Family(
 )  # fmt: skip
 
 
-class TiktokenTokenizer:
+class TiktokenTokenizer(TemplatedTokenizer):
     """A tiktoken file with its family's special tokens, or with those that its folder lists.
 
     A file named ``*.tiktoken`` is read as Qwen's, any other as GLM 4's.
@@ -60,6 +63,7 @@ class TiktokenTokenizer:
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None) -> None:
         """Raises DataError if the package is missing or the file is broken; the text names the line."""
+        super().__init__(files.name, files.folder, template)
         path = Path(str(files.model))
         self._family = QWEN if path.suffix == ".tiktoken" else GLM4
         ranks = read_ranks(path)
@@ -73,14 +77,13 @@ class TiktokenTokenizer:
         known = [special[text] for text in self._family.ends if text in special]
         self.eos_ids = files.end_tokens(special.get, self.vocab_size, *known)
         self.pad_id = files.padding(special.get, special.get("<|endoftext|>", self.eos_ids[0]))
-        self.prefix_ids: tuple[int, ...] = ()
-        self.has_chat_template = template is not None
-        self._template = template
-        self._name, self.folder = files.name, files.folder
+        self._special = SpecialTokens(special)
+        by_text = {text: (token, token in self._hidden) for text, token in special.items()}
+        self.literals = Literals(control_tokens(by_text, files.named(special.get, *self.eos_ids)))
 
-    def encode(self, text: str) -> list[int]:
+    def encode_marked(self, text: str) -> list[int]:
         plain = unicodedata.normalize("NFC", text) if self._family.normal_form else text
-        return list(self._encoding.encode(plain, allowed_special="all"))
+        return self._special.encode(plain, lambda part: list(self._encoding.encode_ordinary(unmarked(part))))
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [int(t) for t in ids if t not in self._hidden and (0 <= t < self._ranks or t in self._texts)]
@@ -94,24 +97,6 @@ class TiktokenTokenizer:
             return ""
         raw: bytes = self._encoding.decode_single_token_bytes(token)
         return raw.decode("utf-8", "replace")
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:

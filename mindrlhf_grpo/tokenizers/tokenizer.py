@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from ..errors import DataError
 from .chat_template import ChatTemplate, select_template
+from .literals import Literals
 from .tokenizer_files import TokenizerFiles, find_tokenizer, is_tiktoken
 
 Message: TypeAlias = dict[str, Any]
@@ -26,9 +27,10 @@ class Tokenizer(Protocol):
     has_chat_template: bool
     prefix_ids: tuple[int, ...]  # ids that the tokenizer itself puts before a text (BOS); encode leaves them out
     folder: Path  # the folder of its files
+    literals: Literals  # special tokens that are text in messages
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text without adding special tokens; special tokens written in the text are recognised."""
+        """Return the ids of a text without adding special tokens; those written in it are recognised unless marked."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -48,8 +50,11 @@ class Tokenizer(Protocol):
     ) -> str:
         """Return the text of a conversation in the chat template, by default with the generation prompt.
 
-        ``variables`` are further names that the template reads (``tools``, ``enable_thinking``). Raises DataError if
-        there is no chat template or it refuses the conversation.
+        ``variables`` are further names that the template reads (``tools``, ``enable_thinking``). Special tokens that
+        messages write are marked: ``encode`` takes them as text, ``literals.unmarked`` returns what people read.
+
+        Raises:
+            DataError: there is no chat template, it refuses the conversation, or a special token cannot be text.
         """
         ...
 
@@ -70,7 +75,13 @@ def encode_prompt_text(text: str, tokenizer: Tokenizer, *, bos: Literal["auto", 
     return ids if bos == "never" or not ids or ids[: len(prefix)] == prefix else [*prefix, *ids]
 
 
-def load_tokenizer(path: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Tokenizer:
+def load_tokenizer(
+    path: str,
+    *,
+    chat_template: str = "auto",
+    trust_remote_code: bool = False,
+    special_tokens: Literal["text", "tokens"] = "text",
+) -> Tokenizer:
     """Load the tokenizer of a Hugging Face folder, a hub id, or one file.
 
     Args:
@@ -78,6 +89,7 @@ def load_tokenizer(path: str, *, chat_template: str = "auto", trust_remote_code:
         chat_template: ``auto`` takes the tokenizer's own if it has one, ``none`` takes none, anything else is a
             Jinja file.
         trust_remote_code: let transformers run code shipped with the folder if there is no known file.
+        special_tokens: what special tokens are that a message writes: its ``text``, or ``tokens`` as the template's own.
 
     Raises:
         DataError: there is no tokenizer, a file is broken, there is no end token, or a package is missing.
@@ -85,7 +97,10 @@ def load_tokenizer(path: str, *, chat_template: str = "auto", trust_remote_code:
     files = find_tokenizer(path, trust_remote_code=trust_remote_code)
     source = select_template(chat_template, files.chat_template)
     template = None if source is None else ChatTemplate(source, files.named_tokens)
-    return _load(files, template, trust_remote_code)
+    tokenizer = _load(files, template, trust_remote_code)
+    if special_tokens == "tokens":
+        tokenizer.literals = Literals({})
+    return tokenizer
 
 
 def _load(files: TokenizerFiles, template: ChatTemplate | None, trust_remote_code: bool) -> Tokenizer:

@@ -61,6 +61,10 @@ class TokenizerFiles:
             return own
         return (bos,) if self.add_bos and bos is not None else ()
 
+    def named(self, token_id: Callable[[str], int | None], *known: int) -> set[int]:
+        """Return the ids of the named tokens (BOS, end, padding, ...) and those ``known``."""
+        return {*known, *(token for text in self.named_tokens.values() if (token := token_id(text)) is not None)}
+
     def end_tokens(self, token_id: Callable[[str], int | None], vocab_size: int, *known: int) -> tuple[int, ...]:
         """Return every id that ends a completion: those listed, ``eos_token``, and those ``known`` from the format.
 

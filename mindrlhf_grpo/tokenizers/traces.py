@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 from ..errors import DataError
+from .literals import unmarked
 from .tokenizer import Conversation, Message, Tokenizer
 
 BOOKKEEPING = frozenset({"role", "weight", "loss", "tool_call_id", "id"})
@@ -107,7 +108,7 @@ class _Rendering:
         self, messages: Conversation, variables: Mapping[str, Any], *, generation_prompt: bool | None = None
     ) -> str:
         ends_open = self.generation_prompt if generation_prompt is None else generation_prompt
-        return self.tokenizer.render(messages, generation_prompt=ends_open, variables=variables)
+        return unmarked(self.tokenizer.render(messages, generation_prompt=ends_open, variables=variables))
 
 
 def _forms(messages: Conversation) -> Iterator[Conversation]:

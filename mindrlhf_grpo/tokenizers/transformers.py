@@ -5,19 +5,23 @@ transformers may load a framework; the other tokenizers of this folder never do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError
-from .chat_template import ChatTemplate, render
+from .chat_template import ChatTemplate
+from .huggingface import MarkedText
+from .literals import MARK, Literals, control_tokens, unmarked
+from .templated import TemplatedTokenizer, ids_before
 from .tokenizer_files import TokenizerFiles
 
 
-class TransformersTokenizer:
+class TransformersTokenizer(TemplatedTokenizer):
     """An ``AutoTokenizer`` behind the protocol."""
 
     def __init__(self, files: TokenizerFiles, template: ChatTemplate | None, *, trust_remote_code: bool) -> None:
         """Raises DataError if transformers cannot read the folder or there is no end token."""
+        super().__init__(files.name, files.folder, template)
         from transformers import AutoTokenizer
 
         try:
@@ -28,15 +32,16 @@ class TransformersTokenizer:
         auto_eos = self._auto.eos_token_id
         self.eos_ids = files.end_tokens(self._id, self.vocab_size, *([] if auto_eos is None else [auto_eos]))
         self.pad_id = self.eos_ids[0] if self._auto.pad_token_id is None else int(self._auto.pad_token_id)
-        plain, full = (list(self._auto.encode("a", add_special_tokens=added)) for added in (False, True))
-        start = next((at for at in range(len(full)) if full[at : at + len(plain)] == plain), 0)
-        self.prefix_ids: tuple[int, ...] = tuple(full[:start])
-        self.has_chat_template = template is not None
-        self._template = template
-        self._name, self.folder = files.name, files.folder
+        self.prefix_ids = ids_before(lambda text, special: self._auto.encode(text, add_special_tokens=special))
+        by_text = {entry.content: (token, entry.special) for token, entry in self._auto.added_tokens_decoder.items()}
+        self.literals = Literals(control_tokens(by_text, files.named(self._id, *self.eos_ids)))
+        fast = getattr(self._auto, "backend_tokenizer", None)  # slow tokenizers have none
+        self._marked = MarkedText(fast, self.literals.ids) if fast is not None else None
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._auto.encode(text, add_special_tokens=False))
+    def encode_marked(self, text: str) -> list[int]:
+        if MARK in text and self._marked is not None:
+            return self._marked.encode(text)
+        return list(self._auto.encode(unmarked(text), add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [int(token) for token in ids if 0 <= token < self.vocab_size]
@@ -44,24 +49,6 @@ class TransformersTokenizer:
 
     def piece(self, token: int) -> str:
         return str(self._auto.decode([int(token)])) if 0 <= token < self.vocab_size else ""
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        return render(self._template, messages, self._name, generation_prompt=generation_prompt, variables=variables)
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        return self.encode(self.render(messages, generation_prompt=generation_prompt, variables=variables))
 
     def _id(self, text: str) -> int | None:
         token = self._auto.get_vocab().get(text)

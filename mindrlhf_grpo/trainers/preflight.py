@@ -182,6 +182,7 @@ def open_tokenizer(config: AnyConfig) -> Tokenizer:
         config.model.path,
         chat_template=template if usable else "auto",
         trust_remote_code=config.model.trust_remote_code,
+        special_tokens=config.data.rendered.special_tokens,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..backend import Backend
 from ..config.file import AnyConfig, dump
+from ..data.stream import SPECIAL_TEXT
 from ..errors import RunFailed
 from ..metrics.alarms import Alarms
 from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
@@ -19,6 +20,11 @@ from ..run.folder import Progress, RunFolder, state
 from ..run.tracking import Tracker, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..types import Batch
+
+SPECIAL_TEXT_NOTE = (
+    "messages write special tokens, which are read as text (data.rendering.special_tokens: tokens reads them as "
+    "tokens); summary.json counts these rows"
+)
 
 
 class RunSession:
@@ -89,6 +95,8 @@ class RunSession:
 
     def done(self, step: int, *, stream: Mapping[str, Any], algorithm: Mapping[str, Any] | None = None) -> None:
         """Record that a step is done and where data and algorithm stand after it: a resumed run goes on from there."""
+        if SPECIAL_TEXT in stream["counts"] and SPECIAL_TEXT not in self.progress.stream.get("counts", {}):
+            self.note(f"step {step}: {SPECIAL_TEXT_NOTE}")
         self.progress.step, self.progress.stream = step, dict(stream)
         self.progress.algorithm = dict(algorithm or {})
 
@@ -179,4 +187,5 @@ def load_run_tokenizer(config: AnyConfig) -> Tokenizer:
         config.model.path,
         chat_template=config.data.chat_template,
         trust_remote_code=config.model.trust_remote_code,
+        special_tokens=config.data.rendered.special_tokens,
     )

@@ -221,15 +221,14 @@ class Scorer:
             start, ids = len(prompt.ids), [*map(int, prompt.ids), *map(int, rollout.ids)]
         elif self.tokenizer.has_chat_template:
             start, ids = self.templated(self.tokenizer, conversation(prompt), rollout.text)
-        elif self.settings.end == "answer":
-            before, after = (
-                encode_prompt_text(prompt.text, self.tokenizer),
-                encode_text(rollout.text, self.tokenizer).ids,
-            )
-            start, ids = len(before), [*before, *map(int, after)]
         else:
-            ids = encode_prompt_text(prompt.text + rollout.text, self.tokenizer)
-            start = common_prefix(ids, encode_prompt_text(prompt.text, self.tokenizer))
+            before = encode_prompt_text(prompt.text, self.tokenizer)
+            answer = self.tokenizer.literals.marked(rollout.text)  # a policy must not end the text for its judge
+            if self.settings.end == "answer":
+                start, ids = len(before), [*before, *map(int, encode_text(answer, self.tokenizer).ids)]
+            else:
+                ids = encode_prompt_text(prompt.text + answer, self.tokenizer)
+                start = common_prefix(ids, before)
         if not ids:
             raise DataError(f"row {prompt.row}: prompt and completion have no tokens for {self.settings.model}")
         ids = ids[: self.settings.max_tokens or None]

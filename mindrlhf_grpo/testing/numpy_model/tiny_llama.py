@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DataError
 from ...generation.sampling import uniforms
 from ...model_files.architecture import Architecture
 from ...model_files.families import read_architecture
 from ...model_files.safetensors import write_tensors
 from ...model_files.weights import Weight, weights
+from ...tokenizers.templated import TemplatedTokenizer
 
 ROLES = (
     "input_layernorm", "q_proj", "k_proj", "v_proj", "o_proj", "post_attention_layernorm", "gate_proj", "up_proj",
@@ -24,17 +24,14 @@ ROLES = (
 SPREAD = 0.15  # standard deviation of the matrices: attention strong enough that a mistake in it shows
 
 
-class NumberTokenizer:
-    """A tokenizer that writes ids as text, ``<17>``; implements ``tokenizers.tokenizer.Tokenizer``."""
-
-    has_chat_template = False
-    prefix_ids: tuple[int, ...] = ()
+class NumberTokenizer(TemplatedTokenizer):
+    """A tokenizer that writes ids as text, ``<17>``; it has neither files nor a chat template."""
 
     def __init__(self, vocab_size: int, eos_ids: Sequence[int]) -> None:
-        self.vocab_size, self.eos_ids = vocab_size, tuple(eos_ids)
-        self.pad_id, self.folder = 0, Path()  # it has no files
+        super().__init__("of numbers", Path(), None)
+        self.vocab_size, self.eos_ids, self.pad_id = vocab_size, tuple(eos_ids), 0
 
-    def encode(self, text: str) -> list[int]:
+    def encode_marked(self, text: str) -> list[int]:
         """Ids of a text that :meth:`decode` could have written."""
         return [int(number) for number in text.strip("<>").split("><") if number]
 
@@ -43,24 +40,6 @@ class NumberTokenizer:
 
     def piece(self, token: int) -> str:
         return f"<{token}>"
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> str:
-        raise DataError("the tokenizer of numbers has no chat template")
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        generation_prompt: bool = True,
-        variables: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        raise DataError("the tokenizer of numbers has no chat template")
 
 
 def tiny_llama_config(

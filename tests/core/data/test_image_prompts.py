@@ -151,9 +151,9 @@ def test_settings_of_the_processor_change_the_tokens_of_an_image(folder: Path) -
         ({"prompt": "a", "images": ["none.png"]}, r"passed.jsonl:1: image 1 of 1 is not there"),
         (
             {"prompt": "a<|image_pad|>", "images": ["pictures/first.png"]},
-            "2 image tokens before expansion for 1 images",
+            "the special token .<.image_pad.>.",
         ),
-        ({"prompt": "a<|image_pad|>", "images": []}, "1 image tokens before expansion for 0 images"),
+        ({"prompt": "a<|image_pad|>", "images": []}, "the special token .<.image_pad.>."),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "images": []}, "1 image segments for 0 images"),
         ({"prompt": [{"role": "user", "content": [{"type": "video"}]}], "images": []}, "segment of type 'video'"),
         ({"prompt": [{"role": "system", "content": "a"}], "images": ["pictures/first.png"]}, "no user message"),
