@@ -21,6 +21,7 @@ from .protocol import Inputs, ModelReward
 
 Function: TypeAlias = Callable[..., Any]
 BUILT_IN = f"{__package__}.builtin"
+OURS = f"{__package__.partition('.')[0]}."  # functions of this package declare what they accept
 PASSED = ("prompts", "completions", "completion_ids")  # passed whatever the data
 
 
@@ -127,7 +128,9 @@ def resolve(function: str, arguments: Mapping[str, Any], *, label: str) -> Rewar
     open_names = [name for name in parameters if name not in arguments]
     if built_in is not None:
         open_names = [name for name in open_names if name in from_data]
-        arguments = _checked_settings(loaded, parameters, arguments, open_names, label)
+        _require(parameters, arguments, open_names, label)
+    if built_in is not None or function.startswith(OURS):
+        arguments = _checked_settings(loaded, arguments, label)
     required = tuple(name for name in open_names if parameters[name].default is inspect.Parameter.empty)
     return Reward(
         label=label,
@@ -245,25 +248,30 @@ def _refuse_unknown(arguments: Mapping[str, Any], settable: list[str], any_name:
             raise ConfigError(f"{label}: unknown argument {name!r}{hint}; it takes {', '.join(settable) or 'none'}")
 
 
-def _checked_settings(
-    function: Function,
-    parameters: Mapping[str, inspect.Parameter],
-    arguments: Mapping[str, Any],
-    columns: Iterable[str],
-    label: str,
-) -> dict[str, Any]:
-    """Return a built-in's settings, validated by the annotations of its parameters."""
-    from pydantic import TypeAdapter, ValidationError
-
+def _require(
+    parameters: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], columns: Iterable[str], label: str
+) -> None:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments and name not in columns:
             raise ConfigError(f"{label} needs the argument {name!r}: set it under arguments")
+
+
+def _checked_settings(function: Function, arguments: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the settings of a function of this package: its parameters' annotations and ``check_FUNCTION`` accept them.
+
+    A module has a function ``check_FUNCTION(settings)`` where settings can contradict each other; it raises ConfigError.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
     hints = get_type_hints(function, include_extras=True)
     checked = {}
     for name, value in arguments.items():
         try:
-            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+            checked[name] = TypeAdapter(hints.get(name, Any)).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ConfigError(f"{label}: argument {name!r} is {value!r}: {reason}") from error
+    check = getattr(importlib.import_module(function.__module__), f"check_{function.__name__}", None)
+    if check is not None:
+        check(checked)
     return checked

@@ -5,7 +5,8 @@ Lengths are those of ``completion_ids``: the sampled tokens, including the end t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -48,7 +49,13 @@ def overlong(
 
     0 up to ``max_tokens - buffer`` tokens, then falling linearly to ``-factor`` at ``max_tokens`` and beyond.
     """
-    if buffer > max_tokens:
-        raise ConfigError(f"reward overlong: buffer ({buffer}) is above max_tokens ({max_tokens})")
+    check_overlong({"max_tokens": max_tokens, "buffer": buffer})
     free = max_tokens - buffer
     return [0.0 - factor * min(max(len(ids) - free, 0) / buffer, 1.0) for ids in completion_ids]
+
+
+def check_overlong(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a buffer above the greatest length."""
+    buffer, most = settings["buffer"], settings["max_tokens"]
+    if buffer > most:
+        raise ConfigError(f"reward overlong: buffer ({buffer}) is above max_tokens ({most})")

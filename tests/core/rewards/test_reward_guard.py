@@ -162,9 +162,12 @@ def test_columns_that_no_process_can_receive_are_named(hostile: str):
 
 
 @pytest.mark.parametrize("timeout", [0, 20])
-def test_a_mistake_of_the_user_stops_the_run(group: Callable[..., object], timeout: float):
-    config = RewardConfig(function="overlong", arguments={"max_tokens": 1, "buffer": 2}, timeout=timeout)
-    with Rewards([config]) as rewards, pytest.raises(ConfigError, match=r"buffer \(2\) is above max_tokens \(1\)"):
+def test_a_mistake_of_the_user_stops_the_run(
+    group: Callable[..., object], source: Callable[[str], str], timeout: float
+):
+    text = "from mindrlhf_grpo.errors import ConfigError\ndef f(completions):\n    raise ConfigError('no such table')"
+    config = RewardConfig(function=f"{source(text)}:f", timeout=timeout)
+    with Rewards([config]) as rewards, pytest.raises(ConfigError, match="no such table"):
         rewards.score([group(["1"])])
 
 

@@ -181,3 +181,15 @@ def test_a_function_cannot_change_what_the_next_one_reads(user: str):
 def test_importing_rewards_loads_no_heavy_library():
     code = "import sys, mindrlhf_grpo.rewards; print(*{'torch', 'mindspore', 'pydantic', 'math_verify', 'sympy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_settings_that_contradict_each_other_are_found_before_a_model_is_loaded():
+    """Finding F33: an overlong buffer above the length was found at the first reward."""
+    assert error_of("overlong", max_tokens=20, buffer=21) == "reward overlong: buffer (21) is above max_tokens (20)"
+    assert resolve("overlong", {"max_tokens": 20, "buffer": 20}, label="reward 'r'").settings["buffer"] == 20
+
+
+def test_settings_of_a_recipes_function_are_checked_as_those_of_a_built_in():
+    """Finding F28: an unknown profile of RAIDEN's reward was found at the first reward."""
+    text = error_of("mindrlhf_grpo.recipes.raiden.rewards:accuracy", profile="bar")
+    assert "argument 'profile' is 'bar': Input should be 'paper', 'repo' or 'easyr1'" in text

@@ -14,6 +14,7 @@ from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.safework.launcher import build_draft
 from mindrlhf_grpo.recipes.safework.registry import package_data
+from mindrlhf_grpo.trainers.preflight import problems_of
 
 SERVER = "http://judges.example:8000"
 
@@ -230,6 +231,21 @@ def test_dapo_arguments(rows: Path):
     assert (made.algorithm.dead_group_test.without, made.algorithm.dead_group_test.tolerance) == (["overlong"], 1e-6)
     again = config(rows, *words, "--dynamic_sampling_mode", "resample")
     assert (again.algorithm.dead_groups, again.algorithm.resample_budget) == ("resample", 10)
+
+
+def test_an_overlong_buffer_above_the_length_is_found_before_the_model_is_loaded(rows: Path):
+    """Finding F33."""
+    words = [
+        "--overlong_buffer",
+        "--overlong_buffer_len",
+        "300",
+        "--generate_max_len",
+        "200",
+        "--train_batch_size",
+        "512",
+    ]
+    found = dict(problems_of(config(rows, *words)))
+    assert "buffer (300) is above max_tokens (200)" in found["rewards.1.function"]
 
 
 def test_bounds_of_rewards_and_advantages(rows: Path):
