@@ -1,4 +1,4 @@
-"""``mindrlhf-grpo recipe safework``: train, arguments, ladder."""
+"""``mindrlhf-grpo recipe safework``: train, arguments, check-judges, ladder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from ...cli.recipe import ANY_ARGUMENTS, run_draft
 from ...compat.arguments import read_arguments
+from ...json_lines import to_json
 from ...trainers.stages import run_stages
 from .launcher import build_draft
 from .registry import package_data
@@ -35,6 +36,29 @@ def train(context: typer.Context) -> None:
     values, overrides = read_arguments(words, package_data("arguments.yaml"), named)
     draft = build_draft(values, overrides, lambda text: typer.echo(text, err=True) if first else None)
     run_draft(draft, print_config="--dry_run" in context.args)
+
+
+@app.command("check-judges", context_settings={**ANY_ARGUMENTS, "allow_interspersed_args": True})
+def check_judges_command(context: typer.Context) -> None:
+    """Load or ask each judge of the arguments of `train`, and show what it says about one row.
+
+    \b
+    check-judges --reward_pretrain safety:models/RM-Safety-7B,value:RM-Value-72B?engine=true --rm_engine_url http://HOST:8000
+    check-judges --recipe svki_deepseek --rm_engine_url http://HOST:8000 --question "..." --response "..." --reference "..."
+
+    Exit code 0: every judge gave a score; 2: one cannot be used; 4: only servers do not answer.
+    """
+    from .check_judges import ROW, check_judges, failure
+
+    named = {name: values for name, values in package_data("launch.yaml").items() if name != "common"}
+    values, _ = read_arguments(context.args, {**package_data("arguments.yaml"), **ROW}, named)
+    results = []
+    for result in check_judges(values):
+        results.append(result)
+        typer.echo(to_json({key: value for key, value in result.items() if key != "server"}))
+    failed = failure(results)
+    if failed is not None:
+        raise failed
 
 
 @app.command()

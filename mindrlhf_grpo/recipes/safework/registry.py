@@ -34,7 +34,9 @@ class JudgeEntry:
         engine: it runs on a server (``url``) instead of in this process.
         tp_size: ranks that the server spreads it over; read by whoever starts the server.
         judge: name of its definition in ``judges.yaml``; default: its own name.
-        template: file that replaces the definition's template, or files by language.
+        template: file that replaces the definition's template, or files by language; its variants (``safety`` has one for
+            jailbreak rows, ``normal_think`` one for thoughts) stay.
+        variants: name -> template, in place of the definition's variants; ``{}``: ``template`` serves every row.
         cls: ``file.py:Class`` of a custom reward model, in the registry as ``class``.
         options, slots, keep: see ``rewards.judges.models.Place``.
     """
@@ -47,6 +49,7 @@ class JudgeEntry:
     tp_size: int = 1
     judge: str = ""
     template: str | Mapping[str, str] = ""
+    variants: Mapping[str, str | Mapping[str, str]] | None = None
     cls: str = ""
     options: Mapping[str, Any] | None = None
     slots: int = 64

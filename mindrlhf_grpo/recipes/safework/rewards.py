@@ -177,9 +177,9 @@ def define_judge(entry: JudgeEntry, definitions: Mapping[str, Any]) -> tuple[Jud
         )
     settings = dict(definitions[name]) if name in definitions else absolute_templates(known[name])
     image = settings.pop("image", "")
-    return build_judge(
-        {**settings, **({"template": entry.template} if entry.template else {})}, label=f"judge {name}"
-    ), image
+    own = {"template": entry.template or None, "variants": entry.variants}
+    settings |= {key: value for key, value in own.items() if value is not None}
+    return build_judge(settings, label=f"judge {name}"), image
 
 
 def absolute_templates(value: Any) -> Any:

@@ -232,6 +232,26 @@ def test_a_template_of_ones_own_replaces_ours(folders: Path, tmp_path: Path):
     assert further.score([group([GOOD], label="safety")])["safety"].tolist() == [0.7]
 
 
+@pytest.mark.parametrize(
+    ("variants", "asked"),
+    [(None, "trick"), ({"jailbreak": "strict.txt"}, "STRICT q a"), ({}, "MINE q a")],
+    ids=["packaged", "own", "none"],
+)
+def test_variants_of_a_template_are_replaced_where_the_registry_has_some(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variants: dict[str, str] | None, asked: str
+):
+    """Finding F25: a template of one's own left the packaged one to jailbreak rows, and nothing could replace that."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").write_text("MINE {{ question }} {{ response }}")
+    Path("strict.txt").write_text("STRICT {{ question }} {{ response }}")
+    backend = Judges(say)
+    entry = {"path": str(folders / "safety"), "template": "mine.txt", "variants": variants}
+    made = reward(folders, backend, models={"safety": {key: one for key, one in entry.items() if one is not None}})
+    made.score([group([GOOD], label="jailbreak"), group([GOOD], label="safety")])
+    assert asked in backend.asked[0][1]
+    assert backend.asked[1][1] == "MINE q a"
+
+
 @pytest.mark.row("safework", "Recipe parse", backend="none")
 @pytest.mark.row("safework", "Co-location", backend="none")
 def test_judges_take_memory_one_after_another_and_a_shared_model_is_loaded_once(folders: Path):
