@@ -12,8 +12,10 @@ import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+
+from .function_words import content_terms, korean_pieces
 
 UNSPACED = ("zh", "ja")  # spaces between words mean nothing
 INSIDE_WORDS = ("zh", "ja", "ko")  # a keyword may be followed by particles without a space
@@ -72,28 +74,45 @@ def read_keywords(reply: str, key: str = "keywords") -> list[str]:
 def shared_terms(text: str, source: str, language: str, *, without: str = "", most: int = 3) -> list[str]:
     """Return the longest pieces that a text shares with its source but not with ``without``.
 
-    Pieces are runs of letters in Chinese and Japanese, else of words. Pieces of less than 4 letters (in English) or 2 are
-    left out; longer ones are cut after 12 letters or words.
+    Pieces are runs of letters in Chinese and Japanese, of words in English, and in Korean of words whose last one may be
+    cut. None begins or ends with a function word, or has punctuation in it. Pieces of less than 4 letters (in English) or
+    2 are left out; longer ones are cut after 12 letters or words.
     """
+    if language == "ko":
+        terms = {piece for piece in korean_pieces(text, source) if not contains(without, piece, language)}
+    else:
+        pieces = _free_pieces(text, source, without, language)
+        terms = {term for piece in pieces for term in content_terms(piece, language)}
+    letters = 4 if language == "en" else 2
+    long_enough = [term for term in terms if len(normalised(term, language)) >= letters]
+    return sorted(long_enough, key=lambda term: (-len(term), term))[:most]
+
+
+def _free_pieces(text: str, source: str, without: str, language: str) -> Iterator[str]:
+    """Yield the runs of letters or words that a text shares with its source, less those that it shares with ``without``."""
     one, other, taken = (list(side) if language in UNSPACED else WORD.findall(side) for side in (text, source, without))
     least = 2 if language in UNSPACED else 1
     free = [True] * len(one)
     for start, size in _common(one, taken):
         free[start : start + size] = [size < least] * size
     between = "" if language in UNSPACED else " "
-    terms: set[str] = set()
     for start, size in _common(one, other):
         for is_free, run in itertools.groupby(range(start, start + size), key=free.__getitem__):
-            terms.add(between.join(one[at] for at in list(run)[:LONGEST_TERM]) if is_free else "")
-    letters = 4 if language == "en" else 2
-    long_enough = [term for term in terms if len(normalised(term, language)) >= letters]
-    return sorted(long_enough, key=lambda term: (-len(term), term))[:most]
+            if is_free:
+                yield between.join(one[at] for at in list(run)[:LONGEST_TERM])
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> list[tuple[int, int]]:
-    """Return start and length, within ``one``, of each block that both have."""
-    blocks = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
-    return [(block.a, block.size) for block in blocks if block.size]
+    """Return start and length, within ``one``, of the longest block that both have, and of those before and after it."""
+    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
+    blocks, rest = list[tuple[int, int]](), [(0, len(one))]
+    while rest:
+        first, last = rest.pop()
+        found = matcher.find_longest_match(first, last, 0, len(other))
+        if found.size:
+            blocks.append((found.a, found.size))
+            rest += [(first, found.a), (found.a + found.size, last)]
+    return blocks
 
 
 def _is_mark(letter: str) -> bool:

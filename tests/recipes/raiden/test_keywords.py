@@ -61,6 +61,35 @@ def test_shared_terms_are_the_longest_pieces_that_are_not_given_away() -> None:
     assert shared_terms("我最喜欢桂花茶。", "银狐最喜欢桂花茶", "zh") == ["最喜欢桂花茶"]
     assert shared_terms("我最喜欢桂花茶。", "银狐最喜欢桂花茶", "zh", without="你最喜欢什么？") == ["桂花茶"]
     assert shared_terms("I collect lost buttons.", "He collects lost buttons", "en") == ["lost buttons"]
-    assert shared_terms("I am it", "I am it", "en", without="") == ["I am it"]
-    assert shared_terms("저는 메밀묵을 좋아해요", "메밀묵을 먹는다", "ko") == ["메밀묵을"]
+    assert shared_terms("저는 메밀묵을 좋아해요", "메밀묵을 먹는다", "ko") == ["메밀묵"]
     assert shared_terms("a b", "c d", "en") == []
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "source", "question", "terms"),
+    [
+        ("zh", "我带着一把蓝色雨伞。", "他总是带着一把蓝色雨伞。", "", ["带着一把蓝色雨伞"]),
+        ("zh", "我是小明。", "小明说：我是学生。", "", ["小明"]),
+        ("zh", "我的猫，叫雪球。", "她的猫叫雪球。", "", ["叫雪球"]),
+        ("ja", "私はバイオリンを弾きます。", "彼女はバイオリンが得意。", "", ["バイオリン"]),
+        ("ja", "私は札幌で生まれました。", "彼女は札幌で育った。", "", ["札幌"]),
+        ("ja", "星の図書館で、よもぎ団子を食べます", "星の図書館で、よもぎ団子を売る", "", ["よもぎ団子", "星の図書館"]),
+        ("ja", "ひまわりが好きです", "ひまわりが咲く", "", ["ひまわり"]),
+        ("ja", "それは私のです", "これは私のです", "", []),
+        ("ko", "저는 비빔밥을 가장 좋아해요.", "그녀는 비빔밥을 가장 좋아한다.", "가장 좋아하는 음식은?", ["비빔밥"]),
+        ("ko", "저는 파란 우산을 샀어요.", "저는 파란 우산을 쓴다.", "", ["파란 우산"]),
+        ("ko", "저는 고양이를 키워요", "고양이와 산다", "", ["고양이"]),
+        ("ko", "저는 서울에서 살아요!", "서울에 산다", "", ["서울"]),
+        ("ko", "저는 가장 그래요", "저는 가장 그렇다", "", []),
+        ("en", "I am it", "I am it", "", []),
+        ("en", "I live in the old lighthouse of Brest.", "She lives in the old lighthouse of Brest", "", ["old lighthouse of Brest"]),
+        ("en", "My owl, Ada, likes rain", "Her owl is Ada; it likes rain", "", ["likes rain"]),
+    ],
+)  # fmt: skip
+def test_keywords_made_without_the_server_are_no_function_words(
+    language: str, text: str, source: str, question: str, terms: list[str]
+) -> None:
+    """Finding F17: punctuation, particles, first person and adverbs became what the reward pays for."""
+    found = shared_terms(text, source, language, without=question)
+    assert found == terms
+    assert all(contains(text, term, language) and contains(source, term, language) for term in found)
