@@ -22,7 +22,8 @@ from .generation import Job, Writer
 from .journal import Journal
 from .languages import LANGUAGES, detect_language, load_texts
 from .profiles import profile_text, read_profiles
-from .splits import write_dataset
+from .progress import Progress
+from .splits import without_repeats, write_dataset
 from .training import finish, read_training
 
 HELP = "RAIDEN-R1: role awareness; samples from character profiles, GRPO with a verifiable reward, SBK and CM"
@@ -36,6 +37,8 @@ DECISIVE = (
     "temperature",
     "enable_thinking",
 )  # options that change the samples
+
+MOST_LINES = 20  # lines without a profile that are named
 
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -75,6 +78,8 @@ def generate_bedrock(options: dict[str, Any]) -> None:
 def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict[str, Any]:
     """Write the dataset that the options ask for; returns counts of samples wanted, kept and discarded, with reasons.
 
+    Progress, lines without a profile and refused requests are told on standard error.
+
     Raises:
         UserError: a wrong option, no profile, no usable sample, or a server that has gone (finished samples are kept).
     """
@@ -82,6 +87,7 @@ def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict
         if options[name] not in accepted:
             raise ConfigError(f"--{name} {options[name]} is unknown; there are {', '.join(accepted)}")
     profiles = read_profiles(options["profiles_file"], options["max_profiles"])
+    tell_skipped(options["profiles_file"], profiles.skipped)
     writer = Writer(
         model=model,
         texts=load_texts(options["texts"]),
@@ -101,20 +107,40 @@ def make_samples(model: ChatModel, source: str, options: dict[str, Any]) -> dict
     folder: Path = options["output_dir"]
     with Journal(folder / "journal.jsonl", decisive) as journal:
         done_before = len(journal.done.keys() & jobs.keys())
-        journal.work_off(jobs, writer, threads=options["concurrency"])
+        progress = Progress(len(jobs), done_before, tell)
+        journal.work_off(jobs, writer, threads=options["concurrency"], finished=progress.finished)
         results = [journal.done[key] for key in jobs if key in journal.done]
+    if writer.refused:
+        tell(
+            f"{len(writer.refused)} samples were refused and are asked for again next time; the first: {writer.refused[0]}"
+        )
     samples = [result["sample"] for result in results if result["sample"]]
+    distinct_samples = without_repeats(samples)
     counts = {
         "profiles": len(distinct), "duplicates": len(profiles.parsed) - len(distinct), "skipped_lines": len(profiles.skipped), "wanted": len(jobs),
-        "done_before": done_before, "kept": len(samples), "given_up": len(results) - len(samples),
+        "done_before": done_before, "kept": len(samples), "repeated": len(samples) - len(distinct_samples), "given_up": len(results) - len(samples),
         "refused": len(writer.refused), "discarded": Counter(why for result in results for why in result["discarded"]),
     }  # fmt: skip
     if not samples:
         reasons = [*counts["discarded"], *writer.refused[:1]]  # type: ignore[misc]
         raise DataError(f"not one of {len(jobs)} samples could be kept: {'; '.join(reasons) or 'none was asked for'}")
     if options["output_file"]:
-        replace_json(options["output_file"], samples)
-    return {**counts, **write_dataset(folder, samples, options["train_ratio"], options["seed"], options["split_by"])}
+        replace_json(options["output_file"], distinct_samples)
+    split = write_dataset(folder, distinct_samples, options["train_ratio"], options["seed"], options["split_by"])
+    return {**counts, **split}
+
+
+def tell_skipped(file: Path, skipped: dict[int, str]) -> None:
+    """Name the lines without a profile, each with its reason."""
+    for number, why in list(skipped.items())[:MOST_LINES]:
+        tell(f"{file}:{number}: {why}; the line is skipped")
+    if len(skipped) > MOST_LINES:
+        tell(f"{file}: {len(skipped) - MOST_LINES} more lines are skipped")
+
+
+def tell(text: str) -> None:
+    """Show one line on standard error."""
+    typer.echo(text, err=True)
 
 
 @app.command(context_settings=ANY_OPTIONS)

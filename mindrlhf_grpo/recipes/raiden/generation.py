@@ -17,6 +17,7 @@ from ...chat.chat_server import ChatModel
 from ...errors import RequestRefused
 from ...rewards.builtin.language import share_of
 from .data import alternating, character_text
+from .function_words import content_terms
 from .keywords import contains, normalised, read_keywords, shared_terms
 from .languages import Texts
 from .profiles import profile_text
@@ -147,7 +148,8 @@ class Draft:
         source = f"{self.script}\n{self.transcript()}"
         proposed = read_keywords(self.writer.ask(self.request("keywords", question=question, answer=answer)))
         for words in (proposed, shared_terms(answer, source, self.language, without=question)):
-            sound = {normalised(word, self.language): word for word in words if not self.has(question, word)}
+            content = [word for word in words if content_terms(word, self.language)]
+            sound = {normalised(word, self.language): word for word in content if not self.has(question, word)}
             usable = [word for word in sound.values() if self.has(answer, word) and self.has(source, word)]
             if usable:
                 break

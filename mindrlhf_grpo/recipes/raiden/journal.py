@@ -67,9 +67,17 @@ class Journal:
         self.done[key] = dict(result)
 
     def work_off(
-        self, jobs: Mapping[str, Any], work: Callable[[Any], Mapping[str, Any] | None], *, threads: int
+        self,
+        jobs: Mapping[str, Any],
+        work: Callable[[Any], Mapping[str, Any] | None],
+        *,
+        threads: int,
+        finished: Callable[[], None] = lambda: None,
     ) -> None:
         """Do every job that is not done; ``work`` returns its result, or None to leave it undone.
+
+        Args:
+            finished: called after each job, whether it has a result or not.
 
         Raises:
             Exception: the first exception of ``work``, after the running jobs have ended; their results are kept.
@@ -89,6 +97,7 @@ class Journal:
                         failure = failure or future.exception()
                         if future.exception() is None and (result := future.result()) is not None:
                             self.add(key, result)
+                        finished()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

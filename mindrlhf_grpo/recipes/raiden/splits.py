@@ -23,6 +23,15 @@ def statistics(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"total": len(samples), "single_term": single, "multi_term": len(samples) - single, **counts}
 
 
+def without_repeats(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the samples without those whose character, history, question and answer an earlier one has."""
+    kept: dict[str, Mapping[str, Any]] = {}
+    for sample in samples:
+        said = [sample[name] for name in ("character_profile", "conversation_history", "question", "answer")]
+        kept.setdefault(digest_of(said), sample)
+    return list(kept.values())
+
+
 def write_dataset(
     folder: Path, samples: Sequence[Mapping[str, Any]], train_ratio: float, seed: int, by: str
 ) -> dict[str, int]:

@@ -23,6 +23,8 @@ from mindrlhf_grpo.recipes.raiden.commands import BEDROCK, OPTIONS, make_samples
 from mindrlhf_grpo.recipes.raiden.data import Sample
 from mindrlhf_grpo.recipes.raiden.generation import Draft, Job, Writer
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
+from mindrlhf_grpo.recipes.raiden.progress import Progress, clock
+from mindrlhf_grpo.recipes.raiden.splits import without_repeats
 from tests.support import tiny
 from tests.support.fake_chat_server import FakeChatServer, serve
 from tests.support.recipes.raiden_files import SAID, task_of, write_profiles, writes
@@ -55,11 +57,12 @@ def test_two_sbk_samples_and_one_cm_sample_of_each_profile_in_its_language(
             capsys, "generate", "--profiles_file", profiles, "--output_dir", tmp_path / "out", "--base-url", server.url,
             "--include_cm", "--auto_detect", "--output_file", tmp_path / "all.json",
         )  # fmt: skip
-    assert (found["wanted"], found["kept"], found["train"], found["validation"]) == (24, 24, 21, 3)
+    assert (found["wanted"], found["kept"], found["repeated"]) == (24, 24, 8)  # this server repeats itself
+    assert (found["train"], found["validation"]) == (14, 2)
     every = read(tmp_path, "all")
-    assert len(every) == 24
+    assert len(every) == 16
     kinds = Counter((sample["metadata"]["source"], sample["metadata"]["language"]) for sample in every)
-    assert kinds == {(f"sglang_{kind}", name): count for kind, count in (("sbk", 4), ("cm", 2)) for name in SAID}
+    assert kinds == {(f"sglang_{kind}", name): count for kind, count in (("sbk", 2), ("cm", 2)) for name in SAID}
     for sample in every:
         Sample.model_validate(sample, strict=True)
         said = SAID[sample["metadata"]["language"]]
@@ -76,9 +79,9 @@ def test_two_sbk_samples_and_one_cm_sample_of_each_profile_in_its_language(
             assert sample["keywords"] == [said["words"][0]]
             assert sample["validation_method"] == "single_term_validation"
         assert "<think>" not in json.dumps(sample)
-    assert {sample["difficulty"] for sample in every} == {"easy", "medium", "hard"}
+    assert {sample["difficulty"] for sample in every} <= {"easy", "medium", "hard"}
     assert "よもぎ団子" in (tmp_path / "out" / "train.json").read_text(encoding="utf-8")
-    assert read(tmp_path / "out", "dataset_stats")["total"] == 24
+    assert read(tmp_path / "out", "dataset_stats")["total"] == 16
 
 
 def test_thinking_is_off_unless_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,8 +113,9 @@ def test_bedrock_writes_the_same_samples_under_its_own_name(tmp_path: Path) -> N
     found = make_samples(Bedrock("some.model", client=Converse()), "bedrock", options)
     assert (found["wanted"], found["kept"]) == (12, 12)
     written = read(tmp_path, "train") + read(tmp_path, "validation")
-    assert Counter(sample["metadata"]["source"] for sample in written) == {"bedrock_sbk": 8, "bedrock_cm": 4}
+    assert Counter(sample["metadata"]["source"] for sample in written) == {"bedrock_sbk": 4, "bedrock_cm": 4}
     assert {sample["metadata"]["model"] for sample in written} == {"some.model"}
+    assert BEDROCK["model_id"]["default"].startswith("us.")  # an inference profile: finding F16
     assert "base_url" not in BEDROCK
     assert "region" not in OPTIONS["generate"]
 
@@ -238,6 +242,66 @@ def test_a_refused_request_costs_its_own_sample_only(tmp_path: Path, capsys: pyt
         assert (found["wanted"], found["kept"], found["refused"]) == (8, 7, 1)
         again = run(capsys, *arguments)  # it is asked once more
     assert (again["done_before"], again["kept"], again["refused"]) == (7, 8, 0)
+
+
+def test_a_sample_is_in_the_data_once_and_so_on_one_side_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finding F18: exact duplicates were kept, and split over training and validation data."""
+    profiles = write_profiles(tmp_path / "profiles.jsonl")
+    with serve(writes) as server:
+        found = run(capsys, "generate", "--profiles_file", profiles, "--output_dir", tmp_path / "out", "--base_url",
+                    server.url, "--auto_detect", "--num_samples_per_profile", "5", "--train_ratio", "0.5")  # fmt: skip
+    assert (found["kept"], found["repeated"], found["train"], found["validation"]) == (20, 16, 2, 2)
+    sides = [{(one["character_name"], one["question"]) for one in read(tmp_path / "out", name)} for name in ("train", "validation")]  # fmt: skip
+    assert not sides[0] & sides[1]
+
+
+def test_samples_that_differ_in_history_or_answer_are_no_repeats() -> None:
+    """Finding F18: only character, history, question and answer together make a sample."""
+    one = {
+        "character_profile": {"Name": "a"},
+        "conversation_history": [],
+        "question": "q",
+        "answer": "x",
+        "keywords": ["x"],
+    }
+    others = [{**one, "answer": "y"}, {**one, "conversation_history": [{"role": "user", "content": "h"}]}]
+    assert without_repeats([one, *others, {**one, "keywords": []}]) == [one, *others]
+
+
+def test_skipped_lines_refusals_and_progress_are_told_while_samples_are_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Findings F26 and F27: bad lines were counted without number and reason, and nothing was shown until the end."""
+    profiles = write_profiles(tmp_path / "profiles.jsonl")
+    lines = profiles.read_text(encoding="utf-8").splitlines()
+    profiles.write_text(
+        "\n".join([lines[0], "{broken", '{"prompt": "no block"}', '{"text": "x"}', *lines[1:], ""]), "utf-8"
+    )
+    with serve(writes, 400) as server, pytest.raises(SystemExit) as ended:
+        main(command("generate", "--profiles_file", profiles, "--output_dir", tmp_path / "out", "--base_url",
+                     server.url, "--auto_detect"))  # fmt: skip
+    shown = capsys.readouterr()
+    assert ended.value.code == 0
+    assert json.loads(shown.out)["skipped_lines"] == 3
+    assert f"{profiles}:2: invalid JSON" in shown.err
+    assert f"{profiles}:3: no <Character Setting> block; the line is skipped" in shown.err
+    assert f"{profiles}:4: no text under 'prompt'; the line is skipped" in shown.err
+    assert "1 samples were refused and are asked for again next time; the first: the chat server at" in shown.err
+    assert "1 of 8 samples in 0:" in shown.err
+    assert "8 of 8 samples in 0:" in shown.err
+
+
+def test_progress_counts_what_an_earlier_run_did_and_is_shown_now_and_then() -> None:
+    """Finding F27."""
+    lines: list[str] = []
+    progress = Progress(10, 4, lines.append, seconds=3600.0)
+    for _ in range(6):
+        progress.finished()
+    assert [line.split(" samples")[0] for line in lines] == ["5 of 10", "10 of 10"]
+    assert clock(3723) == "1:02:03"
+    assert clock(123.4) == "2:03"
 
 
 @pytest.mark.parametrize(
