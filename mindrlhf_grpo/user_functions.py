@@ -60,7 +60,7 @@ def named_function(reference: str) -> Callable[..., Any]:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            raise UserError(f"{reference} failed: {describe(error)}") from error
+            raise UserError(f"{reference} failed: {describe(error, file_of(function))}") from error
 
     return call
 

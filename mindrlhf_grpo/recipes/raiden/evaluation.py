@@ -5,16 +5,19 @@ Computed as a metric function of a run, and over the samples of a file. A class 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...chat.chat_server import ChatModel
+from ...errors import RequestRefused
 from .data import Sample
 from .generation import same_answer
 from .languages import Texts
 from .rewards import accuracy
 
+LOG = logging.getLogger("mindrlhf_grpo.recipes.raiden.evaluation")
 Judge = Callable[[dict[str, Any], str], float | None]
 COLUMNS = ("language", "question_type")
 Scored = tuple[Mapping[str, Any], float | None]  # a sample's columns, and whether its answer is right
@@ -101,11 +104,23 @@ def evaluate_responses(
 
 
 def server_judge(model: ChatModel, texts: Texts) -> Judge:
-    """Return a judge that asks a chat model whether a response says the same as the reference answer."""
+    """Return a judge that asks a chat model whether a response says the same as the reference answer.
+
+    A request that the model's server refuses (a response that is too long for it) has no score; the first one raises.
+    """
+    answered = False
 
     def judge(sample: dict[str, Any], response: str) -> float | None:
+        nonlocal answered
         language = Sample.model_validate(sample).language
-        same = same_answer(model, texts, language, sample["question"], sample["answer"], response)
+        try:
+            same = same_answer(model, texts, language, sample["question"], sample["answer"], response)
+        except RequestRefused as refusal:
+            if not answered:
+                raise
+            LOG.warning("the judge refused a response, which has no score: %s", refusal)
+            return None
+        answered = True
         return None if same is None else float(same)
 
     return judge

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from mindrlhf_grpo.chat.chat_server import ChatServer
+from mindrlhf_grpo.errors import RequestRefused, UserError
 from mindrlhf_grpo.recipes.raiden.data import Sample
 from mindrlhf_grpo.recipes.raiden.evaluation import evaluate_responses, role_scores, server_judge
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
+from mindrlhf_grpo.user_functions import named_function
 from tests.support.fake_chat_server import serve
 from tests.support.recipes.raiden_files import samples, task_of
 
@@ -95,6 +97,27 @@ def test_a_server_may_judge_in_every_language_and_nonsense_is_counted() -> None:
     scores = {row["language"]: row["sbk_score"] for row in found["detailed_results"]}
     assert scores == {"zh": 1.0, "ja": 0.0, "en": 1.0, "ko": None}
     assert found["judge_failed"] == 1
+
+
+def test_a_response_that_the_judges_server_refuses_is_counted() -> None:
+    """Finding F8, of its kind: one refused response ended the evaluation."""
+    with serve(lambda _: "是") as server, ChatServer(server.url) as model:
+        judge, sample = server_judge(model, load_texts()), SBK[0]
+        server.troubles = [(400, {})]
+        with pytest.raises(RequestRefused):  # of which nothing says that it would answer any other
+            judge(sample.model_dump(), "x")
+        assert judge(sample.model_dump(), "x") is not None
+        server.troubles = [(422, {})]
+        found = evaluate_responses([sample, sample], ["long", "x"], judge=judge)
+    assert (found["judge_failed"], found["aggregate"]["num_sbk"]) == (1, 1)
+
+
+def test_a_judge_of_ones_own_that_raises_is_named_with_its_line(tmp_path: Path) -> None:
+    """The line is the user's own, even where a library raises under it."""
+    (tmp_path / "mine.py").write_text("import json\n\ndef judge(sample, response):\n    return json.loads(response)\n")
+    judge = named_function(f"{tmp_path / 'mine.py'}:judge")
+    with pytest.raises(UserError, match=rf"mine.py:judge failed: JSONDecodeError: .* \({tmp_path / 'mine.py'}:4\)"):
+        evaluate_responses(SBK[:1], ["{"], judge=judge)
 
 
 def test_the_length_of_responses_must_fit(tmp_path: Path) -> None:

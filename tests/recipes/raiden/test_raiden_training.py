@@ -17,6 +17,7 @@ from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.raiden.training import read_training
+from mindrlhf_grpo.trainers.preflight import problems_of
 from tests.support import tiny
 from tests.support.recipes.raiden_files import EXAMPLE, prepare, samples
 from tests.support.runs.commands import command
@@ -186,9 +187,46 @@ def test_seeds_names_of_trl_and_settings_of_our_own_are_taken(keys: dict[str, An
     assert (config.model.dtype, config.backend, config.train.steps) == ("float32", "mindspore", 7)
 
 
-def test_without_held_out_samples_there_is_no_evaluation(keys: dict[str, Any]) -> None:
-    config = read_training(flags_of({**keys, "eval_data_path": "none.json"})).config
-    assert config.eval.source is None
+def test_without_held_out_samples_there_is_no_evaluation(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding F14: a wrong path given by hand was dropped in silence; only the default path may be absent."""
+    monkeypatch.chdir(tmp_path)
+    for names in ({"train_data_path": "train.json"}, {**keys, "eval_data_path": None}, {"train_data": "train.json"}):
+        assert read_training(flags_of(names)).config.eval.source is None
+    for given in ({**keys, "eval_data_path": "validatoin.json"}, {"train_data": "train.json", "eval_data": "x.json"}):
+        with pytest.raises(ConfigError, match=r"there is no file '.*json'.*: null trains without held-out samples"):
+            read_training(flags_of(given))
+    with pytest.raises(ConfigError, match=r"\(did you mean 'validation.json'\?\); eval_data_path: null"):
+        read_training(flags_of({**keys, "eval_data_path": "validatoin.json"}))
+
+
+@pytest.mark.parametrize(
+    ("words", "trackers"),
+    [
+        (["--report_to", "wandb-offline"], ["wandb-offline"]),
+        (["--report_to", "wandb", "tensorboard", "--seed", "3"], ["wandb", "tensorboard"]),
+        (["--report_to=wandb,tensorboard"], ["wandb", "tensorboard"]),
+        (["--report_to", "none"], []),
+        (["--report_to", "all"], ["wandb", "tensorboard"]),
+        (["--report_to", "[]"], []),
+        (["--report_to", "null"], []),
+        (["--report_to", "tensorboard", "train.steps=2"], ["tensorboard"]),
+    ],
+)
+def test_trackers_are_named_in_any_of_trls_forms(
+    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, words: list[str], trackers: list[str]
+) -> None:
+    """Finding F21: "'wandb' is not accepted; did you mean wandb?"."""
+    monkeypatch.setattr("mindrlhf_grpo.recipes.raiden.training.find_spec", lambda name: object())
+    assert read_training([*words, *flags_of(keys)]).config.tracking.to == trackers
+
+
+def test_an_unknown_profile_of_the_reward_is_found_by_check(keys: dict[str, Any]) -> None:
+    """Finding F28: `check` passed it, and training stopped at the first reward."""
+    found = dict(problems_of(read_training(flags_of({**keys, "reward_profile": "bar"})).config))
+    assert "argument 'profile' is 'bar': Input should be 'paper', 'repo' or 'easyr1'" in found["rewards.0.arguments"]
+    assert "argument 'profile' is 'bar'" in found["rewards.1.arguments"]
 
 
 @pytest.mark.parametrize(
