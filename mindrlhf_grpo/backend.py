@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -119,13 +120,16 @@ class UpdateResult:
 
     ``sums`` holds the metrics of the loss, summed (``max/`` names: maximum) over micro-batches and ranks, plus
     ``entropy`` (sum over trained tokens) and ``tokens`` (number of trained tokens). ``also`` holds the sums of each
-    additional batch of the step, which ``loss`` and ``grad_norm`` include.
+    additional batch of the step, which ``loss`` and ``grad_norm`` include. ``changed_frac`` is the share of the trained
+    weights, as the model computes with them, that the step changed, estimated from a sample of each tensor
+    (``batches.sums.changed_frac``); NaN where a backend does not measure it.
     """
 
     loss: float
     grad_norm: float
     sums: Mapping[str, float]
     also: tuple[Mapping[str, float], ...] = ()
+    changed_frac: float = math.nan
 
 
 class Comm(Protocol):
@@ -444,7 +448,7 @@ class DeviceListing(_ListingRequired, total=False):
 class BackendModule(Protocol):
     """The module that a backend is found by. It can be imported where its framework is missing or broken.
 
-    Only ``build``, ``list_devices``, ``from_numpy`` and ``to_numpy`` may import the framework.
+    Only ``build``, ``list_devices``, ``from_numpy``, ``to_numpy`` and ``no_gradient`` may import the framework.
     """
 
     @property
@@ -479,6 +483,10 @@ class BackendModule(Protocol):
 
     def to_numpy(self, array: Any, /) -> NDArray[Any]:
         """Return the numbers of an array of the framework in float32; it may have a gradient and lie on a device."""
+        ...
+
+    def no_gradient(self) -> AbstractContextManager[Any]:
+        """Return a context in which models that users bring compute without recording anything for gradients."""
         ...
 
 

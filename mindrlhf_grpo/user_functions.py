@@ -13,12 +13,13 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from .errors import UserError, did_you_mean, did_you_mean_file
+from .errors import RunFailed, UserError, did_you_mean, did_you_mean_file
 
 
 def import_object(reference: str) -> Any:
@@ -63,6 +64,27 @@ def named_function(reference: str) -> Callable[..., Any]:
             raise UserError(f"{reference} failed: {describe(error, file_of(function))}") from error
 
     return call
+
+
+@contextmanager
+def stopping_the_run(what: str, file: str = "") -> Iterator[None]:
+    """Turn an exception of code that holds a model into one that ends the run and names the user's line.
+
+    Such code fails for a whole batch, not for a sample: nothing could be learned from what is left.
+
+    Args:
+        what: the beginning of the message.
+        file: the user's file, see :func:`describe`.
+
+    Raises:
+        RunFailed: for any exception but a UserError and an interrupt.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a class that calls sys.exit would end the run with its own code
+        raise RunFailed(f"{what} failed: {describe(error, file)}") from error
 
 
 def absolute(reference: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .checks import check, environment_warning
 from .record_files import read_records, write_records
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
     from mindrlhf_grpo.backend import BackendConfig, Capability, DeviceListing
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
     from .backend import MindSporeBackend
 
 __all__ = [
-    "FRAMEWORK", "UNSUPPORTED", "build", "check", "environment_warning", "from_numpy", "list_devices", "read_records",
-    "to_numpy", "write_records",
+    "FRAMEWORK", "UNSUPPORTED", "build", "check", "environment_warning", "from_numpy", "list_devices", "no_gradient",
+    "read_records", "to_numpy", "write_records",
 ]  # fmt: skip
 
 FRAMEWORK = "mindspore"
@@ -62,3 +65,8 @@ def to_numpy(array: Any) -> NDArray[Any]:
     from . import arrays
 
     return arrays.to_numpy(array)
+
+
+def no_gradient() -> AbstractContextManager[Any]:
+    """Return a context that does nothing: MindSpore records only inside ``value_and_grad``."""
+    return nullcontext()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .checks import check, environment_warning
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
     from mindrlhf_grpo.backend import BackendConfig, Capability, DeviceListing
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from .backend import TorchBackend
 
 __all__ = [
-    "FRAMEWORK", "UNSUPPORTED", "build", "check", "environment_warning", "from_numpy", "list_devices", "to_numpy",
+    "FRAMEWORK", "UNSUPPORTED", "build", "check", "environment_warning", "from_numpy", "list_devices", "no_gradient",
+    "to_numpy",
 ]  # fmt: skip
 
 FRAMEWORK = "torch"
@@ -48,3 +51,10 @@ def to_numpy(array: Any) -> NDArray[Any]:
     from . import arrays
 
     return arrays.to_numpy(array)
+
+
+def no_gradient() -> AbstractContextManager[Any]:
+    """Return ``torch.no_grad()``."""
+    import torch
+
+    return torch.no_grad()

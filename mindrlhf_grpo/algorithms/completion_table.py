@@ -51,7 +51,7 @@ class CompletionTable:
         """The rows of prompts that have a place in the step (-1: none), numbered by it; failures stay counted."""
         rows = np.flatnonzero(place[self.prompt] >= 0)
         return CompletionTable(
-            rewards=replace(self.rewards.take(rows), failures=self.rewards.failures),
+            rewards=replace(self.rewards.take(rows), failures=self.rewards.failures, reasons=self.rewards.reasons),
             prompt=place[self.prompt[rows]].astype(np.int64),
             lengths=self.lengths[rows],
             truncated=self.truncated[rows],

@@ -1,4 +1,7 @@
-"""Parts of an optimizer step that both backends share: row selection, gradient clipping, reduction of metric sums."""
+"""Parts of an optimizer step that both backends share.
+
+Row selection, gradient clipping, reduction of metric sums, and the share of the weights that a step changed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import Batch
+
+SAMPLED = 4096  # elements of a tensor that are compared before and after a step; a smaller tensor is compared whole
 
 
 def trained_rows(batch: Batch) -> NDArray[np.int64]:
@@ -48,3 +53,23 @@ def combine(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
             else:
                 total[name] = total.get(name, 0.0) + value
     return total
+
+
+def sample_stride(size: int) -> int:
+    """Every which element of a flat tensor is compared: SAMPLED to twice as many of a large one, all of a small one."""
+    return max(1, size // SAMPLED)
+
+
+def estimate_changed(tensors: Iterable[tuple[int, int]]) -> tuple[float, float]:
+    """Estimated number of changed elements, and number of all, from (elements, changed ones of the sample) per tensor."""
+    changed = total = 0.0
+    for size, of_sample in tensors:
+        sampled = -(-size // sample_stride(size)) if size else 1
+        changed, total = changed + size * of_sample / sampled, total + size
+    return changed, total
+
+
+def changed_frac(ranks: Iterable[tuple[float, float]]) -> float:
+    """Share of the weights that a step changed, from the estimates of every rank; 0 without weights."""
+    estimates = list(ranks)
+    return sum(changed for changed, _ in estimates) / max(1.0, sum(total for _, total in estimates))

@@ -110,6 +110,11 @@ class RewardConfig(Section):
     name: str | None = key(None, "Name in metrics and report; default: the function's.")
     weight: float = key(1.0, "Factor in the sum of components.", peers="trl: reward_weights")
     arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
+    completions: Literal["text", "messages"] = key(
+        "text",
+        "Form of completions and prompts that the function gets: texts, or lists of messages as TRL passes conversations.",
+        peers="trl: conversational rewards",
+    )
     timeout: float = key(
         0.0, "Seconds a call may take in a process that can be killed; 0 runs it in this process without a limit.", ge=0
     )
@@ -183,6 +188,10 @@ class TrainConfig(Section):
         "Clip the global gradient norm; 0: never.",
         peers="verl: actor.optim.clip_grad, grad_clip; openrlhf: --max_norm",
         ge=0,
+    )
+    on_alarm: Literal["stop", "warn"] = key(
+        "stop",
+        "A run that learns nothing (rewards that fail, groups that are all dead, updates without effect) stops, or goes on with a warning.",
     )
 
 

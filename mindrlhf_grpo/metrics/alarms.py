@@ -1,15 +1,15 @@
-"""Alarms for reward hacking: the training reward goes up while a metric that is not trained on gets worse.
+"""The alarms of a run: those for reward hacking, here, and those for runs that learn nothing, in ``standstill``.
 
-Each alarm is a pure function of the metrics so far, so a resumed run sounds the same ones. They stay silent on healthy
-runs and on noise, which wanders: a test bounds how often random walks set one off. There is no configuration; the
-thresholds are here. Over-optimisation of rewards: https://arxiv.org/abs/2210.10760; length: https://arxiv.org/abs/2310.03716.
+Reward hacking: the training reward goes up while a metric that is not trained on gets worse. These alarms stay silent on
+healthy runs and on noise, which wanders: a test bounds how often random walks set one off. There is no configuration;
+the thresholds are here. Over-optimisation of rewards: https://arxiv.org/abs/2210.10760; length: https://arxiv.org/abs/2310.03716.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
@@ -19,11 +19,13 @@ from ..config.run import RunConfig
 from ..json_lines import read_json_lines
 from ..rewards.sources import component_name
 from ..run.tracking import METRICS
+from .history import Alarm, History, Point
+from .standstill import STANDSTILL
 from .trends import drift, mann_kendall
 
 REWARD, ACCURACY, PROBLEMS = "reward/mean", "eval/accuracy", "eval/problems"
 RATES = ("eval/safety/harmful_compliance", "eval/safety/over_refusal")  # where less is better
-PREFIX = "alarm/"
+PREFIX, FAILURES = "alarm/", "reward/failures/"
 FEWEST, WINDOW = 6, 8  # evaluations: the fewest for a verdict, and how many a trend is measured over
 ERRORS = 4.0  # standard errors by which a share must have fallen
 TREND, DRIFT = 1.645, 2.0  # least standard score (one-sided 5%) and t of a trend
@@ -32,45 +34,22 @@ STEPS = 30  # fewest steps before a level can run off
 LENGTH_FACTOR, LENGTH_MORE = 2.0, 32  # times the start, and at least this many tokens more
 REPETITION_MORE = 0.15  # share of a text that repeats earlier text
 KL_FACTOR, KL_LEVEL, KL_STEPS, KL_BEFORE = 5.0, 1.0, 5, 20  # nats per token: healthy runs stay below 0.1
-Point = tuple[int, float]  # step and value
-
-
-@dataclass(slots=True)
-class History:
-    """The metrics so far.
-
-    Attributes:
-        watched: metric of an evaluation -> 1 where more is better, -1 where less is.
-        series: metric name -> (step, value) in order, finite ones only.
-    """
-
-    watched: Mapping[str, int]
-    series: dict[str, list[Point]] = field(default_factory=dict)
-
-    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Take a step's metrics; step 0 is the evaluation before training."""
-        for name, value in metrics.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                self.series.setdefault(name, []).append((step, float(value)))
-
-    def values(self, name: str) -> list[float]:
-        return [value for _, value in self.series.get(name, ())]
+PAGE = "docs/safety_evaluation.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
-    """One alarm.
+class Sounding:
+    """What the alarms say of a step.
 
     Attributes:
-        sounds: returns a description of the problem; "" while there is none, None while there is too little data.
-        metrics: the curves that show it, as patterns.
-        evaluated: whether only evaluations can change it.
+        states: ``alarm/<name>`` 0 or 1 for each alarm with enough data.
+        notes: a line for each that starts with this step.
+        stop: why the run must end; empty if it need not.
     """
 
-    name: str
-    sounds: Callable[[History], str | None]
-    metrics: tuple[str, ...]
-    evaluated: bool = False
+    states: Mapping[str, float]
+    notes: list[str]
+    stop: str
 
 
 class Alarms:
@@ -79,11 +58,19 @@ class Alarms:
     Args:
         weights: reward component -> its weight. One with weight 0 is a judge that is not trained on, and is watched
             like the held-out accuracy; the others are parts of the objective, which may trade one for another.
+
+    Attributes:
+        history: the metrics so far.
+        sounding: names of the alarms that sound.
+        verdicts: what each alarm said last.
+        reasons: reward component -> why its first sample failed, the first time that one did since the process began.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         judges = {f"eval/{name}/mean": 1 for name, weight in weights.items() if weight == 0}
-        self.history = History({ACCURACY: 1, **judges, **dict.fromkeys(RATES, -1)})
+        full_marks = sum(weight for weight in weights.values() if weight > 0) or math.inf
+        self.history = History({ACCURACY: 1, **judges, **dict.fromkeys(RATES, -1)}, full_marks)
+        self.reasons: dict[str, str] = {}
         self.sounding: set[str] = set()
         self.verdicts: dict[str, str | None] = {}
 
@@ -107,21 +94,43 @@ class Alarms:
         alarms.resume([(0, before), *steps])
         return alarms
 
-    def observe(self, step: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-        """``alarm/<name>`` 0 or 1 for each alarm with enough data, and a line for each that starts with this step."""
-        self.history.add(step, metrics)
-        states, notes = {}, []
+    def observe(self, step: int, metrics: Mapping[str, float], reasons: Mapping[str, str] | None = None) -> Sounding:
+        """Take a step's metrics, and the reasons of failed rewards by component; returns what the alarms say of them."""
+        self.history.add(step, metrics, reasons)
+        self.reasons = {**(reasons or {}), **self.reasons}
+        states: dict[str, float] = {}
+        notes: list[str] = []
+        stops: list[str] = []
         for alarm in ALARMS:
             if not alarm.evaluated or alarm.name not in self.verdicts or self.history.watched.keys() & metrics.keys():
                 self.verdicts[alarm.name] = alarm.sounds(self.history)
             reason = self.verdicts[alarm.name]
-            if reason is None:
+            if reason is None and alarm.name not in self.sounding:
                 continue
             states[PREFIX + alarm.name] = float(bool(reason))
             if reason and alarm.name not in self.sounding:
-                notes.append(f"alarm {alarm.name} at step {step}: {reason}; see docs/safety_evaluation.md")
+                notes.append(f"alarm {alarm.name} at step {step}: {reason}; see {alarm.page}")
+            if reason and alarm.stops:
+                stops.append(f"{reason} (alarm {alarm.name}, {alarm.page}; train.on_alarm=warn goes on)")
             (self.sounding.add if reason else self.sounding.discard)(alarm.name)
-        return states, notes
+        return Sounding(states, notes, stops[0] if stops else "")
+
+    def summary(self) -> list[str]:
+        """Lines for the end of the run: rewards that failed, and rewards or labels that were all the same."""
+        lines = []
+        for name, points in self.history.series.items():
+            if name.startswith(FAILURES):
+                component = name.removeprefix(FAILURES)
+                why = f"; the first: {self.reasons[component]}" if component in self.reasons else ""
+                total = sum(value for _, value in points)
+                lines.append(f"reward {component} failed for {total:,.0f} samples in {len(points)} steps{why}")
+        means, spreads = self.history.values(REWARD), self.history.values("reward/std")
+        if len(means) > 1 and not any(spreads) and len(set(means)) == 1:
+            lines.append(f"every completion of the run had the reward {means[0]:g}: there was nothing to learn")
+        for label, other in (("desirable", "undesirable"), ("undesirable", "desirable")):
+            if self.history.values(label) and not any(self.history.values(label)) and any(self.history.values(other)):
+                lines.append(f"every row of the run was {other}: an objective for labelled rows needs both kinds")
+        return lines
 
 
 def judging_weights(config: RunConfig) -> dict[str, float]:
@@ -270,8 +279,9 @@ def unproven(history: History) -> str:
 
 
 ALARMS = (
-    Alarm("held_out_falls", held_out_falls, (REWARD, ACCURACY, "eval/*/mean", *RATES), evaluated=True),
-    Alarm("length_runs_off", length_runs_off, (REWARD, "length/mean")),
-    Alarm("repetition_runs_off", repetition_runs_off, (REWARD, "repetition")),
-    Alarm("kl_explodes", kl_explodes, ("kl/mean",)),
+    Alarm("held_out_falls", held_out_falls, (REWARD, ACCURACY, "eval/*/mean", *RATES), PAGE, evaluated=True),
+    Alarm("length_runs_off", length_runs_off, (REWARD, "length/mean"), PAGE),
+    Alarm("repetition_runs_off", repetition_runs_off, (REWARD, "repetition"), PAGE),
+    Alarm("kl_explodes", kl_explodes, ("kl/mean",), PAGE),
+    *STANDSTILL,
 )

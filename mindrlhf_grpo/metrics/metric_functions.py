@@ -2,7 +2,8 @@
 
 A function names its inputs as parameters, like a reward function: the fields of :class:`Scored`, a data column, ``figures`` (the
 step's metrics so far), ``split`` (``train`` or ``eval``), ``step``, ``run_dir``, ``main`` (whether this rank may write
-files), and its ``arguments``. It returns a dict of name -> number, equal on every rank. Legend: N completions of all
+files), and its ``arguments``; with ``**kwargs`` it is given all of them. It is not called for a step without
+completions. It returns a dict of name -> number, equal on every rank. Legend: N completions of all
 ranks, K items.
 """
 
@@ -92,6 +93,8 @@ class MetricFunctions:
         if not self._functions:
             return {}
         scored, columns = gathered(self._comm, groups, table, advantages, kl)
+        if not scored.completions:  # dynamic sampling kept none: there is nothing to measure, and no column either
+            return {}
         arguments = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
             "split": split,
             "step": step,
@@ -113,12 +116,14 @@ class MetricFunction:
 
     Attributes:
         reads: parameter that is not a setting -> whether it is optional.
+        takes_all: whether it also takes whatever it does not name.
     """
 
     label: str
     function: Callable[..., Any]
     settings: Mapping[str, Any]
     reads: Mapping[str, bool]
+    takes_all: bool = False
 
     @staticmethod
     def of(config: MetricConfig, label: str) -> MetricFunction:
@@ -127,10 +132,12 @@ class MetricFunction:
             function = import_function(config.function)
         except UserError as error:
             raise ConfigError(f"{label}.function: {error}") from error
-        parameters = inspect.signature(function).parameters
+        signature = inspect.signature(function).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+        parameters = {name: p for name, p in signature.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         settable = [name for name in parameters if name not in GIVEN]
         for name in config.arguments:
-            if name not in settable:
+            if name in GIVEN or (name not in settable and not takes_all):
                 hint = did_you_mean(name, settable)
                 raise ConfigError(
                     f"{label}.arguments: unknown argument {name!r}{hint}; it takes {', '.join(settable) or 'none'}"
@@ -140,7 +147,8 @@ class MetricFunction:
             for name, parameter in parameters.items()
             if name not in config.arguments
         }
-        return MetricFunction(label=label, function=function, settings=dict(config.arguments), reads=reads)
+        settings = dict(config.arguments)
+        return MetricFunction(label=label, function=function, settings=settings, reads=reads, takes_all=takes_all)
 
     def check(self, columns: Iterable[str]) -> None:
         """Raise ConfigError unless the data has every column this function needs."""
@@ -155,7 +163,11 @@ class MetricFunction:
     def call(self, arguments: Mapping[str, Any]) -> dict[str, float]:
         """Call the function and return its numbers. Raises RunFailed if it fails or returns anything else."""
         self.check(arguments)
-        inputs = {name: arguments[name] for name in self.reads if name in arguments}
+        inputs = {
+            name: value
+            for name, value in arguments.items()
+            if name in self.reads or (self.takes_all and name not in self.settings)
+        }
         try:
             result = self.function(**inputs, **self.settings)
         except UserError:

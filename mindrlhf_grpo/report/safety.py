@@ -19,6 +19,11 @@ MEANINGS = {
     "length_runs_off": "completions grew with the training reward, but held-out metrics did not improve",
     "repetition_runs_off": "completions repeat themselves more as the training reward rises",
     "kl_explodes": "the policy moved far from the reference within a few steps",
+    "rewards_fail": "a reward failed for every completion",
+    "groups_dead": "the completions of each prompt had equal rewards",
+    "nothing_left": "the completions of each prompt had equal rewards, as good as before",
+    "nothing_trained": "no token was trained",
+    "weights_unchanged": "updates changed no weight",
 }
 
 

@@ -2,8 +2,9 @@
 
 Without a timeout, a function runs in this process. With one, it runs in a worker process (started afresh, not forked)
 that is killed when a call takes longer. If a batch raises, hangs or kills the worker, its samples are called one by one,
-so that only the guilty ones fail. A batch of N samples therefore takes at most ``(N + 1) * timeout`` seconds plus
-restarts, and at most ``(PATIENCE + 1) * timeout`` when every sample hangs. Every wait is bounded.
+so that only the guilty ones fail. A batch is given up when ``HUNG_IN_A_ROW`` samples after another have hung, or
+``HUNG_IN_ALL`` of it: whatever its size it waits at most ``(HUNG_IN_ALL + 1) * timeout`` seconds, and
+``(HUNG_IN_A_ROW + 1) * timeout`` for a function that always hangs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .worker import call
 
 START_LIMIT = 300.0  # seconds for a worker to import the function
 PIPE_LIMIT = 60  # seconds for one message to be written or read
-PATIENCE = 32  # samples in a row that may hang before the rest of the batch is given up
+HUNG_IN_A_ROW, HUNG_IN_ALL = 4, 32  # samples that may hang before the rest of the batch is given up
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from mindrlhf_grpo.rewards.worker import serve; serve(int(sys.argv[1]))"
 
 
@@ -176,17 +177,18 @@ def run_guarded(runner: Runner, inputs: Inputs, count: int) -> tuple[Rows, str]:
 
 def _one_by_one(runner: Runner, inputs: Inputs, count: int) -> Rows:
     parts: list[tuple[int, Rows | Failure]] = []
-    hung = 0
+    hung = in_a_row = 0
     for i in range(count):
         try:
             parts.append((1, runner.run({name: [values[i]] for name, values in inputs.items()}, 1)))
-            hung = 0
+            in_a_row = 0
             continue
         except CallFailed as error:
             reason, trouble = str(error), error.trouble
         parts.append((1, Failure(reason)))
-        hung = hung + 1 if trouble is Trouble.HUNG else 0
-        if i + 1 < count and (trouble is Trouble.BROKEN or hung == PATIENCE):
+        hung, in_a_row = (hung + 1, in_a_row + 1) if trouble is Trouble.HUNG else (hung, 0)
+        given_up = in_a_row == HUNG_IN_A_ROW or hung == HUNG_IN_ALL
+        if i + 1 < count and (trouble is Trouble.BROKEN or given_up):
             parts.append((count - i - 1, Failure(f"not tried: the sample before had {reason}")))
             break
     return concat_rows(parts)

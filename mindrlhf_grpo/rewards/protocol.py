@@ -18,7 +18,7 @@ class RewardFunction(Protocol):
     """Scores N completions.
 
     Returns N values (a list or an array ``[N]``), N rows of K segment values (``[N, K]``), or a dict of name -> one of
-    these. None or NaN: not applicable to that sample. An exception as an entry fails that sample only.
+    these. None: not applicable to that sample. NaN, an infinity or an exception as an entry fails that sample only.
     """
 
     def __call__(
@@ -30,7 +30,8 @@ class ModelReward(Protocol):
     """A reward that computes with its own models, written as a class with ``uses_models = True``.
 
     It is built as ``Class(backend, policy_folder, **arguments)``. Building it reads files and rejects wrong settings, but
-    loads no weights and calls no server: the checks before a run build it with None for both.
+    loads no weights and calls no server: the checks before a run build it with None for both. What it raises later ends
+    the run, with its line: code that holds a model fails for a whole batch, never for one sample.
     """
 
     uses_models: ClassVar[bool]
@@ -42,7 +43,15 @@ class ModelReward(Protocol):
     def score(self, groups: Sequence[RolloutGroup]) -> Mapping[str, Any]:
         """Return values ``[N]`` or ``[N, K]`` by name, group by group, sample by sample.
 
-        ``""`` names the component itself, others become ``component/name``; NaN or None where one does not apply.
+        ``""`` names the component itself, others become ``component/name``; None where one does not apply. NaN and
+        infinities fail their sample; if no sample has a value, the run ends.
+        """
+        ...
+
+    def rehearse(self, group: RolloutGroup) -> None:
+        """Load every model and judge a literal completion, before the run's first step; raise what is wrong.
+
+        A class may leave this method out: then ``score`` is called with the group.
         """
         ...
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigError
-from ..types import RolloutGroup
+from ..types import FinishReason, Prompt, Rollout, RolloutGroup
 from .protocol import Inputs
 from .rows import Failure, Row, Rows
 from .sources import RewardSource, build_source, component_name
@@ -21,9 +21,11 @@ from .table import RewardTable, Values
 if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
     from ..backend import Backend
     from ..config.run import RewardConfig
+    from ..tokenizers.tokenizer import Tokenizer
 
 LOG = logging.getLogger("mindrlhf_grpo.rewards")
 EXCERPT = 80  # characters of a prompt or completion in a message
+LITERAL = "The answer is 1."  # the completion that models judge before a run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +96,33 @@ class Rewards:
         columns = _columns(groups)
         parts: list[tuple[str, float, Values]] = []
         failures: dict[str, int] = {}
+        reasons: dict[str, str] = {}
         for component in self.components:
             if not columns["completions"]:
                 parts.append((component.name, component.weight, np.zeros((0, 1))))
                 continue
-            for name, values, failed in _score_component(component, groups, columns):
-                parts.append((name, component.weight, values))
+            for name, rows in _score_component(component, groups, columns):
+                parts.append((name, component.weight, _as_values(rows, component.on_failure)))
+                failed = [row.reason for row in rows if isinstance(row, Failure)]
                 if failed:
-                    failures[name] = failed
+                    failures[name], reasons[name] = len(failed), _one_line(failed[0])
             failures |= {f"{component.name}/{name}": n for name, n in component.source.failures().items()}
-        return RewardTable.stack(parts, failures=failures)
+        return RewardTable.stack(parts, failures=failures, reasons=reasons)
+
+    def rehearse(self, prompt: Prompt, tokenizer: Tokenizer) -> None:
+        """Load every model that scores and let it judge a literal completion, before a policy takes the memory.
+
+        Args:
+            prompt: a row of the data.
+            tokenizer: the policy's.
+
+        Raises:
+            RunFailed, ConfigError: a model that cannot be loaded, raises, or gives no number.
+        """
+        ids = np.asarray(tokenizer.encode(LITERAL), np.int32)
+        literal = Rollout(sample=0, ids=ids, logps=np.zeros(len(ids)), finish=FinishReason.STOP, text=LITERAL)
+        for component in self.components:
+            component.source.rehearse(RolloutGroup(prompt=prompt, rollouts=(literal,)))
 
     def close(self) -> None:
         """End the processes of guarded rewards and free models."""
@@ -132,24 +151,21 @@ def _columns(groups: Sequence[RolloutGroup]) -> Inputs:
 
 def _score_component(
     component: Component, groups: Sequence[RolloutGroup], columns: Inputs
-) -> list[tuple[str, Values, int]]:
-    """Return (name, values ``[N, k]``, failed samples) of each sub-component."""
+) -> list[tuple[str, list[Row]]]:
+    """Return (name, rows) of each sub-component."""
     scored = component.source.score(groups, columns)
     _report(component, scored.rows, scored.retried, columns)
-    return [
-        (f"{component.name}/{sub}" if sub else component.name, *_as_values(rows, component.on_failure))
-        for sub, rows in scored.rows.items()
-    ]
+    return [(f"{component.name}/{sub}" if sub else component.name, rows) for sub, rows in scored.rows.items()]
 
 
-def _as_values(rows: Sequence[Row], on_failure: float) -> tuple[Values, int]:
-    """Return rows as an array ``[N, k]`` with failures replaced, and the number of failures."""
+def _as_values(rows: Sequence[Row], on_failure: float) -> Values:
+    """Return rows as an array ``[N, k]`` with failures replaced."""
     width = max((len(row) for row in rows if isinstance(row, tuple)), default=1)
     values = np.full((len(rows), width), on_failure, dtype=np.float64)
     for i, row in enumerate(rows):
         if not isinstance(row, Failure):
             values[i] = row
-    return values, sum(isinstance(row, Failure) for row in rows)
+    return values
 
 
 def _report(component: Component, rows: Rows, retried: str, columns: Inputs) -> None:

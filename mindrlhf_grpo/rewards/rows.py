@@ -1,7 +1,8 @@
 """Reads a reward function's answer strictly into rows, so that a wrong answer is found where it arises.
 
 There is one row per sample: a number, NaN (not applicable), K segment values, or a Failure with its reason. Rows hold
-plain Python values only, so they travel between processes.
+plain Python values only, so they travel between processes. Of the values that a function returns, None alone means "not
+applicable"; NaN is a number that could not be computed, and fails its sample as an infinite one does.
 """
 
 from __future__ import annotations
@@ -70,8 +71,7 @@ def _is_pair(result: object, count: int) -> TypeGuard[tuple[object, list[object]
 
 
 def _entries(values: object, count: int, what: str) -> list[Row]:
-    if hasattr(values, "__array__"):
-        values = np.asarray(values).tolist()
+    values = _plain(values)
     if not isinstance(values, (list, tuple)):
         raise WrongResult(f"{what} is a {type(values).__name__}, not a list or an array with one entry for each sample")
     if len(values) != count:
@@ -82,15 +82,32 @@ def _entries(values: object, count: int, what: str) -> list[Row]:
 def _row(value: object) -> Row:
     if isinstance(value, Exception):
         return Failure(describe(value))
-    if hasattr(value, "__array__"):
-        value = np.asarray(value).tolist()
+    value = _plain(value)
     if not isinstance(value, (list, tuple)):
         return _number(value)
-    cells = [_number(cell) for cell in value]
+    cells = [_number(_plain(cell)) for cell in value]
     failed = [cell for cell in cells if isinstance(cell, Failure)]
     if failed or not cells:
         return failed[0] if failed else Failure("an empty list of segment values")
     return tuple(cell for cell in cells if not isinstance(cell, Failure))
+
+
+def _plain(values: object) -> object:
+    """Return an array or tensor as Python numbers or lists of them, anything else as it is.
+
+    NumPy cannot read a tensor of bfloat16, with a gradient or on a device: its framework's backend reads it, in float32.
+    """
+    if not hasattr(values, "__array__"):
+        return values
+    try:
+        return np.asarray(values).tolist()
+    except Exception:
+        from ..backend import backend_of_type  # a framework that made the values is imported already
+
+        framework = backend_of_type(type(values))
+        if framework is None:
+            raise
+        return framework.to_numpy(values).tolist()
 
 
 def _number(value: object) -> float | Failure:
@@ -102,7 +119,10 @@ def _number(value: object) -> float | Failure:
         number = float(value)
     except Exception as error:
         return Failure(f"a value that is not a number: {describe(error)}")
-    return Failure(f"the value {number}, which is not finite") if math.isinf(number) else number
+    if not math.isfinite(number):
+        hint = "; None means that the reward does not apply" if math.isnan(number) else ""
+        return Failure(f"the value {number}, which is not finite{hint}")
+    return number
 
 
 def _same_width(rows: list[Row]) -> list[Row]:

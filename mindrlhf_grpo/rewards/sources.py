@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, RunFailed
 from ..model_files.folder import find_folder
 from ..types import RolloutGroup
-from ..user_functions import describe
+from ..user_functions import file_of, line_of, stopping_the_run
 from .guard import InProcess, Runner, Worker, run_guarded
 from .protocol import Inputs, ModelReward
 from .resolve import Reward, model_reward, resolve
-from .rows import Failure, Rows, WrongResult, concat_rows, read_result
+from .rows import Failure, Rows, WrongResult, read_result
 
 if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
     from ..backend import Backend
@@ -60,6 +60,13 @@ class RewardSource(Protocol):
         """
         ...
 
+    def rehearse(self, group: RolloutGroup) -> None:
+        """Load what scoring loads and score a literal completion, before the first step; raise what is wrong.
+
+        A plain function is not called: it may rightly refuse a completion that no model has written.
+        """
+        ...
+
     def failures(self) -> Mapping[str, int]:
         """Return what the source itself counted in its last call, by name."""
         ...
@@ -84,6 +91,9 @@ class FunctionSource:
         rows, retried = run_guarded(self.runner, self.reward.inputs(columns), len(columns["completions"]))
         return Scored(rows=rows, retried=retried)
 
+    def rehearse(self, group: RolloutGroup) -> None:
+        """Do nothing."""
+
     def failures(self) -> Mapping[str, int]:
         return {}
 
@@ -93,7 +103,7 @@ class FunctionSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelSource:
-    """A trained reward model; a completion whose score is infinite has failed."""
+    """A trained reward model; a completion whose score is not finite has failed, one without tokens has no score."""
 
     scorer: Scorer
     uses_models: bool = True
@@ -102,7 +112,16 @@ class RewardModelSource:
         """Accept any columns: a reward model reads the conversation only."""
 
     def score(self, groups: Sequence[RolloutGroup], columns: Inputs) -> Scored:
-        return Scored(rows=read_result(self.scorer.score(groups), len(columns["completions"])))
+        what = f"reward model {self.scorer.settings.model!r}"
+        with stopping_the_run(what):
+            scores = self.scorer.score(groups)
+        empty = [not len(rollout.ids) for group in groups for rollout in group.rollouts]
+        rows = read_result([None if none else value for none, value in zip(empty, scores, strict=True)], len(empty))
+        _refuse_no_value(rows, what)
+        return Scored(rows=rows)
+
+    def rehearse(self, group: RolloutGroup) -> None:
+        self.score([group], {})
 
     def failures(self) -> Mapping[str, int]:
         return {}
@@ -113,23 +132,33 @@ class RewardModelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelClassSource:
-    """A class with models of its own; an exception that is not the user's mistake fails the whole batch."""
+    """A class with models of its own: whatever it raises ends the run, for it holds the model of a whole batch."""
 
     reward: ModelReward
+    label: str
     uses_models: bool = True
 
     def check(self, columns: Iterable[str]) -> None:
         self.reward.check(columns)
 
     def score(self, groups: Sequence[RolloutGroup], columns: Inputs) -> Scored:
-        count = len(columns["completions"])
+        count = sum(len(group.rollouts) for group in groups)
+        with stopping_the_run(self.label, file_of(type(self.reward))):
+            values = self.reward.score(groups)
         try:
-            return Scored(rows=read_result(self.reward.score(groups), count))
-        except UserError:
-            raise
-        except (WrongResult, Exception) as error:
-            reason = str(error) if isinstance(error, WrongResult) else describe(error)
-            return Scored(rows=concat_rows([(count, Failure(reason))]))
+            rows = read_result(values, count)
+        except WrongResult as error:
+            raise RunFailed(f"{self.label} failed: {error} ({line_of(type(self.reward))})") from None
+        _refuse_no_value(rows, f"{self.label} ({line_of(type(self.reward))})")
+        return Scored(rows=rows)
+
+    def rehearse(self, group: RolloutGroup) -> None:
+        rehearse: Callable[[RolloutGroup], None] | None = getattr(self.reward, "rehearse", None)
+        if rehearse is None:
+            self.score([group], {})
+            return
+        with stopping_the_run(self.label, file_of(type(self.reward))):
+            rehearse(group)
 
     def failures(self) -> Mapping[str, int]:
         counted: Callable[[], Mapping[str, int]] = getattr(self.reward, "failures", dict)  # a class may leave it out
@@ -163,11 +192,19 @@ def build_source(config: RewardConfig, backend: Backend | None, policy: str | No
         if config.timeout > 0:
             raise ConfigError(f"{label}: a class with models of its own runs in this process; set timeout: 0")
         return ModelClassSource(
-            reward=build_model_reward(user_class, backend, _policy_folder(policy), config.arguments)
+            reward=build_model_reward(user_class, backend, _policy_folder(policy), config.arguments), label=label
         )
     reward = resolve(config.function, config.arguments, label=label)
     runner = Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward)
     return FunctionSource(reward=reward, runner=runner)
+
+
+def _refuse_no_value(rows: Rows, what: str) -> None:
+    """Raise RunFailed where every value of a batch is a failure: a model that gives NaN does so for every sample."""
+    every = [row for sub_rows in rows.values() for row in sub_rows]
+    failed = [row for row in every if isinstance(row, Failure)]
+    if every and len(failed) == len(every):
+        raise RunFailed(f"{what} gave none of {len(every)} completions a value: the first has {failed[0].reason}")
 
 
 def _policy_folder(policy: str | None) -> Path | None:

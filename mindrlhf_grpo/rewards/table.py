@@ -27,12 +27,14 @@ class RewardTable:
         weights: factor of each component in the total ``[F]``.
         values: ``[N, F, K]`` before weighting, NaN where not applicable.
         failures: component -> samples whose reward crashed, hung or was no finite number; absent: none.
+        reasons: component -> why the first of these failed.
     """
 
     names: tuple[str, ...]
     weights: Values
     values: Values
     failures: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -69,6 +71,7 @@ class RewardTable:
             weights=self.weights[remaining],
             values=self.values[:, remaining],
             failures=self.failures,
+            reasons=self.reasons,
         )
 
     def take(self, rows: Sequence[int] | IntArray) -> RewardTable:
@@ -98,11 +101,15 @@ class RewardTable:
             weights=np.array(list(weights.values()), dtype=np.float64),
             values=np.concatenate([_placed(table, names, segments) for table in filled]),
             failures=_summed([table.failures for table in tables]),
+            reasons={name: text for table in reversed(tables) for name, text in table.reasons.items()},
         )
 
     @staticmethod
     def stack(
-        components: Sequence[tuple[str, float, Values]], *, failures: Mapping[str, int] | None = None
+        components: Sequence[tuple[str, float, Values]],
+        *,
+        failures: Mapping[str, int] | None = None,
+        reasons: Mapping[str, str] | None = None,
     ) -> RewardTable:
         """Build a table from (name, weight, values ``[N, k]``) of each component; k = 1 is repeated over all segments.
 
@@ -116,6 +123,7 @@ class RewardTable:
             weights=np.array([weight for _, weight, _ in components], dtype=np.float64),
             values=np.stack(spread, axis=1).astype(np.float64),
             failures=dict(failures or {}),
+            reasons=dict(reasons or {}),
         )
 
 

@@ -20,7 +20,7 @@ from . import checkpoint
 
 # Keys that may change between a run and its resumption: they change when or how fast things happen, not the result.
 FREE = (
-    "run_dir", "train.steps", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking",
+    "run_dir", "train.steps", "train.on_alarm", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking",
     "parallel", "swap",
 )  # fmt: skip
 

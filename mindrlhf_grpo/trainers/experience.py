@@ -8,7 +8,7 @@ result does not depend on the number of ranks. Legend: N completions of all rank
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Experience:
         metrics: statistics of the global batch, equal on every rank.
         trained_tokens: tokens with a loss, over all ranks, in each optimizer step of a pass; where it is 0 there is
             nothing to learn.
+        failure_reasons: reward component -> why the first of its failed samples failed, over all ranks.
         kl: KL of every completion of all ranks to the reference ``[N]``, where it is part of the reward; else None.
     """
 
@@ -52,6 +53,7 @@ class Experience:
     chunk_of: IntArray
     metrics: dict[str, float]
     trained_tokens: tuple[int, ...]
+    failure_reasons: Mapping[str, str] = field(default_factory=dict)
     kl: FloatArray | None = None
 
 
@@ -111,6 +113,7 @@ class Collector:
             kl_coef=self.kl_control.coef,
             gather=self.comm.gather_objects,
         )
+        resampled = self.config.algorithm.dead_groups == "resample"
         batch = replace(
             tokens,
             mask=credit.mask,
@@ -125,8 +128,14 @@ class Collector:
             table=drawn.rewards,
             batch=batch,
             chunk_of=credit.chunk_of,
-            metrics={**rollout_metrics(drawn), **reward_metrics, **credit.metrics, **self._adapt_kl_coef(credit.kl)},
+            metrics={
+                **rollout_metrics(drawn, resampled=resampled),
+                **reward_metrics,
+                **credit.metrics,
+                **self._adapt_kl_coef(credit.kl),
+            },
             trained_tokens=credit.trained_tokens,
+            failure_reasons=table.rewards.reasons,
             kl=credit.kl,
         )
 

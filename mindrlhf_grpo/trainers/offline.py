@@ -24,6 +24,7 @@ from .offline_samples import write_samples
 from .offline_steps import load_steps
 from .schedule import learning_rate
 from .session import RunSession, load_run_tokenizer
+from .step_metrics import changed_metrics
 
 
 def train(config: OfflineConfig) -> dict[str, Any]:
@@ -94,6 +95,7 @@ class OfflineTrainer:
             "lr": rate,
             "loss": result.loss,
             "grad_norm": result.grad_norm,
+            **changed_metrics([result]),
             **self.task.figures(result.sums),
             "tokens/trained": tokens,
             "tokens/read": float(read),

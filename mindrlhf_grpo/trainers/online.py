@@ -62,6 +62,7 @@ class OnlineTrainer:
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
         self.metric_functions = MetricFunctions(config.metrics or [], config.run_dir, self.comm)
         self.session.open()
+        self._rehearse_rewards()
 
         self.policy = backend.load_policy()
         self.critic = Critic(config, backend, self.policy) if "critic" in self.plan.needs else None
@@ -74,6 +75,12 @@ class OnlineTrainer:
         self.collector = Collector(config, self.plan, self.comm, source, self.tokenizer, self.memory)
         self.pretraining = load_pretraining_mix(config, self.tokenizer, self.comm)
         self.session.resume(self._restore)
+
+    def _rehearse_rewards(self) -> None:
+        """Let the models that score judge a literal completion before a policy is loaded: they fail now or work later."""
+        if self.rewards.uses_models:
+            row = PromptStream(self.config.data, self.tokenizer, seed=self.config.seed).take(1)[0]
+            self.rewards.rehearse(row, self.tokenizer)
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
@@ -120,7 +127,8 @@ class OnlineTrainer:
             advantages=experience.batch.advantages,
             kl=experience.kl,
         )
-        self.session.log(step, {**metrics, **user_defined, **evaluated, **self.memory.metrics()}, clock)
+        logged = {**metrics, **user_defined, **evaluated, **self.memory.metrics()}
+        self.session.log(step, logged, clock, reasons=experience.failure_reasons)
         self.session.keep(step, self.write, self.gather, clock)
 
     def _update(self, step: int, experience: Experience) -> dict[str, float]:

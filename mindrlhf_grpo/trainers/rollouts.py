@@ -6,8 +6,10 @@ the stream, until all places are taken or the budget of rounds is spent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,8 @@ class DrawnRollouts:
         groups, rewards: of this rank.
         table: the completions of all ranks, rank by rank; ``rows`` of it are this rank's.
         dead: whether the group of a prompt has nothing to learn, by the prompt's place in the step.
-        prompts, dead_prompts, tokens: drawn over all ranks, replaced prompts included.
+        prompts, dead_prompts, completions, tokens: drawn over all ranks, replaced prompts included.
+        drawn_reward: mean total reward of all completions drawn, replaced prompts included; NaN if none has a reward.
         rounds: of generation.
     """
 
@@ -43,7 +46,9 @@ class DrawnRollouts:
     dead: NDArray[np.bool_]
     prompts: int
     dead_prompts: int
+    completions: int
     tokens: int
+    drawn_reward: float
     rounds: int
 
 
@@ -77,6 +82,7 @@ class RolloutSource:
         groups: list[RolloutGroup] = []
         rounds: list[list[CompletionTable]] = []
         dead_accepted: list[NDArray[np.bool_]] = []
+        totals: list[NDArray[Any]] = []
         for _ in range(algorithm.resample_budget if resample else 1):
             new_groups, local_table = self._round(self.stream.take(places - accepted), clock)
             tables: list[CompletionTable] = self.comm.gather_objects(local_table)
@@ -93,6 +99,7 @@ class RolloutSource:
             accepted += int(keep.sum())
             prompts_drawn, dead_drawn = prompts_drawn + len(dead), dead_drawn + int(dead.sum())
             tokens += int(table.lengths.sum())
+            totals.append(table.rewards.total().ravel())
             if accepted == places:
                 break
         by_rank = [CompletionTable.concat(parts) for parts in zip(*rounds, strict=True)]
@@ -105,7 +112,9 @@ class RolloutSource:
             dead=np.concatenate(dead_accepted),
             prompts=prompts_drawn,
             dead_prompts=dead_drawn,
+            completions=prompts_drawn * self.config.rollout.group_size,
             tokens=tokens,
+            drawn_reward=mean_of_finite(np.concatenate(totals)),
             rounds=len(rounds),
         )
 
@@ -124,6 +133,12 @@ class RolloutSource:
             rewards = self.rewards.score(groups)
             baseline = None if greedy is None else self.rewards.score(greedy)
         return groups, CompletionTable.of(groups, rewards, numbers, greedy=baseline)
+
+
+def mean_of_finite(values: NDArray[Any]) -> float:
+    """The mean of the finite values; NaN if there are none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else math.nan
 
 
 def dead_prompts(plan: Plan, table: CompletionTable, test: DeadGroupTestConfig | None) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from ..backend import Backend
 from ..config.file import AnyConfig, dump
 from ..data.stream import SPECIAL_TEXT
 from ..errors import RunFailed
-from ..metrics.alarms import Alarms
+from ..metrics.alarms import Alarms, Sounding
 from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
 from ..run import checkpoint
@@ -105,23 +105,35 @@ class RunSession:
         every = self.config.eval.every
         return step == self.config.train.steps or bool(every and step % every == 0)
 
-    def log(self, step: int, metrics: dict[str, float], clock: Clock) -> None:
-        """Write a line of metrics with times and memory; this ends the clock's lap.
+    def log(
+        self, step: int, metrics: dict[str, float], clock: Clock, *, reasons: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a line of metrics with times and memory; this ends the clock's lap. Every rank calls it.
 
         Call it before :meth:`keep`: a run killed in between makes this step, and its line, again.
+
+        Args:
+            reasons: reward component -> why the first of its failed samples failed.
+
+        Raises:
+            RunFailed: an alarm says that the run learns nothing, and ``train.on_alarm`` is ``stop``.
         """
         memory = {f"memory/{name}": value for name, value in self.backend.memory().items()}
-        sounding, notes = self._alarms(step, metrics) if self.main else ({}, [])
-        self.tracker.log(step, {**metrics, **sounding, **clock.lap(), **memory})
-        self.warnings += notes
-        for text in notes:
+        alarms = self._alarms(step, metrics, reasons) if self.main else Sounding({}, [], "")
+        self.tracker.log(step, {**metrics, **alarms.states, **clock.lap(), **memory})
+        self.warnings += alarms.notes
+        for text in alarms.notes:
             self.note(text)
+        if self.config.train.on_alarm == "stop":
+            reason = self.comm.gather_objects(alarms.stop)[0]  # rank 0 has the run's history
+            if reason:
+                raise RunFailed(f"step {step}: {reason}")
 
-    def _alarms(self, step: int, metrics: dict[str, float]) -> tuple[dict[str, float], list[str]]:
-        """The alarms that sound with this step's metrics, and a line for each that starts."""
+    def _alarms(self, step: int, metrics: dict[str, float], reasons: Mapping[str, str] | None) -> Sounding:
+        """What the alarms say of this step."""
         if self.alarms is None:
             self.alarms = Alarms.of_run(self.config, self.progress.before)
-        return self.alarms.observe(step, metrics)
+        return self.alarms.observe(step, metrics, reasons)
 
     def keep(self, step: int, write: Callable[[Path], None], gather: Callable[[], None], clock: Clock) -> None:
         """Write a checkpoint when due: by interval, at the end, or because it is the best so far.
@@ -175,6 +187,10 @@ class RunSession:
         if self.main:
             stopped = progress.stopped_because or "all steps done"
             common = {"steps": progress.step, "best_step": progress.best_step, "stopped_because": stopped}
+            closing = self.alarms.summary() if self.alarms is not None else []
+            for text in closing:
+                self.note(f"warning: {text}")
+            self.warnings += closing
             self.folder.write_summary({**summary, **common, "warnings": self.warnings, **details})
             render(self.folder.path)
         self.comm.barrier()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..algorithms.completion_table import CompletionTable
 from ..backend import UpdateResult
 from ..batches.sums import combine
 from ..errors import RunFailed
@@ -20,27 +21,43 @@ MAX_RATIO_DEV_FLOAT32 = 0.01
 MEAN_LOG_RATIO_BFLOAT16 = 0.2
 
 
-def rollout_metrics(drawn: DrawnRollouts) -> dict[str, float]:
-    """Rewards, lengths and dead groups of the global batch."""
-    table = drawn.table
-    total = table.rewards.total()
+def rollout_metrics(drawn: DrawnRollouts, *, resampled: bool) -> dict[str, float]:
+    """Rewards, lengths and dead groups of the global batch; nothing of rewards and lengths where none was kept.
+
+    Args:
+        resampled: dead groups gave their places to others: the numbers of all that was drawn are told apart.
+    """
+    table, failures = drawn.table, drawn.table.rewards.failures
     metrics = {
-        "reward/mean": mean(total),
-        "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
-        "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()) if len(total) else 0.0,
         "dead_group_frac": drawn.dead_prompts / drawn.prompts,
         "generation_rounds": float(drawn.rounds),
-        "length/mean": mean(table.lengths),
-        "length/max": float(table.lengths.max(initial=0)),
-        "truncated_frac": mean(table.truncated),
         "tokens/generated": float(drawn.tokens),
         "prompts": float(len(np.unique(table.prompt))),
     }
-    for index, name in enumerate(table.rewards.names):
-        metrics[f"reward/{name}/mean"] = mean(table.rewards.values[:, index])
-    for name, count in table.rewards.failures.items():
-        metrics[f"reward/failures/{name}"] = float(count)
-    return metrics
+    if len(table.lengths):
+        metrics |= completion_metrics(table)
+    if resampled:
+        metrics |= {"reward/drawn_mean": drawn.drawn_reward, "prompts/drawn": float(drawn.prompts)}
+    if failures:
+        metrics["reward/failed_frac"] = max(failures.values()) / max(1, drawn.completions)
+    return metrics | {f"reward/failures/{name}": float(count) for name, count in failures.items()}
+
+
+def completion_metrics(table: CompletionTable) -> dict[str, float]:
+    """Rewards and lengths of the completions of a step, of which there is at least one."""
+    total = table.rewards.total()
+    return {
+        "reward/mean": mean(total),
+        "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
+        "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()),
+        "length/mean": mean(table.lengths),
+        "length/max": float(table.lengths.max()),
+        "truncated_frac": mean(table.truncated),
+        **{
+            f"reward/{name}/mean": mean(table.rewards.values[:, index])
+            for index, name in enumerate(table.rewards.names)
+        },
+    }
 
 
 def mean(values: FloatArray | IntArray | NDArray[np.bool_]) -> float:
@@ -84,6 +101,7 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     metrics["tokens/trained"] = tokens
     metrics["loss"] = sum(result.loss for result in results) / len(results)
     metrics["grad_norm"] = sum(result.grad_norm for result in results) / len(results)
+    metrics |= changed_metrics(results)
     metrics["entropy"] = per_token("entropy")
     metrics["kl/mean"] = per_token("kl")
     metrics["clip_frac/low"], metrics["clip_frac/high"] = per_token("clip_low"), per_token("clip_high")
@@ -97,3 +115,9 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     metrics["ratio/max_dev"] = math.expm1(min(50.0, first.get("max/rollout_gap", 0.0)))
     metrics["ratio/rollout_gap"] = first.get("rollout_gap", 0.0) / max(1.0, first.get("tokens", 0.0))
     return metrics
+
+
+def changed_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
+    """The share of the trained weights that an optimizer step changed, on average; nothing where it is not measured."""
+    measured = [result.changed_frac for result in results if math.isfinite(result.changed_frac)]
+    return {"weights/changed_frac": sum(measured) / len(measured)} if measured else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def from_numpy(array: NDArray[Any], device: Any = None) -> Any:
 
 def to_numpy(array: Any) -> NDArray[Any]:
     return np.asarray(array, np.float32)
+
+
+def no_gradient() -> AbstractContextManager[Any]:
+    return nullcontext()
 
 
 def load_model(path: str) -> NumpyLlama:

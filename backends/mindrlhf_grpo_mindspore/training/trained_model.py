@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import CompileLog, Loss, ReadAt, UpdateResult
 from mindrlhf_grpo.batches.online import micro_batches
-from mindrlhf_grpo.batches.sums import clip_scale, step_sums, trained_rows
+from mindrlhf_grpo.batches.sums import changed_frac, clip_scale, step_sums, trained_rows
 from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.model_files.architecture import Architecture
@@ -34,6 +34,7 @@ from ..graph import Compiled
 from ..models import hf
 from ..sync.swap import DeviceMemory
 from .buckets import Buckets, Cost, Sizes
+from .changed_weights import changed, sample
 from .layouts import LAYOUTS, ModelInput, needed
 from .optim import AdamW, gradient_norm
 from .train_step import TrainStep, loss_arrays, named_sums, sum_names
@@ -106,15 +107,20 @@ class TrainedModel(ABC):
             parts.append(sums_of_part)
             gradients = add_up(gradients, gradients_of_part)
         gradients = self.comm.sum_gradients(gradients)
-        norm = gradient_norm(gradients, on_host=self.context.device.kind == "cpu")
+        on_host = self.context.device.kind == "cpu"
+        norm = gradient_norm(gradients, on_host=on_host)
         if not math.isfinite(norm):
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
+        weights = list(self.trainable.values())
+        before = sample(weights, on_host=on_host)
         self.optimizer.step(
             gradients, learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm)
         )
         empty = {"tokens": 0.0, "entropy": 0.0} if self.gives_entropies else {"tokens": 0.0}
-        total, (sums, *others) = step_sums(self.comm.gather_objects(parts), empty)
-        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others))
+        ranks = self.comm.gather_objects((parts, changed(before, weights, on_host=on_host)))
+        total, (sums, *others) = step_sums([sums_of_rank for sums_of_rank, _ in ranks], empty)
+        moved = changed_frac(estimate for _, estimate in ranks)
+        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others), changed_frac=moved)
 
     def backward(self, batch: Batch, loss: Loss) -> tuple[list[Mapping[str, float]], list[Tensor]]:
         """Sums of each micro-batch, and the gradient of all of them by trainable weight."""

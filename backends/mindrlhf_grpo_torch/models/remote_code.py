@@ -7,6 +7,10 @@ sequence or one a token. It is scored with, never trained.
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -15,13 +19,14 @@ from numpy.typing import NDArray
 
 from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
-from mindrlhf_grpo.errors import BackendError, ConfigError
+from mindrlhf_grpo.errors import BackendError, ConfigError, RunFailed, UserError
 from mindrlhf_grpo.model_files.folder import find_folder, read_model_config
 from mindrlhf_grpo.rewards.models.score_shapes import sequence_scores
 from mindrlhf_grpo.types import Batch
 
 from . import hf
 
+COPIES = "transformers_modules"  # the folder of transformers' copies of such code
 CLASSES = ("AutoModelForTokenClassification", "AutoModelForSequenceClassification")  # of auto_map, in this order
 
 
@@ -37,7 +42,7 @@ class RemoteCodeClassifier:
         if self.model is None:
             import transformers
 
-            with hf.quiet_loading(), hf.refused_as_config_error(self.config.path):
+            with hf.quiet_loading(), hf.refused_as_config_error(self.config.path), own_code(self.config.path):
                 loaded = getattr(transformers, class_of(self.config.path)).from_pretrained(
                     self.config.path, dtype=hf.DTYPES[self.config.dtype], trust_remote_code=True, use_safetensors=True
                 )
@@ -52,7 +57,8 @@ class RemoteCodeClassifier:
         for rows in micro_batches(batch, self.train.tokens_per_micro_batch, shared=False) if len(batch) else []:
             ids, mask = padded_rows(batch.take(rows))
             inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-            output = model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
+            with own_code(self.config.path):
+                output = model(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
             scores = sequence_scores(numbers_of(output), mask)
             values[rows, np.asarray(batch.lengths, np.int64)[rows] - 1] = scores
         return values
@@ -67,6 +73,30 @@ class RemoteCodeClassifier:
     def embeddings(self, batch: Batch) -> NDArray[np.float32]:
         """Raise BackendError: the hidden states of such a model are its own affair."""
         raise BackendError(f"{self.config.path}: a model that runs its own code is scored with, not trained")
+
+
+@contextmanager
+def own_code(folder: str) -> Iterator[None]:
+    """Name the file and line of a folder's own code where it raises; other exceptions pass.
+
+    Transformers runs a copy of the code in its cache: the line is the same, the folder is not.
+
+    Raises:
+        RunFailed: an exception whose innermost lines are the folder's code, or called by it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = [frame for frame in extract_tb(error.__traceback__) if COPIES in frame.filename]
+        if not frames:
+            raise
+        place = f"{find_folder(folder) / Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        text = " ".join(str(error).split())[:200]
+        raise RunFailed(
+            f"the code of reward model {folder!r} failed: {type(error).__name__}: {text} ({place})"
+        ) from error
 
 
 def class_of(path: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mindrlhf_grpo.backend import Loss, UpdateResult
 from mindrlhf_grpo.batches.online import micro_batches
-from mindrlhf_grpo.batches.sums import clip_scale, step_sums, trained_rows
+from mindrlhf_grpo.batches.sums import changed_frac, clip_scale, step_sums, trained_rows
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.config.run import TrainConfig
 from mindrlhf_grpo.errors import RunFailed
@@ -33,6 +33,7 @@ from ..models import hf
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory
 from .attention import attending
+from .changed_weights import changed, sample
 from .layout_choice import PackedModel
 from .layouts import ModelInput
 from .optim import AdamW, gradient_norm
@@ -106,9 +107,12 @@ class TrainedModel(ABC):
         if not math.isfinite(norm):
             self.drop_gradients()
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
+        before = sample(self.trainable.values())
         self.optimizer.step(learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm))
-        total, (sums, *others) = step_sums(self.comm.gather_objects(parts), self.empty_sums())
-        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others))
+        ranks = self.comm.gather_objects((parts, changed(before, self.trainable.values())))
+        total, (sums, *others) = step_sums([sums_of_rank for sums_of_rank, _ in ranks], self.empty_sums())
+        moved = changed_frac(estimate for _, estimate in ranks)
+        return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others), changed_frac=moved)
 
     def backward_all(self, batch: Batch, loss: Loss) -> list[dict[str, float]]:
         """Add the gradient of a batch; returns the sums of each micro-batch."""

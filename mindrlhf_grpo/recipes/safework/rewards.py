@@ -97,8 +97,8 @@ class RoutedReward:
         if "label" not in columns:
             raise ConfigError(f"rows need a column 'label' that routes their reward; there are {', '.join(columns)}")
 
-    def score(self, groups: Sequence[RolloutGroup]) -> dict[str, Floats]:
-        """Return each component, weighted ``[N]``; NaN where a row's label does not use it."""
+    def score(self, groups: Sequence[RolloutGroup]) -> dict[str, list[float | None]]:
+        """Return each component, weighted ``[N]``; None where a row's label does not use it."""
         rows = [exchange(group.prompt, rollout.text) for group in groups for rollout in group.rollouts]
         check_labels({row["label"] for row in rows}, self.routing, self.registry, self.on_missing)
         scores = self.matrix(rows)
@@ -118,7 +118,12 @@ class RoutedReward:
                 parts[name][index] = np.nan_to_num(parts[name][index]) + part.weight * value
             if routed is None:
                 parts["missing"][index] = MISSING[self.on_missing]
-        return {name: values for name, values in parts.items() if name in scored_names(self, parts)}
+        used = scored_names(self, parts)
+        return {
+            name: [None if np.isnan(value) else value for value in values.tolist()]
+            for name, values in parts.items()
+            if name in used
+        }
 
     def matrix(self, rows: Sequence[Exchange]) -> Floats:
         """Return the score of every judge for the rows routed to it ``[judges, N]``; judges that share a model run in turn."""
@@ -141,9 +146,12 @@ class RoutedReward:
             self.models.release()
             roles = ("question", "user"), ("response", "assistant")
             conversations = [[{"role": role, "content": row[key]} for key, role in roles] for row in rows]
-            scores = self.custom[name].scores(conversations)
-            self.custom[name].release()
-            return scores
+            scores = self.custom[name].scores(conversations, columns_of(rows))
+            if not self.registry[name].keep:
+                self.custom[name].release()
+            if np.isnan(scores).any():
+                self.unread[name] = int(np.isnan(scores).sum())
+            return np.nan_to_num(scores)
         judge = self.judges[name]
         exchanges = [{**row, "question": replace_images(row["question"], self.images[name])} for row in rows]
         model = self.models.use(judge_place(self.registry[name]))
@@ -158,13 +166,24 @@ class RoutedReward:
             self.unread[name] = unread
         return scores
 
+    def rehearse(self, group: RolloutGroup) -> None:
+        """Load each judge of this process and let it judge a literal completion."""
+        row = exchange(group.prompt, group.rollouts[0].text)
+        for name, entry in self.registry.items():
+            if not entry.engine:
+                self.ask(name, [row])
+        self.models.release()
+        self.unread = {}
+
     def failures(self) -> dict[str, int]:
-        """Return judge -> number of its unreadable answers in the last call."""
+        """Return judge -> number of its unreadable answers, or of scores that were no finite numbers, in the last call."""
         return self.unread
 
     def close(self) -> None:
         """Free every judge."""
         self.models.close()
+        for model in self.custom.values():
+            model.release()
 
 
 def define_judge(entry: JudgeEntry, definitions: Mapping[str, Any]) -> tuple[Judge, str]:
@@ -215,6 +234,16 @@ def exchange(prompt: Prompt, completion: str) -> Exchange:
         "reference": reference,
         "label": label,
         "variant": label,
+        "columns": dict(prompt.columns),
+    }
+
+
+def columns_of(rows: Sequence[Exchange]) -> dict[str, list[Any]]:
+    """Return what a custom reward model may read besides tokens, one entry per row."""
+    names = {"prompts": "question", "completions": "completion", "labels": "label", "references": "reference"}
+    return {name: [row[key] for row in rows] for name, key in names.items()} | {
+        key: [row["columns"].get(key) for row in rows]
+        for key in dict.fromkeys(key for row in rows for key in row["columns"])
     }
 
 

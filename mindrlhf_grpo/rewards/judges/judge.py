@@ -194,6 +194,11 @@ class JudgeReward:
             self.models.release()
         return {"": scores}
 
+    def rehearse(self, group: RolloutGroup) -> None:
+        """Load a judge of this process and let it judge a literal completion; a server is asked when there is need."""
+        if not self.place.server:
+            self.score([group])
+
     def failures(self) -> dict[str, int]:
         """Return the number of unreadable answers in the last call."""
         return {"unreadable": self.unread} if self.unread else {}

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from ...chat.chat_server import ChatServer
 from ...config.run import ModelConfig
-from ...errors import ConfigError, RequestRefused, ServerError
+from ...errors import ConfigError, RequestRefused, RunFailed, ServerError
 from ...model_files.folder import find_folder, read_model_config
 from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...types import Batch, Prompt, Sampling
+from ...user_functions import stopping_the_run
 
 if TYPE_CHECKING:
     from ...backend import Backend, LanguageModel
@@ -85,8 +86,9 @@ class InProcess:
         prompts = self.prompts(messages, max_tokens)
         answers: list[str | None] = [None] * len(messages)
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-        for group in self.model.generate(prompts, sampling, group_size=1) if prompts else ():
-            answers[group.prompt.row] = group.rollouts[0].text
+        with stopping_the_run(f"judge {self.folder}"):
+            for group in self.model.generate(prompts, sampling, group_size=1) if prompts else ():
+                answers[group.prompt.row] = group.rollouts[0].text
         return answers
 
     def probabilities(self, messages: Sequence[str], choices: Sequence[str]) -> Floats:
@@ -106,7 +108,12 @@ class InProcess:
                 weights=blank,
                 advantages=blank,
             )
-            logps = self.model.logps(batch).logps[:, 0].reshape(len(prompts), len(first)).astype(np.float64)
+            with stopping_the_run(f"judge {self.folder}"):
+                logps = self.model.logps(batch).logps[:, 0].reshape(len(prompts), len(first)).astype(np.float64)
+            if not np.isfinite(logps.max(axis=1)).any():
+                raise RunFailed(
+                    f"judge {self.folder} computed no finite probability for any of {len(prompts)} messages"
+                )
             weights = np.exp(logps - logps.max(axis=1, keepdims=True))
             likelihoods[[prompt.row for prompt in prompts]] = weights / weights.sum(axis=1, keepdims=True)
         return likelihoods

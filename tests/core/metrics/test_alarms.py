@@ -23,11 +23,12 @@ def told(
     """Alarm -> steps at which it sounded, and the lines that were said."""
     alarms, sounded, notes = Alarms(weights), {}, []
     for step in range(1, steps + 1):
-        found, said = alarms.observe(step, metrics(step))
-        for name, value in found.items():
+        found = alarms.observe(step, metrics(step))
+        assert not found.stop
+        for name, value in found.states.items():
             if value:
                 sounded.setdefault(name.removeprefix("alarm/"), []).append(step)
-        notes += said
+        notes += found.notes
     return sounded, notes
 
 
@@ -203,14 +204,15 @@ def test_a_resumed_run_sounds_the_same(tmp_path: Path) -> None:
     })  # fmt: skip
     whole, lines = Alarms.of_run(config, {"eval/accuracy": 0.5}), []
     for step in range(1, 201):
-        found, _ = whole.observe(step, hacking(step))
+        found = whole.observe(step, hacking(step)).states
         lines.append({"step": step, **hacking(step), **found})
     for cut in (100, 170):
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:cut]))
         again = Alarms.of_run(config, {"eval/accuracy": 0.5})
         said: list[str] = []
         for step in range(cut + 1, 201):
-            found, notes = again.observe(step, hacking(step))
+            heard = again.observe(step, hacking(step))
+            found, notes = heard.states, heard.notes
             assert {**hacking(step), **found} == {
                 name: value for name, value in lines[step - 1].items() if name != "step"
             }

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.config.run import RewardConfig
-from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.errors import ConfigError, RunFailed
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.sources import ModelClassSource
 from mindrlhf_grpo.trainers.preflight import Findings, _check_reward
-from mindrlhf_grpo.types import RolloutGroup
+from mindrlhf_grpo.types import Prompt, RolloutGroup
 
 Groups = Callable[..., RolloutGroup]
 
@@ -30,6 +30,7 @@ class Own:
         if limit < 1:
             raise ConfigError(f"limit is {limit}")
         self.backend, self.folder, self.column, self.limit = backend, policy_folder, column, limit
+        self.scored = []
 
     def check(self, columns):
         if self.column not in columns:
@@ -39,6 +40,15 @@ class Own:
         texts = [rollout.text for group in groups for rollout in group.rollouts]
         if "crash" in texts:
             raise ValueError("out of memory")
+        if self.limit == 7:
+            raise IndexError("no weights")
+        if "leave" in texts:
+            raise SystemExit(3)
+        if "nan" in texts:
+            return {"": [float("nan")] * len(texts)}
+        if "bad" in texts:
+            return {"": [float("nan") if text == "bad" else 1.0 for text in texts]}
+        self.scored.append(texts)
         if "short" in texts:
             return {"": [1.0]}
         return {"": [float(len(text)) for text in texts], "half": [None if len(t) > self.limit else 0.5 for t in texts]}
@@ -77,15 +87,45 @@ def test_a_class_is_built_with_backend_and_policy_and_gives_named_components(gro
     assert table.total()[:, 0].tolist() == [3.0, 8.0]
 
 
-@pytest.mark.parametrize(("text", "reason"), [("crash", "out of memory"), ("short", "1 entries for 2 samples")])
-def test_a_crash_or_a_wrong_answer_fails_the_batch_and_is_said(
-    group: Groups, user: str, caplog: pytest.LogCaptureFixture, text: str, reason: str
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("crash", r"reward 'own' failed: ValueError: out of memory \(.*my_rewards.py:21\)"),
+        ("leave", r"reward 'own' failed: SystemExit: 3 \(.*my_rewards.py:25\)"),
+        ("short", r"reward 'own' failed: .*has 1 entries for 2 samples \(.*my_rewards.py:4\)"),
+        ("nan", r"reward 'own' \(.*my_rewards.py:4\) gave none of 2 completions a value: the first has the value nan"),
+    ],
+)
+def test_a_class_with_models_that_fails_ends_the_run_and_its_line_is_named(
+    group: Groups, user: str, text: str, reason: str
 ):
+    """Finding F1: it gave every sample of the batch the value of a failure, and the run went on to the end."""
+    with Rewards([config(user)]) as rewards, pytest.raises(RunFailed, match=reason) as raised:
+        rewards.score([group([text, "b"], c=1)])
+    assert raised.value.exit_code == 3
+
+
+def test_one_value_of_a_class_that_is_no_number_fails_its_sample_alone(group: Groups, user: str):
     with Rewards([config(user)]) as rewards:
-        table = rewards.score([group([text, "b"], c=1)])
-    assert table.values[:, 0, 0].tolist() == [-1.0, -1.0]
-    assert table.failures == {"own": 2}
-    assert reason in caplog.text
+        table = rewards.score([group(["a", "bad"], c=1)])
+    assert table.values[:, 0, 0].tolist() == [1.0, -1.0]
+    assert (table.failures, table.reasons["own"][:13]) == ({"own": 1}, "the value nan")
+
+
+def test_classes_judge_a_literal_completion_before_a_run(user: str):
+    """Finding F1: a class that cannot work is found in the first seconds, not after the first rollouts."""
+
+    class Letters:
+        def encode(self, text: str) -> list[int]:
+            return list(range(len(text)))
+
+    prompt = Prompt(uid=0, ids=np.arange(3), text="2+2=", columns={"c": 1})
+    with Rewards([config(user)]) as rewards:
+        rewards.rehearse(prompt, Letters())  # type: ignore[arg-type]  # all that it needs of a tokenizer
+        source: Any = rewards.components[0].source
+        assert source.reward.scored == [["The answer is 1."]]
+    with Rewards([config(user, limit=7)]) as rewards, pytest.raises(RunFailed, match="IndexError: no weights"):
+        rewards.rehearse(prompt, Letters())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.rewards import Rewards, RewardTable, guard
 from mindrlhf_grpo.rewards.guard import InProcess, Worker, run_guarded
 from mindrlhf_grpo.rewards.resolve import resolve
-from mindrlhf_grpo.rewards.rows import Failure
+from mindrlhf_grpo.rewards.rows import Failure, Rows
 from mindrlhf_grpo.rewards.worker import GRACE
 
 NAMED = "hostile"
@@ -131,11 +132,43 @@ def ended(pid: int) -> bool:
 
 
 def test_a_batch_where_all_hang_is_given_up(hostile: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(guard, "PATIENCE", 2)
+    """Finding P3.9: a reward that always hangs cost its timeout for each sample of each step."""
+    monkeypatch.setattr(guard, "HUNG_IN_A_ROW", 2)
     worker = Worker(resolve(f"{hostile}:hostile", {}, label="r"), 0.2)
     rows, _ = run_guarded(worker, {"completions": ["sleep"] * 6}, 6)
     assert rows[""][:2] == [Failure("no answer within 0.2 s")] * 2
     assert rows[""][2:] == [Failure("not tried: the sample before had no answer within 0.2 s")] * 4
+
+
+class Hangs:
+    """Runs nothing: the samples called ``sleep`` hang at once."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def run(self, inputs: dict[str, list[Any]], count: int) -> Rows:
+        self.calls += 1
+        if "sleep" in inputs["completions"]:
+            raise guard.CallFailed(guard.Trouble.HUNG, "no answer")
+        return {"": [1.0] * count}
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("completions", "calls", "failed"),
+    [
+        (["sleep"] * 128, 1 + 4, 128),  # given up after 4 in a row
+        (["sleep", "a"] * 64, 1 + 63, 32 + 65),  # after 32 of the batch
+        (["sleep"] * 3 + ["a"] * 125, 1 + 128, 3),
+        (["a"] * 128, 1, 0),
+    ],
+)
+def test_the_calls_that_may_hang_have_a_limit(completions: list[str], calls: int, failed: int):
+    """Finding P3.9: 128 samples and a timeout of 30 s took over an hour a step; now 2.5 min where all hang."""
+    runner = Hangs()
+    rows, _ = run_guarded(runner, {"completions": completions}, len(completions))
+    assert (runner.calls, sum(isinstance(row, Failure) for row in rows[""])) == (calls, failed)
 
 
 def test_a_function_that_cannot_be_loaded_in_the_process_fails_the_batch_once(

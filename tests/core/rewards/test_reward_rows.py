@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,14 +14,31 @@ from mindrlhf_grpo.rewards.rows import Failure, WrongResult, concat_rows, read_r
 
 def test_numbers_of_every_kind_are_read():
     assert read_result([1, True, 0.5, np.float32(0.25), np.array(2.0)], 5) == {"": [1.0, 1.0, 0.5, 0.25, 2.0]}
+    assert read_result([Decimal("0.1"), Fraction(1, 4), np.True_, np.int8(-3)], 4) == {"": [0.1, 0.25, 1.0, -3.0]}
+
+
+def test_tensors_of_any_type_with_a_gradient_or_not_are_read():
+    """Finding D4: bfloat16 or a gradient failed every sample of every step."""
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        assert read_result(torch.tensor([0.5, -2.0], dtype=dtype), 2) == {"": [0.5, -2.0]}
+    trained = torch.tensor([[0.5, 1.0], [2.0, 4.0]], requires_grad=True)
+    assert read_result(trained, 2) == {"": [(0.5, 1.0), (2.0, 4.0)]}
+    assert read_result(list(torch.tensor([0.5, 1.0], dtype=torch.bfloat16, requires_grad=True)), 2) == {"": [0.5, 1.0]}
+    assert read_result([[trained[0, 0], 1], [trained[1, 1], 2.0]], 2) == {"": [(0.5, 1.0), (4.0, 2.0)]}
+    assert read_result(torch.tensor([0.1], dtype=torch.float64), 1) == {"": [0.1]}, "digits of float64 are kept"
 
 
 def test_an_array_and_a_tuple_are_read_like_a_list():
     assert read_result(np.array([1.0, 2.0]), 2) == read_result((1.0, 2.0), 2) == {"": [1.0, 2.0]}
 
 
-def test_none_and_nan_are_not_applicable():
-    assert all(math.isnan(row) for row in read_result([None, math.nan], 2)[""])
+def test_none_alone_is_not_applicable():
+    """Finding F11, P3.8: NaN counted as not applicable, unseen; a value that is not finite fails its sample."""
+    none, nan = read_result([None, math.nan], 2)[""]
+    assert isinstance(none, float)
+    assert math.isnan(none)
+    assert nan == Failure("the value nan, which is not finite; None means that the reward does not apply")
 
 
 def test_segment_rewards_are_read_as_tuples():
