@@ -13,9 +13,11 @@ from ..capacity.memory import peak
 from ..capacity.model_shape import model_shape
 from ..capacity.prediction import largest_scorer, layout_of, predict
 from ..config.file import AnyConfig, read_config
+from ..config.run import RunConfig
 from ..errors import UserError
 from ..model_files.families import nearest_architecture
 from ..model_files.folder import find_folder, read_model_config, read_shapes
+from ..rewards.references import score_references
 from ..trainers.preflight import check, open_tokenizer
 
 GIB = 2**30
@@ -53,6 +55,8 @@ def _examine_config(
     try:
         check(config, draft)
         findings["prompts"] = describe_prompts(config)
+        if isinstance(config, RunConfig):
+            findings["references"] = [scores.text for scores in score_references(config, open_tokenizer(config))]
     except UserError as error:
         problems.append(str(error))
     device, problem = select_device(config, backends)
@@ -179,6 +183,9 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {'':<19}kernels: {', '.join(f'{name} {kernel}' for name, kernel in backend['kernels'].items())}"
     if "prompts" in findings:
         yield f"Prompts\n  {findings['prompts']}"
+    if findings.get("references"):
+        yield "References of the data, scored by the rewards"
+        yield from (f"  {line}" for line in findings["references"])
     if "memory" in findings:
         yield from _memory(findings["memory"])
     for warning in findings["warnings"]:

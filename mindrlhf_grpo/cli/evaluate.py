@@ -53,8 +53,11 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
     backend = load_backend(config)
     rewards = Rewards(config.rewards, backend=backend, policy=model.path)
     try:
+        if rewards.uses_models:
+            rewards.rehearse(prompts[0], tokenizer)
         groups = backend.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
         table = rewards.score(groups)
+        table.refuse_failed("completions")
     finally:
         rewards.close()
         backend.comm.close()

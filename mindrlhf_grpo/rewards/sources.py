@@ -5,6 +5,7 @@ To add a kind, write a class with the members of ``RewardSource`` and choose it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker
     from .models.reward_model import Scorer
 
 MODEL_PREFIX = "model:"  # before the folder of a reward model
+TAKEN_FOR_MESSAGES = re.compile(
+    r"TypeError: string indices must be|AttributeError: 'str' object has no attribute '(get|keys|items)'"
+)
+MESSAGES_HINT = "; completions are texts here: with completions: messages a reward gets lists of messages, as in TRL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +83,24 @@ class RewardSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSource:
-    """A reward function and where it runs."""
+    """A reward function and where it runs.
+
+    Attributes:
+        messages: prompts and completions are given as lists of messages.
+    """
 
     reward: Reward
     runner: Runner
+    messages: bool = False
     uses_models: bool = False
 
     def check(self, columns: Iterable[str]) -> None:
         self.reward.check(columns)
 
     def score(self, groups: Sequence[RolloutGroup], columns: Inputs) -> Scored:
-        rows, retried = run_guarded(self.runner, self.reward.inputs(columns), len(columns["completions"]))
-        return Scored(rows=rows, retried=retried)
+        given = as_messages(groups, columns) if self.messages else columns
+        rows, retried = run_guarded(self.runner, self.reward.inputs(given), len(columns["completions"]))
+        return Scored(rows=rows if self.messages else with_hints(rows), retried=retried)
 
     def rehearse(self, group: RolloutGroup) -> None:
         """Do nothing."""
@@ -168,6 +179,38 @@ class ModelClassSource:
         self.reward.close()
 
 
+def as_messages(groups: Sequence[RolloutGroup], columns: Inputs) -> Inputs:
+    """Return the columns with prompts and completions as lists of messages, as TRL gives conversations to rewards."""
+    prompts = [
+        [dict(message) for message in group.prompt.messages] or [{"role": "user", "content": group.prompt.text}]
+        for group in groups
+        for _ in group.rollouts
+    ]
+    completions = [[{"role": "assistant", "content": text}] for text in columns["completions"]]
+    return {**columns, "prompts": prompts, "completions": completions}
+
+
+def with_hints(rows: Rows) -> Rows:
+    """Return rows whose failures, where they look as if a text was taken for messages, say how to get messages."""
+    return {
+        name: [
+            Failure(row.reason + MESSAGES_HINT)
+            if isinstance(row, Failure) and TAKEN_FOR_MESSAGES.match(row.reason)
+            else row
+            for row in sub_rows
+        ]
+        for name, sub_rows in rows.items()
+    }
+
+
+def check_form(config: RewardConfig, label: str) -> None:
+    """Raise ConfigError for messages asked for a reward that reads texts or rollouts."""
+    if config.completions == "messages" and ":" not in config.function:
+        raise ConfigError(f"{label}: {config.function} is built in and reads texts; accepted: completions: text")
+    if config.completions == "messages" and config.function.startswith(MODEL_PREFIX):
+        raise ConfigError(f"{label}: a reward model renders messages itself; accepted: completions: text")
+
+
 def component_name(config: RewardConfig) -> str:
     """Return the configured name, else the last part of the function's path or of the reward model's folder."""
     return config.name or config.function.rpartition(":")[2].rstrip("/").rpartition("/")[2]
@@ -187,16 +230,19 @@ def build_source(config: RewardConfig, backend: Backend | None, policy: str | No
             raise ConfigError(f"reward {config.function!r}: a reward model needs a backend to compute it")
         return RewardModelSource(scorer=Scorer(settings, backend, _policy_folder(policy)))
     label = f"reward {component_name(config)!r}"
+    check_form(config, label)
     user_class = model_reward(config.function, config.arguments, label=label)
     if user_class is not None:
         if config.timeout > 0:
             raise ConfigError(f"{label}: a class with models of its own runs in this process; set timeout: 0")
+        if config.completions == "messages":
+            raise ConfigError(f"{label}: a class with models of its own gets rollouts; accepted: completions: text")
         return ModelClassSource(
             reward=build_model_reward(user_class, backend, _policy_folder(policy), config.arguments), label=label
         )
     reward = resolve(config.function, config.arguments, label=label)
     runner = Worker(reward, config.timeout) if config.timeout > 0 else InProcess(reward)
-    return FunctionSource(reward=reward, runner=runner)
+    return FunctionSource(reward=reward, runner=runner, messages=config.completions == "messages")
 
 
 def _refuse_no_value(rows: Rows, what: str) -> None:

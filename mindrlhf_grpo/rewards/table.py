@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RunFailed
 from ..types import IntArray
 
 Values = NDArray[np.float64]
@@ -53,6 +53,17 @@ class RewardTable:
         """Return the weighted sum of the components that apply ``[N, K]``; NaN where none does."""
         total: Values = np.nansum(self.values * self.weights[None, :, None], axis=1)
         return np.where(np.isnan(self.values).all(axis=1), np.nan, total)
+
+    def refuse_failed(self, what: str) -> None:
+        """Raise RunFailed if a component failed for every row: a mean of such rewards would say nothing.
+
+        Args:
+            what: the rows, for the message: "held-out problems".
+        """
+        for name, count in self.failures.items():
+            if len(self) and count >= len(self):
+                why = f": {self.reasons[name]}" if name in self.reasons else ""
+                raise RunFailed(f"reward {name} failed for all of {len(self)} {what}{why}")
 
     def without(self, components: Collection[str]) -> RewardTable:
         """Return the table without these components and their sub-components (``name/sub``).

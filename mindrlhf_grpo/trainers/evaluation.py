@@ -23,6 +23,7 @@ class HeldOut:
 
     prompts: list[Prompt]
     sampling: Sampling
+    stops: bool = True  # where a reward fails for every problem
 
     def evaluate(
         self,
@@ -44,6 +45,8 @@ class HeldOut:
         memory.place("reward")
         local_table = rewards.score(groups)
         table = RewardTable.concat(comm.gather_objects(local_table))
+        if self.stops:
+            table.refuse_failed("held-out completions")
         lengths = comm.gather_objects([len(rollout.ids) for group in groups for rollout in group.rollouts])
         metrics = {
             "eval/accuracy": mean(table.values[:, 0]),
@@ -63,4 +66,5 @@ def load_held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
     return HeldOut(
         prompts=PromptStream(data, tokenizer, seed=config.seed).all(),
         sampling=Sampling(max_tokens=rollout.max_tokens, temperature=0.0, stop=tuple(rollout.stop), seed=config.seed),
+        stops=config.train.on_alarm == "stop",
     )

@@ -35,7 +35,7 @@ from ..rewards.models.reward_model import settings_from_arguments
 from ..rewards.protocol import ModelReward
 from ..rewards.resolve import Reward, model_reward
 from ..rewards.resolve import resolve as resolve_reward
-from ..rewards.sources import MODEL_PREFIX, build_model_reward
+from ..rewards.sources import MODEL_PREFIX, build_model_reward, check_form
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")
@@ -238,6 +238,7 @@ def _check_reward(findings: Findings, label: str, component: RewardConfig, colum
         findings.attempt(f"{label}.arguments", lambda: settings_from_arguments(folder, component.arguments))
         return
     try:
+        check_form(component, label)
         user_defined = model_reward(component.function, component.arguments, label=label)
         if user_defined is not None:
             reward: ModelReward | Reward = build_model_reward(user_defined, None, None, component.arguments)
