@@ -222,6 +222,8 @@ def build_source(config: RewardConfig, backend: Backend | None, policy: str | No
     Raises:
         ConfigError: whatever is wrong with the name or its arguments.
     """
+    label = f"reward {component_name(config)!r}"
+    check_form(config, label)
     if config.function.startswith(MODEL_PREFIX):
         from .models.reward_model import Scorer, settings_from_arguments
 
@@ -229,8 +231,6 @@ def build_source(config: RewardConfig, backend: Backend | None, policy: str | No
         if backend is None:
             raise ConfigError(f"reward {config.function!r}: a reward model needs a backend to compute it")
         return RewardModelSource(scorer=Scorer(settings, backend, _policy_folder(policy)))
-    label = f"reward {component_name(config)!r}"
-    check_form(config, label)
     user_class = model_reward(config.function, config.arguments, label=label)
     if user_class is not None:
         if config.timeout > 0:

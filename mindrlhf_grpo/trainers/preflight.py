@@ -232,13 +232,13 @@ def check_writable(run_dir: Path) -> None:
 
 
 def _check_reward(findings: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
+    findings.attempt(f"{label}.completions", lambda: check_form(component, label))
     if component.function.startswith(MODEL_PREFIX):
         folder = component.function.removeprefix(MODEL_PREFIX)
         findings.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))
         findings.attempt(f"{label}.arguments", lambda: settings_from_arguments(folder, component.arguments))
         return
     try:
-        check_form(component, label)
         user_defined = model_reward(component.function, component.arguments, label=label)
         if user_defined is not None:
             reward: ModelReward | Reward = build_model_reward(user_defined, None, None, component.arguments)

@@ -84,7 +84,9 @@ def test_with_messages_it_is_the_reward_of_trl_and_with_warn_the_run_goes_on(fol
     assert (code, len(tiny.metrics(run))) == (0, 2)
     assert "alarm rewards_fail at step 1" in said
     warnings = json.loads((run / "summary.json").read_text())["warnings"]
-    assert any(text.startswith("reward trl failed for 32 samples in 2 steps; the first: TypeError") for text in warnings)
+    assert any(
+        text.startswith("reward trl failed for 32 samples in 2 steps; the first: TypeError") for text in warnings
+    )
 
 
 def test_a_reward_of_bfloat16_with_a_gradient_is_read(folder: Path) -> None:

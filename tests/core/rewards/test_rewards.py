@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.config.run import RewardConfig
-from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.errors import ConfigError, RunFailed
 from mindrlhf_grpo.rewards import Rewards, RewardTable
 from mindrlhf_grpo.types import RolloutGroup
 
@@ -125,3 +125,39 @@ def test_splits_of_a_batch_join_to_the_same_table(group: Groups, user: str):
         joined = RewardTable.concat([rewards.score(groups[:1]), rewards.score([]), rewards.score(groups[1:])])
     assert joined.names == whole.names
     np.testing.assert_array_equal(joined.values, whole.values)
+
+
+TRL = """
+def first(prompts, completions, **columns):
+    return [float(p[-1]["content"] == "prompt" and c[0] == {"role": "assistant", "content": "a"}) for p, c in zip(prompts, completions)]
+
+def get(completions):
+    return [float(c.get("content") == "a") for c in completions]
+"""
+
+
+def test_messages_are_given_as_trl_gives_them_and_text_taken_for_them_is_told(
+    group: Groups, source: Callable[[str], str]
+):
+    """Newcomer P1: ``completion[0]["content"]``, the usual reward of TRL, failed on every sample without a hint."""
+    path = source(TRL)
+    table = table_of([RewardConfig(function=f"{path}:first", completions="messages")], [group(["a", "b"], level=1)])
+    assert (table.values[:, 0, 0].tolist(), table.failures) == ([1.0, 0.0], {})
+    for name in ("first", "get"):
+        table = table_of([RewardConfig(function=f"{path}:{name}")], [group(["a"])])
+        assert table.reasons[name].endswith("with completions: messages a reward gets lists of messages, as in TRL")
+
+
+@pytest.mark.parametrize("function", ["numeric_match", "model:folder"])
+def test_messages_are_refused_where_texts_are_read(function: str):
+    with pytest.raises(ConfigError, match="accepted: completions: text"):
+        Rewards([RewardConfig(function=function, completions="messages")])
+
+
+def test_a_component_that_failed_for_every_row_has_no_mean(group: Groups, source: Callable[[str], str]):
+    """Newcomer P1, of its kind: ``evaluate`` and held-out problems gave such a reward the mean 0."""
+    path = source("def never(completions):\n    raise ValueError('no gold')")
+    table = table_of([RewardConfig(function=f"{path}:never")], [group(["a", "b"])])
+    with pytest.raises(RunFailed, match=r"reward never failed for all of 2 completions: ValueError: no gold \(.*:2\)"):
+        table.refuse_failed("completions")
+    assert RewardTable.concat([table, table]).reasons == table.reasons
