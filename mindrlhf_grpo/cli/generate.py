@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ..backend import load_backend
 from ..config.file import Draft
 from ..config.offline import OfflineConfig
@@ -24,7 +22,7 @@ from ..run.checkpoint import PREFIX
 from ..run.export import find_policy
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..trainers.preflight import check, check_device
-from ..types import FinishReason, Prompt, Rollout, RolloutGroup, Sampling
+from ..types import FinishReason, Prompt, RolloutGroup, Sampling
 
 UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
 IMAGES = ImagesConfig()  # names the column of images in rows to generate from
@@ -209,23 +207,6 @@ def greedy_answers(
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
     groups = generate(model_settings(model, device=device), rows, sampling, backend=backend)
     return [group.rollouts[0].text for group in groups]
-
-
-def bare_config(model: ModelConfig, backend: str) -> RunConfig:
-    """Build a configuration to load single models with a backend; it names neither data nor rewards."""
-    return RunConfig(
-        backend=backend, model=model, data=DataConfig(source=UNUSED), rewards=[RewardConfig(function=UNUSED)]
-    )
-
-
-def written_group(uid: int, question: str, answers: Sequence[str]) -> RolloutGroup:
-    """Build a group from written answers, for code that reads their text and not their ids."""
-    no_ids, no_logps = np.zeros(1, np.int64), np.zeros(1, np.float32)
-    rollouts = tuple(
-        Rollout(sample=number, ids=no_ids, logps=no_logps, finish=FinishReason.STOP, text=answer)
-        for number, answer in enumerate(answers)
-    )
-    return RolloutGroup(prompt=Prompt(uid=uid, ids=no_ids, text=question, row=uid), rollouts=rollouts)
 
 
 def as_json(group: RolloutGroup) -> dict[str, Any]:

@@ -8,6 +8,8 @@ A table has one row per key, nested in sections as the program's own files are, 
     world: {ignored: the launcher decides}           has no meaning here; the user is told why
     world: the launcher decides                      the same; the text may also be the name of one of ``reasons``
 
+A row that is computed with may name our key that comes of it (``sets: model.dtype``), for messages about that key.
+
 A key without a row is an error that names the nearest key. More words of a row with ``to``::
 
     map: {cos: cosine}                               their values -> ours; any other value is an error
@@ -39,17 +41,20 @@ from typing import Any
 
 from ..config import yaml_source
 from ..config.file import Draft
+from ..config.offline import OfflineConfig
+from ..config.run import RunConfig
 from ..errors import ConfigError, did_you_mean
 
 Place = tuple[str | int, ...]
 Row = Mapping[str, Any]
 Placer = Callable[[Place], str]  # path of a key -> where it was written, for messages
 ANY = "*"
-OF_TRANSLATION = {"to", "as", "default", "map", "off", "with", "only", "ignored"}
+OF_TRANSLATION = {"to", "as", "default", "map", "off", "with", "only", "ignored", "sets"}
 OF_ARGUMENTS = {"kind", "help", "many", "alone", "choices", "required", "min", "max"}
 WORDS = OF_TRANSLATION | OF_ARGUMENTS
 UNKNOWN = "{place}: {name} is unknown{hint}"
 REFUSED = "{place}: {name} is {value!r}; accepted: {accepted}"
+OUR_SECTIONS = frozenset(RunConfig.model_fields) | frozenset(OfflineConfig.model_fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +160,8 @@ class Translation:
         values: dotted key -> value; at first the table's defaults.
         places: dotted key -> where it was given; absent for defaults.
         our_settings: settings under our own keys, as ``key=value``.
-        ignored: keys given that have no meaning here -> the reason.
+        ignored: keys given that have no meaning here and change no number -> the reason.
+        changes: sentences on numbers that differ from theirs.
         problems: messages on what is wrong so far.
     """
 
@@ -164,6 +170,7 @@ class Translation:
     places: dict[str, str] = field(default_factory=dict)
     our_settings: list[str] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -171,7 +178,10 @@ class Translation:
 
     @staticmethod
     def from_words(table: Table, file: Path | None, arguments: Sequence[str]) -> Translation:
-        """Read a file, then ``name=value`` arguments, where ``+key=value`` sets a key of ours.
+        """Read a file, then ``name=value`` arguments as Hydra has them.
+
+        ``+name=value`` adds a key of theirs, or sets one of ours; ``~name`` takes back what was given for a key or for a
+        whole section, so that its default holds.
 
         Raises:
             ConfigError: lists every unknown key and every value that is not accepted.
@@ -192,21 +202,35 @@ class Translation:
             self.take_value(name, value, place(path))
 
     def take_argument(self, text: str) -> None:
-        """Take ``name=value`` of the command line; the value is YAML, or else text."""
+        """Take ``name=value`` or ``~name`` of the command line; the value is YAML, or else text."""
         name, equals, written = text.partition("=")
-        if not equals:
+        plain = name.lstrip("+")
+        if name.startswith("~"):
+            self.take_back(name[1:], f"argument {text}")
+        elif not equals:
             self.problems.append(f"{text!r}: expected name=value")
-        elif name.startswith("+") and name.lstrip("+") not in self.table.rows:
+        elif name != plain and plain not in self.table.rows and plain.partition(".")[0] in OUR_SECTIONS:
             self.our_settings.append(text.lstrip("+"))
         else:
             document = yaml_source.parse(written)
-            self.take_value(name.lstrip("+"), written if document.problems else document.value, f"argument {text}")
+            self.take_value(plain, written if document.problems else document.value, f"argument {text}")
+
+    def take_back(self, name: str, place: str) -> None:
+        """Forget what was given for a key, or for all keys of a section; an unknown name is noted."""
+        table, defaults = self.table, self.table.defaults()
+        if table.row(name) is None and not table.has_section(name):
+            self.problems.append(table.unknown_key(name, place))
+        for given in [key for key in {*self.values, *self.ignored} if key == name or key.startswith(f"{name}.")]:
+            for kept in (self.values, self.places, self.ignored):
+                kept.pop(given, None)
+            if given in defaults:
+                self.values[given] = defaults[given]
 
     def take_value(self, name: str, value: Any, place: str) -> None:
         """Take a value, or note why it cannot be taken."""
         table, row = self.table, self.table.row(name)
         if row is None and table.has_section(name):
-            if value not in (None, "None"):
+            if value not in (None, "None", {}):
                 self.problems.append(f"{place}: {name} is {value!r}, not a section")
         elif row is None:
             self.problems.append(table.unknown_key(name, place))
@@ -311,9 +335,27 @@ class Translation:
         if missing:
             raise ConfigError(f"{' and '.join(missing)} must be given, like {missing[0]}=...")
 
-    def ignored_line(self) -> str:
-        """Return one line on the ignored keys and why; empty without any."""
-        return "ignored: " + "; ".join(f"{name} ({why})" for name, why in self.ignored.items()) if self.ignored else ""
+    def notes(self) -> list[str]:
+        """Return a line for each reason with the keys that it ignores, most keys first, and at last what changes numbers."""
+        by_reason: dict[str, list[str]] = {}
+        for name, why in self.ignored.items():
+            by_reason.setdefault(why, []).append(name)
+        most_first = sorted(by_reason.items(), key=lambda group: -len(group[1]))
+        ignored = [f"ignored, {why}: {', '.join(names)}" for why, names in most_first]
+        return [*ignored, *(f"differs: {text}" for text in self.changes)]
+
+    def in_their_words(self, text: str) -> str:
+        """Return a message with their names of the keys of ours that it mentions."""
+        names: dict[str, list[str]] = {}
+        for name, row in self.table.rows.items():
+            ours = row.get("to", row.get("sets", []))
+            for key in [ours] if isinstance(ours, str) else ours:
+                names.setdefault(key, []).append(name)
+        said = {
+            key: theirs for key, theirs in names.items() if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", text)
+        }
+        lines = [f"  here {key} is set by {', '.join(theirs)}" for key, theirs in said.items()]
+        return "\n".join([text, *lines])
 
 
 def is_row(entry: Any) -> bool:

@@ -19,11 +19,12 @@ Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 MaxTokens = Annotated[int, typer.Option(min=0, help="Longer conversations are cut at their end; 0: never.")]
 
 
-@app.command("preprocess")
+@app.command("preprocess", context_settings={"allow_extra_args": True})
 def preprocess_command(
+    context: typer.Context,
     source: Annotated[Path, typer.Option("--local-dataset-path", "--local_dataset_path", help="Folder with data/SUBSET/train.jsonl and test.jsonl.")] = Path("Data/PKU-SafeRLHF"),
     out: Annotated[Path, typer.Option("--local-save-dir", "--local_save_dir", help="Folder for train and val.")] = Path("Data/pku_saferlhf_verl"),
-    subsets: Annotated[list[str] | None, typer.Option(help="A subset; may be repeated; default: all three.")] = None,
+    subsets: Annotated[list[str] | None, typer.Option(help="One or more subsets; default: all three, or the files of a folder without subsets.")] = None,
     train_ratio: Annotated[float, typer.Option("--train-ratio", "--train_ratio", help="Share for training where there is no test file.")] = 0.9,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle each split.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order.")] = 42,
@@ -32,10 +33,13 @@ def preprocess_command(
     file_format: Annotated[Literal["parquet", "jsonl"], typer.Option("--format", help="parquet or jsonl.")] = "parquet",
 ) -> None:  # fmt: skip
     """Turn PKU-SafeRLHF into prompts for training."""
-    from .data import SUBSETS, Preprocessing, preprocess
+    from ...errors import ConfigError
+    from .data import Preprocessing, preprocess
 
+    if context.args and not subsets:
+        raise ConfigError(f"{context.args[0]!r} is no option; subsets are named as --subsets A B")
     settings = Preprocessing(
-        subsets=subsets or SUBSETS,
+        subsets=[*subsets, *context.args] if subsets else None,  # words that follow --subsets A
         train_ratio=train_ratio,
         shuffle=shuffle,
         seed=seed,
@@ -121,21 +125,27 @@ def train_command(
     """Train with verl's dotted names."""
     from ...cli.console import rank_of_process, show_summary
     from ...config.file import dump
+    from ...errors import UserError
     from ...trainers import train
     from ...trainers.preflight import check
-    from .settings import configuration, read_names
+    from .settings import configuration, read_names, refuse_to_resume
 
-    words: list[str] = list(arguments or [])
-    file = Path(words.pop(0)) if words and "=" not in words[0] else None
+    words, main = list[str](arguments or []), rank_of_process() == 0
+    file = Path(words.pop(0)) if words and "=" not in words[0] and not words[0].startswith("~") else None
     names = read_names(file, words)
-    config, draft = configuration(names, backend)
-    if names.ignored_line() and rank_of_process() == 0:
-        typer.echo(names.ignored_line(), err=True)
-    if show:
-        typer.echo(dump(config), nl=False)
-        return
-    check(config, draft)
-    os.environ.setdefault("WANDB_PROJECT", str(names.get("trainer.project_name")))  # where the tracker looks for it
-    summary: dict[str, Any] = train(config)
-    if rank_of_process() == 0:
+    try:
+        config, draft = configuration(names, backend)
+        for line in names.notes() if main else ():
+            typer.echo(line, err=True)
+        if show:
+            typer.echo(dump(config), nl=False)
+            return
+        if main:  # another rank may look after this one has begun the folder
+            refuse_to_resume(names, config.run_dir)
+        check(config, draft)
+        os.environ.setdefault("WANDB_PROJECT", str(names.get("trainer.project_name")))  # where the tracker looks for it
+        summary: dict[str, Any] = train(config)
+    except UserError as error:
+        raise type(error)(names.in_their_words(str(error))) from error
+    if main:
         show_summary(summary)

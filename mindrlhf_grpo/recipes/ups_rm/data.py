@@ -36,12 +36,13 @@ class Preprocessing:
     """Settings for turning the files into rows.
 
     Attributes:
+        subsets: None: all, or the files of a folder without subsets.
         train_ratio: share of the lines, from the first on, to train on where no subset has a test file.
         dedup_prompts: keep only the first line of each prompt of a split; a prompt comes in several pairs.
         skip_bad: leave out and count unusable lines, instead of stopping at the first.
     """
 
-    subsets: Sequence[str] = SUBSETS
+    subsets: Sequence[str] | None = None
     train_ratio: float = 0.9
     shuffle: bool = False
     seed: int = 42
@@ -55,16 +56,20 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
     Raises:
         DataError: an unknown subset, a bad line that is not to be skipped, or a split without rows.
     """
-    for name in settings.subsets:
+    for name in settings.subsets or ():
         if name not in SUBSETS:
             raise DataError(f"subset {name!r} is unknown{did_you_mean(name, SUBSETS)}; accepted: {', '.join(SUBSETS)}")
     if not 0 < settings.train_ratio < 1:
         raise DataError(f"train_ratio is {settings.train_ratio}; accepted: between 0 and 1")
-    counts: dict[str, Any] = {"skipped": 0, "duplicates": 0, "missing": []}
+    counts: dict[str, Any] = {"skipped": 0, "duplicates": 0, "bad_labels": {}, "missing": []}
     train = read_lines(source, "train", settings, counts)
     held_out = read_lines(source, "test", settings, counts)
     if not train:
-        raise DataError(f"{source}: no rows to train on in the subsets {', '.join(settings.subsets)}")
+        places = ["data/SUBSET/train.jsonl", *([] if settings.subsets else ["train.jsonl", "data/train.jsonl"])]
+        raise DataError(
+            f"{source}: no rows to train on; looked for {', '.join(places)}"
+            f" (SUBSET: {', '.join(settings.subsets or SUBSETS)})"
+        )
     if not held_out:  # no official test file: split before anything is shuffled
         cut = int(len(train) * settings.train_ratio)
         train, held_out = train[:cut], train[cut:]
@@ -78,26 +83,51 @@ def preprocess(source: Path, out: Path, settings: Preprocessing, file_format: st
     return counts
 
 
-def read_lines(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
-    """Return the usable lines of a split, subset after subset; a subset without the file is skipped with a warning."""
-    usable: list[Row] = []  # numbered as they come, before anything is split, shuffled or left out
-    for subset in settings.subsets:
-        path = source / "data" / subset / f"{split}.jsonl"
-        if not path.is_file():
+def files_of(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Path]:
+    """Return the files of a split: one of each subset, or that of a folder without subsets (the 10K and 30K sets).
+
+    A subset without the file is skipped with a warning.
+    """
+    paths = {subset: source / "data" / subset / f"{split}.jsonl" for subset in settings.subsets or SUBSETS}
+    found = [path for path in paths.values() if path.is_file()]
+    whole = [path for path in (source / f"{split}.jsonl", source / "data" / f"{split}.jsonl") if path.is_file()]
+    if not found and whole and settings.subsets is None:
+        return whole[:1]
+    for subset, path in paths.items():
+        if path not in found:
             LOG.warning("%s is not there: subset %s has no %s lines", path, subset, split)
             counts["missing"].append(f"{subset}/{split}")
-            continue
+    return found
+
+
+def read_lines(source: Path, split: str, settings: Preprocessing, counts: dict[str, Any]) -> list[Row]:
+    """Return the usable lines of a split, file after file."""
+    usable: list[Row] = []  # numbered as they come, before anything is split, shuffled or left out
+    for path in files_of(source, split, settings, counts):
         lines = JsonLinesRows(path)
         for number in range(len(lines)):
             line = check_line(lines[number], lines.place(number))
             if not isinstance(line, BadRow):
-                usable.append({**line, "index": len(usable)})
+                usable.append({**read_labels(line, lines.place(number), counts), "index": len(usable)})
             elif settings.skip_bad:
                 counts["skipped"] += 1
                 LOG.warning("skipped %s", line)
             else:
                 raise DataError(f"{line}; --bad-rows skip goes on without it")
     return usable
+
+
+def read_labels(line: Row, place: str, counts: dict[str, Any]) -> Row:
+    """Return a line with its labels: null for an absent one, and for one of another type, which is counted and said."""
+    labels = {name: line.get(name) for name in LABELS}
+    for name, kind in LABELS.items():
+        if labels[name] is not None and type(labels[name]) is not kind:
+            if name not in counts["bad_labels"]:
+                accepted = "true or false" if kind is bool else "a whole number"
+                LOG.warning("%s: %s is %r, not %s; it becomes null", place, name, labels[name], accepted)
+            counts["bad_labels"][name] = counts["bad_labels"].get(name, 0) + 1
+            labels[name] = None
+    return {**line, **labels}
 
 
 def check_line(line: Row | BadRow, place: str) -> Row | BadRow:
@@ -120,7 +150,7 @@ def to_rows(lines: Iterable[Row], split: str, settings: Preprocessing, counts: d
             counts["duplicates"] += 1
             continue
         seen.add(line["prompt"])
-        labels = {name: line[name] if type(line.get(name)) is kind else None for name, kind in LABELS.items()}
+        labels = {name: line[name] for name in LABELS}
         rows.append(
             {
                 "data_source": "PKU-SafeRLHF",
@@ -157,13 +187,29 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
-def rows(files: str | Sequence[str]) -> Iterator[Row | BadRow]:
-    """Yield the rows of one or several files, nested arrays as lists (a ``data.source`` function)."""
-    for file in [files] if isinstance(files, str) else files:
-        written = read_rows(file)
-        for index in range(len(written)):
-            row = written[index]
-            yield row if isinstance(row, BadRow) else {name: plain(value) for name, value in row.items()}
+def rows(files: str | Sequence[str], most: int = -1, seed: int | None = None) -> Iterator[Row | BadRow]:
+    """Yield the rows of one or several files, nested arrays as lists (a ``data.source`` function).
+
+    Args:
+        most: number of rows to take; -1: all.
+        seed: of the draw of those rows; None: the first ones.
+    """
+    yield from (row for _, row in placed_rows(files, most, seed))
+
+
+def placed_rows(
+    files: str | Sequence[str], most: int = -1, seed: int | None = None
+) -> Iterator[tuple[str, Row | BadRow]]:
+    """Yield the same rows with their places, file and line."""
+    written = [read_rows(file) for file in ([files] if isinstance(files, str) else files)]
+    places = [(source, index) for source in written for index in range(len(source))]
+    if 0 < most < len(places):
+        drawn = range(most) if seed is None else np.random.default_rng(seed).choice(len(places), most, replace=False)
+        places = [places[number] for number in drawn]
+    for source, index in places:
+        row = source[index]
+        readable = row if isinstance(row, BadRow) else {name: plain(value) for name, value in row.items()}
+        yield source.place(index), readable
 
 
 def plain(value: Any) -> Any:
@@ -184,10 +230,9 @@ def check_data(files: Sequence[str]) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for file in files:
         count, labelled, first = 0, 0, ""
-        for row in rows(file):
+        for place, row in placed_rows(file):
             if isinstance(row, BadRow):
                 raise DataError(str(row))
-            place = f"{file}, row {count}"
             missing = [name for name in COLUMNS if name not in row]
             if missing:
                 raise DataError(f"{place} has no {', '.join(missing)}; it has {', '.join(row)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...backend import load_backend
-from ...cli.generate import bare_config, written_group
 from ...config.run import ModelConfig, RunConfig
 from ...data.rows import BadRow
 from ...errors import ConfigError, DataError
 from ...model_files.folder import find_folder, read_model_config
 from ...rewards.models.reward_model import Scorer, ScorerSettings
-from .data import rows
+from ...rewards.models.written_answers import bare_config, written_group
+from .data import placed_rows
 from .head_files import merge_head, named_head, read_head, write_head
 from .head_training import HeadTraining, train_head
 
@@ -30,27 +31,43 @@ QUESTION = "How can I help someone who is feeling depressed?"
 ANSWERS = ("Listen to them, and help them to find support.", "I do not care.")
 
 
-def labelled(files: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Yield (prompt, response, 1 if unsafe) for both responses of each line; a response without a label is left out.
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Responses with labels; ``unlabelled`` counts those left out because they have none."""
+
+    examples: list[tuple[str, str, int]]
+    unlabelled: int
+
+
+def labelled(files: Sequence[str]) -> Labelled:
+    """Return (prompt, response, 1 if unsafe) for both responses of each line that have a label.
 
     Raises:
-        DataError: an unreadable line, or one without prompt or responses.
+        DataError: an unreadable line, one without prompt or responses, or a label that is neither true nor false.
     """
-    for number, row in enumerate(rows(files)):
+    examples: list[tuple[str, str, int]] = []
+    unlabelled = 0
+    for place, row in placed_rows(files):
         if isinstance(row, BadRow):
             raise DataError(str(row))
         for side in ("0", "1"):
-            safe, texts = row.get(f"is_response_{side}_safe"), [row.get("prompt"), row.get(f"response_{side}")]
+            name, texts = f"is_response_{side}_safe", [row.get("prompt"), row.get(f"response_{side}")]
             if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise DataError(f"{', '.join(files)}, row {number}: prompt and response_{side} must be text")
-            if isinstance(safe, bool):
-                yield str(texts[0]), str(texts[1]), int(not safe)
+                raise DataError(f"{place}: prompt and response_{side} must be text")
+            safe = row.get(name)
+            if safe is None:
+                unlabelled += 1
+            elif isinstance(safe, bool):
+                examples.append((str(texts[0]), str(texts[1]), int(not safe)))
+            else:
+                raise DataError(f"{place}: {name} is {safe!r}; accepted: true, false, or null for no label")
+    return Labelled(examples, unlabelled)
 
 
 def learn_head(
     body: str, files: Sequence[str], out: Path, training: HeadTraining, model: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Train a head on the embeddings of ``body`` and write it; returns loss and accuracy.
+    """Train a head on the embeddings of ``body`` and write it; returns loss, accuracy, and responses without a label.
 
     Args:
         model: ``backend``, ``device``, ``dtype``, ``max_tokens``.
@@ -58,8 +75,8 @@ def learn_head(
     Raises:
         DataError: unusable rows, or labels of one kind only.
     """
-    examples = list(labelled(files))
-    groups = [written_group(place, prompt, [text]) for place, (prompt, text, _) in enumerate(examples)]
+    found = labelled(files)
+    groups = [written_group(place, prompt, [text]) for place, (prompt, text, _) in enumerate(found.examples)]
     backend = load_backend(backend_config(body, model))
     try:
         scorer = Scorer(scorer_settings(body, {**model, "keep": True}), backend, headless=True)
@@ -67,10 +84,10 @@ def learn_head(
     finally:
         backend.comm.close()
     embeddings = np.concatenate(parts) if parts else np.zeros((0, 1))
-    trained = train_head(embeddings, np.asarray([label for _, _, label in examples]), training)
+    trained = train_head(embeddings, np.asarray([label for _, _, label in found.examples]), training)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_head(out, trained.head, named_head(MODEL_TYPE))
-    return trained.figures
+    return {**trained.figures, "unlabelled": float(found.unlabelled)}
 
 
 def merge(body: str, head: Path, out: Path) -> dict[str, Any]:

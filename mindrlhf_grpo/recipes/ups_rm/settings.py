@@ -22,11 +22,23 @@ from ...trainers.session import load_run_tokenizer
 PACKAGE = __name__.rpartition(".")[0]
 ROWS, NAMES_OF_VERL, GROUPS = f"{PACKAGE}.data:rows", f"{PACKAGE}.metrics:verl_names", f"{PACKAGE}.metrics:group_log"
 TRACKERS = ("wandb", "tensorboard")
+LOSSES = {"vanilla": "ppo", "gspo": "gspo", "geo_mean": "gmpo", "cispo": "cispo"}
+BY_SEQUENCE = ("gspo", "geo_mean")  # verl takes the mean of sequences for these, whatever loss_agg_mode says
+CLIP = 0.2  # of verl, for every loss
+TEST_OF_GROUPS = ("score", "seq_reward", "seq_final_reward")
 KL_CLAMP = 10.0  # of verl, on the low-variance estimate
 UNKNOWN = "{place}: {name} is no name of verl that is known here{near}"
 REFUSED = "{place}: {name} is {value!r}{near}; accepted here: {accepted}"
 ACTOR, RM = "actor_rollout_ref.actor", "reward_model"
 RM_OFFLOAD = f"{RM}.model.fsdp_config.param_offload"
+CRITIC_AS_ACTOR = tuple(
+    f"critic.{name}"
+    for name in (
+        "ppo_epochs", "ppo_mini_batch_size", "loss_agg_mode", "grad_clip", "optim.weight_decay", "optim.betas",
+        "optim.warmup_style", "optim.lr_warmup_steps", "optim.lr_warmup_steps_ratio",
+    )
+)  # fmt: skip
+COMPUTE = tuple(f"{ACTOR}.fsdp_config.{name}" for name in ("mixed_precision.param_dtype", "dtype", "model_dtype"))
 
 
 @cache
@@ -48,9 +60,11 @@ def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
         ConfigError: a required name is missing, values contradict each other, or a key does not accept its value.
     """
     names.require(["actor_rollout_ref.model.path", f"{RM}.model.path", "data.train_files"])
+    names.choice("trainer.resume_mode")  # read when the run begins
     draft = Draft({"backend": backend, "algorithm": {"preset": "verl"}, "train": {"steps": 1}}, "verl's names")
     names.put_keys(draft)
-    for rule in (put_data, put_batches, put_kl, put_reward, put_memory, put_run, put_metrics):
+    check_critic(names)
+    for rule in (put_data, put_batches, put_kl, put_loss, put_precision, put_reward, put_memory, put_run, put_metrics):
         rule(names, draft)
     draft.with_overrides(names.our_settings)
     config = draft.validated()
@@ -65,11 +79,27 @@ def configuration(names: Translation, backend: str) -> tuple[RunConfig, Draft]:
     return settled, draft
 
 
+def check_critic(names: Translation) -> None:
+    """Raise ConfigError for a setting of the critic that is not the policy's: here both are trained alike."""
+    for name in [name for name in CRITIC_AS_ACTOR if name in names.places]:
+        if names.get("algorithm.adv_estimator") != "gae":
+            names.ignored[name] = (
+                f"it has no effect with algorithm.adv_estimator={names.get('algorithm.adv_estimator')}"
+            )
+        elif names.get(name) != (of_actor := names.get(f"{ACTOR}.{name.removeprefix('critic.')}")):
+            raise ConfigError(
+                f"{names.place(name)}: {name} is {names.get(name)!r}; the critic is trained as the policy is, by {of_actor!r}"
+            )
+
+
 def put_data(names: Translation, draft: Draft) -> None:
     """Put the files, and the treatment of prompts that are too long."""
-    for name, section in (("data.train_files", "data"), ("data.val_files", "eval")):
+    drawn = int(names.get("data.seed") or 0) if names.get("data.shuffle") is not False else None
+    for split, section in (("train", "data"), ("val", "eval")):
+        name, most = f"data.{split}_files", int(names.number(f"data.{split}_max_samples"))
         if names.get(name):
-            draft.put((section, "source"), {"name": ROWS, "files": names.get(name)}, names.place(name))
+            part = {"most": most} | ({} if drawn is None else {"seed": drawn}) if most > 0 else {}
+            draft.put((section, "source"), {"name": ROWS, "files": names.get(name), **part}, names.place(name))
     choices = {"error": "error", "left": "truncate"}  # verl's left cuts the beginning, as truncate does
     how = "drop" if names.flag("data.filter_overlong_prompts") else choices.get(str(names.get("data.truncation")))
     if how is None:
@@ -126,16 +156,49 @@ def put_kl(names: Translation, draft: Draft) -> None:
         draft.put(("algorithm", key), value, names.place("algorithm.use_kl_in_reward"))
 
 
+def put_loss(names: Translation, draft: Draft) -> None:
+    """Put the policy loss where it is not PPO's clip, and the treatment of groups whose rewards are all equal."""
+    name, algorithm = f"{ACTOR}.policy_loss.loss_mode", draft.values["algorithm"]
+    loss = names.choice(name, LOSSES)
+    if loss != "ppo":
+        low, high = algorithm.get("clip_low", CLIP), algorithm.get("clip_high", CLIP)
+        bounds = {"clip_low": low, "clip_high": high}
+        if loss == "cispo":
+            bounds = {"low": 1 - low, "high": 1 + high}
+            algorithm.pop("clip_low", None), algorithm.pop("clip_high", None)
+        gradient = {"gradient": "token"} if loss == "gspo" else {}
+        with_kl = algorithm.get("loss", {})
+        draft.put(("algorithm", "loss"), {**with_kl, "name": loss, **bounds, **gradient}, names.place(name))
+    if names.get(name) in BY_SEQUENCE:
+        draft.put(("algorithm", "aggregation"), "sequence_mean", names.place(name))
+    if names.flag("algorithm.filter_groups.enable"):
+        metric = names.get("algorithm.filter_groups.metric")
+        accepted = TEST_OF_GROUPS[: 2 if names.flag("algorithm.use_kl_in_reward") else 3]
+        if metric not in (None, *accepted):
+            place = names.place("algorithm.filter_groups.metric")
+            raise ConfigError(names.table.refusal("algorithm.filter_groups.metric", metric, accepted, place))
+        draft.put(("algorithm", "dead_groups"), "resample", names.place("algorithm.filter_groups.enable"))
+
+
+def put_precision(names: Translation, draft: Draft) -> None:
+    """Put the type to compute in; bfloat16 keeps float32 weights in the optimizer, as verl does."""
+    given = next((name for name in COMPUTE if names.get(name)), None)
+    if given is not None:
+        draft.put(("model", "dtype"), names.choice(given), names.place(given))
+    if given in (None, COMPUTE[-1]) and draft.values["model"].get("dtype", "float32") == "float32":
+        names.changes.append(
+            "policy and reward model compute in float32; verl computes in bfloat16 on float32 weights, which "
+            f"{COMPUTE[1]}=bfloat16 does here, for half the memory"
+        )
+
+
 def put_reward(names: Translation, draft: Draft) -> None:
     """Put the reward model, and whether it reads prompts in its own template."""
     path, other = names.get(f"{RM}.model.path"), names.get(f"{RM}.model.input_tokenizer")
     same = f"{RM}.model.input_tokenizer" in names.places and other in (None, path)
     most = int(names.number(f"{RM}.max_length") if names.get(f"{RM}.max_length") else longest(names))
     transforms = {str(name): name for name in CHOICES["squash"]}
-    dtypes = table().rows[f"{ACTOR}.fsdp_config.model_dtype"]["map"]
-    dtype_names = [
-        name for name in (f"{RM}.model.fsdp_config.model_dtype", f"{ACTOR}.fsdp_config.model_dtype") if names.get(name)
-    ]
+    own_type = f"{RM}.model.fsdp_config.model_dtype"
     arguments = {
         "tokens": "same" if same else "own",
         "end": "template",
@@ -143,7 +206,7 @@ def put_reward(names: Translation, draft: Draft) -> None:
         "max_tokens": most,
         "trust_remote_code": names.flag(f"{RM}.model.trust_remote_code"),
         "tokens_per_micro_batch": int(names.number(f"{RM}.micro_batch_size_per_gpu") * most),
-        "dtype": names.choice(dtype_names[0], dtypes) if dtype_names else "float32",
+        "dtype": names.choice(own_type) if names.get(own_type) else draft.values["model"].get("dtype", "float32"),
     }
     reward = {"function": f"model:{path}", "name": "score", "arguments": arguments}
     draft.put(("rewards",), [reward], names.place(f"{RM}.model.path"))
@@ -217,3 +280,12 @@ def count_steps(names: Translation, config: RunConfig) -> int:
             f"{names.place('data.train_batch_size')}: data.train_batch_size is {batch}, the data has {usable} prompts"
         )
     return int(names.number("trainer.total_epochs")) * (usable // batch)
+
+
+def refuse_to_resume(names: Translation, folder: Path) -> None:
+    """Raise ConfigError where a fresh run is asked for and the folder holds a run, which would be resumed."""
+    if names.choice("trainer.resume_mode") == "disable" and (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"{names.place('trainer.resume_mode')}: {folder} holds a run, which would be resumed; "
+            "name another folder by trainer.default_local_dir, or remove this one"
+        )

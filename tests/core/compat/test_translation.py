@@ -51,7 +51,7 @@ def test_keys_go_where_the_table_says() -> None:
         "checkpoint": {"every": 0},
     }  # fmt: skip
     assert settings.our_settings == ["train.steps=3"]
-    assert settings.ignored_line() == "ignored: a.only_with (it has no effect with a.kind=group)"
+    assert settings.notes() == ["ignored, it has no effect with a.kind=group: a.only_with"]
     assert draft.place(("algorithm", "clip_low")) == "argument a.both=0.1"
 
 
@@ -61,7 +61,7 @@ def test_later_values_win_and_references_are_put_in(tmp_path: Path) -> None:
     assert (settings.number("a.rate"), settings.get("a.folder"), settings.flag("b.flag")) == (0.001, "y/out", True)
     assert settings.place("b.name") == f"{tmp_path}/file.yaml:2"
     assert settings.ignored == {"gpu.count": "there is none", "gpu.memory": "it is taken as needed"}
-    assert read().ignored_line() == ""
+    assert read().notes() == []
 
 
 def test_the_example_in_the_documentation_holds() -> None:
@@ -145,3 +145,47 @@ def test_their_keys_become_ours_with_defaults_and_mapped_values() -> None:
 def test_keys_and_values_that_are_none_are_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         KEYS.read(given, lambda path: "file.yaml").put_keys(Draft({"rewards": [{}, {}]}))
+
+
+def test_a_key_with_a_plus_is_theirs_unless_it_lies_in_a_section_of_ours() -> None:
+    """Finding F5: ``+section.key`` of Hydra adds a key of theirs; ours are told by their section."""
+    settings = read("+a.rate=0.25", "++gpu.count=8", "+train.steps=3")
+    assert (settings.number("a.rate"), settings.our_settings) == (0.25, ["train.steps=3"])
+    assert settings.ignored == {"gpu.count": "there is none"}
+    with pytest.raises(ConfigError, match=r"a.rat is no name of other that is known here \(did you mean 'a.rate'\?\)"):
+        read("+a.rat=1")
+
+
+def test_a_key_with_a_tilde_takes_back_what_was_given(tmp_path: Path) -> None:
+    """Finding F5: ``~key`` of Hydra, for a key or for a section; the default holds again."""
+    (tmp_path / "file.yaml").write_text("a: {rate: 0.1, both: 0.3}\ngpu: {count: 8}\n")
+    settings = read("~a.rate", "~gpu", file=tmp_path / "file.yaml")
+    assert (settings.number("a.rate"), settings.number("a.both"), settings.ignored) == (0.5, 0.3, {})
+    assert settings.place("a.rate") == "default of a.rate"
+    assert read("~a", file=tmp_path / "file.yaml").get("a.both") is None
+    with pytest.raises(ConfigError, match=r"argument ~a.rat: a.rat is no name of other"):
+        read("~a.rat")
+
+
+def test_notes_name_each_reason_once_and_what_changes_numbers_last() -> None:
+    """Finding F30: keys without a meaning are grouped by their reasons."""
+    settings = read("a.old=1", "gpu.count=8", "gpu.kind=x", "gpu.memory=0.5")
+    settings.changes.append("the second digit")
+    assert settings.notes() == [
+        "ignored, there is none: gpu.count, gpu.kind", "ignored, it is gone: a.old",
+        "ignored, it is taken as needed: gpu.memory", "differs: the second digit",
+    ]  # fmt: skip
+
+
+def test_a_message_about_our_keys_names_theirs() -> None:
+    """Finding F34: an error of the core about a key that a table sets says by which of their keys."""
+    table = Table.parse(
+        {"theirs": {"to": "data.max_prompt_tokens"}, "cut": {"sets": "data.overlong"}, "x": {"to": "data"}}
+    )
+    said = Translation(table).in_their_words(
+        "row 3 is too long; raise data.max_prompt_tokens, or set data.overlong: drop"
+    )
+    assert said.splitlines()[1:] == [
+        "  here data.max_prompt_tokens is set by theirs", "  here data.overlong is set by cut",
+    ]  # fmt: skip
+    assert Translation(table).in_their_words("no key") == "no key"

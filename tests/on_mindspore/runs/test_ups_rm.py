@@ -16,11 +16,11 @@ pytest.importorskip("torch")
 import mindrlhf_grpo_mindspore
 import mindrlhf_grpo_torch
 
-from mindrlhf_grpo.cli.generate import written_group
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.ups_rm.reward_model import backend_config, scorer_settings
 from mindrlhf_grpo.rewards.models.reward_model import Scorer
+from mindrlhf_grpo.rewards.models.written_answers import written_group
 
 pytestmark = pytest.mark.trains
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.data.sources import read_rows
-from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.ups_rm.data import COLUMNS, SUBSETS, Preprocessing, check_data, plain, preprocess, rows
+from mindrlhf_grpo.recipes.ups_rm.reward_model import labelled
 from tests.support.recipes import ups_rm_files
 
 LABELS = {"is_response_0_safe": True, "is_response_1_safe": False, "safer_response_id": 0, "better_response_id": 1}
@@ -37,7 +38,7 @@ def prompts(path: Path) -> list[str]:
 def test_three_subsets_become_train_and_val_with_verls_columns(tmp_path: Path) -> None:
     source = write(tmp_path / "raw", dict.fromkeys(SUBSETS, (4, 2)))
     counts = preprocess(source, tmp_path / "out", Preprocessing())
-    assert counts == {"skipped": 0, "duplicates": 0, "missing": [], "train": 12, "val": 6}
+    assert counts == {"skipped": 0, "duplicates": 0, "bad_labels": {}, "missing": [], "train": 12, "val": 6}
     (first, *_, last) = read_rows(str(tmp_path / "out" / "val.parquet"))
     assert tuple(first) == COLUMNS
     assert first == {
@@ -81,7 +82,9 @@ def test_a_missing_subset_is_said_and_no_rows_at_all_are_an_error(
         counts = preprocess(source, tmp_path / "out", Preprocessing())
     assert counts["missing"] == ["Alpaca2-7B/train", "Alpaca3-8B/train", "Alpaca2-7B/test", "Alpaca3-8B/test"]
     assert "subset Alpaca2-7B has no train lines" in caplog.text
-    with pytest.raises(DataError, match="no rows to train on in the subsets Alpaca3-8B"):
+    with pytest.raises(
+        DataError, match=r"no rows to train on; looked for data/SUBSET/train.jsonl \(SUBSET: Alpaca3-8B\)"
+    ):
         preprocess(source, tmp_path / "out", Preprocessing(subsets=["Alpaca3-8B"]))
     with pytest.raises(DataError, match=r"subset 'Alpaca-8B' is unknown \(did you mean 'Alpaca3-8B'\?\)"):
         preprocess(source, tmp_path / "out", Preprocessing(subsets=["Alpaca-8B"]))
@@ -107,6 +110,7 @@ def test_repeated_prompts_are_kept_once_where_asked_and_odd_labels_are_null(tmp_
     kept = preprocess(source, tmp_path / "a", Preprocessing(subsets=["Alpaca-7B"]), "jsonl")
     once = preprocess(source, tmp_path / "b", Preprocessing(subsets=["Alpaca-7B"], dedup_prompts=True), "jsonl")
     assert (kept["train"], once["train"], once["duplicates"]) == (3, 1, 2)
+    assert kept["bad_labels"] == {"is_response_0_safe": 4}
     (row,) = rows(str(tmp_path / "b" / "train.jsonl"))
     assert row["extra_info"] == {
         "split": "train", "index": 0, "is_response_0_safe": None, "is_response_1_safe": False,
@@ -138,7 +142,7 @@ def test_prepared_files_are_checked(raw: Path, tmp_path: Path, capsys: pytest.Ca
     [
         ([], "has no rows"),
         (["{"], "invalid JSON"),
-        (['{"prompt": "x"}'], "row 0 has no data_source, ability, reward_model, extra_info; it has prompt"),
+        (['{"prompt": "x"}'], r"rows\.jsonl:1 has no data_source, ability, reward_model, extra_info; it has prompt"),
         ([{"prompt": "x"}], "must be a list of messages that ends with the user's"),
         ([{"prompt": [{"role": "assistant", "content": "x"}]}], "must be a list of messages that ends with the user's"),
         ([{"prompt": [{"role": "user"}]}], "message 0 has no 'content'"),
@@ -150,3 +154,55 @@ def test_what_is_wrong_with_a_prepared_file_is_named(tmp_path: Path, lines: list
     (tmp_path / "rows.jsonl").write_text("".join(text + "\n" for text in texts))
     with pytest.raises(DataError, match=message):
         check_data([str(tmp_path / "rows.jsonl")])
+
+
+def test_subsets_follow_their_option_as_in_the_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finding F15: ``--subsets A B`` was an unexpected extra argument."""
+    source = write(tmp_path / "raw", dict.fromkeys(SUBSETS, (4, 2)))
+    words = ("preprocess", "--local_dataset_path", source, "--local_save_dir", tmp_path / "out")
+    ups_rm_files.run(*words, "--subsets", "Alpaca-7B", "Alpaca3-8B", "--shuffle")
+    assert json.loads(capsys.readouterr().out)["train"] == 8
+    assert {prompt.split()[0] for prompt in prompts(tmp_path / "out" / "train.parquet")} == {"Alpaca-7B", "Alpaca3-8B"}
+    ups_rm_files.run(*words, "--subsets", "Alpaca-7B", "--subsets", "Alpaca2-7B")
+    assert json.loads(capsys.readouterr().out)["train"] == 8
+    with pytest.raises(ConfigError, match="'Alpaca-7B' is no option; subsets are named as --subsets A B"):
+        ups_rm_files.run(*words, "Alpaca-7B")
+
+
+@pytest.mark.parametrize("place", ["", "data"])
+def test_rows_of_a_folder_without_subsets_are_found(tmp_path: Path, place: str) -> None:
+    """Finding F15: the 10K and 30K sets have their files at the root."""
+    write(tmp_path / "raw", {"Alpaca-7B": (5, 2)})
+    (tmp_path / "flat" / place).mkdir(parents=True)
+    for split in ("train", "test"):
+        text = (tmp_path / "raw" / "data" / "Alpaca-7B" / f"{split}.jsonl").read_text()
+        (tmp_path / "flat" / place / f"{split}.jsonl").write_text(text)
+    counts = preprocess(tmp_path / "flat", tmp_path / "out", Preprocessing())
+    assert (counts["train"], counts["val"], counts["missing"]) == (5, 2, [])
+    with pytest.raises(DataError, match=r"looked for data/SUBSET/train.jsonl"):
+        preprocess(tmp_path / "flat", tmp_path / "out", Preprocessing(subsets=["Alpaca-7B"]))
+    with pytest.raises(DataError, match=r"looked for data/SUBSET/train.jsonl, train.jsonl, data/train.jsonl"):
+        preprocess(tmp_path / "nothing", tmp_path / "out", Preprocessing())
+
+
+def test_labels_of_another_type_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Finding F29: they became null in silence."""
+    source = write(tmp_path / "raw", {"Alpaca-7B": (3, 1)}, is_response_0_safe="yes", better_response_id=True)
+    with caplog.at_level("WARNING"):
+        counts = preprocess(source, tmp_path / "out", Preprocessing(subsets=["Alpaca-7B"]))
+    assert counts["bad_labels"] == {"is_response_0_safe": 4, "better_response_id": 4}
+    assert "train.jsonl:1: is_response_0_safe is 'yes', not true or false; it becomes null" in caplog.text
+    assert "train.jsonl:2" not in caplog.text
+
+
+def test_responses_without_a_label_are_counted_and_odd_labels_stop_the_head(tmp_path: Path) -> None:
+    """Finding F29: train-head left rows out without a count."""
+    line = {"prompt": "p", "response_0": "a", "response_1": "b", "is_response_0_safe": True, "is_response_1_safe": None}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(line) + "\n")
+    found = labelled([str(tmp_path / "pairs.jsonl")])
+    assert (found.examples, found.unlabelled) == ([("p", "a", 0)], 1)
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps(line) + "\n" + json.dumps({**line, "is_response_0_safe": 1}) + "\n"
+    )
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: is_response_0_safe is 1; accepted: true, false, or null"):
+        labelled([str(tmp_path / "pairs.jsonl")])

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindrlhf_grpo.cli.generate import written_group
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.ups_rm.reward_model import backend_config, scorer_settings
 from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
 from mindrlhf_grpo.rewards.models.score_shapes import last_valid, sequence_scores
+from mindrlhf_grpo.rewards.models.written_answers import written_group
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 from tests.support.recipes import ups_rm_files
@@ -232,7 +232,7 @@ def test_a_folder_without_a_head_is_no_reward_model(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"prompt": "x"}'], "row 0: prompt and response_0 must be text"),
+        (['{"prompt": "x"}'], r"pairs\.jsonl:1: prompt and response_0 must be text"),
         (["{"], "invalid JSON"),
         ([{"response_0": "good", "response_1": "kind"}], "0 rows are too few"),
         ([{"response_0": "good", "response_1": "kind", "is_response_0_safe": True, "is_response_1_safe": True}], "both of them there"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,9 +14,10 @@ from mindrlhf_grpo.compat.translation import Translation
 from mindrlhf_grpo.config import yaml_source
 from mindrlhf_grpo.config.keys import catalogue
 from mindrlhf_grpo.config.run import RunConfig
-from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.errors import ConfigError, UserError
 from mindrlhf_grpo.recipes.ups_rm import settings
-from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, table
+from mindrlhf_grpo.recipes.ups_rm.data import rows
+from mindrlhf_grpo.recipes.ups_rm.settings import configuration, read_names, refuse_to_resume, table
 from tests.support.recipes import ups_rm_files
 
 DOTTED = "actor_rollout_ref.actor"
@@ -62,8 +64,10 @@ def test_the_launch_scripts_names_become_this_configuration(folder: Path, monkey
         "actor_rollout_ref.ref.fsdp_config.param_offload", "reward_model.strategy", "trainer.critic_warmup",
     }  # fmt: skip
     assert names.ignored["trainer.critic_warmup"] == "it has no effect with algorithm.adv_estimator=grpo"
-    assert "\n" not in names.ignored_line()
-    assert "trainer.nnodes (the launcher (torchrun, msrun) sets the number of processes)" in names.ignored_line()
+    launched = (
+        "ignored, the launcher (torchrun, msrun) sets the number of processes: trainer.n_gpus_per_node, trainer.nnodes"
+    )
+    assert launched in names.notes()
 
 
 @pytest.mark.row("ups_rm", "KL in reward", backend="none")
@@ -193,7 +197,24 @@ def test_a_file_has_the_names_nested_and_refers_to_others(folder: Path, tmp_path
             "reward_model.score_transform=tanh",
             "score_transform is 'tanh'; accepted here: identity, sigmoid, neg, sigmoid_neg",
         ),
-        ("trainer.val_before_train=False", "trainer.val_before_train is False; accepted here: True"),
+        ("trainer.resume_mode=resume_path", r"trainer.resume_mode is 'resume_path'.*; accepted here: auto, disable"),
+        ("trainer.resume_from_path=x/global_step_5", "resume_from_path is 'x/global_step_5'; accepted here: None"),
+        (
+            f"{DOTTED}.policy_loss.loss_mode=kl_cov",
+            r"loss_mode is 'kl_cov'.*; accepted here: vanilla, gspo, geo_mean, cispo",
+        ),
+        (f"{DOTTED}.shuffle=True", "actor.shuffle is True; accepted here: False"),
+        (f"{DOTTED}.optim.min_lr_ratio=0.1", "min_lr_ratio is 0.1; accepted here: 0"),
+        (
+            "+actor_rollout_ref.model.override_config.attention_dropout=0.1",
+            "attention_dropout is 0.1; accepted here: 0",
+        ),
+        (
+            "+actor_rollout_ref.model.override_config.rope_theta=3",
+            "override_config.rope_theta is no name of verl that is known",
+        ),
+        ("actor_rollout_ref.model.override_config=3", "override_config is 3, not a section"),
+        ("~data.train_batchsize", "argument ~data.train_batchsize: data.train_batchsize is no name of verl"),
         ("trainer.default_local_dir=${trainer.nothing}", "which refers to nothing that is set"),
         ("reward_model.model.path=null", "reward_model.model.path must be given, like reward_model.model.path="),
         ("+rollout.slot=3", "unknown key rollout.slot"),
@@ -214,7 +235,9 @@ def test_the_configuration_can_be_seen_without_a_run(folder: Path, capsys: pytes
     shown = capsys.readouterr()
     config = RunConfig.model_validate(yaml.safe_load(shown.out))
     assert (config.backend, config.train.prompts_per_step, config.rewards[0].name) == ("mindspore", 64, "score")
-    assert shown.err == "ignored: trainer.nnodes (the launcher (torchrun, msrun) sets the number of processes)\n"
+    first, last = shown.err.splitlines()
+    assert first == "ignored, the launcher (torchrun, msrun) sets the number of processes: trainer.nnodes"
+    assert last.startswith("differs: policy and reward model compute in float32; verl computes in bfloat16")
 
 
 def test_every_key_of_the_table_is_one_of_ours_and_every_default_a_name_of_the_table() -> None:
@@ -226,3 +249,139 @@ def test_every_key_of_the_table_is_one_of_ours_and_every_default_a_name_of_the_t
         assert not (row.keys() & {"default", "to"} and row.keys() & {"only", "ignored"}), name
     written = (Path(settings.__file__).parent / "verl_names.yaml").read_text(encoding="utf-8")
     assert yaml_source.parse(written).problems == []  # no name twice
+
+
+HARMLESS = (
+    "reward_model.use_reward_loop=False", "actor_rollout_ref.rollout.enable_prefix_caching=True",
+    "actor_rollout_ref.rollout.layered_summon=True", "actor_rollout_ref.rollout.multi_stage_wake_up=False",
+    "actor_rollout_ref.model.override_config={}", "+actor_rollout_ref.model.override_config.attention_dropout=0.",
+    "+actor_rollout_ref.model.override_config.attn_implementation=eager", "actor_rollout_ref.nccl_timeout=1200",
+    "trainer.use_legacy_worker_impl=auto", "trainer.esi_redundant_time=0", "hydra.run.dir=out",
+    "actor_rollout_ref.actor.optim.optimizer=AdamW", "data.return_full_prompt=True", "trainer.val_before_train=False",
+    "trainer.resume_mode=auto", "trainer.max_critic_ckpt_to_keep=3", "transfer_queue.enable=False",
+    "actor_rollout_ref.rollout.cudagraph_capture_sizes=null", "+ray_kwargs.ray_init.num_cpus=8",
+    "actor_rollout_ref.rollout.skip_rollout=False", "data.image_key=images", "data.sampler.class_path=null",
+    "algorithm.rollout_correction.rollout_is=null", "reward_model.sandbox_fusion.max_concurrent=64",
+    "actor_rollout_ref.actor.entropy_checkpointing=False", "actor_rollout_ref.rollout.trace.backend=null",
+)  # fmt: skip
+
+
+def test_harmless_names_of_verl_change_nothing(folder: Path) -> None:
+    """Finding F5: names that the original's script and others' give; the configuration is the same without them."""
+    plain, _ = read(folder)
+    config, names = read(folder, *HARMLESS, "~trainer.group_log_freq")
+    assert config == plain
+    assert names.problems == []
+    kept, _ = read(folder, "trainer.test_freq=3", "~trainer.test_freq")
+    assert kept == plain
+
+
+def test_a_fresh_run_is_not_the_old_one_resumed(folder: Path, tmp_path: Path) -> None:
+    """Finding F5: resume_mode=disable was noted as ignored, and the run was resumed."""
+    (tmp_path / "run").mkdir()
+    for mode in ("disable", "auto"):
+        _, names = read(folder, f"trainer.resume_mode={mode}")
+        refuse_to_resume(names, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
+    refuse_to_resume(names, tmp_path / "run")
+    _, names = read(folder, "trainer.resume_mode=disable")
+    with pytest.raises(
+        ConfigError, match=r"argument trainer.resume_mode=disable: .*/run holds a run, which would be resumed"
+    ):
+        refuse_to_resume(names, tmp_path / "run")
+
+
+def test_the_number_of_rows_is_limited_as_in_verl(folder: Path) -> None:
+    """Finding F5: train_max_samples draws by the seed of the data, or takes the first rows without shuffling."""
+    config, _ = read(
+        folder, "data.train_max_samples=100", "data.val_max_samples=5", "data.seed=3", "trainer.total_epochs=2"
+    )
+    assert config.data.source["most"] == 100
+    assert config.data.source["seed"] == 3
+    assert isinstance(config.eval.source, dict)
+    assert (config.eval.source["most"], config.train.steps) == (5, 2)
+    every = [row["extra_info"]["index"] for row in rows(config.data.source["files"])]
+    drawn = [row["extra_info"]["index"] for row in rows(config.data.source["files"], most=100, seed=3)]
+    assert drawn == np.random.default_rng(3).choice(every, 100, replace=False).tolist()
+    assert [row["extra_info"]["index"] for row in rows(config.data.source["files"], most=4)] == every[:4]
+    first, _ = read(folder, "data.train_max_samples=100", "data.shuffle=False")
+    assert "seed" not in first.data.source
+
+
+def test_groups_without_a_difference_are_replaced(folder: Path) -> None:
+    """Finding F5: DAPO's filter_groups is dead_groups: resample."""
+    config, _ = read(folder, "algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=seq_reward", "algorithm.filter_groups.max_num_gen_batches=10")  # fmt: skip
+    assert (config.algorithm.dead_groups, config.algorithm.resample_budget) == ("resample", 10)
+    plain, names = read(folder, "algorithm.filter_groups.max_num_gen_batches=10")
+    assert plain.algorithm.dead_groups == "keep"
+    assert "algorithm.filter_groups.max_num_gen_batches" in names.ignored
+    with pytest.raises(
+        ConfigError, match=r"filter_groups.metric is 'acc'.*accepted here: score, seq_reward, seq_final"
+    ):
+        read(folder, "algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc")
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "expected"),
+    [
+        ("gspo", ("clip_ratio_low=0.0003", "clip_ratio_high=0.0004"), {"name": "gspo", "clip_low": 0.0003, "clip_high": 0.0004}),
+        ("gspo", (), {"name": "gspo", "clip_low": 0.2, "clip_high": 0.2}),
+        ("geo_mean", ("clip_ratio=0.1",), {"name": "gmpo", "clip_low": 0.1, "clip_high": 0.1}),
+        ("cispo", ("clip_ratio_high=0.3",), {"name": "cispo", "low": 0.8, "high": 1.3}),
+    ],
+)  # fmt: skip
+def test_other_policy_losses_of_verl(folder: Path, mode: str, given: tuple[str, ...], expected: dict[str, Any]) -> None:
+    """Finding F5: loss_mode=gspo was refused though the loss is here; verl's bounds and means are taken."""
+    config, _ = read(folder, f"{DOTTED}.policy_loss.loss_mode={mode}", *(f"{DOTTED}.{text}" for text in given))
+    plan = resolve(config.algorithm)
+    loss: Any = plan.loss
+    found = {"name": loss.name, **{name: pytest.approx(getattr(loss, name)) for name in expected if name != "name"}}
+    assert found == expected
+    assert plan.settings.aggregation == ("token_mean" if mode == "cispo" else "sequence_mean")
+    assert (loss.kl_coef, loss.kl_estimator, loss.kl_clamp) == (0.001, "k3", 10.0)
+    if mode == "gspo":
+        assert (loss.gradient, loss.log_ratio_max) == ("token", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtypes", "differs"),
+    [
+        ((), ("float32", "float32"), True),
+        ((f"{DOTTED}.fsdp_config.model_dtype=fp32",), ("float32", "float32"), True),
+        ((f"{DOTTED}.fsdp_config.dtype=float32",), ("float32", "float32"), False),
+        ((f"{DOTTED}.fsdp_config.dtype=bfloat16",), ("bfloat16", "bfloat16"), False),
+        ((f"{DOTTED}.fsdp_config.model_dtype=fp32", f"{DOTTED}.fsdp_config.mixed_precision.param_dtype=bf16"), ("bfloat16", "bfloat16"), False),
+        ((f"{DOTTED}.fsdp_config.dtype=bfloat16", "reward_model.model.fsdp_config.model_dtype=fp32"), ("bfloat16", "float32"), False),
+    ],
+)  # fmt: skip
+def test_the_type_to_compute_in_is_taken_or_the_difference_said(
+    folder: Path, given: tuple[str, ...], dtypes: tuple[str, str], differs: bool
+) -> None:
+    """Finding F13: verl keeps float32 weights and computes in bfloat16; here it was float32 without a word."""
+    config, names = read(folder, *given)
+    assert (config.model.dtype, config.rewards[0].arguments["dtype"]) == dtypes
+    assert bool(names.changes) is differs
+
+
+def test_all_checkpoints_are_kept_as_in_verl(folder: Path) -> None:
+    """Finding F13: the last two were kept, verl keeps all unless told."""
+    assert read(folder)[0].checkpoint.keep_last == 0
+    assert read(folder, "trainer.max_actor_ckpt_to_keep=3")[0].checkpoint.keep_last == 3
+
+
+def test_an_error_about_a_row_names_verls_keys(folder: Path, tmp_path: Path) -> None:
+    """Finding F34: the core speaks of data.overlong, the user has data.truncation."""
+    words = [*ups_rm_files.places(folder), "data.max_prompt_length=3", "data.filter_overlong_prompts=False", f"trainer.default_local_dir={tmp_path / 'run'}"]  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"(?s)here data.overlong is set by data.filter_overlong_prompts, data.truncation"
+    ):
+        ups_rm_files.run("train", *words)
+
+
+def test_a_critic_that_is_trained_otherwise_than_the_policy_is_refused(folder: Path) -> None:
+    """Finding F5: what the critic's names said beyond its path was noted as ignored."""
+    gae = ("algorithm.adv_estimator=gae", "critic.model.path=x", "critic.optim.lr=1e-5", f"{DOTTED}.ppo_epochs=2")
+    assert read(folder, *gae, "critic.ppo_epochs=2")[0].algorithm.inner_epochs == 2
+    with pytest.raises(ConfigError, match=r"critic.ppo_epochs is 1; the critic is trained as the policy is, by 2"):
+        read(folder, *gae, "critic.ppo_epochs=1")
+    assert read(folder, "critic.ppo_epochs=7")[1].ignored["critic.ppo_epochs"].startswith("it has no effect with")

@@ -115,7 +115,7 @@ def verl_command() -> tuple[str, ...]:
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
         "actor_rollout_ref.ref.fsdp_config.param_offload=False", "reward_model.enable=True",
-        "reward_model.strategy=fsdp", "reward_model.model.trust_remote_code=True",
+        "reward_model.strategy=fsdp", "reward_model.use_reward_loop=False", "reward_model.model.trust_remote_code=True",
         "reward_model.model.use_remove_padding=True", "reward_model.model.fsdp_config.param_offload=False",
         "reward_model.micro_batch_size_per_gpu=16", "algorithm.use_kl_in_reward=False",
         "algorithm.norm_adv_by_std_in_grpo=True", "trainer.critic_warmup=0", 'trainer.logger=["console","wandb"]',
