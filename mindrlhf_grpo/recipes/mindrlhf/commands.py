@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import runpy
+import os
+import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +14,7 @@ import typer
 HELP = "MindRLHF's configurations, scripts and checkpoints, on either backend"
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 ANY = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True}
+STARTED = ("train", "run")  # what launch starts
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[section.key=value]...", help="In MindRLHF's words or in ours.")
 ]
@@ -93,58 +94,75 @@ def convert(
 @app.command(context_settings={**ANY, "allow_interspersed_args": False})
 def run(context: typer.Context, script: Path) -> None:
     """Run a script that imports mindrlhf and mindformers; this recipe stands in for both."""
-    from .import_names import install
+    from ...compat.scripts import run_script
     from .keys import keys
 
-    install(keys()["imports"], __package__, first=True)
-    sys.argv = [str(script), *context.args]
-    runpy.run_path(str(script), run_name="__main__")
+    run_script(script, context.args, keys()["imports"], __package__)
 
 
-@app.command(context_settings={**ANY, "allow_interspersed_args": False})
+@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def launch(
     context: typer.Context,
-    workers: Annotated[int, typer.Option(help="Processes over all machines.")] = 8,
-    local_workers: Annotated[int, typer.Option(help="Processes of this machine; 0: all.")] = 0,
-    master_addr: str = "127.0.0.1",
-    master_port: int = 9887,
-    log_dir: str = "runs/logs",
-    launcher: Annotated[Literal["msrun", "torchrun"], typer.Option(help="msrun for MindSpore.")] = "msrun",
-    dry_run: Annotated[bool, typer.Option(help="Print the command only.")] = False,
-) -> None:
-    """Run a command of this recipe in several processes: launch --workers 8 train --config grpo.yaml"""
-    words = launch_command(
-        ["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args],
-        launcher=launcher,
+    workers: Annotated[int, typer.Option("--workers", "--worker_num", min=1, help="Processes over all machines.")] = 8,
+    local_workers: Annotated[int, typer.Option("--local-workers", "--local_worker_num", min=0, help="Processes of this machine; 0: all.")] = 0,
+    node_rank: Annotated[int | None, typer.Option("--node-rank", "--node_rank", min=0, help="Number of this machine among several; 0: that of the master address.")] = None,
+    master_addr: Annotated[str, typer.Option("--master-addr", "--master_addr")] = "127.0.0.1",
+    master_port: Annotated[int, typer.Option("--master-port", "--master_port", min=1, max=65535)] = 9887,
+    log_dir: Annotated[str, typer.Option("--log-dir", "--log_dir")] = "runs/logs",
+    launcher: Annotated[Literal["msrun", "torchrun"] | None, typer.Option(help="Default: that of the backend.")] = None,
+    cluster_time_out: Annotated[int | None, typer.Option("--cluster-time-out", "--cluster_time_out", help="msrun: seconds to wait for all processes.")] = None,
+    bind_core: Annotated[str | None, typer.Option("--bind-core", "--bind_core", help="msrun: binds processes to processor cores.")] = None,
+    join: Annotated[str, typer.Option(help="msrun: taken from its own lines; this command always waits for the processes.")] = "True",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command only.")] = False,
+) -> None:  # fmt: skip
+    """Run train or run in several processes: launch --workers 8 train --config grpo.yaml
+
+    Options of the launch go before that word, what follows it is the command's own.
+    """
+    from ...errors import ConfigError
+    from .launching import LAUNCHERS, Launch
+
+    backend = started_backend(context.args)
+    fitting = LAUNCHERS.get(backend, launcher)
+    if fitting is None or (launcher or fitting) != fitting:
+        raise ConfigError(f"--launcher is {launcher}; the backend {backend} is started by {fitting or 'another one'}")
+    if join != "True":
+        raise ConfigError(f"--join is {join}; accepted: True, as this command ends with its processes")
+    further = {"cluster_time_out": cluster_time_out, "bind_core": bind_core}
+    started = Launch(
+        launcher=fitting,
         workers=workers,
         local_workers=local_workers or workers,
+        node_rank=node_rank,
         address=master_addr,
         port=master_port,
         log_dir=log_dir,
+        further=tuple(f"--{name}={value}" for name, value in further.items() if value is not None),
     )
-    typer.echo(" ".join(words), err=not dry_run)
+    words = started.words(["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args])
+    folder = started.first_in_path()
+    typer.echo(f"PATH={folder}:$PATH " * bool(folder) + shlex.join(words), err=not dry_run)
     if not dry_run:
-        raise typer.Exit(subprocess.run(words, check=False).returncode)
+        path = os.pathsep.join([*([str(folder)] if folder else []), os.environ.get("PATH", "")])
+        raise typer.Exit(subprocess.run(words, check=False, env={**os.environ, "PATH": path}).returncode)
 
 
-def launch_command(
-    program: Sequence[str], *, launcher: str, workers: int, local_workers: int, address: str, port: int, log_dir: str
-) -> list[str]:
-    """Return the words that start a program in several processes, with MindSpore's msrun or PyTorch's torchrun.
+def started_backend(words: Sequence[str]) -> str:
+    """Return the backend of a command that is to be started; nothing starts if it would be refused.
 
-    Args:
-        program: the words after ``python``.
-
+    Raises:
+        ConfigError: another command, or an option that it does not have.
     """
-    # both launchers are started as modules of this Python, so that no other installation is picked up
-    if launcher == "torchrun":
-        machines = -(-workers // local_workers)
-        return [
-            sys.executable, "-m", "torch.distributed.run", f"--nnodes={machines}", f"--nproc-per-node={local_workers}",
-            f"--master-addr={address}", f"--master-port={port}", f"--log-dir={log_dir}", *program,
-        ]  # fmt: skip
-    return [
-        sys.executable, "-m", "mindspore.parallel.cluster.run", f"--worker_num={workers}",
-        f"--local_worker_num={local_workers}", f"--master_addr={address}", f"--master_port={port}", "--join=True",
-        "--tail_worker_log=0", f"--log_dir={log_dir}", sys.executable, *program,
-    ]  # fmt: skip
+    from ...compat.arguments import read_options
+    from ...errors import ConfigError, did_you_mean
+    from .keys import keys
+    from .settings import chosen_backend
+
+    name, *rest = words or [""]
+    if name not in STARTED:
+        raise ConfigError(f"launch starts {' or '.join(STARTED)}, not {name!r}{did_you_mean(name, STARTED)}")
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    parsed = command.make_context(name, list(rest))
+    if name == "train":
+        read_options(parsed.args, list(keys()["options"]))
+    return parsed.params.get("backend") or chosen_backend()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CheckpointError, ConfigError
+from ...model_files.architecture import Architecture
+from ...model_files.families import read_architecture
 from ...model_files.folder import TOKENIZER_FILES, copy_files, find_folder, read_header, read_model_config, weight_files
 from ...model_files.safetensors import STORED, Stored, read_tensor, write_model
+from ...model_files.weights import file_parts, is_left_out, weights
 from .ckpt_files import read_ckpt_header, read_ckpt_tensor, write_ckpt
-from .weight_names import NameMap, Plan, family_rules, to_here, to_there
+from .weight_names import NAMED, NameMap, Plan, family_rules, to_here, to_there
 
 Format = Literal["ckpt", "safetensors"]
 
@@ -49,15 +52,47 @@ def to_folder(source: Path, out: Path, maps: Mapping[str, Any], config: Mapping[
         CheckpointError: names or shapes that do not fit the family, an unreadable file, or parts of several ranks.
         ConfigError: a family without a table.
     """
+    architecture = read_architecture(config)
     there = sources(source)
     plan = to_here(family_rules(maps, str(config.get("model_type"))), list(there), model_sizes(config))
-    out.mkdir(parents=True, exist_ok=True)
     stored, tensors = _computed(plan, there)
+    check_sizes(str(source), {name: info.shape for name, info in stored.items()}, architecture)
+    out.mkdir(parents=True, exist_ok=True)
     write_model(out, stored, tensors)
     dtype = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[next(iter(stored.values())).dtype]
     text = json.dumps({**config, "dtype": dtype}, indent=2, ensure_ascii=False)
     (out / "config.json").write_text(text + "\n", encoding="utf-8")
     return Converted(out=out, tensors=len(stored), left_out=tuple(plan.left_out))
+
+
+def check_sizes(source: str, found: Mapping[str, tuple[int, ...]], architecture: Architecture) -> None:
+    """Hold the weights of a checkpoint against the sizes of its model.
+
+    Args:
+        found: Hugging Face name -> shape.
+
+    Raises:
+        CheckpointError: a weight of another shape, one that is missing, or one too many.
+    """
+    body = weights(replace(architecture, headless=True))
+    expected = {part: shape for weight in body for part, shape in file_parts(weight.name, weight.shape)}
+    heads = {"lm_head.weight": (architecture.vocabulary, architecture.hidden), "score.weight": (1, architecture.hidden)}
+    expected |= {name: shape for name, shape in heads.items() if name in found}
+    if not architecture.tied and not heads.keys() & found.keys():
+        expected["lm_head.weight"] = heads["lm_head.weight"]
+    wrong = [
+        f"{name} is {list(found[name])}, {list(shape)} by the sizes" if name in found else f"{name} is missing"
+        for name, shape in expected.items()
+        if found.get(name) != shape
+    ]
+    wrong += [
+        f"{name} is one too many" for name in found if name not in expected and not is_left_out(name, architecture)
+    ]
+    if wrong:
+        more = "; ..." if len(wrong) > NAMED else ""
+        raise CheckpointError(
+            f"{source} does not fit the sizes of its model in {len(wrong)} weights: {'; '.join(wrong[:NAMED])}{more}"
+        )
 
 
 def from_folder(folder: Path, out: Path, maps: Mapping[str, Any], form: Format) -> Converted:
@@ -154,7 +189,10 @@ def _computed(plan: Plan, sources: Mapping[str, Source]) -> tuple[dict[str, Stor
             used[name].add(source)
             return np.broadcast_to(np.zeros((), np.uint8), sources[source].shape)
 
-        return tuple(plan.tensors[name](read).shape)
+        try:
+            return tuple(plan.tensors[name](read).shape)
+        except ValueError as error:  # rows that cannot be grouped as the sizes say
+            raise CheckpointError(f"{name} does not fit the sizes of the model: {error}") from None
 
     shapes = {name: shape_of(name) for name in plan.tensors}
     stored = {name: Stored(_dtype(used[name], sources), shape) for name, shape in shapes.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,7 @@ from .keys import keys
 from .token_files import SUFFIXES, Record, TokenText, before_mask, read_token_file, under_mask, without_padding
 
 Row: TypeAlias = dict[str, Any]
+IGNORED = -100  # label of a token that is not trained
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -46,17 +48,39 @@ def answered(file: str, dataset_type: str = "other", tokenizer: str = "") -> Ite
         )
 
 
-def pairs(file: str, dataset_type: str = "", tokenizer: str = "") -> Iterator[Row | BadRow]:
+def examples(
+    file: str, dataset_type: str = "other", tokenizer: str = "", most: int | None = None
+) -> Iterator[Row | BadRow]:
+    """Yield rows for fine-tuning: ``{messages}`` of conversations, else ``{prompt, completion}``.
+
+    Args:
+        file: .jsonl or .json with ``messages``, ``conversations``, or question and answer; or tokens (``input_ids``,
+            ``labels``).
+        most: rows to take; None: all.
+    """
+    question = reader(dataset_type, keys()["question_types"])
+
+    def example(row: Mapping[str, Any]) -> Row:
+        turns = row.get("messages", row.get("conversations"))
+        if turns is not None:
+            return {"messages": [message(turn) for turn in turns]}
+        parts = question(row)
+        return {"prompt": parts["prompt"], "completion": parts.get("full", parts["solution"])}
+
+    return islice(read_parts(file, tokenizer, example, token_example), most)
+
+
+def pairs(file: str, dataset_type: str = "", tokenizer: str = "", most: int | None = None) -> Iterator[Row | BadRow]:
     """Yield preference rows ``{prompt, chosen, rejected}``.
 
     Args:
         file: .jsonl or .json: cvalues (``prompt, pos_resp, neg_resp``) or dpo (``conversations, chosen, rejected``); or
             tokens (``chosen_input_ids``, ``rejected_input_ids``, masks).
         dataset_type: cvalues or dpo; empty: told by the columns.
+        most: rows to take; None: all.
     """
-    return read_parts(
-        file, tokenizer, reader(dataset_type, keys()["pair_types"]) if dataset_type else either, token_pair
-    )
+    read = reader(dataset_type, keys()["pair_types"]) if dataset_type else either
+    return islice(read_parts(file, tokenizer, read, token_pair), most)
 
 
 def either(row: Mapping[str, Any]) -> Row:
@@ -68,6 +92,16 @@ def token_prompt(record: Mapping[str, Any], texts: TokenText) -> Row:
     """Return prompt and solution of a token row; the solution is the marked part, or all tokens where none is marked."""
     answer = under_mask(record, "pretrain_ids", "loss_mask") or without_padding(record, "pretrain_ids", texts)
     return {"prompt": texts.exact(without_padding(record, "prompt_ids", texts)), "solution": texts.text(answer)}
+
+
+def token_example(record: Mapping[str, Any], texts: TokenText) -> Row:
+    """Return prompt and completion of a token row: the completion begins at the first label that is trained."""
+    if not {"input_ids", "labels"} <= record.keys():
+        raise DataError(f"fine-tuning needs 'input_ids' and 'labels'; the token file has {', '.join(record)}")
+    ids, labels = list(record["input_ids"]), list(record["labels"])
+    start = next((at for at, label in enumerate(labels) if label != IGNORED), len(ids))
+    end = max((at for at, label in enumerate(labels) if label != IGNORED), default=start - 1) + 1
+    return {"prompt": texts.exact(ids[:start]), "completion": texts.exact(ids[start:end])}
 
 
 def token_pair(record: Mapping[str, Any], texts: TokenText) -> Row:

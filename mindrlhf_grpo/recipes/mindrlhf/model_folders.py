@@ -25,6 +25,7 @@ PIECES = (
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
+ROPE = 10000  # base of rotary positions that rope_ratio multiplies
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES)
 
 
@@ -70,7 +71,18 @@ def architecture(shape: Mapping[str, Any]) -> dict[str, Any]:
     sizes = {table["shape"][key]: value for key, value in flat.items() if key in table["shape"] and value is not None}
     if "eos_token_id" in sizes:
         sizes.setdefault("bos_token_id", None)
+    if shape.get("rope_ratio"):
+        sizes["rope_theta"] = ROPE * shape["rope_ratio"]
+    if family == "llama" and "intermediate_size" not in sizes and "hidden_size" in sizes:
+        sizes["intermediate_size"] = llama_inner(sizes["hidden_size"], shape)
     return {"model_type": family, **table["family_settings"][family], **sizes}
+
+
+def llama_inner(hidden: int, shape: Mapping[str, Any]) -> int:
+    """Return the inner width that MindFormers gives a Llama whose file names none: two thirds of 4 hidden, rounded up."""
+    multiple, factor = shape.get("multiple_of") or 256, shape.get("ffn_dim_multiplier")
+    wide = 4 * hidden if factor is None else int((factor + 0.01) * 4 * hidden)
+    return -(-int(2 * wide / 3) // multiple) * multiple
 
 
 def check_shape(shape: Mapping[str, Any]) -> None:
@@ -89,7 +101,8 @@ def shape_of(path: str | None) -> dict[str, Any] | None:
     section = values.get("model", {}).get("model_config")
     if not isinstance(section, dict):
         raise ConfigError(f"{path} has no section model.model_config")
-    return section
+    experts = values.get("moe_config") if str(section.get("type")).startswith("Deepseek") else None
+    return {**section, "moe_config": {**experts, **(section.get("moe_config") or {})}} if experts else section
 
 
 def complete(source: Path, made: Path, write: Callable[[Path], object] | None, tokenizers: Sequence[Path]) -> Path:

@@ -148,6 +148,13 @@ def transfer_from_str_to_bool(text: Any) -> bool:
     return str(text).strip().lower() in ("true", "1", "yes")
 
 
+str2bool = transfer_from_str_to_bool
+
+
+def set_pipeline_parallel_context(**settings: Any) -> None:
+    """Do nothing: scripts call this, and the backend sets up its processes itself."""
+
+
 def build_context(config: Any) -> None:
     """Do nothing: scripts call this, and the backend sets up its device itself."""
 

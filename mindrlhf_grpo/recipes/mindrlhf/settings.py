@@ -7,6 +7,7 @@ kept between two calls, so two configurations never share a value.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,11 +24,13 @@ from .token_files import SUFFIXES
 
 HERE = __package__
 BACKEND = "MINDRLHF_BACKEND"
+SHARED = "mindrlhf"  # name of the run's folder in one that is everybody's
+DROPOUT = ("emb_dropout_prob", "hidden_dropout", "attention_dropout")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Our configuration, and one note for everything that differs from what the file asks for."""
+    """Our configuration, and notes: the keys without a meaning here by their reasons, and last what changes numbers."""
 
     config: AnyConfig
     notes: tuple[str, ...]
@@ -86,27 +89,54 @@ def to_settings(
     kind: str, translation: Translation, our_overrides: Sequence[str] = (), *, backend: str | None = None
 ) -> Settings:
     """Build our configuration from translated keys; ``our_overrides`` are in our words."""
-    notes = [f"{key} has no meaning here: {why}" for key, why in translation.ignored.items()]
+    notes = translation.changes
     values = {**translation.our_values(), "backend": backend or chosen_backend()}
     named = translation.named_values()
     if str(named.get("optimizer")) not in keys()["optimizers"]:
         raise ConfigError(
             f"optimizer {named['optimizer']!r}: there is AdamW; accepted: {', '.join(keys()['optimizers'])}"
         )
-    values["train.betas"] = [named["beta1"], named["beta2"]]
-    values["run_dir"] = str(named.get("save_dir") or named.get("save") or "runs/mindrlhf")
+    values["train.betas"] = named.get("betas") or [named["beta1"], named["beta2"]]
+    values["run_dir"] = run_folder(str(named.get("save_dir") or named.get("save") or "runs/mindrlhf"))
     if named["device"] == "CPU":
         values["model.device"] = "cpu"
+    scheduled = any(name.startswith("lr_schedule.") for name in translation.places)
+    if named.get("optimizer_rate") and not scheduled:  # a file without a schedule: the optimizer's rate, constant
+        values["train.learning_rate"], named["decay_style"] = named["optimizer_rate"], "constant"
     fill = {"offline": fill_offline, "ppo_fields": fill_ppo}.get(kind, fill_grpo)
     fill(values, named, notes)
+    put_precision(values, named, notes)
     put_schedule(values, named, notes)
     draft = Draft(nested(values), "the translated configuration").with_overrides(our_overrides)
-    return Settings(draft.validated(), tuple(notes))
+    return Settings(draft.validated(), tuple(translation.notes()))
 
 
 def chosen_backend() -> str:
     """Return MINDRLHF_BACKEND, else MindSpore where it is installed, else torch."""
     return os.environ.get(BACKEND) or ("mindspore" if find_spec("mindspore") else "torch")
+
+
+def run_folder(save: str) -> str:
+    """Return the folder of the run: a folder in theirs where that is everybody's, as in upstream's ``save: /tmp/``."""
+    place = Path(save).expanduser().resolve()
+    shared = {Path("/tmp"), Path(tempfile.gettempdir()).resolve(), Path.home().resolve(), Path.cwd().resolve()}
+    return str(Path(save) / SHARED if place in shared or place == Path(place.anchor) else save)
+
+
+def put_precision(values: dict[str, Any], named: Mapping[str, Any], notes: list[str]) -> None:
+    """Put the type to compute in, and note what the model's own type and dropout would change."""
+    yaml = named.get("model_yaml")
+    if yaml and not named.get("shape") and not Path(yaml).is_file():
+        notes.append(f"model_config {yaml} is not there: computed in float32, whatever its compute_dtype says")
+    shape = named.get("shape") or shape_of(yaml) or {}
+    kind = shape.get("compute_dtype")
+    if kind == "bfloat16" and values.get("model.device") != "cpu":
+        values["model.dtype"] = "bfloat16"
+    elif kind in ("bfloat16", "float16"):
+        why = "on a processor" if kind == "bfloat16" else "there is no float16"
+        notes.append(f"compute_dtype {kind}: computed in float32 ({why}); model.dtype=bfloat16 takes half the memory")
+    dropped = {name: shape[name] for name in DROPOUT if shape.get(name)}
+    notes += [f"{name} {share}: nothing is dropped" for name, share in dropped.items()]
 
 
 def fill_grpo(values: dict[str, Any], named: dict[str, Any], notes: list[str]) -> None:
@@ -157,9 +187,14 @@ def fill_offline(values: dict[str, Any], named: dict[str, Any], notes: list[str]
     check_shape(shape)
     source = named.get("model") or shape.get("checkpoint_name_or_path")
     values["model.path"] = policy_folder(source, values, shape=shape, tokenizer=None, key="load_checkpoint")
-    values["data.source"] = rows_source(named, values, "pairs")
+    supervised = not arch.endswith("DPO") and "reward" not in arch.lower()
+    function = "examples" if supervised else "pairs"
+    values["data.source"] = rows_source(named, values, function, named.get("train_samples"))
+    if named.get("train_samples") and named.get("dataset"):
+        notes.append(f"num_samples {named['train_samples']}: the first rows of the file, the same ones in each epoch")
     if named.get("held_out"):
-        values["eval.source"] = rows_source({**named, "dataset": named["held_out"]}, values, "pairs")
+        held_out = {**named, "dataset": named["held_out"]}
+        values["eval.source"] = rows_source(held_out, values, function, named.get("held_out_samples"))
     values |= {"data.overlong": "truncate", "data.max_tokens": shape.get("seq_length", 4096)}
     put_template(values)
     values["train.prompts_per_step"] = named["batch_size"] * named["train_dp"] * named["accumulation"]
@@ -176,7 +211,9 @@ def fill_offline(values: dict[str, Any], named: dict[str, Any], notes: list[str]
             "DPO by length-normalised log-probs, as DPOLossV2; plain DPO: objective.preset=null objective.beta=0.1"
         )
     else:
-        values["objective.name"] = "reward_model" if "reward" in arch.lower() else "sft"
+        values["objective.name"] = "sft" if supervised else "reward_model"
+    if named.get("clip_grad") is False:
+        values["train.max_grad_norm"] = 0.0
     for callback in named.get("callbacks") or []:
         values["checkpoint.every"] = callback.get("save_checkpoint_steps", values.get("checkpoint.every", 0))
         values["checkpoint.keep_last"] = callback.get("keep_checkpoint_max", values.get("checkpoint.keep_last", 2))
@@ -229,8 +266,12 @@ def other_model(named: Mapping[str, Any], values: Mapping[str, Any], name: str) 
     return model_folder(str(source), into, shape=shape, tokenizer=tokenizer) if source else None
 
 
-def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: str) -> Any:
-    """Return ``data.source``: a file to be read by ``data.py``; anything else is taken as a source of ours."""
+def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: str, most: int | None = None) -> Any:
+    """Return ``data.source``: a file to be read by ``data.py``; anything else is taken as a source of ours.
+
+    Args:
+        most: rows of the file to take; None: all.
+    """
     dataset = named.get("dataset")
     if not dataset:
         raise ConfigError(
@@ -239,7 +280,8 @@ def rows_source(named: Mapping[str, Any], values: Mapping[str, Any], function: s
     if not Path(dataset).is_file():
         return dataset
     source = {"name": f"{HERE}.data:{function}", "file": str(dataset), "tokenizer": values["model.path"]}
-    return source | ({"dataset_type": named["dataset_type"]} if named.get("dataset_type") else {})
+    source |= {"dataset_type": named["dataset_type"]} if named.get("dataset_type") else {}
+    return source | ({"most": most} if most else {})
 
 
 def put_template(values: dict[str, Any]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mindrlhf_grpo.config.run import RunConfig
-from mindrlhf_grpo.errors import ConfigError, RunFailed
+from mindrlhf_grpo.errors import CheckpointError, ConfigError, RunFailed
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
 from mindrlhf_grpo.recipes.mindrlhf.conversion import sources
 from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
@@ -125,13 +129,116 @@ def test_a_translation_is_a_configuration_of_ours(folder: Path, tmp_path: Path) 
 
 
 def test_launch_says_what_it_runs() -> None:
-    done = invoke("launch", "--workers", "16", "--local-workers", "8", "--dry-run", "train", "--config", "x.yaml")
-    words = done.output.split()
-    assert words[1:6] == ["-m", "mindspore.parallel.cluster.run", "--worker_num=16", "--local_worker_num=8",
-                          "--master_addr=127.0.0.1"]  # fmt: skip
-    assert words[-6:] == ["mindrlhf_grpo", "recipe", "mindrlhf", "train", "--config", "x.yaml"]
-    torch = invoke("launch", "--workers", "16", "--local-workers", "8", "--launcher", "torchrun", "--dry-run", "train")
-    assert {"--nnodes=2", "--nproc-per-node=8"} <= set(torch.output.split())
+    """Findings F6 and F6e: msrun gets an interpreter that it knows, and every machine its rank."""
+    done = invoke("launch", "--worker_num=16", "--local_worker_num", "8", "--node_rank", "1", "--cluster_time_out=60",
+                  "--dry-run", "train", "--config", "x.yaml", "--backend", "mindspore")  # fmt: skip
+    path, python, *words = done.output.split()
+    assert path == f"PATH={Path(sys.executable).parent}:$PATH"
+    assert python == sys.executable
+    assert words[:5] == ["-m", "mindspore.parallel.cluster.run", "--worker_num=16", "--local_worker_num=8",
+                         "--master_addr=127.0.0.1"]  # fmt: skip
+    assert {"--node_rank=1", "--cluster_time_out=60", "--join=True"} <= set(words)
+    assert words[words.index("-m", 1) - 1] == "python"
+    assert words[-7:] == ["recipe", "mindrlhf", "train", "--config", "x.yaml", "--backend", "mindspore"]
+    torch = invoke("launch", "--workers", "16", "--local-workers", "8", "--node-rank", "1", "--dry-run", "train",
+                   "--config", "x.yaml", "--backend", "torch").output.split()  # fmt: skip
+    assert {"torch.distributed.run", "--nnodes=2", "--nproc-per-node=8", "--node-rank=1"} <= set(torch)
+    assert torch[0] == sys.executable
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--workers", "16", "--local-workers", "8", "train", "--config", "x"), "8 of 16 workers are on this machine: give each machine its --node-rank"),
+        (("--workers", "2", "--node-rank", "1", "train", "--config", "x"), "--node-rank is 1, and all 2 workers are on this machine"),
+        (("--workers", "2", "--local-workers", "3", "train", "--config", "x"), "--local-workers is 3; accepted: 1 to --workers, 2"),
+        (("--workers", "2", "train", "--config", "x", "--verifier_functions", "a"), "option '--verifier_functions' is unknown.*'verifier_function'"),
+        (("--workers", "2", "trian", "--config", "x"), "launch starts train or run, not 'trian' .did you mean 'train'"),
+        (("--launcher", "msrun", "train", "--config", "x", "--backend", "torch"), "the backend torch is started by torchrun"),
+        (("--workers", "5", "--local-workers", "2", "--node-rank", "0", "train", "--config", "x", "--backend", "torch"), "2 does not divide 5"),
+        (("--bind_core", "True", "train", "--config", "x", "--backend", "torch"), "--bind_core is an option of msrun, not of torchrun"),
+        (("--join", "False", "train", "--config", "x"), "--join is False; accepted: True"),
+    ],
+)  # fmt: skip
+def test_launch_starts_nothing_that_would_be_refused(
+    words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding F6d: everything from an unknown option on went to the child, and processes were started."""
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    with pytest.raises(ConfigError, match=message):
+        invoke("launch", *words)
+
+
+def test_launch_refuses_an_option_that_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding F6d: ``launch --workers 2 --node_ranks 1 --dry-run train`` started a job."""
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    done = CliRunner().invoke(
+        app, ["launch", "--workers", "2", "--node_ranks", "1", "--dry-run", "train", "--config", "x"]
+    )
+    assert done.exit_code == 2
+    assert "No such option: --node_ranks" in done.output
+    missing = CliRunner().invoke(app, ["launch", "--workers", "2", "train"])
+    assert missing.exit_code == 2
+    assert "Missing option '--config'" in missing.output
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "msrun"])
+def test_launch_starts_two_processes(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding F6: msrun put ``python`` before the path of an interpreter, and every process died of a SyntaxError."""
+    backend = {"torchrun": "torch", "msrun": "mindspore"}[launcher]
+    pytest.importorskip(backend)
+    (tmp_path / "script.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('MS_ROLE') != 'MS_SCHED':\n"
+        "    rank = os.environ['RANK' if 'RANK' in os.environ else 'RANK_ID']\n"
+        "    open(f'{sys.argv[1]}/rank_{rank}', 'w').write(sys.executable)\n"
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\nexit 9\n")  # another interpreter, earlier in PATH
+    (tmp_path / "bin" / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("MINDRLHF_BACKEND", backend)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = CliRunner().invoke(app, ["launch", "--workers", "2", "--master-port", str(port), "--log-dir", str(tmp_path / "logs"),
+                                    "run", str(tmp_path / "script.py"), str(tmp_path)])  # fmt: skip
+    assert done.exit_code == 0
+    found = {path.name: Path(path.read_text()).parent for path in tmp_path.glob("rank_*")}
+    assert found == dict.fromkeys(["rank_0", "rank_1"], Path(sys.executable).parent)
+
+
+def test_weights_are_held_against_the_sizes(folder: Path, tmp_path: Path) -> None:
+    """Finding F6c: weights of another model were written with the sizes of the YAML."""
+    for name, sizes, message in (
+        ("deeper", {"num_layers": 3}, r"does not fit the sizes of its model in 12 weights: .*layers.2.*is missing"),
+        ("flatter", {"num_layers": 1}, r"in 12 weights: model\.layers\.1\.\S+ is one too many"),
+        ("wider", {"intermediate_size": 64}, r"gate_proj.weight is \[48, 32\], \[64, 32\] by the sizes"),
+        ("heads", {"n_kv_heads": 4}, r"k_proj.weight is \[16, 32\], \[32, 32\] by the sizes"),
+        ("vocabulary", {"vocab_size": 300}, r"embed_tokens.weight is \[259, 32\], \[300, 32\] by the sizes"),
+    ):
+        path = mindrlhf_runs.write_yaml(tmp_path / f"{name}.yaml", folder / "policy/model.ckpt", **sizes)
+        out = tmp_path / name
+        with pytest.raises(CheckpointError, match=message):
+            invoke("convert", str(folder / "policy/model.ckpt"), str(out), "--config", str(path))
+        assert not out.exists(), "nothing is written"
+    reward = invoke(
+        "convert", str(folder / "reward/model.ckpt"), str(tmp_path / "rm"), "--config", str(folder / "reward.yaml")
+    )
+    assert reward.output.startswith("27 tensors in")
+
+
+def test_a_script_of_the_first_generation_gets_its_names(folder: Path) -> None:
+    """Finding F6b: ppo_train.py stopped at ``set_pipeline_parallel_context``, and the error was called a bug."""
+    (folder / "ppo_train.py").write_text(
+        "from mindrlhf.trainer.ppo_trainer import PPOTrainer\n"
+        "from mindrlhf.utils.configs import init_configs, init_network_and_optimizer, init_ppo_dataset\n"
+        "from mindrlhf.utils.utils import set_pipeline_parallel_context\n"
+        "set_pipeline_parallel_context(parallel_mode='x', full_batch=True, optimizer_shard=True, stage_num=1, enable_alltoall=False)\n"
+        "from mindrlhf.utils.adam import AdamWeightDecayOp\n"
+    )
+    with pytest.raises(ConfigError, match=r"mindrlhf.utils has no adam here; it has configs, .*ppo_train.py:5\)"):
+        invoke("run", str(folder / "ppo_train.py"))
 
 
 @pytest.mark.parametrize(("shared", "pretrain"), [(True, 0.9), (False, 0.0)])

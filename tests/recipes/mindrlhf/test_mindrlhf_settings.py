@@ -10,8 +10,10 @@ import pytest
 from mindrlhf_grpo.compat.arguments import read_options
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.config.run import RunConfig
+from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.recipes.mindrlhf.keys import keys
+from mindrlhf_grpo.recipes.mindrlhf.model_folders import architecture, shape_of
 from mindrlhf_grpo.recipes.mindrlhf.script_objects import GRPOConfig, LlamaConfig, PPOConfig, Qwen2Tokenizer
 from mindrlhf_grpo.recipes.mindrlhf.settings import Settings, read_settings
 from tests.support.recipes import mindrlhf_runs
@@ -61,8 +63,9 @@ def test_a_file_with_sections_is_read(folder: Path) -> None:
     assert (config.checkpoint.every, config.checkpoint.keep_last, config.tracking.rollouts_every) == (5, 5, 2)
     assert config.model.recompute
     assert config.seed == 7
-    assert any(note.startswith("rl_config.sink_size has no meaning here: graphs") for note in read.notes)
-    assert "8 optimizer steps for each 64 completions, not 32: a group stays in one step" in read.notes
+    (graph,) = [note for note in read.notes if note.startswith("ignored, graphs are compiled by bucket of shapes")]
+    assert "rl_config.sink_size" in graph
+    assert "differs: 8 optimizer steps for each 64 completions, not 32: a group stays in one step" in read.notes
 
 
 @pytest.mark.row("mindrlhf", "YAML", backend="none")
@@ -154,3 +157,99 @@ def test_every_default_of_the_tables_is_accepted_by_our_configuration(folder: Pa
     config = read_settings(folder / "short.yaml", backend="torch").config
     assert isinstance(config, RunConfig)
     assert (config.rollout.group_size, config.train.prompts_per_step, config.algorithm.kl_coef) == (8, 4, 0.01)
+
+
+def test_what_changes_numbers_is_said_last_after_the_grouped_keys(folder: Path) -> None:
+    """Finding F30: 85 lines on keys without a meaning stood before the two that matter."""
+    _, read = online(folder)
+    reasons = [note for note in read.notes if note.startswith("ignored, ")]
+    differences = read.notes[len(reasons) :]
+    assert [note.split(":")[1].split()[0] for note in differences] == ["8", "model_config", "learning"]
+    assert all(note.startswith("differs: ") for note in differences)
+    assert len(reasons) <= 14
+    assert sum(note.count(", ") for note in reasons) > 30  # as many keys
+
+
+def test_a_folder_that_is_everybodys_does_not_become_the_run(folder: Path) -> None:
+    """Finding F32: upstream's default ``save: /tmp/`` made /tmp itself the run folder."""
+    assert online(folder, "actor_config.save=/tmp/")[0].run_dir == Path("/tmp/mindrlhf")
+    assert online(folder, "actor_config.save=./")[0].run_dir == Path("mindrlhf")
+    assert online(folder, "rl_config.save_checkpoint_dir=/")[0].run_dir == Path("/mindrlhf")
+    assert online(folder, f"actor_config.save={folder}/mine")[0].run_dir == folder / "mine"
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "dtype", "said"),
+    [
+        ("bfloat16", "Ascend", "bfloat16", None),
+        ("bfloat16", "CPU", "float32", "differs: compute_dtype bfloat16: computed in float32 (on a processor)"),
+        ("float16", "Ascend", "float32", "differs: compute_dtype float16: computed in float32 (there is no float16)"),
+        ("float32", "Ascend", "float32", None),
+    ],
+)
+def test_the_models_own_type_is_taken_or_the_difference_said(
+    folder: Path, kind: str, device: str, dtype: str, said: str | None
+) -> None:
+    """Finding F13: compute_dtype was dropped without a note; also, dropout of the model's YAML."""
+    (folder / "model.yaml").write_text(
+        f"model: {{model_config: {{type: LlamaConfig, compute_dtype: {kind}, hidden_dropout: 0.1}}}}\n"
+    )
+    config, read = online(
+        folder, f"actor_config.model_config={folder / 'model.yaml'}", f"context.device_target={device}"
+    )
+    assert config.model.dtype == dtype
+    about = [note for note in read.notes if "compute_dtype" in note]
+    assert len(about) == (said is not None)
+    assert all(note.startswith(str(said)) for note in about)
+    assert "differs: hidden_dropout 0.1: nothing is dropped" in read.notes
+    own, _ = online(folder, f"actor_config.model_config={folder / 'model.yaml'}", "model.dtype=float32")
+    assert own.model.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "expected"),
+    [
+        ("dpo_glm4", "dpo", {"betas": (0.9, 0.95), "learning_rate": 1e-5, "weight_decay": 0.1}),
+        ("rm_llama2", "reward_model", {"betas": (0.9, 0.999), "learning_rate": 8e-8, "schedule": "constant"}),
+        ("sft_glm4", "sft", {"betas": (0.9, 0.999), "learning_rate": 1e-6, "weight_decay": 0.01}),
+    ],
+)
+def test_files_of_the_tutorials_of_2024_are_read_as_they_are(
+    folder: Path, name: str, objective: str, expected: dict[str, object]
+) -> None:
+    """Finding F6a: phase, version, origin_columns, num_samples, optimizer_shard and optimizer.betas were unknown keys."""
+    rows = folder / ("rows.jsonl" if objective == "sft" else "pairs.jsonl")
+    words = [f"load_checkpoint={folder / 'model'}", f"train_dataset.data_loader.dataset_dir={rows}"]
+    config = read_settings(HERE / f"upstream_{name}.yaml", words, backend="torch").config
+    assert isinstance(config, OfflineConfig)
+    assert config.objective.name == objective
+    assert {key: getattr(config.train, key) for key in expected} == expected
+    assert config.data.source["name"].endswith(":examples" if objective == "sft" else ":pairs")
+    found = list(read_rows(config.data.source))
+    assert len(found) == (5 if objective == "reward_model" else 80 if objective == "sft" else 8)
+    if objective == "sft":
+        assert found[0] == {"prompt": "0+1=", "completion": "we add #### 1"}
+
+
+def test_settings_that_would_change_numbers_are_no_notes(folder: Path) -> None:
+    """Finding F30: a value that cannot be honoured is an error, also where the key is known."""
+    for word, message in (
+        ("optimizer.eps=1.0e-5", "optimizer.eps is 1e-05; accepted: 1e-08"),
+        ("run_mode=predict", "run_mode is 'predict'; accepted: train, finetune"),
+        ("lr_scale=True", "lr_scale is True; accepted: False"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_settings(folder / "dpo.yaml", [word], backend="torch")
+    config = read_settings(folder / "dpo.yaml", ["runner_wrapper.use_clip_grad=False"], backend="torch").config
+    assert config.train.max_grad_norm == 0.0
+
+
+def test_sizes_that_mindformers_computes_are_computed(tmp_path: Path) -> None:
+    """Finding F6a: Llama2's file names no inner width, and GLM-4's scales the base of its positions."""
+    assert architecture({"type": "LlamaConfig", "hidden_size": 4096, "multiple_of": 256})["intermediate_size"] == 11008
+    wide = {"type": "LlamaConfig", "hidden_size": 8192, "multiple_of": 4096, "ffn_dim_multiplier": 1.3}
+    assert architecture(wide)["intermediate_size"] == 28672  # of Llama2-70B
+    assert architecture({"type": "ChatGLM2Config", "rope_ratio": 500})["rope_theta"] == 5_000_000
+    text = "moe_config: {expert_num: 8}\nmodel: {model_config: {type: DeepseekV3Config, hidden_size: 8}}\n"
+    (tmp_path / "v3.yaml").write_text(text)
+    assert architecture(shape_of(str(tmp_path / "v3.yaml")) or {})["n_routed_experts"] == 8
