@@ -16,8 +16,20 @@ from .oracle import THRESHOLD, create_oracle
 
 HELP = "Safe-Rank-GRPO: recommendation lists without what a user asked to avoid, learned rank by rank"
 Catalog = Annotated[str, typer.Option("--catalog_path", help="Films that may be recommended: .json or .pkl.")]
-Oracle = Annotated[str, typer.Option("--oracle_path", help="Folder of the risk table and the title map.")]
+Oracle = Annotated[
+    str,
+    typer.Option("--oracle_path", help="Folder of the risk table and the title map, or of the original repository."),
+]
 Threshold = Annotated[float, typer.Option("--risk_threshold", help="Risk from which a trait counts as a violation.")]
+IMPORTS = {
+    "libs.safety_oracle": ["oracle.create_oracle", "oracle.SafetyOracle"],
+    "libs.safe_reward_funcs": [
+        "rewards.make_safe_reward_func", "rewards.make_safe_reward_func_individual", "rewards.make_relevance_func",
+        "rewards.make_relevance_func_individual", "rewards.make_safety_func", "rewards.make_safety_func_individual",
+        "rewards.make_count_func", "rewards.safe_reward_func_log_decay",
+    ],
+}  # fmt: skip
+LISTED = 8  # names of a folder that an error shows
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
@@ -54,13 +66,19 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Report recall, NDCG and violations of a model's greedy lists, or of lists in a file."""
     from ...cli.generate import greedy_answers
-    from .data import rows
+    from .data import rows, split_path
     from .metrics import lists
 
+    if (model_path is None) == (completions is None):
+        raise ConfigError("evaluate takes lists from one of --model_path and --completions")
+    folder = Path(test_path)
+    if folder.is_dir() and split_path(test_path, "test") is None and not (folder / "dataset_info.json").is_file():
+        raise DataError(f"--test_path {test_path} has no split test; it has {listed(folder)}")
     all_rows = rows(test_path, "test")
     data: list[dict[str, Any]] = [row for row in all_rows if isinstance(row, dict)]
-    if not data or (model_path is None) == (completions is None):
-        raise ConfigError("evaluate needs rows, and one of --model_path and --completions")
+    if not data:
+        first = f"; the first: {all_rows[0]}" if all_rows else ""
+        raise DataError(f"--test_path {test_path} has no usable row of {len(all_rows)}{first}")
     if completions is not None:
         texts = [str(row.get("completion", "")) for row in read_json_lines(completions).rows]
     else:
@@ -102,3 +120,16 @@ def check_command(
             "bad": bad[:3],
         }
     typer.echo(to_json(report))
+
+
+@app.command(context_settings=ANY_ARGUMENTS)
+def run(context: typer.Context, script: Path) -> None:
+    """Run a script that imports libs.safety_oracle and libs.safe_reward_funcs; this recipe stands in for both."""
+    from ...compat.scripts import run_script
+
+    run_script(script, context.args, IMPORTS, __package__)
+
+
+def listed(folder: Path) -> str:
+    """Return the names in a folder, for messages."""
+    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:LISTED]) or "nothing"

@@ -20,7 +20,9 @@ from .film_files import pairs, read_table
 from .titles import lookup_key, year_of
 
 LOG = logging.getLogger("mindrlhf_grpo.recipes.safe_rank")
-RISKS, TITLES = "movie_trait_sensitivity.json", ("title_to_imdb.json", "title_to_imdb.pkl")
+# Files in the folder of the oracle: here, and where the original repository keeps them
+RISKS = ("movie_trait_sensitivity.json", "downloaded_datasets/movie_trait_sensitivity.json")
+TITLES = ("title_to_imdb.json", "title_to_imdb.pkl", "data/phase1_mapping/title_to_imdb.pkl")
 YEARS_AROUND = (0, -1, 1, -2, 2)
 THRESHOLD = 0.66
 
@@ -156,14 +158,21 @@ def create_oracle(
 ) -> SafetyOracle:
     """Read the oracle of a folder with ``movie_trait_sensitivity.json`` and ``title_to_imdb.json`` (or ``.pkl``).
 
-    Without a title map, the titles and years of the risk table are used. Raises DataError for an unreadable file.
+    Both may also lie in the folders of the original repository. Without a title map, the titles and years of the risk
+    table are used.
+
+    Raises:
+        DataError: there is no risk table, or a file cannot be read.
     """
     folder = Path(base_path)
-    table = read_table(folder / RISKS)
+    path = first_file(folder, RISKS)
+    if path is None:
+        raise DataError(f"{folder} has neither {' nor '.join(RISKS)}; --oracle_path names the folder that has one")
+    table = read_table(path)
     if not isinstance(table, list):
-        raise DataError(f"{folder / RISKS} is no list of films")
-    risks = {imdb_number(row.get("imdbId")): risks_of(row, folder / RISKS) for row in table}
-    there = next((folder / name for name in TITLES if (folder / name).is_file()), None)
+        raise DataError(f"{path} is no list of films")
+    risks = {imdb_number(row.get("imdbId")): risks_of(row, path) for row in table}
+    there = first_file(folder, TITLES)
     named = [(row["title"], row["year"], row["imdbId"]) for row in table if row.get("title") and row.get("year")]
     titles = {
         (lookup_key(title), year): imdb_number(number)
@@ -172,6 +181,11 @@ def create_oracle(
     return SafetyOracle(
         risks=risks, titles=titles, risk_threshold=risk_threshold, allow_any_year=allow_any_year, prefixes=prefixes
     )
+
+
+def first_file(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of the files that is there; None without any."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def imdb_number(value: Any) -> str:

@@ -12,7 +12,7 @@ import yaml
 from mindrlhf_grpo.cli.recipe import run_recipe
 from mindrlhf_grpo.config.run import DataConfig, RunConfig
 from mindrlhf_grpo.data.stream import PromptStream
-from mindrlhf_grpo.errors import ConfigError, DataError
+from mindrlhf_grpo.errors import ConfigError, DataError, UserError
 from mindrlhf_grpo.recipes.safe_rank.data import rows
 from mindrlhf_grpo.recipes.safe_rank.settings import build_draft, notes, read, run_folder
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
@@ -258,3 +258,31 @@ def test_what_was_typed_wrong_is_shown_and_no_bug(capsys: pytest.CaptureFixture[
     assert run_recipe("safe-rank", [], program="mindrlhf-grpo recipe") == 2
     shown = capsys.readouterr()
     assert "Report recall, NDCG and violations" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--test_path", "."], r"--test_path \. has no split test; it has .*catalog.json"),
+        (["--test_path", "bad.jsonl"], r"--test_path bad.jsonl has no usable row of 1; the first: .*bad.jsonl:1"),
+        (["--test_path", ".", "--model_path", "m"], "evaluate takes lists from one of --model_path and --completions"),
+    ],
+)
+def test_what_evaluate_lacks_is_said(world: Path, words: list[str], message: str) -> None:
+    """Finding F31: a folder without the split was answered with a sentence on models and completions."""
+    (world / "bad.jsonl").write_text('{"prompt": "?"}\n')
+    arguments = ["evaluate", *words, "--completions", "lists.jsonl", "--catalog_path", "catalog.json"]
+    with pytest.raises(UserError, match=message):
+        run_recipe("safe-rank", arguments, program="mindrlhf-grpo recipe")
+
+
+def test_a_script_with_the_originals_imports_runs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finding F9b: ``libs.safety_oracle`` and ``libs.safe_reward_funcs`` had no counterpart."""
+    (world / "script.py").write_text(
+        "from libs.safety_oracle import create_oracle\n"
+        "from libs.safe_reward_funcs import make_safe_reward_func\n"
+        "reward = make_safe_reward_func(rec_num=3, gt_catalog={('Up', 2009)}, safety_oracle=create_oracle('.'))\n"
+        "print(reward(['Up (2009)'], [[['Up', 2009]]]))\n"
+    )
+    assert run_recipe("safe-rank", ["run", "script.py"], program="mindrlhf-grpo recipe") == 0
+    assert capsys.readouterr().out == "[[1.0, 0.0, 0.0]]\n"

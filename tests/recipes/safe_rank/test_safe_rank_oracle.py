@@ -132,3 +132,19 @@ def test_broken_tables_are_named(folder: Path) -> None:
     (folder / "movie_trait_sensitivity.json").unlink()
     with pytest.raises(DataError, match=r"there is no file .*movie_trait_sensitivity.json"):
         create_oracle(folder)
+
+
+def test_the_files_of_the_original_repository_are_found_where_it_keeps_them(folder: Path, tmp_path: Path) -> None:
+    """Finding F9b: ``create_oracle(".")`` of the original's own example looked for both files in the folder itself."""
+    for name, place in (
+        ("movie_trait_sensitivity.json", "downloaded_datasets"),
+        ("title_to_imdb.pkl", "data/phase1_mapping"),
+    ):
+        (folder / "clone" / place).mkdir(parents=True)
+        (folder / name).rename(folder / "clone" / place / name)
+    found = create_oracle(folder / "clone").check_safety("Saw", 2004, {GORE: True})
+    assert found.violations == ["Anti-gore / squeamish: risk=0.92"]
+    with pytest.raises(
+        DataError, match=r"has neither movie_trait.* nor downloaded_datasets/movie_.*; --oracle_path names"
+    ):
+        create_oracle(folder)
