@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...backend import Backend, load_backend
-from ...cli.generate import bare_config
 from ...config.run import ModelConfig
 from ...errors import ConfigError, DataError, ServerError, UserError
 from ...model_files.folder import find_folder
+from ...rewards.models.written_answers import bare_config
 from ...types import Prompt
 from ...user_functions import describe
 from .launcher import routed
