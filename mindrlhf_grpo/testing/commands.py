@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec, get_args
 
 import typer
 
 if TYPE_CHECKING:
     from .parity.check import Result
+    from .parity.workload import Dtype
 
 P = ParamSpec("P")
 Guard = Callable[[Callable[P, None]], Callable[P, None]]
@@ -48,12 +49,14 @@ def record(
     lora_rank: Annotated[int, typer.Option(min=0, help="Train random LoRA adapters of this rank; 0: all weights.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="One loss and three samplings only: less to compile.")] = False,
     tolerance: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another tolerance for a quantity, like logps=1e-3; may be repeated.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: of weights and arithmetic.")] = "float32",
     device: Device = "auto",
 ) -> None:  # fmt: skip
     """Write a bundle: a model, inputs, and what a backend computes from them.
 
-    Log-probs after each layer, entropies, losses, gradients, weights after each optimizer step, sampled tokens; in
-    float32.
+    Log-probs after each layer, entropies, losses, gradients, weights after each optimizer step, sampled tokens. In 16
+    bits the tolerances are numbers of roundings, and tokens that differ are reported only. float16 rehearses 16 bits
+    on processors, where MindSpore multiplies no bfloat16.
 
     \b
     mindrlhf-grpo parity record bundle
@@ -66,7 +69,7 @@ def record(
 
     made = write(
         bundle, backend=backend, model=model, steps=steps, seed=seed, device=device, lora_rank=lora_rank,
-        quick=quick, tolerances=tolerances(tolerance or []), say=say,
+        quick=quick, dtype=accepted_dtype(dtype), tolerances=tolerances(tolerance or [], dtype), say=say,
     )  # fmt: skip
     size = sum(size for size, _ in made.manifest.files.values())
     typer.echo(to_json({"bundle": str(bundle), "backend": backend, "files": len(made.manifest.files), "bytes": size}))
@@ -165,6 +168,21 @@ def runs(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     typer.echo(to_json(as_json(result)))
     raise typer.Exit(0 if result.passed else DIFFERENT)
+
+
+def accepted_dtype(name: str) -> Dtype:
+    """The type of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from ..errors import ConfigError, did_you_mean
+    from .parity.workload import Dtype
+
+    for dtype in get_args(Dtype):
+        if dtype == name:
+            return dtype  # type: ignore[no-any-return]
+    raise ConfigError(f"--dtype {name}: accepted: {', '.join(get_args(Dtype))}{did_you_mean(name, get_args(Dtype))}")
 
 
 def say(line: str) -> None:

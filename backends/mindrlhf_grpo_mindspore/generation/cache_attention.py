@@ -54,7 +54,7 @@ class SlotAttention(nn.Cell):
         stored_keys = self.store(2 * layer, keys, places)
         stored_values = self.store(2 * layer + 1, values, places)
         grouped = queries.reshape(self.rows * self.heads, self.group, queries.shape[2]) * self.scale
-        shares = native.softmax(self.scores(grouped, stored_keys) + bias, -1)
+        shares = native.softmax(self.scores(grouped, stored_keys).astype(ms.float32) + bias, -1).astype(values.dtype)
         return self.mix(shares, stored_values).reshape(self.rows, self.heads * self.group, values.shape[2])
 
     def store(self, part: int, tokens: Tensor, places: Tensor) -> Tensor:

@@ -85,9 +85,9 @@ class MindSporeEngine:
         self.decoder_name = decoder or "cached"
         if self.decoder_name not in RUNNERS:
             raise BackendError(f"decoder {decoder!r} is unknown; the mindspore engine has {', '.join(RUNNERS)}")
-        self.runner = build_runner(
-            self.decoder_name, model, compile_log or CompileLog(), slots=slots, shared=is_host_target()
-        )
+        # The processor's memory of the cache is float32; a rehearsal in 16 bits takes the devices' way.
+        shared = is_host_target() and model.dtype == ms.float32
+        self.runner = build_runner(self.decoder_name, model, compile_log or CompileLog(), slots=slots, shared=shared)
         self.vocab_size = model.architecture.vocabulary
         self.context: int | None = model.architecture.config.get("max_position_embeddings")
 

@@ -66,7 +66,8 @@ class SlotCache:
     @property
     def nbytes(self) -> int:
         """Memory of the bucket in use, if all of it were touched."""
-        return sum(self.slots * heads * self.length * size * 4 for heads, size in self.shapes)
+        numbers = sum(self.slots * heads * self.length * size for heads, size in self.shapes)
+        return numbers * (4 if self.dtype == ms.float32 else 2)
 
     @property
     def current(self) -> Bucket:

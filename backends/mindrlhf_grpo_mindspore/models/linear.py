@@ -10,7 +10,10 @@ from .. import ops
 
 
 class Linear(nn.Cell):
-    """``weight x + bias + lora_scale * B A x``; the last term only where the weights hold an adapter and the scale is not 0."""
+    """``weight x + bias + lora_scale * B A x``; the last term only where the weights hold an adapter and the scale is not 0.
+
+    Adapters are float32, whatever the type of the weight; their product is rounded once, when it is added.
+    """
 
     def __init__(self, weights: Mapping[str, Parameter], module: str, lora_scale: float) -> None:
         super().__init__(auto_prefix=False)
@@ -25,5 +28,6 @@ class Linear(nn.Cell):
         """``[S, in]`` -> ``[S, out]``."""
         y = ops.linear(x, self.weight, self.bias)
         if self.adapted:
-            y = y + ops.linear(ops.linear(x, self.lora_a), self.lora_b) * self.lora_scale
+            narrow = ops.linear(x.astype(self.lora_a.dtype), self.lora_a)
+            y = y + (ops.linear(narrow, self.lora_b) * self.lora_scale).astype(y.dtype)
         return y

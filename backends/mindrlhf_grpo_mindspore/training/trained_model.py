@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn
 from numpy.typing import NDArray
@@ -229,11 +230,11 @@ def sharpness(batch: Batch) -> Tensor:
 
 
 def add_up(total: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """The sum of two lists of gradients, tensor by tensor, each freed when it has been added."""
+    """The float32 sum of two lists of gradients, tensor by tensor, each freed when it has been added."""
     if not total:
         return gradients
     for place in range(len(total)):
-        total[place] = total[place] + gradients[place]
+        total[place] = total[place].astype(ms.float32) + gradients[place].astype(ms.float32)
         gradients[place] = total[place]
     return total
 

@@ -24,7 +24,7 @@ from mindrlhf_grpo.model_files.value_head import NAMED_HEADS, body_config, is_he
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ACCELERATORS = ("cuda", "npu")
 BESIDE_LANGUAGE = r"(?!(.*\.)?language_model\.).*"  # of a model that reads images: what gets no adapters
 

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from ...errors import ConfigError, did_you_mean
 from ...generation.sampling import mix
 
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # the largest relative error of rounding one number
+# Errors of independent roundings add up by their squares. A layer rounds each number about a dozen times, and 64 of them
+# in one direction is what a thousand layers would leave.
+ROUNDINGS = 64
 SKETCH = 4093  # numbers kept of a larger tensor; prime, so that no stride of a matrix falls into one place
 
 
@@ -85,13 +89,13 @@ class Measurement:
     arrays: Mapping[str, NDArray[Any]]
 
 
-def tolerances(replaced: Iterable[str]) -> dict[str, float]:
+def tolerances(replaced: Iterable[str], dtype: str = "float32") -> dict[str, float]:
     """Tolerance by quantity; texts like ``logps=1e-3`` replace the usual ones.
 
     Raises:
         ConfigError: no such quantity, or no number.
     """
-    by_quantity = {name: quantity.tolerance for name, quantity in QUANTITIES.items()}
+    by_quantity = {name: tolerance_of(quantity, dtype) for name, quantity in QUANTITIES.items()}
     for text in replaced:
         name, _, value = text.partition("=")
         if name not in QUANTITIES:
@@ -103,6 +107,18 @@ def tolerances(replaced: Iterable[str]) -> dict[str, float]:
             raise ConfigError(f"--tolerance {text}: {value!r} is no number; written {name}=1e-3")
         by_quantity[name] = float(value)
     return by_quantity
+
+
+def tolerance_of(quantity: Quantity, dtype: str) -> float:
+    """The usual tolerance of a quantity where weights and arithmetic are of this type.
+
+    In 16 bits it is a number of roundings, see ``ROUNDINGS``. Which token is drawn hangs on one rounding where two lie
+    close together, so there the share of different tokens is reported and refuses nothing; log-probs of tokens are
+    compared up to the first that differs.
+    """
+    if dtype == "float32" or quantity.name == "weights":
+        return quantity.tolerance
+    return 1.0 if quantity.measure is Measure.UNEQUAL else ROUNDINGS * ROUNDING[dtype]
 
 
 def by_layer(names: Iterable[str]) -> list[str]:

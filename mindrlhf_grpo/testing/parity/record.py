@@ -24,6 +24,7 @@ from .workload import (
     QUICK_SAMPLINGS,
     SAMPLINGS,
     TRAINED_WITH,
+    Dtype,
     Workload,
     pack,
     random_batch,
@@ -46,6 +47,7 @@ def record(
     device: str = "auto",
     lora_rank: int = 0,
     quick: bool = False,
+    dtype: Dtype = "float32",
     tolerances: dict[str, float],
     say: Say,
 ) -> Bundle:
@@ -53,6 +55,7 @@ def record(
 
     Args:
         model: a Hugging Face folder, copied into the bundle; None makes a tiny random Llama.
+        dtype: of weights and arithmetic; the weights in the bundle stay as the model has them.
         quick: one loss and three samplings instead of all.
         say: called with each line of progress.
 
@@ -66,7 +69,7 @@ def record(
             write_tiny_llama(partial / MODEL, tiny_llama_config(), seed=seed)
         else:
             copy_model(find_folder(model), partial / MODEL)
-        workload = workload_for(partial / MODEL, seed=seed, steps=steps, lora_rank=lora_rank, quick=quick)
+        workload = workload_for(partial / MODEL, seed=seed, steps=steps, lora_rank=lora_rank, quick=quick, dtype=dtype)
         adapter = write_random_adapter(partial, workload) if lora_rank else None
         stack = load_backend(workload.run_config(backend, str(partial / MODEL), device))
         policy = start_policy(stack, adapter)
@@ -89,7 +92,7 @@ def record(
     return create(folder, fill)
 
 
-def workload_for(model: Path, *, seed: int, steps: int, lora_rank: int, quick: bool) -> Workload:
+def workload_for(model: Path, *, seed: int, steps: int, lora_rank: int, quick: bool, dtype: Dtype) -> Workload:
     """Make the workload for a model: its vocabulary, its end tokens, its adapters.
 
     Raises:
@@ -106,7 +109,7 @@ def workload_for(model: Path, *, seed: int, steps: int, lora_rank: int, quick: b
     modules = adapted_modules(read_headers(model)) if lora_rank else {}
     targets = targets_of(f"{name}.lora_A.weight" for name in modules)
     return Workload(
-        seed=seed, steps=steps, vocabulary=vocabulary, end_tokens=end_tokens, lora_rank=lora_rank,
+        seed=seed, steps=steps, dtype=dtype, vocabulary=vocabulary, end_tokens=end_tokens, lora_rank=lora_rank,
         lora_targets=tuple(targets),
         losses={TRAINED_WITH: LOSSES[TRAINED_WITH]} if quick else LOSSES,
         samplings={name: SAMPLINGS[name] for name in QUICK_SAMPLINGS} if quick else SAMPLINGS,

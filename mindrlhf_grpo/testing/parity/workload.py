@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,22 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
 class Workload(BaseModel):
-    """The settings of a bundle, as its manifest records them."""
+    """The settings of a bundle, as its manifest records them.
+
+    Attributes:
+        dtype: of weights and arithmetic. float16 is no type of a run: with it 16 bits are rehearsed where a processor
+            multiplies no bfloat16.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int
     steps: int
+    dtype: Dtype = "float32"
     learning_rate: float = 1e-4  # elements whose gradient is only rounding move at random, by less than the tolerance
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1.0  # visible in one step at a tolerance of 1e-4
@@ -74,13 +83,14 @@ class Workload(BaseModel):
 
     def run_config(self, backend: str, model: str, device: str) -> RunConfig:
         """The configuration a backend is built with."""
+        its_model = ModelConfig(
+            path=model, device=device, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha,
+            lora_targets=list(self.lora_targets) or "all-linear",
+        )  # fmt: skip
         return RunConfig(
             backend=backend,
             seed=self.seed,
-            model=ModelConfig(
-                path=model, device=device, lora_rank=self.lora_rank, lora_alpha=self.lora_alpha,
-                lora_targets=list(self.lora_targets) or "all-linear",
-            ),
+            model=its_model.model_copy(update={"dtype": self.dtype}),
             data=DataConfig(source=UNUSED),
             rewards=[RewardConfig(function=UNUSED)],
             rollout=RolloutConfig(group_size=self.group_size, slots=self.slots, max_tokens=self.max_tokens),
