@@ -179,16 +179,16 @@ def evaluate(
     config: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value]...", help="A configuration (its rewards, held-out source and templates are used) and settings that override it.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder, run, checkpoint or hub id; default: the configuration's.")] = None,
     source: Annotated[str | None, typer.Option(help="Problems, in the form of data.source; default: eval.source, else data.source.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="Reward function; the first one decides what is right; may be repeated.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="Reward function; where the first one gives 0 or 1, it is the accuracy; may be repeated.")] = None,
     samples: Samples = 1,
     temperature: Temperature = 0.0,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum completion length; default: rollout.max_tokens.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of problems, taken from the start; default: all.")] = None,
     seed: Seed = 0,
 ) -> None:  # fmt: skip
-    """Measure how often a model is right.
+    """Measure how often a model is right, or what rewards it earns.
 
-    Prints accuracy with a 95% interval and pass@k, as one JSON line.
+    Prints accuracy with a 95% interval and pass@k, and the mean of each reward, as one JSON line.
 
     \b
     mindrlhf-grpo evaluate examples/tiny/train.yaml --model runs/tiny
@@ -196,13 +196,15 @@ def evaluate(
     mindrlhf-grpo evaluate examples/tiny/train.yaml --samples 8 --temperature 1
     mindrlhf-grpo evaluate examples/ladder/dpo.yaml --model runs/ladder/dpo
 
-    A completion is right if its first reward exceeds 0.5. The interval is Wilson's. A configuration with an objective
-    has its own metrics: loss, accuracy of preferences or scores, and their calibration.
+    There is an accuracy where every value of the first reward is 0 or 1: the share of 1, with several samples the mean
+    over them. Other rewards are given as means. The interval is Wilson's. A configuration with an objective has its own
+    metrics: loss, accuracy of preferences or scores, and their calibration.
     """
     from ..config.offline import OfflineConfig
     from ..json_lines import to_json
     from ..types import Sampling
     from .evaluate import evaluate as measure
+    from .evaluate import headline
     from .generate import evaluation_config, resolve_checkpoint
 
     settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [])
@@ -218,10 +220,7 @@ def evaluate(
         stop=tuple(settings.rollout.stop), seed=seed,
     )  # fmt: skip
     result = measure(settings, sampling, samples=samples, limit=limit)
-    text = (
-        f"{result['accuracy']:.3f} right ({result['low']:.3f} to {result['high']:.3f}) of {result['problems']} problems"
-    )
-    typer.echo(text, err=True)
+    typer.echo(headline(result), err=True)
     typer.echo(to_json({"model": settings.model.path, **result}))
 
 

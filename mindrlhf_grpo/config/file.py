@@ -47,7 +47,10 @@ def read_config(path: Path, overrides: Sequence[str]) -> tuple[AnyConfig, Draft]
 
 def dump(config: AnyConfig) -> str:
     """The configuration as YAML that :func:`load_config` reads back to an equal one."""
-    return yaml_source.dump(config.model_dump(mode="json"))
+    values = config.model_dump(mode="json")
+    if config.train.epochs is not None:
+        del values["train"]["steps"]  # follows from the epochs and the rows
+    return yaml_source.dump(values)
 
 
 def json_schema(root: type[AnyConfig] = RunConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import model_validator
 from .algorithm import PretrainingConfig
 from .parallel import ParallelConfig
 from .rendering import RenderingConfig
-from .run import CheckpointConfig, EvalConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
+from .run import CheckpointConfig, HeldOutConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
 from .section import Section, key
 
 PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin", "tools")
@@ -119,7 +119,7 @@ class OfflineConfig(Section):
     data: OfflineDataConfig = key(..., "Training rows.")
     objective: ObjectiveConfig = key(..., "The objective that is learned from them.")
     train: TrainConfig = key(TrainConfig(), "Steps and optimizer; a row counts as one prompt.")
-    eval: EvalConfig = key(EvalConfig(), "Held-out rows.")
+    eval: HeldOutConfig = key(HeldOutConfig(), "Held-out rows.")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackersConfig = key(TrackersConfig(), "Trackers.")
     parallel: ParallelConfig | None = key(None, "Sharding of weights over ranks; null: each rank holds all.")
@@ -146,9 +146,8 @@ class OfflineConfig(Section):
         for part in self.data.columns:
             if part not in PARTS:
                 yield f"data.columns names the part {part!r}; there are {', '.join(PARTS)}"
-        for name in ("stop_at", "every"):
-            if self.eval.source is None and getattr(self.eval, name):
-                yield f"eval.{name} needs eval.source, the held-out rows"
+        yield from self.train.lengths()
+        yield from self.eval.without_source("rows")
         if self.checkpoint.keep_best and self.eval.source is None:
             yield "checkpoint.keep_best needs eval.source, the held-out rows"
 

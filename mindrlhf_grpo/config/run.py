@@ -158,6 +158,12 @@ class TrainConfig(Section):
     steps: int = key(
         100, "Rollout batches to train on.", peers="trl: max_steps; verl: trainer.total_training_steps", ge=1
     )
+    epochs: float | None = key(
+        None,
+        "Passes over the rows, instead of steps: as many steps as it takes to draw each row so often; null: train.steps counts.",
+        peers="trl: num_train_epochs; verl: trainer.total_epochs; openrlhf: --num_episodes",
+        gt=0,
+    )
     prompts_per_step: int = key(
         8,
         "Prompts in one rollout batch, over all ranks.",
@@ -194,13 +200,18 @@ class TrainConfig(Section):
         "A run that learns nothing (rewards that fail, groups that are all dead, updates without effect) stops, or goes on with a warning.",
     )
 
+    def lengths(self) -> Iterator[str]:
+        """A text if the run's length is given twice."""
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            yield f"train.steps ({self.steps}) and train.epochs ({self.epochs:g}) are both given, and only one can count: leave one out (train.epochs=null on the command line)"
 
-class EvalConfig(Section):
-    """Held-out prompts."""
+
+class HeldOutConfig(Section):
+    """Held-out rows."""
 
     source: str | dict[str, Any] | None = key(
         None,
-        "Held-out rows, written like data.source; null: no evaluation. The first reward component counts as accuracy.",
+        "Held-out rows, written like data.source; null: no evaluation.",
         peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset",
     )
     every: int = key(
@@ -209,7 +220,37 @@ class EvalConfig(Section):
         peers="trl: eval_steps; verl: trainer.test_freq; openrlhf: --eval_steps",
         ge=0,
     )
-    stop_at: float | None = key(None, "Stop when the held-out metric reaches this.")
+    limit: int | None = key(
+        None, "Evaluate on the first n held-out rows; null: on all.", peers="verl: data.val_max_samples", ge=1
+    )
+    stop_at: float | None = key(
+        None,
+        "Stop when the held-out metric reaches this: online the mean of the first reward component (the accuracy, where its values are 0 and 1), offline the accuracy, or the nll of sft.",
+    )
+
+    def without_source(self, rows: str) -> Iterator[str]:
+        """A text for each key that has no effect because there are no held-out rows."""
+        if self.source is None:
+            for name, info in type(self).model_fields.items():
+                if getattr(self, name) != info.default:
+                    yield f"eval.{name} needs eval.source, the held-out {rows}"
+
+
+class EvalConfig(HeldOutConfig):
+    """Held-out prompts and the sampling of their completions."""
+
+    samples: int = key(
+        1,
+        "Completions of each held-out prompt; with several, accuracy is their mean (avg@n), and pass@n is measured.",
+        peers="verl: actor_rollout_ref.rollout.val_kwargs.n; openrlhf: --eval_n_samples_per_prompt",
+        ge=1,
+    )
+    temperature: float = key(
+        0.0,
+        "Sampling temperature of held-out completions; 0 is greedy.",
+        peers="verl: actor_rollout_ref.rollout.val_kwargs.temperature; openrlhf: --eval_temperature",
+        ge=0,
+    )
 
 
 class CheckpointConfig(Section):
@@ -243,6 +284,12 @@ class TrackingConfig(TrackersConfig):
     """Trackers besides metrics.jsonl, and the rollouts that are kept."""
 
     rollouts_every: int = key(1, "Save the rollouts of each n-th step for the report; 0: none.", ge=0)
+    print_every: int = key(
+        0,
+        "Print the best and the worst completion of some prompts each n steps; 0: never.",
+        peers="trl: log_completions; verl: trainer.log_val_generations",
+        ge=0,
+    )
 
 
 class RunConfig(Section):
@@ -305,8 +352,9 @@ class RunConfig(Section):
                 for name, value in apart.items()
                 if value
             )
-        for name in ("stop_at", "every"):
-            if self.eval.source is None and getattr(self.eval, name):
-                yield f"eval.{name} needs eval.source, the held-out prompts"
+        yield from self.train.lengths()
+        yield from self.eval.without_source("prompts")
         if self.checkpoint.keep_best and self.eval.source is None:
             yield "checkpoint.keep_best needs eval.source, the held-out prompts"
+        if self.eval.samples > 1 and self.eval.temperature == 0:
+            yield f"eval.samples ({self.eval.samples}) needs eval.temperature above 0: greedy completions of a prompt are all equal"

@@ -105,6 +105,11 @@ class RowStream(Generic[Drawn]):
                 taken.append(drawn)
         return taken
 
+    @property
+    def epoch(self) -> float:
+        """Passes over the rows so far, those that were left out included."""
+        return self._epoch + self._position / max(1, len(self._order))
+
     def all(self) -> list[Drawn]:
         """Return every usable row once, in the source's order (held-out rows); the position of ``take`` stays."""
         drawn = [self._draw(row, 0) for row in range(len(self._rows))]

@@ -58,6 +58,7 @@ class Alarms:
     Args:
         weights: reward component -> its weight. One with weight 0 is a judge that is not trained on, and is watched
             like the held-out accuracy; the others are parts of the objective, which may trade one for another.
+        first: the component that the run is judged by, which is no accuracy where it has values between 0 and 1.
 
     Attributes:
         history: the metrics so far.
@@ -66,8 +67,9 @@ class Alarms:
         reasons: reward component -> why its first sample failed, the first time that one did since the process began.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        judges = {f"eval/{name}/mean": 1 for name, weight in weights.items() if weight == 0}
+    def __init__(self, weights: Mapping[str, float], first: str | None = None) -> None:
+        watched = ([first] if first else []) + [name for name, weight in weights.items() if weight == 0]
+        judges = {f"eval/{name}/mean": 1 for name in watched}
         full_marks = sum(weight for weight in weights.values() if weight > 0) or math.inf
         self.history = History({ACCURACY: 1, **judges, **dict.fromkeys(RATES, -1)}, full_marks)
         self.reasons: dict[str, str] = {}
@@ -88,9 +90,12 @@ class Alarms:
         Args:
             before: metrics of the evaluation before training.
         """
-        alarms = Alarms(judging_weights(config) if isinstance(config, RunConfig) else {})
+        if isinstance(config, RunConfig):
+            alarms = Alarms(judging_weights(config), component_name(config.rewards[0]))
+        else:
+            alarms = Alarms({})
         rows = read_json_lines(config.run_dir / METRICS).rows
-        steps = ((row["step"], row) for row in rows if isinstance(row.get("step"), int))
+        steps = ((row["step"], row) for row in rows if isinstance(row.get("step"), int) and row["step"] > 0)
         alarms.resume([(0, before), *steps])
         return alarms
 

@@ -7,6 +7,7 @@ const Browser = (() => {
   const steps = stored.map((element) => Number(element.dataset.step));
   const loaded = new Map(); // place among the stored steps -> parsed step
   const state = { at: steps.length - 1, group: null, sort: "drawn", shade: "advantage", query: "", ready: false };
+  const TITLE = 80; // characters that two lines of the list hold
   const KEYS = { reward: "reward", advantage: "advantage", length: "tokens" };
 
   function mean(values) {
@@ -86,6 +87,15 @@ const Browser = (() => {
     return rewards.length > 1 && rewards.every((reward) => reward === rewards[0]);
   }
 
+  // What tells a prompt from the others: what they do not share, else the last turn of its template, else its end.
+  function titleOf(prompt, { start, end }) {
+    const own = prompt.slice(start, prompt.length - end).trim() || prompt;
+    if (start > 0 || own.length <= TITLE) return own;
+    const turns = own.split(/<\|[^|<>]{1,40}\|>/).map((turn) => turn.replace(/^(system|user|assistant|model)\s*(\n|$)/, "").trim());
+    const last = turns.filter((turn) => turn && !/^(system|user|assistant|model)$/.test(turn)).at(-1) ?? own;
+    return last.length > 3 * TITLE ? `…${last.slice(-TITLE)}` : last;
+  }
+
   function listItem(group, step) {
     const strip = make("span", { class: "strip", title: "Reward of each completion" });
     for (const rollout of group.rollouts) {
@@ -94,8 +104,7 @@ const Browser = (() => {
       box.style.setProperty("--w", `${Math.round(100 * share)}%`);
       strip.append(box);
     }
-    const { start: from, end } = step.shared;
-    const title = group.prompt.slice(from, group.prompt.length - end).trim() || group.prompt || "(empty prompt)";
+    const title = titleOf(group.prompt, step.shared) || "(empty prompt)";
     const row = make("span", { class: "row" }, strip, isDead(group) ? make("span", { class: "tag alert", title: "All rewards are equal" }, "dead") : null,
       make("span", { title: "Mean reward" }, number(mean(group.rollouts.map((one) => scalar(one.reward))))));
     const button = make("button", { type: "button", "aria-current": group === state.group ? "true" : "false" },

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from .reading import Run
 from .safety import marked
+from .words import is_accuracy
 
 PHASES = ("generate", "reward", "logps", "values", "update", "sync", "eval", "save", "compile")
 
@@ -39,16 +40,16 @@ class Chart:
 CHARTS = (
     Chart(section="Learning", title="Reward", says="Mean over the step's completions; each component before weighting.",
           metrics=("reward/mean", "reward/*/mean"), wide=True),
-    Chart(section="Learning", title="Held-out accuracy", says="Share of right answers (or of pairs ranked right) on rows never trained on.", metrics=("eval/accuracy",), percent=True),
+    Chart(section="Learning", title="Held-out accuracy", says="Share of right answers (or of pairs ranked right) on rows never trained on; 95% interval.", metrics=("eval/accuracy", "eval/pass@*"), percent=True),
     Chart(section="Learning", title="Reward spread", says="Standard deviation over the completions.", metrics=("reward/std",)),
-    Chart(section="Learning", title="Held-out components", says="Mean of each reward component.", metrics=("eval/*/mean",)),
+    Chart(section="Learning", title="Held-out reward", says="Mean over rows never trained on; each component before weighting.", metrics=("eval/reward/mean", "eval/*/mean")),
     Chart(section="Learning", title="Perplexity", says="exp of the mean negative log-likelihood of a token.",
           metrics=("perplexity", "eval/perplexity"), zero=False),
     Chart(section="Learning", title="Accuracy in training", says="Share of the batch's rows ranked or judged right, before the step.",
           metrics=("accuracy",), percent=True),
     Chart(section="Learning", title="Rewards", says="Implicit rewards: beta × log-ratio to the reference policy.",
           metrics=("reward/chosen", "reward/rejected", "reward/desirable", "reward/undesirable")),
-    Chart(section="Learning", title="Held-out rewards", says="The same on rows never trained on.", metrics=("eval/reward/*",)),
+    Chart(section="Learning", title="Held-out implicit rewards", says="The same on rows never trained on.", metrics=("eval/reward/*",)),
     Chart(section="Learning", title="Scores", says="Scores that the reward model gives.", metrics=("score", "score/*", "eval/score", "eval/score/*")),
     Chart(section="Learning", title="Margin", says="Chosen minus rejected.", metrics=("margin", "eval/margin")),
     Chart(section="Learning", title="Log-probs", says="Log-probs of whole completions; both may fall, chosen should fall less.",
@@ -64,15 +65,15 @@ CHARTS = (
     Chart(section="Optimisation", title="KL", says="Distance from the reference policy, per token.", metrics=("kl/*",)),
     Chart(section="Optimisation", title="Entropy", says="Nats per token; at 0 exploration has ended.", metrics=("entropy",)),
     Chart(section="Optimisation", title="Gradient norm", says="Before clipping.", metrics=("grad_norm",)),
-    Chart(section="Optimisation", title="Ratio, largest deviation", says="Largest |ratio − 1| of any token; near 0 on-policy.",
+    Chart(section="Optimisation", title="Ratio, largest deviation", says="Largest |ratio − 1| of any token. First update: below 0.01 in float32; in bfloat16 single tokens scatter, and the rollout gap counts.",
           metrics=("ratio/max_dev", "ratio/max_*")),
-    Chart(section="Optimisation", title="Rollout gap", says="Mean |log-prob in training − log-prob when sampled|.", metrics=("ratio/rollout_gap",)),
+    Chart(section="Optimisation", title="Rollout gap", says="Mean |log-prob in training − log-prob when sampled|; in bfloat16 accepted up to 0.2.", metrics=("ratio/rollout_gap",)),
     Chart(section="Optimisation", title="Clipped tokens", says="Share of tokens whose ratio lies outside the clip range.", metrics=("clip_frac/*",), percent=True),
     Chart(section="Optimisation", title="Learning rate", says="As scheduled.", metrics=("lr",)),
     Chart(section="Rollouts", title="Dead groups", says="Share of groups whose rewards are all equal: nothing to learn.", metrics=("dead_group_frac",), percent=True),
     Chart(section="Rollouts", title="Completion length", says="Tokens per completion.", metrics=("length/*", "eval/length")),
     Chart(section="Rollouts", title="Repetition", says="Share of a completion that repeats earlier text.", metrics=("repetition", "eval/repetition"), percent=True),
-    Chart(section="Rollouts", title="Truncated", says="Share of completions cut at the token limit.", metrics=("truncated_frac",), percent=True),
+    Chart(section="Rollouts", title="Truncated", says="Share of completions cut at the token limit.", metrics=("truncated_frac", "eval/truncated_frac"), percent=True),
     Chart(section="Rollouts", title="Tokens per step", says="Generated or read, and trained on.",
           metrics=("tokens/generated", "tokens/read", "tokens/trained")),
     Chart(section="Rollouts", title="Generation rounds", says="Rounds of sampling per step; above 1 where dead groups are replaced.", metrics=("generation_rounds",)),
@@ -86,7 +87,7 @@ CHARTS = (
 
 # Drawn under another name, or of no interest by themselves.
 UNPLOTTED = (
-    "time/step", "updates", "prompts", "rows", "eval/problems", "ratio/mean", "nll", "eval/nll", "label", "eval/label",
+    "time/step", "updates", "prompts", "rows", "eval/problems", "eval/unscored", "epoch", "ratio/mean", "nll", "eval/nll", "label", "eval/label",
     "desirable", "undesirable", "eval/desirable", "eval/undesirable", "eval/baseline",
 )  # fmt: skip
 LABELS = {
@@ -96,6 +97,8 @@ LABELS = {
     "memory/peak_rss_mb": "host",
     "memory/peak_device_mb": "device",
     "eval/length": "held-out mean",
+    "eval/truncated_frac": "held-out",
+    "eval/reward/mean": "reward",
     "baseline": "KL of mismatched completions",
     **{
         f"{split}safety/{rate}": rate.replace("_", " ")
@@ -104,7 +107,15 @@ LABELS = {
     },
 }
 # Written as text or shaded, not drawn as curves.
-BESIDE = ("alarm/*", "*safety/by_phrases", "*safety/*/low", "*safety/*/high", "*safety/*/prompts", "*safety/*/unjudged")
+BESIDE = (
+    "alarm/*",
+    "eval/accuracy/*",
+    "*safety/by_phrases",
+    "*safety/*/low",
+    "*safety/*/high",
+    "*safety/*/prompts",
+    "*safety/*/unjudged",
+)
 HIDDEN_WHILE_ZERO = ("time/", "kl/", "reward/failures/", "reward/unscored_frac")
 
 
@@ -115,6 +126,8 @@ def chart_data(run: Run) -> dict[str, Any]:
     left = dict.fromkeys(
         name for name in series if name not in UNPLOTTED and not any(fnmatchcase(name, one) for one in BESIDE)
     )
+    if not is_accuracy(run):  # a reward that happened to be 0 or 1 at first
+        left = {name: None for name in left if not name.startswith(("eval/accuracy", "eval/pass@"))}
     charts: list[dict[str, Any]] = []
     for chart in CHARTS:
         names = [name for name in matching(chart.metrics, left) if worth_drawing(name, series)]
@@ -129,6 +142,7 @@ def chart_data(run: Run) -> dict[str, Any]:
         "steps": run.steps,
         "series": {name: [shortened(value) for value in values] for name, values in series.items() if name in used},
         "charts": charts,
+        "across": across(run),
     }
 
 
@@ -141,9 +155,33 @@ def worth_drawing(name: str, series: dict[str, list[float | None]]) -> bool:
     """False for what never happened (failures, phases without time, a second round) and for a copy of the accuracy."""
     if name == "generation_rounds":
         return any(value not in (None, 1.0) for value in series[name])
-    if name.startswith("eval/") and name.endswith("/mean"):
+    if name == "eval/reward/mean":  # of a single component
+        return all(series[name] != values for other, values in series.items() if is_component(other))
+    if is_component(name):
         return series[name] != series.get("eval/accuracy")
     return any(series[name]) or not name.startswith(HIDDEN_WHILE_ZERO)
+
+
+def is_component(name: str) -> bool:
+    """True for the held-out mean of a reward component."""
+    return name.startswith("eval/") and name.endswith("/mean") and name != "eval/reward/mean"
+
+
+def across(run: Run) -> dict[str, list[float]]:
+    """What a curve can be drawn over: steps, and where they were measured tokens, epochs and minutes up to each step."""
+    axes: dict[str, list[float]] = {"step": [float(step) for step in run.steps]}
+    if not run.steps or run.steps[-1] - run.steps[0] >= len(run.steps):  # steps are missing, so sums would be too small
+        return axes
+    for name, metric, unit in (
+        ("tokens", "tokens/generated", 1.0), ("tokens", "tokens/read", 1.0), ("minutes", "time/step", 60.0),
+    ):  # fmt: skip
+        if run.values(metric):
+            sums = accumulate((value or 0.0) / unit for value in run.series[metric])
+            axes[name] = [float(f"{value:.6g}") for value in sums]
+    epochs = run.series.get("epoch", [])
+    if any(epochs):
+        axes["epochs"] = [value or 0.0 for value in epochs]
+    return axes
 
 
 def described(chart: Chart, names: list[str], run: Run) -> dict[str, Any]:

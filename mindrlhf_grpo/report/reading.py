@@ -105,9 +105,7 @@ def _read_metrics(run: Run) -> None:
         for name, value in row.items():
             if not is_finite(value):
                 run.not_finite.setdefault(name, []).append(step)
-    run.steps = thinned(
-        sorted(merged), {step for step, row in merged.items() if "eval/accuracy" in row or "eval/loss" in row}
-    )
+    run.steps = thinned(sorted(merged), {step for step, row in merged.items() if "eval/problems" in row})
     if len(run.steps) < len(merged):
         run.skipped.append(f"{len(merged) - len(run.steps)} of {len(merged)} steps, to keep the curves light")
     names = dict.fromkeys(name for row in merged.values() for name in row)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..metrics.agreement import ACCEPTED
 from ..metrics.intervals import wilson_interval
-from ..run.progress import printable
+from ..run.printable import printable
 from .reading import Run, as_number
 
 EDGE = 5  # steps averaged at each end of a curve
@@ -14,13 +16,13 @@ EDGE = 5  # steps averaged at each end of a curve
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The headline: a value before and after training."""
+    """The headline: a value before and after training. ``trend``: ``better``, ``worse``, or ``same`` as it is shown."""
 
     what: str
     before: str
     after: str
     change: str
-    better: bool
+    trend: str
     small_print: str
 
 
@@ -32,15 +34,38 @@ class Remark:
     text: str
 
 
-def accuracies(run: Run) -> tuple[float | None, float | None]:
-    """Held-out accuracy at step 0 and at the end, from the summary, else from the curve; None where not measured."""
-    curve = run.series.get("eval/accuracy", [])
-    untrained = curve[0] if curve and run.steps[0] <= 0 else None
-    later = [value for step, value in zip(run.steps, curve, strict=False) if step > 0 and value is not None]
-    before, after = as_number(run.summary.get("accuracy_before")), as_number(run.summary.get("accuracy_after"))
+def held_out(run: Run) -> tuple[str, float | None, float | None]:
+    """(``accuracy`` or ``reward``, before training, at the end): the held-out figure of an online run, or an accuracy.
+
+    It is an accuracy where all its values were 0 or 1. From the summary, else from the curves; None where not measured.
+    """
+    before, after = (as_number(run.summary.get(f"accuracy_{when}")) for when in ("before", "after"))
     if before is None and after is None:
         before, after = measured(run, "accuracy")
-    return untrained if before is None else before, (later[-1] if later else None) if after is None else after
+    curve = ends(run, "eval/accuracy")
+    before, after = (curve[0] if before is None else before), (curve[1] if after is None else after)
+    named = [run.summary.get(f"reward_{when}") for when in ("before", "after")]
+    if named == [None, None] and is_accuracy(run, before, after):
+        return "accuracy", before, after
+    rewards = ends(run, "eval/reward/mean")
+    figures = (as_number(given) for given in named) if named != [None, None] else (before, after)
+    before, after = (one if one is not None else other for one, other in zip(figures, rewards, strict=True))
+    return "reward", before, after
+
+
+def is_accuracy(run: Run, *shown: float | None) -> bool:
+    """True for shares whose last evaluation is one, too: later rewards may have turned out to lie in between."""
+    evaluated = [at for at, value in enumerate(run.series.get("eval/problems", [])) if value is not None]
+    last = run.series.get("eval/accuracy", [None] * len(run.steps))[evaluated[-1]] if evaluated else 0.0
+    return last is not None and all(value is None or 0 <= value <= 1 for value in shown)
+
+
+def ends(run: Run, name: str) -> tuple[float | None, float | None]:
+    """A curve's value at step 0, and its last one after it; None where not measured."""
+    curve = run.series.get(name, [])
+    untrained = curve[0] if curve and run.steps[0] <= 0 else None
+    later = [value for step, value in zip(run.steps, curve, strict=False) if step > 0 and value is not None]
+    return untrained, later[-1] if later else None
 
 
 def measured(run: Run, name: str) -> tuple[float | None, float | None]:
@@ -51,19 +76,21 @@ def measured(run: Run, name: str) -> tuple[float | None, float | None]:
 
 
 def headline(run: Run) -> Headline | None:
-    """Held-out accuracy or perplexity where measured, else training reward or loss; None for an empty run."""
-    before, after = accuracies(run)
+    """Held-out accuracy, reward or perplexity where measured, else training reward or loss; None for an empty run."""
+    what, before, after = held_out(run)
     if before is not None and after is not None:
         problems = problem_count(run)
-        return Headline(
-            "held-out accuracy", percent(before), percent(after), f"{100 * (after - before):+.1f} points",
-            after > before, interval_text(before, after, problems) if problems else "",
-        )  # fmt: skip
+        if what == "reward":
+            counted = f"mean over {problems:,} problems" if problems else ""
+            return compared("held-out reward", f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}", 1, counted)
+        small_print = interval_text(before, after, problems) if problems else ""
+        change = f"{100 * (after - before):+.1f} points"
+        return compared("held-out accuracy", percent(before), percent(after), change, 1, small_print)
     before, after = measured(run, "perplexity")
     if before is not None and after is not None:
         small_print = f"{problem_count(run):,} rows; exp of the mean negative log-likelihood of a token"
         change = f"{100 * (after / before - 1):+.1f}%" if before else ""
-        return Headline("held-out perplexity", f"{before:.2f}", f"{after:.2f}", change, after < before, small_print)
+        return compared("held-out perplexity", f"{before:.2f}", f"{after:.2f}", change, -1, small_print)
     for name, metric, sign in (("reward", "reward/mean", 1), ("loss", "loss", -1)):
         values = run.values(metric)
         if len(values) > 1 and (name == "reward" or run.setting("objective")):
@@ -75,10 +102,16 @@ def training_headline(name: str, values: list[float], sign: int) -> Headline:
     """The headline from both ends of a training curve; ``sign`` is -1 where less is better."""
     first, last = edges(values)
     unknown = "held-out accuracy before training is unknown" if sign > 0 else "there was no held-out evaluation"
-    return Headline(
-        f"training {name}", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}", sign * last > sign * first,
-        f"training {name}, mean of the first and the last {edge(values)} steps; {unknown}",
-    )  # fmt: skip
+    small_print = f"training {name}, mean of the first and the last {edge(values)} steps; {unknown}"
+    return compared(f"training {name}", f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}", sign, small_print)
+
+
+def compared(what: str, before: str, after: str, change: str, sign: int, small_print: str) -> Headline:
+    """The headline of two figures as they are shown: a change that shows no digit is none, whatever its sign."""
+    if not any(digit in change for digit in "123456789"):
+        return Headline(what, before, after, "no change", "same", small_print)
+    trend = "better" if change.startswith("+") == (sign > 0) else "worse"
+    return Headline(what, before, after, change, trend, small_print)
 
 
 def interval_text(before: float, after: float, problems: int) -> str:
@@ -102,14 +135,13 @@ def sentences(run: Run) -> list[str]:
     if not run.steps:
         return ["No step has been recorded yet."]
     lines = [_opening(run)]
-    before, after = accuracies(run)
+    what, before, after = held_out(run)
     if before is not None and after is not None:
-        verb = "rose" if after > before else "fell" if after < before else "stayed"
-        lines.append(f"Held-out accuracy {verb} from {percent(before)} to {percent(after)}.")
+        first, last = (percent(value) if what == "accuracy" else f"{value:.3f}" for value in (before, after))
+        lines.append(moved(f"Held-out {what}", first, last, after > before))
     before, after = measured(run, "perplexity")
     if before is not None and after is not None:
-        verb = "rose" if after > before else "fell" if after < before else "stayed"
-        lines.append(f"Held-out perplexity {verb} from {before:.2f} to {after:.2f}.")
+        lines.append(moved("Held-out perplexity", f"{before:.2f}", f"{after:.2f}", after > before))
     rewards = run.values("reward/mean")
     if len(rewards) > 1:
         first, last = edges(rewards)
@@ -119,11 +151,19 @@ def sentences(run: Run) -> list[str]:
     dead = run.values("dead_group_frac")
     if dead:
         lines.append(f"{percent(mean(dead))} of the groups taught nothing: all their rewards were equal.")
+    lines.extend(agreement(run))
     lines.extend(_costs(run))
     reason = run.summary.get("stopped_because")
     if isinstance(reason, str) and reason != "all steps done":
         lines.append(f"The run ended because {reason}.")
     return [printable(line) for line in lines]
+
+
+def moved(what: str, before: str, after: str, up: bool) -> str:
+    """A sentence on two figures as they are shown."""
+    if before == after:
+        return f"{what} stayed at {after}."
+    return f"{what} {'rose' if up else 'fell'} from {before} to {after}."
 
 
 def _opening(run: Run) -> str:
@@ -135,14 +175,25 @@ def _opening(run: Run) -> str:
     return f"{str(algorithm).upper() if algorithm else 'Training'} ran {made}{took}."
 
 
+def agreement(run: Run) -> list[str]:
+    """A sentence on how far engine and policy were apart at most, and what is accepted."""
+    metric, accepted = ACCEPTED.get(str(run.setting("model", "dtype")), ("", 0.0))
+    values = run.values(metric)
+    if not values:
+        return []
+    measure = "largest deviation of a token's ratio from 1" if metric == "ratio/max_dev" else "mean gap of log-probs"
+    verdict = "agreed" if max(values) <= accepted else "disagreed"
+    return [f"Engine and policy {verdict}: {measure} {max(values):.2g}, accepted up to {accepted:g}."]
+
+
 def _costs(run: Run) -> list[str]:
-    total = sum(run.values("time/step"))
-    if not total:
+    total = duration(run)
+    if not total or not run.values("time/step"):
         return []
     shares = {name: sum(run.values(f"time/{name}")) / total for name in ("generate", "update")}
     if not run.values("tokens/generated"):
-        return [f"The update took {percent(shares['update'])} of the time."]
-    return [f"Generation took {percent(shares['generate'])} of the time, the update {percent(shares['update'])}."]
+        return [f"The update took {percent(shares['update'])} of this time."]
+    return [f"Generation took {percent(shares['generate'])} of this time, the update {percent(shares['update'])}."]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -234,8 +285,11 @@ def unfinished(run: Run) -> str:
 
 
 def planned_steps(run: Run) -> int:
-    """``train.steps`` of the configuration, 0 if unknown."""
-    steps = run.setting("train", "steps")
+    """``train.steps`` of the configuration, or the steps that its epochs come to; 0 if unknown."""
+    steps, epochs = run.setting("train", "steps"), as_number(run.setting("train", "epochs"))
+    done = [(step, epoch) for step, epoch in zip(run.steps, run.series.get("epoch", []), strict=False) if epoch]
+    if steps is None and epochs is not None and done:
+        return max(run.steps[-1], math.ceil(round(epochs * done[-1][0] / done[-1][1], 6)))
     return steps if isinstance(steps, int) and not isinstance(steps, bool) else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from . import checkpoint
 
 # Keys that may change between a run and its resumption: they change when or how fast things happen, not the result.
 FREE = (
-    "run_dir", "train.steps", "train.on_alarm", "train.tokens_per_micro_batch", "rollout.slots", "eval", "checkpoint", "tracking",
+    "run_dir", "train.steps", "train.epochs", "train.on_alarm", "train.tokens_per_micro_batch", "rollout.slots", "eval",
+    "checkpoint", "tracking",
     "parallel", "swap",
 )  # fmt: skip
 
@@ -30,23 +31,31 @@ class Progress:
     """The trainer state that exact resume needs, as plain JSON.
 
     Attributes:
-        accuracy_before, accuracy, best_accuracy: held-out accuracy of an online run.
         before, after: held-out metrics of the untrained model and of the last evaluation.
-        best: best value of the metric that an offline run is judged by.
+        judged_by: the metric among them that the run is judged by.
+        best, best_step: its best value, and the step.
+        graded: whether an evaluation of an online run had rewards other than 0 and 1, so that they are no accuracy.
     """
 
     step: int = 0
     seconds: float = 0.0
     stream: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)  # state that an algorithm keeps between steps
-    accuracy_before: float | None = None
-    accuracy: float | None = None
-    best_accuracy: float | None = None
-    best_step: int | None = None
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
+    judged_by: str = ""
     best: float | None = None
+    best_step: int | None = None
+    graded: bool = False
     stopped_because: str | None = None
+
+    @staticmethod
+    def of(saved: dict[str, Any]) -> Progress:
+        """Read :func:`state`, or that of an older version, which called what an online run is judged by an accuracy."""
+        known = {spec.name: saved[spec.name] for spec in fields(Progress) if spec.name in saved}
+        if saved.get("best_accuracy") is not None:
+            known |= {"best": saved["best_accuracy"], "judged_by": "eval/accuracy"}
+        return Progress(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ class RunFolder:
         if not steps:
             return None
         folder = self.checkpoint(steps[-1])
-        return Progress(**checkpoint.load_state(folder)), folder
+        return Progress.of(checkpoint.load_state(folder)), folder
 
     def save_evidence(self, step: int, batch: Batch, reason: str) -> Path:
         """Save the batch that a run failed on (``RUN/failure/step_N.npz``, plain arrays) and the reason."""

@@ -9,11 +9,19 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from .completion_table import ShownCompletion, completion_table
+from .printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+# The first of these that an evaluation has stands at the end of the step's line, under this name.
+HELD_OUT = {
+    "eval/accuracy": "accuracy", "eval/perplexity": "perplexity", "eval/reward/mean": "held-out reward",
+}  # fmt: skip
 
 
 class Display(Protocol):
@@ -21,6 +29,7 @@ class Display(Protocol):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def note(self, text: str) -> None: ...
+    def completions(self, title: str, rows: Sequence[ShownCompletion]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -51,7 +60,7 @@ class Pace:
 
 
 class Lines:
-    """Prints one short line per step."""
+    """Prints one line per step, however wide."""
 
     def __init__(self, steps: int, done: int) -> None:
         self._pace = Pace(steps, done)
@@ -66,12 +75,18 @@ class Lines:
         """Write a message."""
         print(printable(text), file=sys.stderr, flush=True)
 
+    def completions(self, title: str, rows: Sequence[ShownCompletion]) -> None:
+        """Write a table of completions."""
+        from rich.console import Console
+
+        Console(stderr=True).print(completion_table(title, rows))
+
     def close(self) -> None:
         """Nothing to do."""
 
 
 class Bar:
-    """A progress bar with the metrics of the last step beside it."""
+    """A progress bar with the metrics of the last step beside it, as many as the terminal has room for."""
 
     def __init__(self, console: object, steps: int, done: int) -> None:
         self._pace = Pace(steps, done)
@@ -81,15 +96,26 @@ class Bar:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Move the bar to the step."""
-        self._bar.update(self._task, completed=step, status=status(metrics, self._pace.seconds_left(step)))
+        counted = len(f"step {self._pace.steps}/{self._pace.steps} ")
+        room = self._bar.console.width - counted - bar_width(self._bar.console.width) - 2
+        self._bar.update(self._task, completed=step, status=status(metrics, self._pace.seconds_left(step), room))
 
     def note(self, text: str) -> None:
         """Write a message above the bar."""
         self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
+    def completions(self, title: str, rows: Sequence[ShownCompletion]) -> None:
+        """Write a table of completions above the bar."""
+        self._bar.console.print(completion_table(title, rows))
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.stop()
+
+
+def bar_width(columns: int) -> int:
+    """Width of the bar itself on a terminal: the figures beside it go before."""
+    return 24 if columns >= 120 else 10 if columns >= 70 else 4
 
 
 def rich_bar(console: object) -> Progress:
@@ -101,27 +127,44 @@ def rich_bar(console: object) -> Progress:
     return Progress(
         TextColumn("step"),
         MofNCompleteColumn(),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=bar_width(console.width)),
         TextColumn("{task.fields[status]}", markup=False),
         console=console,
     )
 
 
-def status(metrics: Mapping[str, float], seconds_left: float | None) -> str:
-    """Reward (or loss), speed and time left in fixed columns; after an evaluation the held-out metric as well."""
-    name = "loss" if "tokens/read" in metrics else "reward"
-    value, seconds = metrics.get("loss" if name == "loss" else "reward/mean"), metrics.get("time/step")
+def status(metrics: Mapping[str, float], seconds_left: float | None, room: int | None = None) -> str:
+    """Reward, loss, KL, speed and time left in fixed columns; after an evaluation the held-out metric as well.
+
+    Args:
+        room: columns there are; the least important figures are left out until the rest fits. None: no limit.
+    """
+    offline, seconds = "tokens/read" in metrics, metrics.get("time/step")
+    name, value = ("loss", metrics.get("loss")) if offline else ("reward", metrics.get("reward/mean"))
+    loss, kl = None if offline else metrics.get("loss"), metrics.get("kl/mean")
     speed = metrics.get("tokens/generated", metrics.get("tokens/read", 0.0)) / seconds if seconds else None
-    parts = [
-        f"{name} {value:7.3f}" if value is not None else f"{name}       -",
-        f"{speed:>7,.0f} tok/s" if speed is not None else "      - tok/s",
-        f"{seconds:7.2f} s/step" if seconds is not None else "      - s/step",
-        f"eta {clock(seconds_left):>8}",
-    ]
-    for held_out in ("accuracy", "perplexity"):
-        if f"eval/{held_out}" in metrics:
-            parts.append(f"{held_out} {metrics[f'eval/{held_out}']:.3f}")
-    return "  ".join(parts)
+    parts = {  # in the order of the line
+        "value": f"{name} {value:7.3f}" if value is not None else f"{name}       -",
+        "loss": f"loss {loss:8.4f}" if loss is not None else "",
+        "kl": f"kl {kl:7.4f}" if kl is not None else "",
+        "speed": f"{speed:>7,.0f} tok/s" if speed is not None else "      - tok/s",
+        "time": f"{seconds:7.2f} s/step" if seconds is not None else "      - s/step",
+        "eta": f"eta {clock(seconds_left):>8}",
+        "held-out": held_out_status(metrics),
+    }
+    for least in ("speed", "time", "kl", "loss", "held-out", "value"):
+        if room is None or len("  ".join(filter(None, parts.values()))) <= room:
+            break
+        parts[least] = ""
+    return "  ".join(filter(None, parts.values()))
+
+
+def held_out_status(metrics: Mapping[str, float]) -> str:
+    """The held-out figure of a step that was evaluated; empty for the others."""
+    for metric, name in HELD_OUT.items():
+        if metrics.get(metric) is not None:
+            return f"{name} {metrics[metric]:.3f}"
+    return ""
 
 
 def clock(seconds: float | None) -> str:
@@ -131,10 +174,3 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def printable(text: str) -> str:
-    """The text on one line, with control and invisible characters written as escapes."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode() for char in text
-    )

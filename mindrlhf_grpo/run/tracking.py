@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import yaml
 
 from ..json_lines import read_json_lines, replace_file, to_json
-from .progress import open_display
+from .completion_table import ShownCompletion
+from .progress import Display, Lines, open_display
 
 METRICS = "metrics.jsonl"
 
@@ -36,7 +37,8 @@ class Tracker:
         to: additional trackers: ``wandb``, ``wandb-offline``, ``tensorboard``.
         config_text: the resolved configuration as YAML, shown by trackers that can.
         steps: number of the last step, for the progress display.
-        resume_step: last step to keep of an earlier, interrupted run; its later lines are removed.
+        resume_step: last step to keep of an earlier, interrupted run; its later lines are removed. -1 keeps none, not
+            even the evaluation before training.
     """
 
     def __init__(self, run_dir: Path, to: Sequence[str], *, config_text: str, steps: int, resume_step: int) -> None:
@@ -44,6 +46,7 @@ class Tracker:
         self._sinks: list[Sink] = [MetricsFile(run_dir / METRICS, resume_step)]
         display = open_display(steps, max(0, resume_step))
         self._note: Callable[[str], None] = display.note
+        self._display: Display | None = display
         self._sinks.append(display)
         for name in to:
             sink = open_sink(name, run_dir, config_text, resume_step, self.note)
@@ -56,9 +59,21 @@ class Tracker:
         for sink in self._sinks:
             sink.log(step, plain)
 
+    def log_untrained(self, metrics: Mapping[str, float]) -> None:
+        """Record the evaluation before training as step 0, which is no step of the progress display."""
+        plain = {name: plain_number(value) for name, value in metrics.items()}
+        for sink in self._sinks:
+            if sink is not self._display:
+                sink.log(0, plain)
+
     def note(self, text: str) -> None:
         """Show a one-line message without breaking the progress bar."""
         self._note(text)
+
+    def completions(self, title: str, rows: Sequence[ShownCompletion]) -> None:
+        """Show a table of completions on the terminal."""
+        if self._display is not None:
+            self._display.completions(title, rows)
 
     def close(self) -> None:
         """Flush and close every sink. Trackers over a network get a limited time."""
@@ -74,16 +89,22 @@ class Tracker:
 
 
 class SilentTracker(Tracker):
-    """Discards everything."""
+    """Discards everything but, where it is asked to speak, messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, speaks: bool = False) -> None:
         self._sinks = []
-        self._note = lambda text: None
+        self._display = None
+        self._note = Lines(0, 0).note if speaks else lambda text: None
 
 
 def silent() -> Tracker:
     """The tracker of every rank but the first."""
     return SilentTracker()
+
+
+def before_the_run() -> Tracker:
+    """The tracker of the first rank while it loads: there are messages, and nothing to record yet."""
+    return SilentTracker(speaks=True)
 
 
 class MetricsFile:

@@ -1,28 +1,47 @@
-"""Held-out accuracy: greedy completions, scored by the run's own rewards."""
+"""Held-out evaluation during training: completions of prompts that are never trained on, scored by the run's own rewards.
+
+Legend: P prompts, S completions of each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..backend import Comm, RolloutEngine
 from ..config.run import DataConfig, RunConfig
 from ..data.stream import PromptStream, shard
+from ..metrics.held_out import HeldOutScores, held_out_scores
+from ..metrics.means import mean
 from ..metrics.metric_functions import MetricFunctions
 from ..parallel.residency import Residency
 from ..rewards import Rewards, RewardTable
 from ..tokenizers.tokenizer import Tokenizer
-from ..types import Prompt, Sampling
-from .step_metrics import mean
+from ..types import FinishReason, Prompt, RolloutGroup, Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One evaluation, equal on every rank.
+
+    Attributes:
+        metrics: ``eval/...``, as they are logged.
+        judged_by: the metric of the first reward component, which ``eval.stop_at`` and ``checkpoint.keep_best`` compare.
+        graded: whether that component has values other than 0 and 1, so that it is a reward and no accuracy.
+    """
+
+    metrics: dict[str, float]
+    judged_by: str
+    graded: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Prompts that are never trained on. The first reward component counts as accuracy."""
+    """Prompts that are never trained on, and how they are completed."""
 
     prompts: list[Prompt]
     sampling: Sampling
+    samples: int
     stops: bool = True  # where a reward fails for every problem
 
     def evaluate(
@@ -34,37 +53,75 @@ class HeldOut:
         metric_functions: MetricFunctions,
         *,
         step: int,
-    ) -> dict[str, float]:
-        """``eval/accuracy``, the mean of each component over all held-out prompts, and user-defined metrics.
-
-        Equal on every rank.
-        """
+    ) -> Evaluation:
+        """Complete the prompts, S times each, and score the completions; user-defined metrics are computed as well."""
         share = shard(self.prompts, comm.rank, comm.world_size)
         memory.place("eval")
-        groups = engine.generate(share, self.sampling, group_size=1)
+        groups = engine.generate(share, self.sampling, group_size=self.samples)
         memory.place("reward")
         local_table = rewards.score(groups)
         table = RewardTable.concat(comm.gather_objects(local_table))
         if self.stops:
             table.refuse_failed("held-out completions")
-        lengths = comm.gather_objects([len(rollout.ids) for group in groups for rollout in group.rollouts])
+        scores = held_out_scores(table, self.samples)
+        lengths, truncated = self._lengths(groups, comm)
         metrics = {
-            "eval/accuracy": mean(table.values[:, 0]),
+            **score_metrics(scores),
             "eval/problems": float(len(self.prompts)),
-            "eval/length": mean(np.concatenate([np.asarray(part, np.int64) for part in lengths])),
-            **{f"eval/{name}/mean": mean(table.values[:, index]) for index, name in enumerate(table.names)},
+            "eval/length": lengths,
+            "eval/truncated_frac": truncated,
         }
-        return metrics | metric_functions.compute(groups, local_table, metrics, split="eval", step=step)
+        computed = metric_functions.compute(groups, local_table, metrics, split="eval", step=step)
+        judged_by = f"eval/{table.names[0]}/mean"
+        return Evaluation(metrics=metrics | computed, judged_by=judged_by, graded=scores.graded)
+
+    def _lengths(self, groups: list[RolloutGroup], comm: Comm) -> tuple[float, float]:
+        """Mean length of the completions of all ranks in tokens, and the share cut at the token limit."""
+        local = [
+            (len(rollout.ids), rollout.finish is FinishReason.LENGTH) for group in groups for rollout in group.rollouts
+        ]
+        pairs = [pair for rank in comm.gather_objects(local) for pair in rank]
+        return mean([length for length, _ in pairs]), mean([cut for _, cut in pairs])
+
+
+def score_metrics(scores: HeldOutScores) -> dict[str, float]:
+    """``eval/reward/mean``, the mean of each component and, where completions are right or wrong, ``eval/accuracy``."""
+    metrics = {"eval/reward/mean": scores.reward}
+    metrics |= {f"eval/{name}/mean": value for name, value in scores.components.items()}
+    if scores.unscored:
+        metrics["eval/unscored"] = float(scores.unscored)
+    found = scores.accuracy
+    if found is None:
+        return metrics
+    several = {f"eval/pass@{k}": chance for k, chance in found.passes.items() if k > 1}
+    return {
+        "eval/accuracy": found.value,
+        "eval/accuracy/low": found.low,
+        "eval/accuracy/high": found.high,
+        **several,
+        **metrics,
+    }
+
+
+def without_accuracy(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an evaluation without accuracy, its interval and pass@n."""
+    return {name: value for name, value in metrics.items() if not name.startswith(("eval/accuracy", "eval/pass@"))}
 
 
 def load_held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
-    """The held-out prompts, tokenised like the training data, to be completed greedily; None without ``eval.source``."""
-    if config.eval.source is None:
+    """The held-out prompts, tokenised like the training data; None without ``eval.source``."""
+    settings = config.eval
+    if settings.source is None:
         return None
-    data: DataConfig = config.data.model_copy(update={"source": config.eval.source})
-    rollout = config.rollout
+    data: DataConfig = config.data.model_copy(update={"source": settings.source})
     return HeldOut(
-        prompts=PromptStream(data, tokenizer, seed=config.seed).all(),
-        sampling=Sampling(max_tokens=rollout.max_tokens, temperature=0.0, stop=tuple(rollout.stop), seed=config.seed),
+        prompts=PromptStream(data, tokenizer, seed=config.seed).all()[: settings.limit],
+        sampling=Sampling(
+            max_tokens=config.rollout.max_tokens,
+            temperature=settings.temperature,
+            stop=tuple(config.rollout.stop),
+            seed=config.seed,
+        ),
+        samples=settings.samples,
         stops=config.train.on_alarm == "stop",
     )

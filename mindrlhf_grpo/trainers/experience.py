@@ -23,6 +23,7 @@ from ..batches.items import ItemSpans, Segments
 from ..batches.online import build_batch
 from ..config.algorithm import AlgorithmConfig
 from ..config.run import RunConfig
+from ..metrics.means import mean
 from ..parallel.residency import Residency
 from ..rewards import RewardTable
 from ..run.clock import Clock
@@ -30,7 +31,7 @@ from ..tokenizers.tokenizer import Tokenizer
 from ..types import Batch, FloatArray, IntArray, RolloutGroup
 from .critic import Critic
 from .rollouts import DrawnRollouts, RolloutSource
-from .step_metrics import mean, rollout_metrics
+from .step_metrics import rollout_metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

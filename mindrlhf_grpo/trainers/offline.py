@@ -19,11 +19,12 @@ from ..data.examples import Example, ExampleStream
 from ..errors import RunFailed
 from ..run.clock import Clock
 from ..run.folder import Progress
+from .epochs import in_steps
 from .offline_evaluation import HeldOutRows, load_held_out_rows, with_intervals
 from .offline_samples import write_samples
 from .offline_steps import load_steps
 from .schedule import learning_rate
-from .session import RunSession, load_run_tokenizer
+from .session import Judged, RunSession, load_run_tokenizer
 from .step_metrics import changed_metrics
 
 
@@ -44,14 +45,15 @@ class OfflineTrainer:
     """The parts of one run and the loop over them."""
 
     def __init__(self, config: OfflineConfig, backend: Backend) -> None:
-        self.config, self.comm = config, backend.comm
-        self.session = RunSession(config, backend)
-        self.task = resolve_objective(config)
+        self.config, self.comm, self.task = config, backend.comm, resolve_objective(config)
         self.tokenizer = load_run_tokenizer(config)
         self.stream = self._stream()
+        self.config = config = in_steps(config, len(self.stream))
+        self.session = RunSession(config, backend)
         held_out = load_held_out_rows(config, self.task, self.tokenizer)
         self.session.open()
 
+        self.session.note(f"loading {config.model.path}")
         self.steps = load_steps(config, self.task, backend)
         self.stored = self._store("train", self._stream().all) if self.stores else None
         stored_held_out = self._store("held_out", lambda: held_out) if self.stores and held_out else None
@@ -92,6 +94,7 @@ class OfflineTrainer:
         tokens = result.sums.get("tokens", 0.0)
         read = sum(len(e.prompt) + sum(len(completion) for completion in e.completions) for e in examples)
         return {
+            "epoch": self.stream.epoch,
             "lr": rate,
             "loss": result.loss,
             "grad_norm": result.grad_norm,
@@ -104,35 +107,25 @@ class OfflineTrainer:
 
     def _evaluate_untrained(self) -> None:
         """Evaluate the untrained model, once in the life of a run."""
-        progress = self.session.progress
-        if not self.held_out.examples or progress.step or progress.before:
-            return
-        progress.before = progress.after = self._held_out_metrics(0)
-        name = f"eval/{self.task.headline}"
-        self.session.note(
-            f"held-out {self.task.headline} before training: {progress.before[name]:.4f} "
-            f"({len(self.held_out.examples)} rows)"
-        )
+        progress, count = self.session.progress, len(self.held_out.examples)
+        if count and not progress.step and not progress.before:
+            self.session.note(f"evaluating {count} held-out rows before training")
+            self._held_out_metrics(0)
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Held-out metrics when they are due; records the best step and the reason to stop."""
-        if not self.held_out.examples or not self.session.evaluation_due(step):
-            return {}
-        metrics, progress = self._held_out_metrics(step), self.session.progress
-        value, sign = metrics[f"eval/{self.task.headline}"], self.task.better
-        progress.after = metrics
-        if progress.best is None or sign * value > sign * progress.best:
-            progress.best, progress.best_step = value, step
-        target = self.config.eval.stop_at
-        if target is not None and sign * value >= sign * target:
-            progress.stopped_because = f"held-out {self.task.headline} {value:.4f} reached the target {target}"
-        return metrics
+        """Held-out metrics when they are due."""
+        due = self.held_out.examples and self.session.evaluation_due(step)
+        return self._held_out_metrics(step) if due else {}
 
     def _held_out_metrics(self, step: int) -> dict[str, float]:
         """Evaluate the held-out rows; some of them, token by token, go to the report."""
-        rows = self.held_out
+        rows, task = self.held_out, self.task
         write_samples(self.config.run_dir, step, self.steps, rows.examples, self.tokenizer, rows.stored)
-        return rows.evaluate(self.steps)
+        metrics = rows.evaluate(self.steps)
+        counted = f"{len(rows.examples)} row{'s' * (len(rows.examples) != 1)}"
+        judged = Judged(metric=f"eval/{task.headline}", name=task.headline, counted=counted, sign=task.better)
+        self.session.evaluated(step, metrics, judged)
+        return metrics
 
     def write(self, folder: Path) -> None:
         """Fill the folder of a checkpoint."""

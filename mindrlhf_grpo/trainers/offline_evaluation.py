@@ -131,7 +131,7 @@ def load_held_out_rows(config: OfflineConfig, task: Task, tokenizer: Tokenizer) 
     if config.eval.source is None:
         return []
     data = config.data.model_copy(update={"source": config.eval.source})
-    return ExampleStream(data, task.encoder, tokenizer, seed=config.seed).all()
+    return ExampleStream(data, task.encoder, tokenizer, seed=config.seed).all()[: config.eval.limit]
 
 
 def evaluate_offline(config: OfflineConfig, checkpoint: Path | None = None) -> dict[str, Any]:

@@ -21,17 +21,19 @@ from ..errors import RunFailed
 from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards
 from ..run.clock import Clock
+from ..run.completion_table import best_and_worst
 from ..run.folder import Progress
 from ..run.rollout_log import write_rollouts
 from ..types import Batch
 from .critic import Critic, critic_metrics
-from .evaluation import load_held_out
+from .epochs import in_steps
+from .evaluation import load_held_out, without_accuracy
 from .experience import Collector, Experience
 from .phases import build_residency
 from .pretraining_mix import load_pretraining_mix
 from .rollouts import RolloutSource
 from .schedule import learning_rate
-from .session import RunSession, load_run_tokenizer
+from .session import Judged, RunSession, load_run_tokenizer
 from .step_metrics import check_on_policy, update_metrics
 
 
@@ -52,18 +54,20 @@ class OnlineTrainer:
     """The parts of one run and the loop over them."""
 
     def __init__(self, config: RunConfig, backend: Backend) -> None:
+        self.tokenizer = load_run_tokenizer(config)
+        self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
+        config = in_steps(config, len(self.stream))
         self.config, self.backend, self.comm = config, backend, backend.comm
         self.session = RunSession(config, backend)
         self.plan = resolve(config.algorithm)
         self.plan.check(config.rollout.group_size)
-        self.tokenizer = load_run_tokenizer(config)
-        self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
         self.held_out = load_held_out(config, self.tokenizer)
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
         self.metric_functions = MetricFunctions(config.metrics or [], config.run_dir, self.comm)
         self.session.open()
         self._rehearse_rewards()
 
+        self.session.note(f"loading {config.model.path}")
         self.policy = backend.load_policy()
         self.critic = Critic(config, backend, self.policy) if "critic" in self.plan.needs else None
         self.engine = backend.load_engine(self.policy, self.tokenizer)
@@ -117,7 +121,8 @@ class OnlineTrainer:
             evaluated = self._evaluate(step)
         with clock.phase("save"):
             self._log_rollouts(step, experience)
-        metrics = {**experience.metrics, **learned}
+        self._show_completions(step, experience)
+        metrics = {"epoch": self.stream.epoch, **experience.metrics, **learned}
         user_defined = self.metric_functions.compute(
             experience.groups,
             experience.table,
@@ -178,36 +183,36 @@ class OnlineTrainer:
         return self.policy.update(batch, self.plan.loss, learning_rate=rate, also=also)
 
     def _evaluate_untrained(self) -> None:
-        """Measure the untrained policy's accuracy, once in the life of a run."""
-        progress = self.session.progress
-        if self.held_out is None or progress.step or progress.accuracy_before is not None:
-            return
-        metrics = self._held_out_metrics(0)
-        accuracy = metrics["eval/accuracy"]
-        progress.accuracy_before = progress.accuracy = accuracy
-        progress.before = metrics
-        self.session.note(f"held-out accuracy before training: {accuracy:.3f} ({len(self.held_out.prompts)} problems)")
+        """Evaluate the untrained policy, once in the life of a run."""
+        if self.held_out is not None and not self.session.progress.step and not self.session.progress.before:
+            self.session.note(f"evaluating {len(self.held_out.prompts)} held-out prompts before training")
+            self._held_out_metrics(0)
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Held-out metrics when they are due; records the best step and the reason to stop."""
-        if self.held_out is None or not self.session.evaluation_due(step):
-            return {}
-        metrics, progress = self._held_out_metrics(step), self.session.progress
-        accuracy = metrics["eval/accuracy"]
-        progress.accuracy, progress.after = accuracy, metrics
-        if progress.best_accuracy is None or accuracy > progress.best_accuracy:
-            progress.best_accuracy, progress.best_step = accuracy, step
-        target = self.config.eval.stop_at
-        if target is not None and accuracy >= target:
-            progress.stopped_because = f"held-out accuracy {accuracy:.3f} reached the target {target}"
-        return metrics
+        """Held-out metrics when they are due."""
+        return self._held_out_metrics(step) if self.held_out is not None and self.session.evaluation_due(step) else {}
 
     def _held_out_metrics(self, step: int) -> dict[str, float]:
-        """Greedy completions of the held-out prompts, scored."""
+        """Completions of the held-out prompts, scored; the session records what they say."""
         assert self.held_out is not None
-        return self.held_out.evaluate(
+        found = self.held_out.evaluate(
             self.engine, self.rewards, self.comm, self.memory, self.metric_functions, step=step
         )
+        progress, metrics = self.session.progress, found.metrics
+        progress.graded |= found.graded
+        if (
+            progress.graded
+        ):  # values between 0 and 1 have been seen: those of an evaluation that are all 0 or 1 are rewards, too
+            metrics = without_accuracy(metrics)
+        count = len(self.held_out.prompts)
+        judged = Judged(metric=found.judged_by, name=self._judged_name, counted=f"{count} problem{'s' * (count != 1)}")
+        self.session.evaluated(step, metrics, judged)
+        return metrics
+
+    @property
+    def _judged_name(self) -> str:
+        """What the mean of the first reward component is called."""
+        return "reward" if self.session.progress.graded else "accuracy"
 
     def _algorithm_state(self) -> dict[str, Any]:
         """The state of the algorithm after a step, as plain JSON."""
@@ -250,6 +255,14 @@ class OnlineTrainer:
         if self.session.main:
             write_rollouts(self.config.run_dir, step, parts, self.tokenizer)
 
+    def _show_completions(self, step: int, experience: Experience) -> None:
+        """Print some completions of rank 0 when they are due."""
+        every = self.config.tracking.print_every
+        if every and step % every == 0 and self.session.main:
+            self.session.tracker.completions(
+                f"completions of step {step}", best_and_worst(experience.groups, experience.table)
+            )
+
     def _warnings(self) -> list[str]:
         """Facts that a reader of the curves must know, shown at the start and in the report."""
         notes = [f"training layout: {self.policy.layout} ({self.policy.layout_reason})"]
@@ -267,12 +280,12 @@ class OnlineTrainer:
 
     def finish(self) -> dict[str, Any]:
         """Write summary and report, with the last evaluation as the run's result; returns the summary."""
-        progress = self.session.progress
+        progress, name = self.session.progress, self._judged_name
         headline = {
-            "accuracy_before": progress.accuracy_before,
-            "accuracy_after": progress.accuracy,
+            f"{name}_before": progress.before.get(progress.judged_by),
+            f"{name}_after": progress.after.get(progress.judged_by),
             "problems": len(self.held_out.prompts) if self.held_out else 0,
         }
         held_out = {"before": progress.before, "after": progress.after}
-        details = {"best_accuracy": progress.best_accuracy, "held_out": held_out, "data": self.stream.counts}
+        details = {f"best_{name}": progress.best, "held_out": held_out, "data": self.stream.counts}
         return self.session.finish(headline, details | self.memory.summary())

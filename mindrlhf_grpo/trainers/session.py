@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..report import render
 from ..run import checkpoint
 from ..run.clock import Clock
 from ..run.folder import Progress, RunFolder, state
-from ..run.tracking import Tracker, silent
+from ..run.tracking import Tracker, before_the_run, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..types import Batch
 
@@ -25,6 +26,23 @@ SPECIAL_TEXT_NOTE = (
     "messages write special tokens, which are read as text (data.rendering.special_tokens: tokens reads them as "
     "tokens); summary.json counts these rows"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The held-out figure that a run is judged by: ``eval.stop_at`` and ``checkpoint.keep_best`` compare it.
+
+    Attributes:
+        metric: its name among the metrics.
+        name: its name for people: ``accuracy``, ``reward``, ``nll``.
+        counted: what it is a mean over: ``300 problems``.
+        sign: 1 where more is better, else -1.
+    """
+
+    metric: str
+    name: str
+    counted: str
+    sign: int = 1
 
 
 class RunSession:
@@ -44,7 +62,7 @@ class RunSession:
         self.main = backend.comm.rank == 0
         self.folder = RunFolder(config.run_dir)
         self.progress = Progress()
-        self.tracker = silent()
+        self.tracker = before_the_run() if self.main else silent()
         self.warnings: list[str] = []
         self.alarms: Alarms | None = None  # made with the first line of metrics
         self.resumed_seconds = 0.0
@@ -68,7 +86,7 @@ class RunSession:
                 list(self.config.tracking.to),
                 config_text=dump(self.config),
                 steps=self.config.train.steps,
-                resume_step=self.progress.step,
+                resume_step=-1 if latest is None else self.progress.step,
             )
         self.backend.compile_log.announce = self.tracker.note
 
@@ -90,6 +108,8 @@ class RunSession:
     def steps(self) -> Iterator[tuple[int, Clock]]:
         """The numbers of the steps to make, up to the last or until there is a reason to stop, and the run's clock."""
         clock = self.start_clock()
+        if self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
+            self.note(f"step {self.progress.step + 1} of {self.config.train.steps} begins")
         while self.progress.stopped_because is None and self.progress.step < self.config.train.steps:
             yield self.progress.step + 1, clock
 
@@ -104,6 +124,26 @@ class RunSession:
         """True if held-out data is evaluated after this step: by interval, and always after the last."""
         every = self.config.eval.every
         return step == self.config.train.steps or bool(every and step % every == 0)
+
+    def evaluated(self, step: int, metrics: dict[str, float], judged: Judged) -> None:
+        """Record an evaluation: the first one as the line of step 0, the best step, and the reason to stop.
+
+        Args:
+            step: 0 for the untrained model.
+            metrics: named ``eval/...``.
+            judged: the figure among them that the run is judged by.
+        """
+        progress, target, value = self.progress, self.config.eval.stop_at, metrics[judged.metric]
+        progress.after, progress.judged_by = metrics, judged.metric
+        if step == 0:
+            progress.before = metrics
+            self.tracker.log_untrained(metrics)
+            self.note(f"held-out {judged.name} before training: {value:.3f} ({judged.counted})")
+            return
+        if progress.best is None or judged.sign * value > judged.sign * progress.best:
+            progress.best, progress.best_step = value, step
+        if target is not None and judged.sign * value >= judged.sign * target:
+            progress.stopped_because = f"held-out {judged.name} {value:.3f} reached the target {target}"
 
     def log(
         self, step: int, metrics: dict[str, float], clock: Clock, *, reasons: Mapping[str, str] | None = None

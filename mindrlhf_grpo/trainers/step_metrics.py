@@ -6,19 +6,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..algorithms.completion_table import CompletionTable
 from ..backend import UpdateResult
 from ..batches.sums import combine
 from ..errors import RunFailed
-from ..types import FloatArray, IntArray
+from ..metrics.agreement import MAX_RATIO_DEV_FLOAT32, MEAN_LOG_RATIO_BFLOAT16
+from ..metrics.means import mean
 from .rollouts import DrawnRollouts
-
-# How far training log-probs may be from the engine's before the run stops. float32: largest |ratio - 1| of a
-# token; bfloat16: mean |log ratio|, because single tokens scatter by rounding.
-MAX_RATIO_DEV_FLOAT32 = 0.01
-MEAN_LOG_RATIO_BFLOAT16 = 0.2
 
 
 def rollout_metrics(drawn: DrawnRollouts, *, resampled: bool) -> dict[str, float]:
@@ -58,13 +53,6 @@ def completion_metrics(table: CompletionTable) -> dict[str, float]:
             for index, name in enumerate(table.rewards.names)
         },
     }
-
-
-def mean(values: FloatArray | IntArray | NDArray[np.bool_]) -> float:
-    """Mean of the finite values, 0 if there are none."""
-    finite = np.asarray(values, np.float64)
-    finite = finite[np.isfinite(finite)]
-    return float(finite.mean()) if finite.size else 0.0
 
 
 def check_on_policy(result: UpdateResult, dtype: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 from tests.support import tiny
+from tests.support.metrics_page import undocumented
 from tests.support.repository import ROOT
 from tests.support.runs.online_runs import PPO, TRAIN
 
@@ -53,3 +54,7 @@ def test_reward_rises_by_a_third_of_the_way(folder: Path, name: str) -> None:
     metrics = tiny.metrics(folder / name)
     first, last = (np.mean([line["reward/mean"] for line in part]) for part in (metrics[:2], metrics[-2:]))
     assert last - first >= 0.3, (first, last)  # 0.59 to 1.19 for all algorithms on six tiny models
+
+
+def test_every_metric_of_these_runs_is_in_the_glossary(folder: Path) -> None:
+    assert undocumented(folder) == set()

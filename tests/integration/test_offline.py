@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
+from tests.support.metrics_page import undocumented
 from tests.support.runs import offline_runs as runs
 
 pytest.importorskip("torch")
@@ -57,7 +58,7 @@ def test_supervised_fine_tuning_lowers_the_held_out_perplexity(folder: Path, tmp
     shown = headline(read_run(tmp_path))
     assert shown is not None
     assert shown.what == "held-out perplexity"
-    assert shown.better
+    assert shown.trend == "better"
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "aot_unpaired", "simpo"])
@@ -218,3 +219,11 @@ def test_calibration_error_is_the_distance_of_confidence_from_being_right() -> N
     assert calibration_error(np.array([0.8] * 10), np.array([1.0] * 8 + [0.0] * 2)) == pytest.approx(0.0)
     assert calibration_error(np.array([0.99] * 4), np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(0.49)
     assert calibration_error(np.array([0.5, 1.0]), np.array([1.0, 1.0])) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"), [("chats", "sft"), ("pairs", "dpo"), ("labelled", "kto"), ("labelled", "bce")]
+)
+def test_every_metric_is_in_the_glossary(rows: str, name: str, folder: Path, tmp_path: Path) -> None:
+    trained(folder, tmp_path, rows, {"name": name}, train={"steps": 1})
+    assert undocumented(tmp_path) == set()

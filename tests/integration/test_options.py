@@ -15,6 +15,7 @@ from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
+from tests.support.metrics_page import undocumented
 
 pytestmark = pytest.mark.trains
 
@@ -151,3 +152,7 @@ def test_weights_that_explode_stop_the_run_with_one_message(folder: Path, capsys
         main(arguments)
     assert stopped.value.code == RunFailed.exit_code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_every_metric_of_these_runs_is_in_the_glossary(folder: Path) -> None:
+    assert undocumented(folder) == set()

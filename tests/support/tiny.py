@@ -151,7 +151,12 @@ def train_here(config: Path, *overrides: str) -> dict[str, Any]:
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    """The lines of ``metrics.jsonl``."""
+    """The lines of ``metrics.jsonl``, one for each step."""
+    return [line for line in all_metrics(run) if line["step"] > 0]
+
+
+def all_metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of ``metrics.jsonl``, that of the evaluation before training among them."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 

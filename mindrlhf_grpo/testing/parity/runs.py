@@ -96,8 +96,8 @@ def compare_runs(one: Path, other: Path, names: tuple[str, str] | None = None) -
 
 
 def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
-    """Metrics by step."""
-    by_step = {int(row["step"]): row for row in read_json_lines(run / "metrics.jsonl").rows if "step" in row}
+    """Metrics by step, without the evaluation before training."""
+    by_step = {int(row["step"]): row for row in read_json_lines(run / "metrics.jsonl").rows if row.get("step")}
     if not by_step:
         raise DataError(f"{str(run)!r} is no run: there are no steps in {run / 'metrics.jsonl'}")
     return by_step

@@ -151,7 +151,7 @@ def test_a_section_can_be_replaced_whole(tmp_path: Path) -> None:
         ("train:\n  steps: 1.5\n", "run.yaml:8: train.steps: 1.5 is not accepted; it takes a whole number, at least 1"),
         ("train:\n  steps: true\n", "run.yaml:8: train.steps: true is not accepted; it takes a whole number, at least 1"),
         ("train:\n  steps:\n", "run.yaml:8: train.steps: null is not accepted; it takes a whole number, at least 1"),
-        ("train: 5\n", "run.yaml:7: train: 5 is not accepted; it takes a mapping with the keys steps, prompts_per_step, "),
+        ("train: 5\n", "run.yaml:7: train: 5 is not accepted; it takes a mapping with the keys steps, epochs, prompts_per_step, "),
         ("train: steps:5\n", "run.yaml:7: train: 'steps:5' is not accepted; is a space missing after the colon? it takes"),
         (
             "algorithm:\n  clip_low: 1\n",
@@ -368,9 +368,9 @@ def always_there() -> list[Key]:
     return [key for key in catalogue().leaves() if not any(key.path.startswith(f"{section}.") for section in optional)]
 
 
-def test_at_most_seventy_keys_each_described() -> None:
+def test_at_most_eighty_keys_each_described() -> None:
     keys = catalogue().leaves()
-    assert len(always_there()) <= 70
+    assert len(always_there()) <= 80
     assert [key.path for key in keys if len(key.description) < 10] == []
     assert [key.path for key in keys if "class" in key.accepted or "typing" in key.accepted] == []
 

@@ -225,3 +225,11 @@ def test_values_that_are_not_finite_are_left_out() -> None:
         return hacking(step) | ({"reward/mean": float("nan")} if step % 3 == 0 else {})
 
     assert "held_out_falls" in told(metrics)[0]
+
+
+def test_a_first_reward_that_is_no_accuracy_is_watched_like_one(tmp_path: Path) -> None:
+    """Newcomer P2: it was logged as eval/accuracy, whatever its values."""
+    values = {"model": {"path": "m"}, "data": {"source": "s"}, "run_dir": str(tmp_path), "rewards": [{"function": "a.py:f"}]}  # fmt: skip
+    alarms = Alarms.of_run(RunConfig.model_validate(values), {"eval/f/mean": 2.5})
+    assert alarms.history.watched["eval/f/mean"] == 1
+    assert alarms.history.values("eval/f/mean") == [2.5]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mindrlhf_grpo.json_lines import to_json
 from mindrlhf_grpo.report import completions, render
 from mindrlhf_grpo.report.page import FOLDER, SCRIPTS, asset, escaped, policy
-from mindrlhf_grpo.run.progress import printable
+from mindrlhf_grpo.run.printable import printable
 
 MakeRun = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from mindrlhf_grpo.errors import UserError
 from mindrlhf_grpo.report.charts import chart_data, label
 from mindrlhf_grpo.report.completions import fitting, pack, spread, whole_groups
 from mindrlhf_grpo.report.reading import read_completions, read_run, thinned
-from mindrlhf_grpo.report.words import accuracies, facts, headline, interval_text, remarks, sentences, span
+from mindrlhf_grpo.report.words import facts, headline, held_out, interval_text, remarks, sentences, span
 from mindrlhf_grpo.run.rollout_log import RolloutRecord
 
 MakeRun = Callable[..., Path]
@@ -132,12 +132,12 @@ def test_duration_of_a_resumed_run_is_that_of_all_its_steps(tmp_path: Path) -> N
 def test_headline_is_held_out_accuracy_with_its_uncertainty(make_run: MakeRun) -> None:
     shown = headline(read_run(make_run()))
     assert shown is not None
-    assert (shown.what, shown.before, shown.after, shown.change, shown.better) == (
+    assert (shown.what, shown.before, shown.after, shown.change, shown.trend) == (
         "held-out accuracy",
         "26.0%",
         "93.5%",
         "+67.5 points",
-        True,
+        "better",
     )
     assert shown.small_print == "200 problems; 95% intervals 20.4% to 32.5%, then 89.2% to 96.2%"
 
@@ -151,6 +151,87 @@ def test_an_accuracy_out_of_range_has_the_interval_of_the_nearest_in_range() -> 
     assert interval_text(-0.5, 1.5, 10) == "10 problems; 95% intervals 0.0% to 27.8%, then 72.2% to 100.0%"
 
 
+def evaluated(run_dir: Path, *lines: dict[str, float], **summary: float) -> Path:
+    """A run with these lines of metrics and this summary."""
+    append(run_dir, *(json.dumps(line) for line in lines))
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    return run_dir
+
+
+def test_rewards_that_are_no_accuracy_have_neither_percent_nor_interval(tmp_path: Path) -> None:
+    """Newcomer P2, finding F19: the page said "300.0% -> 300.0%, 95% intervals 67.6% to 100.0%"."""
+    rewards = {"reward_before": 3.0, "reward_after": 2.5, "problems": 8}
+    lines = [{"step": step, "eval/problems": 8, "eval/big/mean": 3.0, "eval/reward/mean": 3.0} for step in (0, 1)]
+    run = read_run(evaluated(tmp_path, *lines, **rewards))
+    shown = headline(run)
+    assert shown is not None
+    assert (shown.what, shown.before, shown.after, shown.change, shown.trend, shown.small_print) == (
+        "held-out reward", "3.000", "2.500", "-0.500", "worse", "mean over 8 problems",
+    )  # fmt: skip
+    assert "Held-out reward fell from 3.000 to 2.500." in sentences(run)
+    assert [chart["title"] for chart in chart_data(run)["charts"]] == ["Held-out reward"]
+
+
+def test_rewards_that_were_0_or_1_at_first_are_no_accuracy_later(tmp_path: Path) -> None:
+    """Newcomer P2: a partial score begins at 0 everywhere."""
+    first = {"step": 0, "eval/problems": 8, "eval/part/mean": 0.0, "eval/reward/mean": 0.0, "eval/accuracy": 0.0}
+    second = {"step": 1, "eval/problems": 8, "eval/part/mean": 0.43, "eval/reward/mean": 0.43}
+    run = read_run(evaluated(tmp_path, first, second))
+    assert held_out(run) == ("reward", 0.0, 0.43)
+    assert [chart["series"] for chart in chart_data(run)["charts"]] == [["eval/part/mean"]]
+
+
+def test_an_older_run_with_accuracies_out_of_range_shows_rewards(tmp_path: Path) -> None:
+    summary = {"accuracy_before": -2.0, "accuracy_after": -1.0, "problems": 8}
+    run = read_run(evaluated(tmp_path, {"step": 1, "loss": 0.0}, **summary))
+    assert held_out(run) == ("reward", -2.0, -1.0)
+
+
+@pytest.mark.parametrize(("after", "change"), [(0.5, "no change"), (0.50004, "no change"), (0.51, "+1.0 points")])
+def test_no_change_is_neither_better_nor_worse(after: float, change: str, tmp_path: Path) -> None:
+    """Newcomer, the report: "+0.0 points" was red."""
+    summary = {"accuracy_before": 0.5, "accuracy_after": after, "problems": 100}
+    run = read_run(evaluated(tmp_path, {"step": 1, "loss": 0.0}, **summary))
+    shown = headline(run)
+    assert shown is not None
+    assert (shown.change, shown.trend) == (change, "same" if change == "no change" else "better")
+    said = "Held-out accuracy stayed at 50.0%." if change == "no change" else "rose from 50.0% to 51.0%."
+    assert said in " ".join(sentences(run))
+
+
+def test_shares_of_time_are_of_the_duration_beside_them(tmp_path: Path) -> None:
+    """Newcomer P4: the share of the summed steps stood next to the run's duration."""
+    lines = [{"step": step, "time/step": 10.0, "time/generate": 5.0, "time/update": 4.0} for step in (1, 2)]
+    tokens = [{**line, "tokens/generated": 10} for line in lines]
+    text = " ".join(sentences(read_run(evaluated(tmp_path, *tokens, seconds=40.0))))
+    assert "ran 2 steps in 40 s." in text
+    assert "Generation took 25.0% of this time, the update 20.0%." in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap", "said"),
+    [
+        ("float32", 0.004, "Engine and policy agreed: largest deviation of a token's ratio from 1 0.004, accepted up to 0.01."),
+        ("float32", 0.02, "Engine and policy disagreed: largest deviation of a token's ratio from 1 0.02, accepted up to 0.01."),
+        ("bfloat16", 3.4, "Engine and policy agreed: mean gap of log-probs 0.003, accepted up to 0.2."),
+    ],
+)  # fmt: skip
+def test_the_ratio_is_judged(dtype: str, gap: float, said: str, tmp_path: Path) -> None:
+    """Newcomer, the report: "first update 3.4, near 0 on-policy" stood without a judgement."""
+    append(tmp_path, json.dumps({"step": 1, "ratio/max_dev": gap, "ratio/rollout_gap": 0.003, "loss": 0.0}))
+    (tmp_path / "config.yaml").write_text(f"model: {{dtype: {dtype}}}\n")
+    assert said in sentences(read_run(tmp_path))
+
+
+def test_curves_can_be_drawn_over_tokens_epochs_and_minutes(tmp_path: Path) -> None:
+    lines = [
+        {"step": step, "tokens/generated": 100, "time/step": 30.0, "epoch": step / 4, "loss": 1.0} for step in (1, 2)
+    ]
+    assert chart_data(read_run(evaluated(tmp_path, {"step": 0, "eval/problems": 3}, *lines)))["across"] == {
+        "step": [0, 1, 2], "tokens": [0, 100, 200], "minutes": [0, 0.5, 1.0], "epochs": [0, 0.25, 0.5],
+    }  # fmt: skip
+
+
 def test_headline_without_evaluation_is_training_reward(tmp_path: Path) -> None:
     append(tmp_path, *(json.dumps({"step": step, "reward/mean": step / 10}) for step in range(1, 5)))
     shown = headline(read_run(tmp_path))
@@ -161,11 +242,11 @@ def test_headline_without_evaluation_is_training_reward(tmp_path: Path) -> None:
 def test_accuracy_of_the_untrained_model_starts_the_curve_at_step_zero(make_run: MakeRun) -> None:
     run = read_run(make_run(steps=10))
     assert (run.steps[0], run.series["eval/accuracy"][0], run.series["loss"][0]) == (0, 0.26, None)
-    assert accuracies(run) == (0.26, 0.935)
+    assert held_out(run) == ("accuracy", 0.26, 0.935)
 
 
 def test_accuracy_after_some_training_is_not_taken_for_that_before(make_run: MakeRun) -> None:
-    assert accuracies(read_run(make_run(steps=10, finished=False)))[0] is None
+    assert held_out(read_run(make_run(steps=10, finished=False)))[1] is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.5, "1 min 0 s"), (3700, "1 h 1 min")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 import threading
 import types
@@ -14,8 +15,11 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.json_lines import parse_object, read_json_lines, to_json
+from mindrlhf_grpo.rewards import RewardTable
 from mindrlhf_grpo.run import progress, tracking, wandb_sink
+from mindrlhf_grpo.run.completion_table import ShownCompletion, best_and_worst
 from mindrlhf_grpo.run.tracking import Tracker, keep_until, silent
+from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -264,3 +268,69 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 def test_json_lines_are_ascii_and_finite() -> None:
     assert to_json({"a": [1.5, float("nan")], "b": "é\u2028\x00"}) == '{"a":[1.5,null],"b":"\\u00e9\\u2028\\u0000"}'
     assert parse_object(b'{"a": Infinity}') == {"a": None}
+
+
+FIGURES = {"reward/mean": 0.5, "loss": -0.0012, "kl/mean": 0.0034, "time/step": 1.0, "tokens/generated": 1000}
+
+
+def test_the_line_of_a_step_has_loss_and_kl() -> None:
+    """Finding F19: loss and KL were in metrics.jsonl only."""
+    said = progress.status(FIGURES, 60.0)
+    assert said == "reward   0.500  loss  -0.0012  kl  0.0034    1,000 tok/s     1.00 s/step  eta     1:00"
+    offline = {"loss": 0.7, "tokens/read": 500, "time/step": 1.0, "eval/accuracy": 0.9}
+    assert progress.status(offline, None) == (
+        "loss   0.700      500 tok/s     1.00 s/step  eta        -  accuracy 0.900"
+    )
+    assert progress.status({"eval/reward/mean": -0.024}, None).endswith("held-out reward -0.024")  # F19: no accuracy
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 160])
+def test_the_bar_keeps_steps_and_time_left_in_a_narrow_terminal(columns: int) -> None:
+    """Newcomer P4: 80 columns lost the number of steps, 60 the time left."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    screen = StringIO()
+    bar = progress.Bar(Console(file=screen, force_terminal=True, width=columns), 1000, 0)
+    bar.log(999, FIGURES | {"eval/accuracy": 0.91})
+    bar.close()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    line = [line for line in plain.splitlines() if "999" in line][-1]
+    assert "step  999/1000" in line
+    assert "eta     0:00" in line
+    assert len(line) <= columns
+    assert "…" not in line
+    assert ("tok/s" in line, "accuracy 0.910" in line) == (columns >= 160, columns >= 80)
+
+
+def test_messages_of_loading_are_shown_before_there_is_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """Newcomer P4: there was no line between the start and the first evaluation."""
+    tracking.before_the_run().note("loading models/x")
+    assert capsys.readouterr().err == "loading models/x\n"
+
+
+def test_completions_are_printed_as_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [ShownCompletion("1+1=", "[red]2[/red]\x1b[2J", 1.0), ShownCompletion("1+1=", "3", None)]
+    progress.Lines(3, 0).completions("completions of step 1", rows)
+    said = capsys.readouterr().err
+    assert "completions of step 1" in said
+    assert "[red]2[/red]\\x1b[2J" in said
+    assert "1.000" in said
+
+
+def test_of_each_prompt_the_best_and_the_worst_completion_are_shown() -> None:
+    def group(number: int, *texts: str) -> RolloutGroup:
+        ids, logps = np.zeros(1, np.int64), np.zeros(1, np.float32)
+        prompt = Prompt(uid=number, ids=ids, text="p" * 200, columns={}, row=number)
+        sampled = [
+            Rollout(ids=ids, logps=logps, finish=FinishReason.STOP, text=text, sample=at, weight_version=0)
+            for at, text in enumerate(texts)
+        ]
+        return RolloutGroup(prompt=prompt, rollouts=tuple(sampled))
+
+    rewards = np.array([0.5, 2.0, -1.0, np.nan, np.nan, 7.0])[:, None, None]
+    table = RewardTable(names=("a",), weights=np.ones(1), values=rewards)
+    shown = best_and_worst([group(0, "a", "b", "c"), group(1, "d", "e"), group(2, "f")], table)
+    assert [(row.completion, row.reward) for row in shown] == [("b", 2.0), ("c", -1.0), ("e", None), ("d", None)]
+    assert shown[0].prompt == "…" + "p" * 160
