@@ -55,6 +55,13 @@ def optimizer_bytes(trainable: int, dtype: str) -> int:
     return trainable * (8 if dtype == "float32" else 12)
 
 
+def checkpoint_bytes(config: AnyConfig, shape: ModelShape, *, critic: bool) -> int:
+    """A checkpoint on the disk: trained weights (adapters alone with LoRA) and optimizer state, of a critic as well."""
+    model, adapters = config.model, adapter_parameters(shape, config.model.lora_rank)
+    whole = shape.parameters * BYTES[model.dtype] + optimizer_bytes(sum(shape.trained), model.dtype)
+    return (adapters * 4 + optimizer_bytes(adapters, "float32") if adapters else whole) + critic * whole
+
+
 def kv_cache_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
     """Keys and values of ``positions`` tokens in every layer."""
     return shape.layers * (shape.cached or 2 * shape.key) * positions * BYTES[dtype]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..capacity.machine import BackendState, backend_states, host_memory, processors, versions
 from ..capacity.memory import peak
-from ..capacity.model_shape import model_shape
+from ..capacity.model_shape import ModelShape, model_shape
 from ..capacity.prediction import largest_scorer, layout_of, predict
 from ..config.file import AnyConfig, read_config
 from ..config.run import RunConfig
@@ -19,12 +19,18 @@ from ..model_files.families import nearest_architecture
 from ..model_files.folder import find_folder, read_model_config, read_shapes
 from ..rewards.references import score_references
 from ..trainers.preflight import check, open_tokenizer
+from .doctor_checks import damaged_weights, disk_findings, foreign_code, too_little_disk
+from .shown_rows import as_lines, shown_rows
 
 GIB = 2**30
 
 
-def examine(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the findings of ``doctor`` as plain values; ``ok`` is true if the configuration (or any backend) can run."""
+def examine(path: Path | None, overrides: Sequence[str], *, show: int = 0) -> dict[str, Any]:
+    """Return the findings of ``doctor`` as plain values; ``ok`` is true if the configuration (or any backend) can run.
+
+    Args:
+        show: rows that are shown as the run will see them.
+    """
     available, total = host_memory()
     backends = backend_states()
     findings: dict[str, Any] = {
@@ -38,13 +44,13 @@ def examine(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
         if not any(backend.usable for backend in backends):
             findings["problems"].append("no backend can be used")
     else:
-        _examine_config(findings, path, overrides, backends)
+        _examine_config(findings, path, overrides, backends, show)
     findings["ok"] = not findings["problems"]
     return findings
 
 
 def _examine_config(
-    findings: dict[str, Any], path: Path, overrides: Sequence[str], backends: Sequence[BackendState]
+    findings: dict[str, Any], path: Path, overrides: Sequence[str], backends: Sequence[BackendState], show: int
 ) -> None:
     problems: list[str] = findings["problems"]
     try:
@@ -57,8 +63,13 @@ def _examine_config(
         findings["prompts"] = describe_prompts(config)
         if isinstance(config, RunConfig):
             findings["references"] = [scores.text for scores in score_references(config, open_tokenizer(config))]
+        if show:
+            findings["rows"] = shown_rows(config, show)
     except UserError as error:
         problems.append(str(error))
+    damaged = list(damaged_weights(config))
+    for key, text in [*damaged, *foreign_code(config)]:
+        problems.append(f"{draft.place(tuple(key.split('.')))}: {text}")
     device, problem = select_device(config, backends)
     if problem and "model.device: " not in "".join(problems):
         problems.append(f"{draft.place(('model', 'device'))}: {problem}")
@@ -67,12 +78,17 @@ def _examine_config(
     ):
         problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
+    if damaged:
+        return
     try:
         prediction = predict_memory(config, device, findings["machine"]["memory_available"])
+        findings["disk"] = disk_findings(config, shape_of(config))
     except (UserError, OSError) as error:
         findings["warnings"].append(f"memory is not predicted: {error}")
         return
     findings["memory"] = prediction
+    if problem := too_little_disk(findings["disk"], config.run_dir):
+        problems.append(f"{draft.place(('run_dir',))}: {problem}")
     if prediction["peak"] > prediction["available"]:
         problems.append(_too_large(prediction))
     if config.model.dtype == "bfloat16" and device.get("bfloat16") is False and "dtypes" not in device:
@@ -115,12 +131,7 @@ def predict_memory(config: AnyConfig, device: Mapping[str, Any], host_available:
     Raises:
         UserError: the model does not exist, a file is broken, or config.json lacks a size.
     """
-    folder = find_folder(config.model.path)
-    shapes = read_shapes(folder)
-    if not shapes:
-        raise FileNotFoundError(f"{folder} has no safetensors files here; download the weights first")
-    frozen = config.model.freeze.prefixes if config.model.freeze else ()
-    shape = model_shape(nearest_architecture(read_model_config(folder)), shapes, frozen)
+    shape = shape_of(config)
     on_host = device["device"] == "cpu"
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     scorer, _ = largest_scorer(config, count_weights)
@@ -133,6 +144,16 @@ def predict_memory(config: AnyConfig, device: Mapping[str, Any], host_available:
         "peak": prediction.peak,
         "peak_phase": prediction.phase,
     }
+
+
+def shape_of(config: AnyConfig) -> ModelShape:
+    """The sizes of the policy, from the headers of its files; raises as :func:`predict_memory`."""
+    folder = find_folder(config.model.path)
+    shapes = read_shapes(folder)
+    if not shapes:
+        raise FileNotFoundError(f"{folder} has no safetensors files here; download the weights first")
+    frozen = config.model.freeze.prefixes if config.model.freeze else ()
+    return model_shape(nearest_architecture(read_model_config(folder)), shapes, frozen)
 
 
 def count_weights(path: str) -> int:
@@ -186,8 +207,16 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
     if findings.get("references"):
         yield "References of the data, scored by the rewards"
         yield from (f"  {line}" for line in findings["references"])
+    if "rows" in findings:
+        yield from as_lines(findings["rows"])
     if "memory" in findings:
         yield from _memory(findings["memory"])
+    if "disk" in findings:
+        disk = findings["disk"]
+        yield (
+            f"Checkpoints\n  {disk['checkpoint'] / GIB:.2f} GiB each, {disk['count']} at once; {disk['free'] / GIB:.1f} GiB "
+            "free on the disk of run_dir"
+        )
     for warning in findings["warnings"]:
         yield f"warning: {warning}"
     for problem in findings["problems"]:

@@ -246,6 +246,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder o
 def doctor(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="A configuration to check.")] = None,
     overrides: Overrides = None,
+    show: Annotated[int, typer.Option(min=0, metavar="N", help="Show the first N rows that are drawn: rendered text, tokens, which of them are trained.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Predict memory on 8 x 80 GB CUDA and 8 x 64 GB Ascend; reads neither weights nor data.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -256,10 +257,13 @@ def doctor(
     \b
     mindrlhf-grpo doctor
     mindrlhf-grpo doctor examples/tiny/train.yaml rollout.slots=128
+    mindrlhf-grpo doctor sft.yaml --show 3
     mindrlhf-grpo doctor --dry-run model_configs/qwen2_5_7b.yaml rollout.slots=256
 
     With a configuration it prints the problems and the predicted peak memory of each phase, from the headers of the
-    weight files; nothing is loaded. The exit code is 0 if it can run, 1 if not. With --dry-run neither weights nor
+    weight files; no weights are loaded. It runs the functions that the configuration names (data sources, rewards,
+    metrics), as training does: check a file of somebody else before you give it to doctor. The exit code is 0 if it can
+    run, 1 if not. With --dry-run neither weights nor
     data need to be here: sizes come from config.json in the model's folder or from a table of known models, and the
     exit code is 0 if it fits on the machine of its backend.
     """
@@ -273,7 +277,7 @@ def doctor(
     else:
         from .doctor import as_text, examine
 
-        findings = examine(config, overrides or [])
+        findings = examine(config, overrides or [], show=show)
     typer.echo(to_json(findings) if json else as_text(findings))
     raise typer.Exit(0 if findings["ok"] else 1)
 

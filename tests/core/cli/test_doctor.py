@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from mindrlhf_grpo.backend import MODULES
 from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.capacity.machine import BackendState
-from mindrlhf_grpo.cli import doctor
+from mindrlhf_grpo.cli import doctor, doctor_checks
 from mindrlhf_grpo.cli.main import main
 from tests.support.tiny_run import needs_torch, write_run
 
@@ -132,10 +133,95 @@ def test_what_a_backend_says_of_itself_is_used(config: Path, monkeypatch: pytest
     assert "kernels: rms_norm reference, swiglu fused" in doctor.as_text(findings)
 
 
-def test_weights_that_are_not_here_leave_memory_unpredicted(config: Path) -> None:
-    (config.parent / "model" / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"{}")
-    findings = doctor.examine(config, [])
-    assert any("memory is not predicted" in warning for warning in findings["warnings"])
+@needs_torch
+def test_weights_that_are_cut_off_are_a_problem(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Newcomer P3.7: an interrupted download was a warning, and doctor said "Ready."."""
+    file = config.parent / "model" / "model.safetensors"
+    size = file.stat().st_size
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor", str(config)])
+    out = capsys.readouterr().out
+    assert stopped.value.code == 1
+    assert f"config.yaml:4: model.path: {file} is cut off: {size - 100} bytes, its header speaks of {size}" in out
+    file.write_bytes(b"\x10" + bytes(7) + b"{}")
+    assert any("is no safetensors file, or is cut off" in text for text in doctor.examine(config, [])["problems"])
+
+
+@needs_torch
+def test_a_shard_that_is_missing_is_a_problem(config: Path) -> None:
+    model = config.parent / "model"
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert any("model-00002-of-00002.safetensors" in text for text in doctor.examine(config, [])["problems"])
+
+
+@needs_torch
+def test_room_for_checkpoints_is_compared_with_the_disk(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newcomer P3.7: doctor did not look at the disk."""
+    size = 1536 * (4 + 8)
+    assert doctor.examine(config, [])["disk"] | {"free": 0} == {
+        "checkpoint": size, "count": 1, "needed": size, "free": 0,
+    }  # fmt: skip
+    every = ["train.steps=9", "checkpoint.every=2", "checkpoint.keep_last=2", "checkpoint.keep_best=true"]
+    assert doctor.examine(config, every)["disk"]["count"] == 4  # two, the best, and one that is written
+    assert doctor.examine(config, [*every, "checkpoint.keep_last=0"])["disk"]["count"] == 6
+    monkeypatch.setattr(doctor_checks.shutil, "disk_usage", lambda folder: SimpleNamespace(free=size - 1))
+    (problem,) = doctor.examine(config, [])["problems"]
+    assert "run_dir: 1 checkpoint of 0.00 GiB are in" in problem
+    assert "lower checkpoint.keep_last" in problem
+
+
+@needs_torch
+def test_a_model_with_code_of_its_own_is_not_ready_without_trust(config: Path) -> None:
+    """Newcomer P3.11: doctor said "Ready.", and train refused."""
+    file = config.parent / "model" / "config.json"
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_type": "own_kind", "auto_map": auto_map}))
+    (problem,) = [text for text in doctor.examine(config, [])["problems"] if "Python code" in text]
+    assert "runs Python code from its folder (own.Model); model.trust_remote_code=true if you trust it" in problem
+    assert not [t for t in doctor.examine(config, ["model.trust_remote_code=true"])["problems"] if "Python code" in t]
+
+
+# ---- rows as a run sees them
+
+
+@needs_torch
+def test_prompts_are_shown_as_tokens(config: Path) -> None:
+    """Newcomer P2: nothing showed the rendered prompt and its tokens before training."""
+    rows = doctor.examine(config, [], show=2)["rows"]
+    assert [row["prompt"] for row in rows] == [
+        {"tokens": 4, "pieces": list(f"{row['row'] // 3}+{row['row'] % 3}=")} for row in rows
+    ]
+    assert rows[0]["columns"] == {"answer": str(rows[0]["row"] // 3 + rows[0]["row"] % 3)}
+    text = doctor.as_text(doctor.examine(config, ["data.shuffle=false"], show=1))
+    assert "  row 0: prompt 4 tokens\n    prompt      0·+·0·=\n    answer      0\n" in text
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("objective", "row", "said"),
+    [
+        ("sft", {"prompt": "1+1=", "completion": "2"}, "    prompt      1·+·1·=\n    completion  [2][<eos>]\n"),
+        ("dpo", {"prompt": "1+1=", "chosen": "2", "rejected": "3"}, "    chosen      [2][<eos>]\n    rejected    [3][<eos>]\n"),
+        ("bradley_terry", {"prompt": "1=", "chosen": "1", "rejected": "3"}, "    chosen      1·[<eos>]\n    rejected    3·[<eos>]\n"),
+        ("kto", {"prompt": "1+1=", "completion": "2", "label": True}, "    completion  [2][<eos>]\n    label       1\n"),
+    ],
+)  # fmt: skip
+def test_rows_of_a_fixed_dataset_are_shown_with_what_is_trained(
+    objective: str, row: dict[str, Any], said: str, config: Path
+) -> None:
+    folder = config.parent
+    (folder / "given.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "2="}) + "\n")
+    path = folder / "offline.yaml"
+    path.write_text(
+        f"{{run_dir: {folder}/off, model: {{path: {folder}/model, device: cpu}}, objective: {{name: {objective}}}, "
+        f"data: {{source: {folder}/given.jsonl, shuffle: false}}, train: {{prompts_per_step: 2}}}}"
+    )
+    findings = doctor.examine(path, [], show=1)
+    assert findings["problems"] == []
+    assert said in doctor.as_text(findings)
 
 
 # ---- the machine
