@@ -137,8 +137,8 @@ def sentences(run: Run) -> list[str]:
     lines = [_opening(run)]
     what, before, after = held_out(run)
     if before is not None and after is not None:
-        first, last = (percent(value) if what == "accuracy" else f"{value:.3f}" for value in (before, after))
-        lines.append(moved(f"Held-out {what}", first, last, after > before))
+        shown = [percent(value) if what == "accuracy" else f"{value:.3f}" for value in (before, after)]
+        lines.append(moved(f"Held-out {what}", shown[0], shown[1], after > before))
     before, after = measured(run, "perplexity")
     if before is not None and after is not None:
         lines.append(moved("Held-out perplexity", f"{before:.2f}", f"{after:.2f}", after > before))

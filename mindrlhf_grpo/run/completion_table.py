@@ -31,14 +31,14 @@ class ShownCompletion:
 
 def best_and_worst(groups: Sequence[RolloutGroup], table: RewardTable) -> list[ShownCompletion]:
     """The completions with the highest and the lowest reward of the first prompts; the table has their rows in order."""
-    total = table.total()
-    rewards = [float(np.nanmean(row)) if np.isfinite(row).any() else None for row in total]
+    rewards = [float(np.nanmean(row)) if np.isfinite(row).any() else None for row in table.total()]
+    order = [-np.inf if reward is None else reward for reward in rewards]  # what has no score comes last
     shown: list[ShownCompletion] = []
     first = 0
     for group in groups[:PROMPTS]:
         rows = range(first, first + len(group.rollouts))
         first = rows.stop
-        by_reward = sorted(rows, key=lambda row: rewards[row] if rewards[row] is not None else -np.inf)
+        by_reward = sorted(rows, key=order.__getitem__)
         for row in dict.fromkeys((by_reward[-1], by_reward[0])):
             text = group.rollouts[row - rows.start].text
             shown.append(ShownCompletion(end_of(group.prompt.text), start_of(text), rewards[row]))

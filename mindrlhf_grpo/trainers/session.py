@@ -12,6 +12,7 @@ from ..backend import Backend
 from ..config.file import AnyConfig, dump
 from ..data.stream import SPECIAL_TEXT
 from ..errors import RunFailed
+from ..metrics.advice import advice
 from ..metrics.alarms import Alarms, Sounding
 from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
@@ -227,7 +228,7 @@ class RunSession:
         if self.main:
             stopped = progress.stopped_because or "all steps done"
             common = {"steps": progress.step, "best_step": progress.best_step, "stopped_because": stopped}
-            closing = self.alarms.summary() if self.alarms is not None else []
+            closing = self._closing_lines()
             for text in closing:
                 self.note(f"warning: {text}")
             self.warnings += closing
@@ -235,6 +236,12 @@ class RunSession:
             render(self.folder.path)
         self.comm.barrier()
         return summary
+
+    def _closing_lines(self) -> list[str]:
+        """What the alarms say of the whole run, and what to look at if it has not learned."""
+        if self.alarms is None:
+            return []
+        return [*self.alarms.summary(), *advice(self.alarms.history, self.alarms.sounding)]
 
 
 def load_run_tokenizer(config: AnyConfig) -> Tokenizer:
