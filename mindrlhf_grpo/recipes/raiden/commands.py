@@ -65,6 +65,8 @@ def generate_bedrock(options: dict[str, Any]) -> None:
     """Make samples with a model on AWS Bedrock; boto3 finds the credentials."""
     from ...chat.bedrock import Bedrock
 
+    if options.pop("enable_thinking"):
+        tell("--enable_thinking has no effect on Bedrock")
     model = Bedrock(
         options["model_id"],
         region=options["region"],

@@ -17,6 +17,7 @@ pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
 from mindrlhf_grpo.backend import backend_module
+from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.recipes.safework.rewards import RoutedReward
 
@@ -85,3 +86,22 @@ def test_judges_say_what_they_say_on_torch_and_take_turns(made: Path, tmp_path: 
     for name, values in found["torch"].items():
         np.testing.assert_allclose(found["mindspore"][name], values, rtol=0, atol=1e-5, err_msg=name)
     assert np.nansum(found["torch"]["general"]) > 0
+
+
+def test_judges_are_loaded_and_asked_before_a_run(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Finding F20, on this backend."""
+    words = [
+        "--reward_pretrain",
+        f"value:{made / 'value'}",
+        "--backend",
+        "mindspore",
+        "--question",
+        "4+5=?",
+        "--response",
+        "9",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(["recipe", "safework", "check-judges", *words])
+    assert not ended.value.code
+    (result,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert 0 <= result["score"] <= 1

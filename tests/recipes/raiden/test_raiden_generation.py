@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +373,44 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Ca
     assert (found["wanted"], found["kept"]) == (16, 16)
     keys = [json.loads(line)["key"] for line in journal.read_text(encoding="utf-8").splitlines()[1:]]
     assert len(keys) == len(set(keys)) == 16
+
+
+# The lines of the original's README, after the name of their script.
+LINES = {
+    "generate": [
+        "--profiles_file ./data/online_profiles.jsonl --num_samples_per_profile 2 --include_cm --language zh",
+        "--language ja",
+        "--auto_detect",
+        "--profiles_file ./data/online_profiles.jsonl --output_file ./data/generated_samples.json "
+        "--num_samples_per_profile 2 --include_cm --language zh --max_profiles 100",
+        "--num_samples_per_profile 5 --include_cm",
+        "--train_ratio 0.8",
+    ],
+    "generate-bedrock": ["--num_samples_per_profile 2 --language zh", "--enable_thinking --region us-east-1"],
+}
+DEFAULTS = {"profiles_file": "data/online_profiles.jsonl", "output_dir": "data/training", "num_samples_per_profile": 2,
+            "include_cm": False, "language": "zh", "auto_detect": False, "train_ratio": 0.9, "max_profiles": None,
+            "output_file": None}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in LINES.items() for line in lines])
+def test_lines_of_the_originals_readme_mean_what_they_mean_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, line: str
+) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("mindrlhf_grpo.chat.bedrock._client", lambda *_: Converse())
+    monkeypatch.setattr(
+        "mindrlhf_grpo.recipes.raiden.commands.make_samples", lambda model, source, options: seen.append(options) or {}
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(command(name, *line.split()))
+    assert not ended.value.code, capsys.readouterr().err
+    words = line.replace("./", "").split()
+    given = dict(pairwise(words))
+    for option, default in DEFAULTS.items():
+        text = given.get(f"--{option}", default)
+        expected = True if f"--{option}" in words and isinstance(default, bool) else text
+        assert str(seen[0][option]) == str(expected)
 
 
 def test_the_same_seed_asks_for_the_same_types(tmp_path: Path) -> None:

@@ -164,6 +164,19 @@ def test_a_file_and_flags_of_trainer_b_ask_for_the_same_run(keys: dict[str, Any]
     assert by_file.final == Path("outputs_openr1/final_model")
 
 
+def test_the_training_line_of_the_originals_readme_means_what_it_means_there(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    tmp_path.joinpath("data", "training").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    line = """--train_data_path ./data/training/train.json --eval_data_path ./data/training/validation.json
+        --model_name_or_path Qwen/Qwen2.5-14B-Instruct --output_dir ./outputs_openr1 --num_train_epochs 1
+        --per_device_train_batch_size 4 --gradient_accumulation_steps 2 --learning_rate 3e-6"""
+    assert read_training(line.split()).config == read_training(["--trainer", "B"]).config
+    assert read_training(["--trainer", "B"]).config.eval.source is not None
+
+
 def test_trainer_a_has_its_own_numbers(keys: dict[str, Any]) -> None:
     given = {"train_data": keys["train_data_path"], "eval_data": keys["eval_data_path"], "world_size": 8}
     training = read_training(flags_of(given))

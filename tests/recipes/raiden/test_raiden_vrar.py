@@ -154,6 +154,7 @@ def test_an_unknown_profile_is_named() -> None:
 
 
 def test_a_thought_that_the_prompt_opens_is_part_of_the_format() -> None:
+    """Finding F4: templates such as DeepSeek-R1-Distill's open the thought in the prompt."""
     said, prompts = ["a</think><answer>x</answer>", "a</think>x"], ["Who?<think>\n"] * 2
     assert format(said, ["en"] * 2, prompts) == thinking(said, prompts) == [1.0, 1.0]
     assert format(said, ["en"] * 2, ["Who?"] * 2) == thinking(said) == [0.0, 0.0]

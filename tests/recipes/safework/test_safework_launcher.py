@@ -187,7 +187,7 @@ def test_settings_of_the_original_trainer_that_have_a_counterpart_take_effect(ro
 @pytest.mark.parametrize(
     "words",
     [["--load_in_4bit"], ["--enable_ema"], ["--input_template", "Human: {}"], ["--pretrain_data", "x"],
-     ["--remote_rm_url", "http://x"], ["--lora_dropout", "0.1"], ["--prompt_data_probs", "0.5,0.5"]],
+     ["--remote_rm_url", "http://x"], ["--lora_dropout", "0.1"], ["--use_ms"], ["--grad_accum_dtype", "bf16"], ["--prompt_data_probs", "0.5,0.5"]],
 )  # fmt: skip
 def test_settings_of_the_original_trainer_that_cannot_be_honoured_are_errors(rows: Path, words: list[str]):
     with pytest.raises(ConfigError, match=rf"{words[0]} is .*; accepted: "):

@@ -123,6 +123,7 @@ def test_a_search_and_a_confidence_that_fits_are_rewarded():
 
 
 def test_a_thought_that_the_prompt_opens_earns_the_format_and_the_order():
+    """Finding F4: templates such as DeepSeek-R1-Distill's open the thought in the prompt."""
     prompt = Prompt(uid=0, ids=np.arange(3), text="<|User|>What is 4 + 5?<|Assistant|><think>\n", columns={})
     row = exchange(prompt, r"four and five</think>\boxed{9}")
     assert (row["thought"], row["response"]) == ("four and five", r"\boxed{9}")
