@@ -78,10 +78,9 @@ def ask_one(
         score = float(reward.ask(name, [row])[0])
     finally:
         reward.close()
-    if reward.unread:
-        return {**said, "error": "this answer cannot be read as a verdict", "server": False}
-    if not np.isfinite(score):
-        return {**said, "error": f"its score is {score}", "server": False}
+    if reward.unread or not np.isfinite(score):
+        what = "this answer cannot be read as a verdict" if said else "its score is no finite number"
+        return {**said, "error": what, "server": False}
     return {**said, "score": score}
 
 
