@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from ..backend import load_backend
 from ..config.file import Draft
 from ..config.offline import OfflineConfig
+from ..config.rendering import RenderingConfig
 from ..config.run import DataConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from ..config.vision import ImagesConfig
 from ..data.image_prompts import ImagePrompts
@@ -143,6 +145,19 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[dict[str, Any]]
     return rows
 
 
+def parse_template_kwargs(text: str | None) -> dict[str, Any]:
+    """Read ``--template-kwargs``; raises ConfigError unless it is a JSON object."""
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--template-kwargs {text!r} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f'--template-kwargs {text!r} is no JSON object, such as {{"enable_thinking": false}}')
+    return value
+
+
 def encode_prompts(rows: Sequence[Mapping[str, Any]], data: DataConfig, tokenizer: Tokenizer) -> list[Prompt]:
     """Encode rows as prompts, numbered in order, with their images where a row has any."""
     with_images = None
@@ -172,15 +187,19 @@ def generate(
     backend: str = "torch",
     system_prompt: str | None = None,
     chat_template: str = "auto",
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[RolloutGroup]:
     """Generate ``samples`` completions for each row, in order.
+
+    ``template_kwargs`` are names that the chat template reads; a row's column ``chat_template_kwargs`` goes before.
 
     Raises:
         UserError: the model, a row or the backend cannot be used.
     """
     data = DataConfig(
-        source=UNUSED, system_prompt=system_prompt, chat_template=chat_template, max_prompt_tokens=LONGEST
-    )
+        source=UNUSED, system_prompt=system_prompt, chat_template=chat_template, max_prompt_tokens=LONGEST,
+        rendering=RenderingConfig(chat_template_kwargs=dict(template_kwargs or {})),
+    )  # fmt: skip
     tokenizer = load_tokenizer(model.path, chat_template=chat_template, trust_remote_code=model.trust_remote_code)
     prompts = encode_prompts(rows, data, tokenizer)
     longest = max(len(prompt.ids) for prompt in prompts)

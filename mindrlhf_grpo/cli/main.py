@@ -138,6 +138,8 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends a completion; may be repeated.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No chat template: the prompt is continued as text.")] = False,
+    chat_template: Annotated[str, typer.Option(help="A Jinja file instead of the model's own chat template; auto: its own.")] = "auto",
+    template_kwargs: Annotated[str | None, typer.Option(metavar="JSON", help="Names that the chat template reads, such as '{\"enable_thinking\": false}'.")] = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -153,7 +155,7 @@ def generate(
     """
     from ..json_lines import to_json
     from ..types import Sampling
-    from .generate import as_json, model_settings, read_prompts, show_completions
+    from .generate import as_json, model_settings, parse_template_kwargs, read_prompts, show_completions
     from .generate import generate as complete
 
     sampling = Sampling(
@@ -162,10 +164,12 @@ def generate(
     )  # fmt: skip
     rows = read_prompts(prompts or [], file)
     settings = model_settings(model, dtype=dtype, device=device)
-    template = "none" if plain else "auto"
+    if plain and (chat_template != "auto" or template_kwargs):
+        raise ConfigError("--plain takes no chat template: leave out --chat-template and --template-kwargs")
     groups = complete(
-        settings, rows, sampling, samples=samples, backend=backend, system_prompt=system, chat_template=template
-    )
+        settings, rows, sampling, samples=samples, backend=backend, system_prompt=system,
+        chat_template="none" if plain else chat_template, template_kwargs=parse_template_kwargs(template_kwargs),
+    )  # fmt: skip
     for group in groups:
         if json:
             typer.echo(to_json(as_json(group)))

@@ -14,6 +14,7 @@ import numpy as np
 from ..config.offline import OfflineDataConfig
 from ..config.run import DataConfig
 from ..errors import DataError, did_you_mean
+from ..tokenizers.prefill import chat_prompt, is_prefilled
 from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import fit_conversation
 from ..types import IntArray
@@ -53,7 +54,8 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
         written = value if isinstance(value, list) else [{"role": "user", "content": value}]
         messages = with_system(written, config.system_prompt)
         variables = template_variables(row, config.rendered.chat_template_kwargs, "tools")
-        ids = tokenizer.chat(fit_conversation(messages, tokenizer, variables), variables=variables)
+        fitted = fit_conversation(messages, tokenizer, variables, generation_prompt=not is_prefilled(messages))
+        ids = chat_prompt(fitted, tokenizer, variables)
     elif isinstance(value, list):
         raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
     else:

@@ -14,6 +14,7 @@ import numpy as np
 from ..config.offline import OfflineDataConfig
 from ..errors import DataError, did_you_mean
 from ..tokenizers.masks import Completion, encode_conversation, encode_text, is_trained
+from ..tokenizers.prefill import is_prefilled
 from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import BOOKKEEPING, fit_conversation
 from ..types import IntArray
@@ -185,13 +186,29 @@ def encode_answer(
         return np.asarray(ids, dtype=np.int32), encode_text(answer, tokenizer)
     question = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     answer_messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
-    return encode_messages([*question, *answer_messages], len(question), row, config, tokenizer)
+    if not is_prefilled(question):
+        return encode_messages([*question, *answer_messages], len(question), row, config, tokenizer)
+    *earlier, beginning = question
+    rest, *later = answer_messages
+    if rest["role"] != "assistant":
+        raise DataError(f"the prompt ends with an assistant message, which role {rest['role']!r} cannot continue")
+    whole = {**beginning, **rest, "content": beginning["content"] + rest["content"]}
+    conversation = [*earlier, whole, *later]
+    return encode_messages(conversation, len(earlier), row, config, tokenizer, continued=beginning["content"])
 
 
 def encode_messages(
-    messages: Conversation, start: int, row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer
+    messages: Conversation,
+    start: int,
+    row: Mapping[str, Any],
+    config: OfflineDataConfig,
+    tokenizer: Tokenizer,
+    *,
+    continued: str = "",
 ) -> tuple[IntArray, Completion]:
     """Tokenise a conversation, the system prompt added; the assistant messages from ``start`` on are trained.
+
+    Of message ``start`` the beginning ``continued`` is a part of the prompt.
 
     Raises:
         DataError: a trained message is empty, or the template leaves a part of the conversation out.
@@ -206,4 +223,4 @@ def encode_messages(
     conversation = conversation[: trained[-1] + 1] if trained else conversation
     variables = template_variables(row, config.rendered.chat_template_kwargs, column_of(config, "tools"))
     fitted = fit_conversation(conversation, tokenizer, variables, trained=trained, generation_prompt=False)
-    return encode_conversation(fitted, start, tokenizer, variables)
+    return encode_conversation(fitted, start, tokenizer, variables, continued=continued)

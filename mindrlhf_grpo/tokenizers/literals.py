@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 MARK = "\udb7f"
+CUT = "\udb7e"  # another half, which marks a place in a message
 BARS = re.compile(r"[<\[][|｜]|[|｜][>\]]\Z")
 
 

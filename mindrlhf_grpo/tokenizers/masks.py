@@ -15,10 +15,15 @@ import numpy as np
 
 from ..errors import DataError
 from ..types import FloatArray, IntArray
+from .literals import CUT
 from .tokenizer import Conversation, Message, Tokenizer
 from .traces import rewritten
 
 THOUGHT_END = "</think>"
+NO_PROMPT = (
+    "the conversation begins with the assistant (message 0), and the chat template writes nothing before it that could "
+    "be the prompt; accepted: a user or system message first (data.system_prompt), or weight: 0 on message 0"
+)
 PROBES = ("A", "0")  # answers without a first letter in common
 
 
@@ -55,14 +60,19 @@ def encode_text(text: str, tokenizer: Tokenizer) -> Completion:
 
 
 def encode_conversation(
-    messages: Conversation, start: int, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None
+    messages: Conversation,
+    start: int,
+    tokenizer: Tokenizer,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    continued: str = "",
 ) -> tuple[IntArray, Completion]:
     """Encode a conversation as prompt ``[P]`` and completion ``[T]``.
 
     The prompt is everything before the first assistant message from ``start`` on, including the generation prompt.
     The completion is the rest, of which the assistant's tokens are trained. It ends with the end token of the last
     assistant message: anything the template writes after it is left out, and one is appended if the template writes
-    none.
+    none. Of message ``start`` the beginning ``continued`` belongs to the prompt.
 
     Raises:
         DataError: there is no assistant message, or the template hides the assistant's spans.
@@ -73,9 +83,16 @@ def encode_conversation(
     messages = messages[: assistant[-1] + 1]
     text = tokenizer.render(messages, generation_prompt=False, variables=variables)
     renderings = Renderings(messages, text, tokenizer, variables or {})
-    spans = [renderings.span(place) for place in assistant]
+    try:
+        spans = [renderings.span(place) for place in assistant]
+    except DataError:
+        if assistant[0] == 0:
+            raise DataError(NO_PROMPT) from None
+        raise
     if not spans[0][0]:
-        raise DataError("the chat template gives no token before the first assistant message")
+        raise DataError(NO_PROMPT)
+    if continued and assistant[0] == start:
+        spans[0] = (renderings.place_after(start, continued), spans[0][1])
     ids, flags = _tokens_at_once(text, spans, tokenizer) or _tokens_in_parts(text, spans, tokenizer)
     prompt = flags.index(1)
     ids, mask = ids[: _last(flags) + 1], flags[prompt : _last(flags) + 1]
@@ -133,6 +150,21 @@ class Renderings:
             raise rewritten(place)
         return start
 
+    def place_after(self, place: int, beginning: str) -> int:
+        """Return the first character of ``text`` after the beginning of a message's content.
+
+        Raises:
+            DataError: the template writes the content otherwise.
+        """
+        message = {**self.messages[place], "content": _cut_after(self.messages[place]["content"], beginning)}
+        before, _, after = self._render([*self.messages[:place], message, *self.messages[place + 1 :]]).rpartition(CUT)
+        if before + after != self.text:
+            raise DataError(
+                f"message {place} (assistant) continues the prompt's last message, and the chat template does not write "
+                "one after the other; accepted: a prompt that ends with another role, or another data.chat_template"
+            )
+        return len(before)
+
     def _render(self, messages: Conversation, *, generation_prompt: bool = False) -> str:
         return self.tokenizer.render(messages, generation_prompt=generation_prompt, variables=self.variables)
 
@@ -144,6 +176,13 @@ class Renderings:
         for end in self.ends:
             text = text.replace(end, "")
         return text.strip()
+
+
+def _cut_after(content: Any, beginning: str) -> Any:
+    """Return a content with a mark after its beginning."""
+    if isinstance(content, str):
+        return f"{beginning}{CUT}{content[len(beginning) :]}"
+    return [{**content[0], "text": _cut_after(content[0]["text"], beginning)}, *content[1:]]
 
 
 def _probe(message: Message, letter: str) -> Message:

@@ -22,6 +22,7 @@ from ...errors import ConfigError, DataError, did_you_mean
 from ...model_files.folder import find_folder, read_headers, read_model_config
 from ...model_files.value_head import is_head
 from ...tokenizers.masks import encode_conversation, encode_text
+from ...tokenizers.prefill import answered, chat_prompt, is_prefilled
 from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...tokenizers.traces import fit_conversation
 from ...types import Batch, Prompt, Rollout, RolloutGroup
@@ -236,13 +237,15 @@ class Scorer:
 
     def templated(self, tokenizer: Tokenizer, messages: list[Mapping[str, str]], text: str) -> tuple[int, list[int]]:
         """Return the length of the prompt, and the ids of the conversation up to the end that the settings name."""
-        asked = fit_conversation([dict(message) for message in messages], tokenizer)
-        answered = [*asked, {"role": "assistant", "content": text}]
+        continued = is_prefilled(messages)
+        asked = fit_conversation([dict(message) for message in messages], tokenizer, generation_prompt=not continued)
+        whole = answered(asked, text)
         if self.settings.end == "answer":
-            before, completion = encode_conversation(answered, len(asked), tokenizer)
+            beginning = str(messages[-1]["content"]) if continued else ""
+            before, completion = encode_conversation(whole, len(whole) - 1, tokenizer, continued=beginning)
             return len(before), [*map(int, before), *map(int, completion.ids)]
-        ids = tokenizer.chat(answered, generation_prompt=False)
-        return common_prefix(ids, tokenizer.chat(asked)), ids
+        ids = tokenizer.chat(whole, generation_prompt=False)
+        return common_prefix(ids, chat_prompt(asked, tokenizer)), ids
 
     def close(self) -> None:
         """Free the weights; the scorer can be used again."""
