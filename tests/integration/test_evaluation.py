@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import tiny
-from tests.support.metrics_page import undocumented
+from tests.support.runs.metrics_page import undocumented
 
 pytest.importorskip("torch")
 

@@ -11,8 +11,8 @@ import pytest
 
 from mindrlhf_grpo.algorithms.registry import ALGORITHMS
 from tests.support import tiny
-from tests.support.metrics_page import undocumented
 from tests.support.repository import ROOT
+from tests.support.runs.metrics_page import undocumented
 from tests.support.runs.online_runs import PPO, TRAIN
 
 pytestmark = pytest.mark.trains

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.metrics_page import undocumented
 from tests.support.runs import offline_runs as runs
+from tests.support.runs.metrics_page import undocumented
 
 pytest.importorskip("torch")
 

@@ -15,7 +15,7 @@ from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
-from tests.support.metrics_page import undocumented
+from tests.support.runs.metrics_page import undocumented
 
 pytestmark = pytest.mark.trains
 
