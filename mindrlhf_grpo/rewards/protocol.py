@@ -18,7 +18,7 @@ class RewardFunction(Protocol):
     """Scores N completions.
 
     Returns N values (a list or an array ``[N]``), N rows of K segment values (``[N, K]``), or a dict of name -> one of
-    these. None: not applicable to that sample. NaN, an infinity or an exception as an entry fails that sample only.
+    these. None, or masked in a masked array: not applicable to that sample. NaN, an infinity or an exception as an entry fails that sample only.
     """
 
     def __call__(
@@ -43,8 +43,8 @@ class ModelReward(Protocol):
     def score(self, groups: Sequence[RolloutGroup]) -> Mapping[str, Any]:
         """Return values ``[N]`` or ``[N, K]`` by name, group by group, sample by sample.
 
-        ``""`` names the component itself, others become ``component/name``; None where one does not apply. NaN and
-        infinities fail their sample; if no sample has a value, the run ends.
+        ``""`` names the component itself, others become ``component/name``; None, or masked in a masked array, where
+        one does not apply. NaN and infinities fail their sample; if no sample has a value, the run ends.
         """
         ...
 

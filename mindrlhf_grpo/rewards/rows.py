@@ -93,12 +93,14 @@ def _row(value: object) -> Row:
 
 
 def _plain(values: object) -> object:
-    """Return an array or tensor as Python numbers or lists of them, anything else as it is.
+    """Return an array or tensor as Python numbers or lists of them, masked entries as None, anything else as it is.
 
     NumPy cannot read a tensor of bfloat16, with a gradient or on a device: its framework's backend reads it, in float32.
     """
     if not hasattr(values, "__array__"):
         return values
+    if isinstance(values, np.ma.MaskedArray):
+        return values.tolist()
     try:
         return np.asarray(values).tolist()
     except Exception:

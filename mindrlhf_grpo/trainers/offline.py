@@ -63,7 +63,7 @@ class OfflineTrainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
         model = self.steps.model
-        self.session.announce([f"training layout: {model.layout} ({model.layout_reason})"])
+        self.session.announce([f"training layout: {model.layout} ({model.layout_reason})", *self._warnings()])
         self._evaluate_untrained()
         try:
             for step, clock in self.session.steps():
@@ -71,6 +71,14 @@ class OfflineTrainer:
         finally:
             self.session.close()
         return self._finish()
+
+    def _warnings(self) -> list[str]:
+        """What will not be known of a model that judges: whether it is right about rows that it has not seen."""
+        if self.held_out.examples or self.task.headline != "accuracy" or self.task.objective.rows == "conversations":
+            return []
+        return [
+            f"no eval.source: {self.task.objective.name} fits its rows with ease, and nothing measures its accuracy on others"
+        ]
 
     def step(self, step: int, clock: Clock) -> None:
         """Learn from one batch of rows; then evaluation, metrics, checkpoint."""

@@ -97,8 +97,8 @@ class RoutedReward:
         if "label" not in columns:
             raise ConfigError(f"rows need a column 'label' that routes their reward; there are {', '.join(columns)}")
 
-    def score(self, groups: Sequence[RolloutGroup]) -> dict[str, list[float | None]]:
-        """Return each component, weighted ``[N]``; None where a row's label does not use it."""
+    def score(self, groups: Sequence[RolloutGroup]) -> dict[str, Floats]:
+        """Return each component, weighted ``[N]``; masked where a row's label does not use it."""
         rows = [exchange(group.prompt, rollout.text) for group in groups for rollout in group.rollouts]
         check_labels({row["label"] for row in rows}, self.routing, self.registry, self.on_missing)
         scores = self.matrix(rows)
@@ -118,11 +118,8 @@ class RoutedReward:
                 parts[name][index] = np.nan_to_num(parts[name][index]) + part.weight * value
             if routed is None:
                 parts["missing"][index] = MISSING[self.on_missing]
-        used = scored_names(self, parts)
         return {
-            name: [None if np.isnan(value) else value for value in values.tolist()]
-            for name, values in parts.items()
-            if name in used
+            name: np.ma.masked_invalid(values) for name, values in parts.items() if name in scored_names(self, parts)
         }
 
     def matrix(self, rows: Sequence[Exchange]) -> Floats:

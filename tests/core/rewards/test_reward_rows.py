@@ -41,6 +41,13 @@ def test_none_alone_is_not_applicable():
     assert nan == Failure("the value nan, which is not finite; None means that the reward does not apply")
 
 
+def test_an_entry_that_is_masked_in_an_array_is_not_applicable():
+    one, masked = read_result(np.ma.masked_invalid([0.5, np.nan]), 2)[""]
+    assert one == 0.5
+    assert isinstance(masked, float)
+    assert math.isnan(masked)
+
+
 def test_segment_rewards_are_read_as_tuples():
     assert read_result(np.arange(4.0).reshape(2, 2), 2) == {"": [(0.0, 1.0), (2.0, 3.0)]}
 

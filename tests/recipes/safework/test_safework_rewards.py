@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.config.run import RewardConfig
-from mindrlhf_grpo.errors import ConfigError, DataError, ServerError
+from mindrlhf_grpo.errors import ConfigError, DataError, RunFailed, ServerError
 from mindrlhf_grpo.recipes.safework.metrics import metrics
 from mindrlhf_grpo.recipes.safework.rewards import RoutedReward
 from mindrlhf_grpo.rewards import Rewards
@@ -73,7 +73,7 @@ def test_totals_by_label(folders: Path, label: str, completion: str, expected: f
 def test_knowledge_with_an_unreadable_normal_judge_is_one_and_eighty_one_hundredths(folders: Path):
     made = reward(folders, Judges(lambda name, message: "hm"))
     parts = made.score([group(["<think>t</think>9"], label="knowledge", reference="9")])
-    assert {name: values[0] for name, values in parts.items() if not np.isnan(values[0])} == pytest.approx(
+    assert {name: values[0] for name, values in parts.items() if values[0] is not np.ma.masked} == pytest.approx(
         {"format": 1.0, "knowledge": 0.8, "normal": 0.01}, abs=1e-6
     )
     assert made.failures() == {"normal": 1}
@@ -319,6 +319,50 @@ def test_a_class_of_ones_own_scores_conversations(folders: Path, tmp_path: Path,
     made = reward(folders, models=registry, routing={"c": [["model", "custom", 1.0]]})
     groups = [group(["<think>x</think>123", "1"], prompt="12", label="c")]
     assert made.score(groups)["custom"].tolist() == pytest.approx([1.4, 1.0], abs=1e-6)  # 7 and 5 letters, two of space
+
+
+KEPT = """
+import torch
+
+class Counted(torch.nn.Module):
+    built = 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).built += 1
+
+    def forward(self, input_ids, attention_mask, *, labels, prompts, gold):
+        assert labels == gold and not torch.is_grad_enabled()
+        return torch.tensor([float("nan") if "3" in prompt else float(self.built) for prompt in prompts])
+"""
+
+
+@pytest.mark.parametrize(("keep", "builds"), [(True, [1.0, 1.0]), (False, [1.0, 2.0])])
+def test_a_custom_class_is_kept_on_request_and_its_nan_is_counted(
+    folders: Path, tmp_path: Path, keep: bool, builds: list[float]
+):
+    """Findings F10, F11: ``keep`` was ignored, kwargs were empty, and NaN was silently no reward at all."""
+    (tmp_path / "kept.py").write_text(KEPT)
+    entry = {"path": str(folders / "value"), "class": f"{tmp_path / 'kept.py'}:Counted", "keep": keep}
+    made = reward(folders, models={"custom": entry}, routing={"c": [["model", "custom", 1.0]]})
+    groups = [group(["4"], prompt="1+2", label="c", gold="c"), group(["4"], prompt="3", label="c", gold="c")]
+    assert [made.score(groups)["custom"].tolist() for _ in range(2)] == [[build, 0.0] for build in builds]
+    assert made.failures() == {"custom": 1}
+
+
+def test_every_judge_of_this_process_judges_a_literal_completion_before_a_run(folders: Path, tmp_path: Path):
+    """Finding F1: judges were loaded at the first reward, after the first rollouts, and what failed there was 0."""
+    backend = Judges(say)
+    made = reward(folders, backend)
+    made.rehearse(group(["The answer is 1."], label="safety", reference="9"))
+    assert sorted(Path(folder).name for folder in made.models.loads) == ["base", "safety", "value"]
+    (tmp_path / "raises.py").write_text(
+        "class Bad:\n    def __call__(self, **given):\n        raise MemoryError('no room')\n"
+    )
+    entry = {"path": str(folders / "value"), "class": f"{tmp_path / 'raises.py'}:Bad"}
+    made = reward(folders, models={"bad": entry}, routing={"c": [["model", "bad", 1.0]]})
+    with pytest.raises(RunFailed, match=r"raises.py:Bad' failed: MemoryError: no room \(.*raises.py:3\)"):
+        made.rehearse(group(["The answer is 1."], label="safety"))
 
 
 def test_metrics_have_the_names_that_users_know(folders: Path):

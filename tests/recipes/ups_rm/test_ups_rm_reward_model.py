@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
-from mindrlhf_grpo.errors import ConfigError, DataError
+from mindrlhf_grpo.errors import ConfigError, DataError, RunFailed
 from mindrlhf_grpo.recipes.ups_rm.reward_model import backend_config, scorer_settings
 from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
 from mindrlhf_grpo.rewards.models.score_shapes import last_valid, sequence_scores
 from mindrlhf_grpo.rewards.models.written_answers import written_group
+from mindrlhf_grpo.rewards.sources import RewardModelSource
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup
 from tests.support.recipes import ups_rm_files
@@ -72,6 +73,37 @@ def test_the_last_valid_token_is_found_with_padding_on_either_side() -> None:
     assert sequence_scores(left, mask).tolist() == sequence_scores(tokens, MASK).tolist() == [2.0, 7.0, 8.0]
     with pytest.raises(ValueError, match="a 1 in every row"):
         last_valid(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (
+            "raise RuntimeError('my bug')",
+            r"the code of reward model '.*' failed: RuntimeError: my bug \(.*/rm/modeling_myrm.py:\d+\)",
+        ),
+        (
+            "states = states * float('nan')",
+            r"reward model '.*' gave none of 4 completions a value: the first has the value nan",
+        ),
+    ],
+)
+def test_the_folders_own_code_that_fails_is_named_with_its_line(
+    raw: Path, tmp_path: Path, broken: str, problem: str
+) -> None:
+    """Finding F12: an exception was called a bug of ours, and NaN skipped every step with exit code 0."""
+    folder = tmp_path / "rm"
+    shutil.copytree(raw / "rm", folder)
+    code = (folder / "modeling_myrm.py").read_text().splitlines(keepends=True)
+    at = next(place for place, line in enumerate(code) if "self.myscore(states[" in line)
+    indent = code[at][: len(code[at]) - len(code[at].lstrip())]
+    (folder / "modeling_myrm.py").write_text("".join([*code[:at], f"{indent}{broken}\n", *code[at:]]))
+    settings = scorer_settings(str(folder), {**MODEL, "trust_remote_code": True})
+    source = RewardModelSource(scorer=Scorer(settings, backend(folder)))
+    with pytest.raises(RunFailed, match=problem) as raised:
+        source.score([written_group(0, QUESTION, ANSWERS)], {})
+    if "modeling" in problem:
+        assert f"modeling_myrm.py:{at + 1})" in str(raised.value)
 
 
 @pytest.mark.row("ups_rm", "RM shapes")
