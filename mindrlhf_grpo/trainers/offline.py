@@ -74,10 +74,11 @@ class OfflineTrainer:
 
     def _warnings(self) -> list[str]:
         """What will not be known of a model that judges: whether it is right about rows that it has not seen."""
-        if self.held_out.examples or self.task.headline != "accuracy" or self.task.objective.rows == "conversations":
+        objective = self.task.objective
+        if self.held_out.examples or (objective.model == "policy" and objective.rows != "labelled"):
             return []
         return [
-            f"no eval.source: {self.task.objective.name} fits its rows with ease, and nothing measures its accuracy on others"
+            f"no eval.source: {objective.name} fits its rows with ease, and nothing measures its accuracy on others"
         ]
 
     def step(self, step: int, clock: Clock) -> None:
