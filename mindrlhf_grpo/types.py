@@ -37,6 +37,7 @@ class Prompt:
         row: the row's place in its source, for messages.
         messages: the conversation behind the template; empty for plain text.
         features: arrays that a model reads besides the tokens (images), by the model's names; empty for text.
+        source: name of the row's source, where there are several.
     """
 
     uid: int
@@ -46,6 +47,7 @@ class Prompt:
     row: int = 0
     messages: tuple[Mapping[str, str], ...] = ()
     features: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

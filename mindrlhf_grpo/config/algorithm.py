@@ -166,7 +166,7 @@ class ItemsConfig(Section):
 class PretrainingConfig(Section):
     """Supervised rows whose loss is added to the policy's."""
 
-    source: str | dict[str, Any] = key(
+    source: str | dict[str, Any] | list[str | dict[str, Any]] = key(
         ...,
         "Rows of conversations or of prompt and completion, written like data.source.",
         peers="openrlhf: --pretrain_data",

@@ -18,20 +18,20 @@ from .rendering import RenderingConfig
 from .run import CheckpointConfig, HeldOutConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
 from .section import Section, key
 
-PARTS = ("prompt", "completion", "messages", "chosen", "rejected", "label", "margin", "tools")
+PARTS = ("prompt", "completion", "messages", "text", "chosen", "rejected", "label", "margin", "tools")
 
 
 class OfflineDataConfig(Section):
     """The source of rows, and how they become tokens."""
 
-    source: str | dict[str, Any] = key(
+    source: str | dict[str, Any] | list[str | dict[str, Any]] = key(
         ...,
-        "JSONL or parquet file, datasets folder, hub:NAME, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}.",
+        "JSONL, JSON, CSV, parquet or Arrow file, datasets folder, hub:NAME, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}. Several: a list of these, or of {source: SOURCE, name: NAME, weight: SHARE} (docs/data.md).",
         peers="trl: train_dataset; openrlhf: --dataset; mindrlhf: --dataset_file",
     )
     columns: dict[str, str] = key(
         {},
-        "Other names of the parts of a row: {prompt: question, chosen: good}. Parts: prompt, completion, messages, chosen, rejected, label, margin, tools; a margin is read only where it is named.",
+        "Other names of the parts of a row: {prompt: question, chosen: good}. Parts: prompt, completion, messages, text, chosen, rejected, label, margin, tools; a margin is read only where it is named.",
         peers="openrlhf: --input_key, --output_key, --chosen_key, --rejected_key",
     )
     system_prompt: str | None = key(None, "System message put before every prompt.")
@@ -56,6 +56,11 @@ class OfflineDataConfig(Section):
     turns: Literal["together", "apart"] = key(
         "together",
         "Conversations of objective sft: together trains all assistant messages of a row in one example; apart makes an example of each, for templates that write earlier turns otherwise (Qwen3 drops their thoughts).",
+    )
+    trained: Literal["answers", "all"] = key(
+        "answers",
+        "Tokens that objective sft learns: answers are completions and assistant messages; all are those of the prompt and of other roles too. Rows of text alone are learned whole.",
+        peers="trl: completion_only_loss, assistant_only_loss",
     )
     rendering: RenderingConfig | None = key(None, "Details of rendering rows as text; null: the defaults.")
 

@@ -62,14 +62,14 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The source of prompts."""
 
-    source: str | dict[str, Any] = key(
+    source: str | dict[str, Any] | list[str | dict[str, Any]] = key(
         ...,
-        "JSONL or parquet file, datasets folder, hub:NAME, reasoning_gym:TASK, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}.",
+        "JSONL, JSON, CSV, parquet or Arrow file, datasets folder, hub:NAME, reasoning_gym:TASK, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}. Several: a list of these, or of {source: SOURCE, name: NAME, weight: SHARE} (docs/data.md).",
         peers="trl: train_dataset; verl: data.train_files; openrlhf: --prompt_data",
     )
     prompt_column: str = key(
         "prompt",
-        "Column with the prompt: text or a list of messages.",
+        "Column with the prompt: text or a list of messages. Rows of other published forms need none (docs/data.md).",
         peers="verl: data.prompt_key; openrlhf: --input_key",
     )
     system_prompt: str | None = key(None, "System message put before every prompt.")
@@ -79,7 +79,10 @@ class DataConfig(Section):
         peers="openrlhf: --apply_chat_template",
     )
     max_prompt_tokens: int = key(
-        1024, "Longest prompt in tokens.", peers="trl: max_prompt_length; verl: data.max_prompt_length", ge=1
+        1024,
+        "Longest prompt in tokens; at its default also what the model's context leaves beside rollout.max_tokens.",
+        peers="trl: max_prompt_length; verl: data.max_prompt_length",
+        ge=1,
     )
     overlong: Literal["error", "drop", "truncate"] = key(
         "error",
@@ -209,7 +212,7 @@ class TrainConfig(Section):
 class HeldOutConfig(Section):
     """Held-out rows."""
 
-    source: str | dict[str, Any] | None = key(
+    source: str | dict[str, Any] | list[str | dict[str, Any]] | None = key(
         None,
         "Held-out rows, written like data.source; null: no evaluation.",
         peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset",

@@ -9,17 +9,48 @@ from typing import Any
 from ..errors import DataError
 from .rows import IndexedRows, Rows, unknown
 
+LARGE = 1 << 30  # bytes of a parquet file's values, from which on it is read from a memory-mapped copy
+
 
 def read_parquet(path: Path) -> Rows:
-    """Open a parquet file, memory-mapped; raises DataError if it is broken."""
+    """Open a parquet file; raises DataError if it is broken.
+
+    Parquet is compressed, so its values are in memory. A large file is read through a copy that ``datasets`` keeps in
+    its cache as Arrow, which is mapped, not loaded.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, memory_map=True)
+        with pq.ParquetFile(path) as file:
+            groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+            large = sum(group.total_byte_size for group in groups) > LARGE
+        if large:
+            import datasets
+
+            return _rows(str(path), datasets.Dataset.from_parquet(str(path)), None)
+        return _table(path, pq.read_table(path, memory_map=True))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {error}") from error
 
+
+def read_arrow(path: Path) -> Rows:
+    """Open an Arrow file or stream (as ``datasets`` writes them), mapped into memory; raises DataError if it is broken."""
+    import pyarrow as pa
+
+    try:
+        mapped = pa.memory_map(str(path))
+        try:
+            table = pa.ipc.open_file(mapped).read_all()
+        except pa.ArrowInvalid:
+            mapped.seek(0)
+            table = pa.ipc.open_stream(mapped).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no readable Arrow file: {error}") from error
+    return _table(path, table)
+
+
+def _table(path: Path, table: Any) -> Rows:
     def read(index: int) -> dict[str, Any]:
         row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
         return row

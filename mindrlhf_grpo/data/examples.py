@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ..config.offline import PARTS, OfflineDataConfig
@@ -11,10 +12,13 @@ from ..errors import DataError
 from ..tokenizers.masks import Completion
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import IntArray
+from .mixture import Source
 from .prompts import is_templated
-from .row_encoders import Encoder, column_of, encode_supervised
-from .rows import Rows
-from .stream import RowSettings, RowStream
+from .row_check import Tally
+from .row_encoders import Encoder, all_trained, column_of, encode_labelled, encode_supervised
+from .row_forms import LabelledPairs, in_our_form
+from .rows import ChangedRows, Rows
+from .stream import RowStream
 from .turns import TurnRows
 
 
@@ -28,6 +32,7 @@ class Example:
         prompt: tokens ``[P]``.
         completions: one, or chosen and rejected.
         numbers: further inputs of a loss by the name of their tensor: ``label``, ``margin``.
+        source: name of the row's source, where there are several.
     """
 
     uid: int
@@ -35,6 +40,7 @@ class Example:
     prompt: IntArray
     completions: tuple[Completion, ...]
     numbers: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def tokens(self) -> int:
@@ -46,26 +52,48 @@ class ExampleStream(RowStream[Example]):
     """Examples of one source, made by the encoder of its kind of row."""
 
     def __init__(self, config: OfflineDataConfig, encoder: Encoder, tokenizer: Tokenizer, *, seed: int) -> None:
-        """Raises DataError on an unreadable or empty source, and on a bad line where ``bad_rows`` is ``stop``."""
+        """Raises DataError on an unreadable or empty source."""
         self._settings, self._encoder, self._tokenizer = config, encoder, tokenizer
+        self._check_settings()
         super().__init__(config, seed=seed)
 
-    def open_rows(self, config: RowSettings) -> Rows:
-        """Open the source, with an example for each assistant message where ``data.turns`` asks for it."""
-        rows = super().open_rows(config)
-        if self._settings.turns == "together":
-            return rows
-        if self._encoder is not encode_supervised:
-            raise DataError("data.turns: apart is for rows of objective sft; accepted for other objectives: together")
-        return TurnRows(rows, column_of(self._settings, "messages"))
+    def open_rows(self, source: Source) -> tuple[Rows, Rows]:
+        """Open a source: as written, and in our form, a row perhaps as several examples (pairs for KTO, ``data.turns``)."""
+        written, _ = super().open_rows(source)
+        column = partial(column_of, self._settings)
+        templated = is_templated(self._settings, self._tokenizer)
+        rows: Rows = ChangedRows(written, partial(in_our_form, column_of=column, templated=templated))
+        if self._encoder is encode_labelled and LabelledPairs.fit(rows, column):
+            rows = LabelledPairs(rows, column)
+        if self._settings.turns == "apart":
+            rows = TurnRows(rows, column("messages"))
+        return written, rows
+
+    def _check_settings(self) -> None:
+        """Raise DataError for settings of conversations where the rows are none."""
+        for name, usual in (("turns", "together"), ("trained", "answers")):
+            value = getattr(self._settings, name)
+            if value != usual and self._encoder is not encode_supervised:
+                raise DataError(
+                    f"data.{name}: {value} is for rows of objective sft; accepted for other objectives: {usual}"
+                )
+
+    def note(self, drawn: Example, tally: Tally) -> None:
+        tally.see(drawn.tokens, drawn.source, ())
+
+    def encoded_by(self) -> str:
+        return f"{self._tokenizer.folder} {self._encoder.__name__}"
 
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Example | None:
         """Return the example of a row, or None if it is over-long and left out."""
         encoded = self._encoder(content, self._settings, self._tokenizer)
+        if self._settings.trained == "all":
+            encoded = all_trained(encoded)
         check_completions(encoded.completions)
         example = Example(
-            uid=uid, row=row, prompt=encoded.prompt, completions=encoded.completions, numbers=encoded.numbers
-        )
+            uid=uid, row=row, prompt=encoded.prompt, completions=encoded.completions, numbers=encoded.numbers,
+            source=self.rows.source_of(row),
+        )  # fmt: skip
         if is_templated(self._settings, self._tokenizer):
             self.count_special(self._tokenizer, [content.get(column_of(self._settings, part)) for part in PARTS])
         limit = self._settings.max_tokens

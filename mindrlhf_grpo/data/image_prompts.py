@@ -57,13 +57,16 @@ class ImagePrompts:
         if others:
             raise DataError(f"data.images.column: no row has a column {column!r}; perhaps {' or '.join(others)}")
 
-    def encode(self, row: Mapping[str, Any]) -> EncodedPrompt:
+    def encode(self, row: Mapping[str, Any], folder: Path | None = None) -> EncodedPrompt:
         """Encode the prompt of a row; its tokens include those of its images.
+
+        Args:
+            folder: the folder that relative paths of this row's images start from; None: that of all rows.
 
         Raises:
             DataError: prompt or images cannot be used; the text does not have the row's place.
         """
-        images = images_in(row.get(self.settings.column), self.folder)
+        images = images_in(row.get(self.settings.column), self.folder if folder is None else folder)
         if self.settings.limit and len(images) > self.settings.limit:
             raise DataError(f"{len(images)} images; data.images.limit is {self.settings.limit}")
         prompt = self._marked_prompt(row, len(images))

@@ -65,4 +65,4 @@ def read_task(task: str, arguments: Mapping[str, Any]) -> Rows:
         named = {"prompt": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
         return {**named, "task": task, "entry": entry}
 
-    return IndexedRows(name=f"reasoning_gym:{task}", size=len(dataset), read=read)
+    return IndexedRows(name=f"reasoning_gym:{task}", size=len(dataset), read=read, on_demand=True)

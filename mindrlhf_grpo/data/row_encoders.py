@@ -5,6 +5,7 @@ Each kind of row has one encoder; all follow ``Encoder`` and raise DataError wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..config.offline import OfflineDataConfig
 from ..errors import DataError, did_you_mean
-from ..tokenizers.masks import Completion, encode_conversation, encode_text, is_trained
+from ..tokenizers.masks import Completion, count_shared, encode_conversation, encode_text, is_trained, make_completion
 from ..tokenizers.prefill import is_prefilled
 from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import BOOKKEEPING, fit_conversation
@@ -31,18 +32,20 @@ class Encoded:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
+LABELS = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 Encoder: TypeAlias = Callable[[Mapping[str, Any], OfflineDataConfig, Tokenizer], Encoded]
 
 
 def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
-    """Supervised fine-tuning: a conversation in ``messages``, or ``prompt`` and ``completion``.
+    """Supervised fine-tuning: a conversation in ``messages``, ``prompt`` and ``completion``, or ``text`` alone.
 
     In a conversation every assistant message is trained and nothing else. Everything before the first assistant
     message becomes the prompt and the rest one completion, in which the turns of other roles have mask 0. With
-    ``data.turns: apart`` the row ends with an assistant message, and only that one is trained.
+    ``data.turns: apart`` the row ends with an assistant message, and only that one is trained. Text alone is language
+    modelling: no template, and every token but the first is trained.
 
     Raises:
-        DataError: the row has neither form, a part is empty, or the template hides which tokens are the assistant's.
+        DataError: the row has no such form, a part is empty, or the template hides which tokens are the assistant's.
     """
     if column_of(config, "messages") in row:
         messages = read_text(row, config, "messages")
@@ -52,6 +55,10 @@ def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokeniz
             raise DataError("the row has a list of messages, which needs a chat template (data.chat_template)")
         start = len(messages) - 1 if config.turns == "apart" else 0
         prompt, completion = encode_messages(messages, start, row, config, tokenizer)
+    elif column_of(config, "text") in row and not {column_of(config, part) for part in ("prompt", "completion")} & set(
+        row
+    ):
+        return encode_whole_text(read_text(row, config, "text"), config, tokenizer)
     else:
         prompt, completion = encode_answer(
             read_text(row, config, "prompt"), read_text(row, config, "completion"), row, config, tokenizer
@@ -59,11 +66,39 @@ def encode_supervised(row: Mapping[str, Any], config: OfflineDataConfig, tokeniz
     return Encoded(prompt=prompt, completions=(completion,))
 
 
+def encode_whole_text(text: str | Conversation, config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
+    """Encode a text for language modelling; its first token (BOS, where the tokenizer has one) is the prompt.
+
+    Raises:
+        DataError: the text is a list, or a system prompt is set, which a text has no place for.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{column_of(config, 'text')} is a list, not text; accepted for conversations: messages")
+    if config.system_prompt is not None:
+        raise DataError("data.system_prompt has no place in rows of text; accepted: rows of messages")
+    ids = encode_prompt_text(text, tokenizer, bos=config.rendered.bos)
+    if ids[-1] not in tokenizer.eos_ids:
+        ids = [*ids, tokenizer.eos_ids[0]]
+    return Encoded(prompt=np.asarray(ids[:1], np.int32), completions=(make_completion(ids[1:], [1] * (len(ids) - 1)),))
+
+
+def all_trained(encoded: Encoded) -> Encoded:
+    """Return an example of which every token is trained, of the prompt and of other roles too; the first one is given."""
+    (completion,) = encoded.completions
+    ids = [*encoded.prompt, *completion.ids]
+    return Encoded(
+        prompt=encoded.prompt[:1],
+        completions=(make_completion(ids[1:], [1] * (len(ids) - 1)),),
+        numbers=encoded.numbers,
+    )
+
+
 def encode_pair(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
     """A preference pair: a prompt, (chosen, rejected), and ``margin`` where ``data.columns`` names a column for it.
 
     Chosen and rejected are text or messages. Messages that do not begin with the assistant are full conversations:
-    their common beginning is the prompt, and a prompt column is ignored.
+    their common beginning is the prompt, and a prompt column is ignored. Text without a prompt column is compared, and
+    the common words are the prompt; no template is applied to it.
 
     Raises:
         DataError: a part is missing or empty, or the conversations differ from the first message on.
@@ -75,11 +110,44 @@ def encode_pair(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: To
         assert isinstance(rejected, list)
         start = common_beginning(chosen, rejected)
         encoded = [encode_messages(messages, start, row, config, tokenizer) for messages in (chosen, rejected)]
+    elif column_of(config, "prompt") not in row and isinstance(chosen, str) and isinstance(rejected, str):
+        encoded = encode_texts_alone(chosen, rejected, config, tokenizer)
     else:
         prompt = read_text(row, config, "prompt")
         encoded = [encode_answer(prompt, answer, row, config, tokenizer) for answer in (chosen, rejected)]
     prompt_ids, completions = share_prompt(encoded)
     return Encoded(prompt=prompt_ids, completions=completions, numbers=numbers)
+
+
+def encode_texts_alone(
+    chosen: str, rejected: str, config: OfflineDataConfig, tokenizer: Tokenizer
+) -> list[tuple[IntArray, Completion]]:
+    """Encode two texts whose common beginning is the prompt; BOS alone may be, where the tokenizer has one.
+
+    Raises:
+        DataError: there is no common beginning and no BOS.
+    """
+    prompt = common_words(chosen, rejected)
+    ids = encode_prompt_text(prompt, tokenizer, bos=config.rendered.bos) if prompt else []
+    if not ids and config.rendered.bos != "never":
+        ids = list(tokenizer.prefix_ids)
+    if not ids:
+        column = column_of(config, "prompt")
+        raise DataError(
+            f"no column {column!r}, and chosen and rejected have no common beginning that can be the prompt"
+        )
+    start = np.asarray(ids, dtype=np.int32)
+    return [(start, encode_text(text[len(prompt) :], tokenizer)) for text in (chosen, rejected)]
+
+
+def common_words(one: str, other: str) -> str:
+    """Return the whole words with which both texts begin, or all up to the last turn that they share (``Assistant:``)."""
+    shared = one[: count_shared([one, other])]
+    turn = shared.rfind("\n\nAssistant:")
+    if turn >= 0:
+        return shared[: turn + len("\n\nAssistant:")]
+    inside = any(len(text) > len(shared) and not text[len(shared)].isspace() for text in (one, other))
+    return re.sub(r"\S+$", "", shared).rstrip(" ") if inside else shared
 
 
 def share_prompt(encoded: Sequence[tuple[IntArray, Completion]]) -> tuple[IntArray, tuple[Completion, ...]]:
@@ -121,17 +189,23 @@ def common_beginning(chosen: Conversation, rejected: Conversation) -> int:
 
 
 def encode_labelled(row: Mapping[str, Any], config: OfflineDataConfig, tokenizer: Tokenizer) -> Encoded:
-    """A completion with a label: true or false, 1 or 0, or a degree between them.
+    """A completion, or the last message of ``messages``, with a label: true or false, 1 or 0, or a degree between them.
 
     Raises:
-        DataError: a part is missing or empty, or the label is outside 0..1.
+        DataError: a part is missing or empty, the last message is not the assistant's, or the label is outside 0..1.
     """
-    label = read_number(row, config, "label")
-    if not 0 <= label <= 1:
-        raise DataError(f"{column_of(config, 'label')} is {label:g}; accepted: true, false, or a number from 0 to 1")
-    prompt, completion = encode_answer(
-        read_text(row, config, "prompt"), read_text(row, config, "completion"), row, config, tokenizer
-    )
+    label = read_label(row, config)
+    if column_of(config, "messages") in row and column_of(config, "completion") not in row:
+        messages = read_text(row, config, "messages")
+        if isinstance(messages, str) or messages[-1]["role"] != "assistant":
+            raise DataError(
+                f"{column_of(config, 'messages')} does not end with the message of the assistant that is labelled"
+            )
+        prompt, completion = encode_answer(messages[:-1], messages[-1:], row, config, tokenizer)
+    else:
+        prompt, completion = encode_answer(
+            read_text(row, config, "prompt"), read_text(row, config, "completion"), row, config, tokenizer
+        )
     return Encoded(prompt=prompt, completions=(completion,), numbers={"label": label})
 
 
@@ -154,6 +228,20 @@ def read_number(row: Mapping[str, Any], config: OfflineDataConfig, part: str) ->
     if not isinstance(value, (bool, int, float)) or not abs(value) < float("inf"):
         raise DataError(f"{column} is {value!r}, not a finite number, true or false")
     return float(value)
+
+
+def read_label(row: Mapping[str, Any], config: OfflineDataConfig) -> float:
+    """Read the label of a row, which tables of text write as ``true`` or ``1``; raises DataError outside 0..1."""
+    column = column_of(config, "label")
+    value = row.get(column)
+    if isinstance(value, str):
+        if value.strip().lower() not in LABELS:
+            raise DataError(f"{column} is {value!r}; accepted: {', '.join(LABELS)}, or a number from 0 to 1")
+        return LABELS[value.strip().lower()]
+    label = read_number(row, config, "label")
+    if not 0 <= label <= 1:
+        raise DataError(f"{column} is {label:g}; accepted: true, false, or a number from 0 to 1")
+    return label
 
 
 def read_text(row: Mapping[str, Any], config: OfflineDataConfig, part: str) -> str | Conversation:

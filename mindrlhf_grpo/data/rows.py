@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import DataError, did_you_mean
-from ..json_lines import numbered_lines, parse_object
+
+DEEPEST = 100  # levels of nesting in a row; deeper ones overflow the stack of whatever walks them
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,14 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
+
+
+class PlacedRow(dict[str, Any]):
+    """A row that a function made of another: messages name the place of the other (``file.jsonl:12``)."""
+
+    def __init__(self, place: str, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.place = place
 
 
 class Rows(Protocol):
@@ -47,6 +55,8 @@ class IndexedRows:
     size: int
     read: Callable[[int], dict[str, Any]]
     bad: Mapping[int, BadRow] = field(default_factory=dict)
+    places: Mapping[int, str] = field(default_factory=dict)  # of rows that come from elsewhere
+    on_demand: bool = False  # rows are made by a program when read, at its price
 
     def __len__(self) -> int:
         return self.size
@@ -62,36 +72,56 @@ class IndexedRows:
             return BadRow(self.place(index), f"cannot be read: {type(error).__name__}: {error}")
 
     def place(self, index: int) -> str:
-        return f"{self.name}[{index}]"
+        return self.places.get(index) or f"{self.name}[{index}]"
 
 
-class JsonLinesRows:
-    """Rows of a JSON-lines file: its non-blank lines.
+class ChangedRows:
+    """Rows as ``change`` returns them, with their places; one that it refuses, by such an exception, is a bad row."""
 
-    The bytes are kept and rows are parsed when drawn; every line is tried once at the start, and a line that holds no
-    object becomes a BadRow with its line number.
-    """
+    def __init__(
+        self,
+        rows: Rows,
+        change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        refusals: tuple[type[Exception], ...] = (DataError,),
+    ) -> None:
+        self._rows, self._change, self._refusals = rows, change, refusals
 
-    def __init__(self, path: Path) -> None:
-        """Raises DataError where the file cannot be read."""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        self._lines = list(numbered_lines(content))
-        self._path = path
-        rows = (self[index] for index in range(len(self)))
-        self.bad = {index: row for index, row in enumerate(rows) if isinstance(row, BadRow)}
+    @property
+    def bad(self) -> Mapping[int, BadRow]:
+        return self._rows.bad
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | BadRow:
-        row = parse_object(self._lines[index][1], keep_nan=True)
-        return BadRow(self.place(index), row) if isinstance(row, str) else row
+    def __iter__(self) -> Iterator[PlacedRow | BadRow]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> PlacedRow | BadRow:
+        row = self._rows[index]
+        if isinstance(row, BadRow):
+            return row
+        try:
+            return PlacedRow(self.place(index), self._change(row))
+        except self._refusals as error:
+            return BadRow(self.place(index), str(error))
 
     def place(self, index: int) -> str:
-        return f"{self._path}:{self._lines[index][0]}"
+        return self._rows.place(index)
+
+
+def check_depth(row: Mapping[str, Any]) -> None:
+    """Raise DataError for a row whose values are nested too deep for the code that walks them."""
+    level: list[Any] = list(row.values())
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (Mapping, list, tuple))
+            for inner in (value.values() if isinstance(value, Mapping) else value)
+        ]
+        if not level:
+            return
+    raise DataError(f"a column is nested more than {DEEPEST} levels deep")
 
 
 def unknown(what: str, value: str, accepted: Iterable[str]) -> DataError:

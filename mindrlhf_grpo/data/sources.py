@@ -2,8 +2,9 @@
 
 | source | rows |
 |---|---|
-| ``path/file.jsonl`` | one object per line |
-| ``path/file.parquet`` | its rows |
+| ``path/file.jsonl`` | one object per line; ``.json`` may also be one list of objects |
+| ``path/file.csv``, ``.tsv`` | its rows, named by its first line; every value is text |
+| ``path/file.parquet``, ``.arrow`` | its rows |
 | ``path/folder`` | written by ``datasets``' save_to_disk, or a folder of data files; argument ``split`` |
 | ``hub:NAME`` | a dataset of the Hugging Face hub; arguments ``split``, ``config`` |
 | ``reasoning_gym:TASK`` | generated problems; arguments ``size``, ``seed`` and the task's own |
@@ -14,20 +15,29 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CUTOFF, DataError, did_you_mean_file
-from .arrow import read_folder, read_hub, read_parquet
+from .arrow import read_arrow, read_folder, read_hub, read_parquet
+from .line_files import CsvRows, JsonLinesRows, read_json
 from .reasoning_tasks import read_task
-from .rows import BadRow, JsonLinesRows, Rows, unknown
+from .rows import BadRow, Rows, unknown
 from .user_rows import read_function
 
 __all__ = ["BadRow", "Rows", "read_rows", "source_folder", "source_name"]
 
-FORMS = "FILE.jsonl, FILE.parquet, a datasets FOLDER, hub:NAME, reasoning_gym:TASK, pkg.module:function, path/file.py:function"
+FORMS = "FILE.jsonl, .json, .csv, .tsv, .parquet or .arrow, a datasets FOLDER, hub:NAME, reasoning_gym:TASK, pkg.module:function, path/file.py:function"
 SCHEMES = ("hub", "reasoning_gym")
+READERS: Mapping[str, Callable[[Path], Rows]] = {
+    ".jsonl": JsonLinesRows,
+    ".json": read_json,
+    ".csv": CsvRows,
+    ".tsv": CsvRows,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+}
 
 
 def read_rows(source: str | Mapping[str, Any]) -> Rows:
@@ -75,13 +85,10 @@ def _read_path(name: str, path: Path, arguments: Mapping[str, Any]) -> Rows:
     if path.is_dir():
         return read_folder(path, **_texts(name, arguments, "split"))
     _texts(name, arguments)
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    if path.suffix in (".jsonl", ".json"):
-        return JsonLinesRows(path)
-    raise DataError(
-        f"data source {name!r} has the suffix {path.suffix!r}; accepted files: .jsonl, .json (one object per line), .parquet"
-    )
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        raise DataError(f"data source {name!r} has the suffix {path.suffix!r}; accepted files: {', '.join(READERS)}")
+    return reader(path)
 
 
 def _texts(name: str, arguments: Mapping[str, Any], *accepted: str) -> dict[str, str]:

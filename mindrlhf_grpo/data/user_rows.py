@@ -8,11 +8,11 @@ from typing import Any
 
 from ..errors import DataError, UserError
 from ..user_functions import describe, import_function
-from .rows import BadRow, IndexedRows, Rows, unknown
+from .rows import BadRow, IndexedRows, PlacedRow, Rows, unknown
 
 
 def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
-    """Call a function that returns an iterable of dicts (or ``BadRow``) and read it to its end once.
+    """Call a function that returns an iterable of dicts, ``PlacedRow`` or ``BadRow``, and read it to its end once.
 
     Raises:
         DataError: the file, module or function does not exist, does not take the arguments, or raises an exception.
@@ -36,7 +36,8 @@ def read_function(name: str, arguments: Mapping[str, Any]) -> Rows:
         for i, item in enumerate(items)
         if not isinstance(item, Mapping)
     }
-    return IndexedRows(name=name, size=len(items), read=lambda index: dict(items[index]), bad=bad)
+    places = {i: item.place for i, item in enumerate(items) if isinstance(item, PlacedRow)}
+    return IndexedRows(name=name, size=len(items), read=lambda index: dict(items[index]), bad=bad, places=places)
 
 
 def _check_arguments(name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

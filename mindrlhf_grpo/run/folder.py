@@ -18,8 +18,10 @@ from ..json_lines import replace_file
 from ..types import Batch
 from . import checkpoint
 
-# Keys that may change between a run and its resumption: they change when or how fast things happen, not the result.
+# Keys that may change between a run and its resumption: they change when or how fast things happen, not the result;
+# and those that decide which rows are left out, which the rows already drawn do not depend on.
 FREE = (
+    "data.bad_rows", "data.overlong", "data.max_prompt_tokens", "data.max_tokens",
     "run_dir", "train.steps", "train.epochs", "train.on_alarm", "train.tokens_per_micro_batch", "rollout.slots", "eval",
     "checkpoint", "tracking",
     "parallel", "swap",

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..backend import Comm, RolloutEngine
-from ..config.run import DataConfig, RunConfig
-from ..data.stream import PromptStream, shard
+from ..config.run import RunConfig
+from ..data.stream import shard
 from ..metrics.held_out import HeldOutScores, held_out_scores
 from ..metrics.means import mean
 from ..metrics.metric_functions import MetricFunctions
@@ -18,6 +18,7 @@ from ..parallel.residency import Residency
 from ..rewards import Rewards, RewardTable
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import FinishReason, Prompt, RolloutGroup, Sampling
+from .rows import open_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +114,8 @@ def load_held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
     settings = config.eval
     if settings.source is None:
         return None
-    data: DataConfig = config.data.model_copy(update={"source": settings.source})
     return HeldOut(
-        prompts=PromptStream(data, tokenizer, seed=config.seed).all()[: settings.limit],
+        prompts=open_prompts(config, tokenizer, settings.source).all()[: settings.limit],
         sampling=Sampling(
             max_tokens=config.rollout.max_tokens,
             temperature=settings.temperature,

@@ -6,6 +6,7 @@ knows no objective and no framework: the task and the backend do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .epochs import in_steps
 from .offline_evaluation import HeldOutRows, load_held_out_rows, with_intervals
 from .offline_samples import write_samples
 from .offline_steps import load_steps
+from .rows import notes_on, open_examples
 from .schedule import learning_rate
 from .session import Judged, RunSession, load_run_tokenizer
 from .step_metrics import changed_metrics
@@ -48,6 +50,7 @@ class OfflineTrainer:
         self.config, self.comm, self.task = config, backend.comm, resolve_objective(config)
         self.tokenizer = load_run_tokenizer(config)
         self.stream = self._stream()
+        self.stream.check()
         self.config = config = in_steps(config, len(self.stream))
         self.session = RunSession(config, backend)
         held_out = load_held_out_rows(config, self.task, self.tokenizer)
@@ -63,7 +66,9 @@ class OfflineTrainer:
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
         model = self.steps.model
-        self.session.announce([f"training layout: {model.layout} ({model.layout_reason})", *self._warnings()])
+        layout = f"training layout: {model.layout} ({model.layout_reason})"
+        repeats = notes_on(self.stream, self.config.train.prompts_per_step)
+        self.session.announce([layout, *repeats, *self._warnings()])
         self._evaluate_untrained()
         try:
             for step, clock in self.session.steps():
@@ -112,6 +117,7 @@ class OfflineTrainer:
             "tokens/trained": tokens,
             "tokens/read": float(read),
             "rows": float(len(examples)),
+            **{f"source/{name}/rows": float(n) for name, n in Counter(e.source for e in examples).items() if name},
         }
 
     def _evaluate_untrained(self) -> None:
@@ -147,7 +153,7 @@ class OfflineTrainer:
         self.stream.load_state(progress.stream)
 
     def _stream(self) -> ExampleStream:
-        return ExampleStream(self.config.data, self.task.encoder, self.tokenizer, seed=self.config.seed)
+        return open_examples(self.config, self.task, self.tokenizer)
 
     @property
     def stores(self) -> bool:

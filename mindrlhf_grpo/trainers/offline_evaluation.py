@@ -15,13 +15,14 @@ from ..backend import load_backend
 from ..batches.reference_logps import StoredLogProbs
 from ..batches.sums import combine
 from ..config.offline import OfflineConfig
-from ..data.examples import Example, ExampleStream
+from ..data.examples import Example
 from ..errors import ConfigError
 from ..losses.xp import NUMPY
 from ..metrics.intervals import wilson_interval
 from ..run.checkpoint import verify
 from ..tokenizers.tokenizer import Tokenizer
 from .offline_steps import Steps, load_steps
+from .rows import open_examples
 from .session import load_run_tokenizer
 
 BINS = 10  # of the calibration error
@@ -130,8 +131,7 @@ def load_held_out_rows(config: OfflineConfig, task: Task, tokenizer: Tokenizer) 
     """All usable held-out rows, tokenised like the training data; none without ``eval.source``."""
     if config.eval.source is None:
         return []
-    data = config.data.model_copy(update={"source": config.eval.source})
-    return ExampleStream(data, task.encoder, tokenizer, seed=config.seed).all()[: config.eval.limit]
+    return open_examples(config, task, tokenizer, config.eval.source).all()[: config.eval.limit]
 
 
 def evaluate_offline(config: OfflineConfig, checkpoint: Path | None = None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 from ..algorithms.plan import resolve
 from ..backend import Backend, UpdateResult, load_backend
 from ..config.run import RunConfig
-from ..data.stream import PromptStream
 from ..errors import RunFailed
 from ..metrics.metric_functions import MetricFunctions
 from ..rewards import Rewards
@@ -32,6 +31,7 @@ from .experience import Collector, Experience
 from .phases import build_residency
 from .pretraining_mix import load_pretraining_mix
 from .rollouts import RolloutSource
+from .rows import notes_on, open_prompts
 from .schedule import learning_rate
 from .session import Judged, RunSession, load_run_tokenizer
 from .step_metrics import check_on_policy, update_metrics
@@ -55,7 +55,8 @@ class OnlineTrainer:
 
     def __init__(self, config: RunConfig, backend: Backend) -> None:
         self.tokenizer = load_run_tokenizer(config)
-        self.stream = PromptStream(config.data, self.tokenizer, seed=config.seed)
+        self.stream = open_prompts(config, self.tokenizer)
+        self.stream.check()
         config = in_steps(config, len(self.stream))
         self.config, self.backend, self.comm = config, backend, backend.comm
         self.session = RunSession(config, backend)
@@ -83,7 +84,7 @@ class OnlineTrainer:
     def _rehearse_rewards(self) -> None:
         """Let the models that score judge a literal completion before a policy is loaded: they fail now or work later."""
         if self.rewards.uses_models:
-            row = PromptStream(self.config.data, self.tokenizer, seed=self.config.seed).take(1)[0]
+            row = open_prompts(self.config, self.tokenizer).take(1)[0]
             self.rewards.rehearse(row, self.tokenizer)
 
     def run(self) -> dict[str, Any]:
@@ -266,6 +267,7 @@ class OnlineTrainer:
     def _warnings(self) -> list[str]:
         """Facts that a reader of the curves must know, shown at the start and in the report."""
         notes = [f"training layout: {self.policy.layout} ({self.policy.layout_reason})"]
+        notes += notes_on(self.stream, self.config.train.prompts_per_step)
         if self.collector.source.sampling.truncated:
             notes.append(
                 "completions are drawn from a truncated or penalised distribution (top_k, top_p, min_p or "

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..algorithms.plan import resolve as resolve_algorithm
 from ..algorithms.registry import ALGORITHMS
@@ -25,9 +25,8 @@ from ..config.keys import catalogue, record_path
 from ..config.offline import OfflineConfig, mixed_rows
 from ..config.run import MetricConfig, RewardConfig, RunConfig
 from ..data.examples import ExampleStream
+from ..data.mixture import Setting, read_sources
 from ..data.row_encoders import encode_supervised
-from ..data.sources import read_rows
-from ..data.stream import PromptStream
 from ..errors import BackendError, ConfigError, DataError, UserError
 from ..metrics.metric_functions import MetricFunction
 from ..model_files.folder import find_folder, read_model_config
@@ -37,6 +36,7 @@ from ..rewards.resolve import Reward, model_reward
 from ..rewards.resolve import resolve as resolve_reward
 from ..rewards.sources import MODEL_PREFIX, build_model_reward, check_form
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
+from .rows import check_lengths, open_examples, open_prompts
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "npu", "xpu", "mps")
@@ -92,10 +92,12 @@ def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
 
 def _check_online(findings: Findings, config: RunConfig, tokenizer: Tokenizer | None) -> None:
     """Check prompts, rewards, algorithm, and the models besides the policy."""
-    columns = findings.attempt("data.source", lambda: first_columns(config, config.data.source, tokenizer))
+    if tokenizer is not None:
+        findings.attempt("data.max_prompt_tokens", lambda: check_lengths(config))
+    columns = findings.attempt("data.source", lambda: check_prompts(config, config.data.source, tokenizer))
     held_out = config.eval.source
     if held_out is not None:
-        findings.attempt("eval.source", lambda: first_columns(config, held_out, tokenizer))
+        findings.attempt("eval.source", lambda: check_prompts(config, held_out, tokenizer))
     for index, component in enumerate(config.rewards):
         _check_reward(findings, f"rewards.{index}", component, columns)
     for index, metric in enumerate(config.metrics or []):
@@ -111,7 +113,7 @@ def _check_online(findings: Findings, config: RunConfig, tokenizer: Tokenizer | 
     if config.algorithm.pretraining is not None and tokenizer is not None:
         rows = mixed_rows(config, config.algorithm.pretraining)
         findings.attempt(
-            "algorithm.pretraining", lambda: ExampleStream(rows, encode_supervised, tokenizer, seed=0).take(1)
+            "algorithm.pretraining", lambda: ExampleStream(rows, encode_supervised, tokenizer, seed=config.seed).check()
         )
 
 
@@ -141,18 +143,15 @@ def _check_offline(findings: Findings, config: OfflineConfig, tokenizer: Tokeniz
     task = findings.attempt("objective", lambda: resolve_objective(config))
     for key, source in (("data.source", config.data.source), ("eval.source", config.eval.source)):
         if source is not None:
-            findings.attempt(key, partial(first_example, config, source, task, tokenizer))
+            findings.attempt(key, partial(check_examples, config, source, task, tokenizer))
 
 
-def first_example(
-    config: OfflineConfig, source: str | dict[str, Any], task: Task | None, tokenizer: Tokenizer | None
-) -> None:
-    """Read a source, and tokenise its first row where objective and tokenizer are known."""
+def check_examples(config: OfflineConfig, source: Setting, task: Task | None, tokenizer: Tokenizer | None) -> None:
+    """Read a source, and tokenise its rows where objective and tokenizer are known."""
     if task is None or tokenizer is None:
-        read_rows(source)
+        read_sources(source)
         return
-    data = config.data.model_copy(update={"source": source})
-    ExampleStream(data, task.encoder, tokenizer, seed=config.seed).take(1)
+    open_examples(config, task, tokenizer, source).check()
 
 
 def check_critic(config: RunConfig, *, needed: bool) -> None:
@@ -186,15 +185,12 @@ def open_tokenizer(config: AnyConfig) -> Tokenizer:
     )
 
 
-def first_columns(
-    config: RunConfig, source: str | Mapping[str, Any], tokenizer: Tokenizer | None
-) -> tuple[str, ...] | None:
-    """Tokenise the first prompt of a source and return its columns; None where there is no tokenizer."""
+def check_prompts(config: RunConfig, source: Setting, tokenizer: Tokenizer | None) -> tuple[str, ...] | None:
+    """Tokenise the prompts of a source and return their columns; None where there is no tokenizer."""
     if tokenizer is None:
-        read_rows(source)
+        read_sources(source)
         return None
-    data = config.data.model_copy(update={"source": source})
-    return tuple(PromptStream(data, tokenizer, seed=config.seed).take(1)[0].columns)
+    return open_prompts(config, tokenizer, source).check().columns
 
 
 def check_device(device: str) -> None:

@@ -25,6 +25,7 @@ class PretrainingMix:
         self.settings, self.comm = settings, comm
         self.loss = NegativeLogLikelihood(coef=settings.coef)
         self.stream = ExampleStream(mixed_rows(config, settings), encode_supervised, tokenizer, seed=config.seed)
+        self.stream.check()
 
     def take(self) -> Sequence[tuple[Batch, Loss]]:
         """This rank's share of the next rows with their loss, for ``Policy.update(also=...)``."""

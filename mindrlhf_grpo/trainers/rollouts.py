@@ -37,6 +37,7 @@ class DrawnRollouts:
         prompts, dead_prompts, completions, tokens: drawn over all ranks, replaced prompts included.
         drawn_reward: mean total reward of all completions drawn, replaced prompts included; NaN if none has a reward.
         rounds: of generation.
+        sources: name of each prompt's data source, by the prompt's place in the step; empty names for one source.
     """
 
     groups: list[RolloutGroup]
@@ -50,6 +51,7 @@ class DrawnRollouts:
     tokens: int
     drawn_reward: float
     rounds: int
+    sources: tuple[str, ...] = ()
 
 
 class RolloutSource:
@@ -83,8 +85,10 @@ class RolloutSource:
         rounds: list[list[CompletionTable]] = []
         dead_accepted: list[NDArray[np.bool_]] = []
         totals: list[NDArray[Any]] = []
+        sources: list[str] = []
         for _ in range(algorithm.resample_budget if resample else 1):
-            new_groups, local_table = self._round(self.stream.take(places - accepted), clock)
+            prompts = self.stream.take(places - accepted)
+            new_groups, local_table = self._round(prompts, clock)
             tables: list[CompletionTable] = self.comm.gather_objects(local_table)
             table = CompletionTable.concat(tables)
             dead = dead_prompts(self.plan, table, algorithm.dead_group_test)
@@ -95,6 +99,7 @@ class RolloutSource:
             groups += [group for group, at in zip(new_groups, local_places, strict=True) if at >= 0]
             rounds.append([part.accepted(place) for part in tables])
             dead_accepted.append(dead[keep])
+            sources += [prompt.source for prompt, kept in zip(prompts, keep, strict=True) if kept]
 
             accepted += int(keep.sum())
             prompts_drawn, dead_drawn = prompts_drawn + len(dead), dead_drawn + int(dead.sum())
@@ -116,6 +121,7 @@ class RolloutSource:
             tokens=tokens,
             drawn_reward=mean_of_finite(np.concatenate(totals)),
             rounds=len(rounds),
+            sources=tuple(sources),
         )
 
     def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], CompletionTable]:

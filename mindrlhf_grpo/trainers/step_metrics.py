@@ -35,7 +35,8 @@ def rollout_metrics(drawn: DrawnRollouts, *, resampled: bool) -> dict[str, float
         metrics |= {"reward/drawn_mean": drawn.drawn_reward, "prompts/drawn": float(drawn.prompts)}
     if failures:
         metrics["reward/failed_frac"] = max(failures.values()) / max(1, drawn.completions)
-    return metrics | {f"reward/failures/{name}": float(count) for name, count in failures.items()}
+    metrics |= {f"reward/failures/{name}": float(count) for name, count in failures.items()}
+    return metrics | source_metrics(drawn)
 
 
 def completion_metrics(table: CompletionTable) -> dict[str, float]:
@@ -53,6 +54,17 @@ def completion_metrics(table: CompletionTable) -> dict[str, float]:
             for index, name in enumerate(table.rewards.names)
         },
     }
+
+
+def source_metrics(drawn: DrawnRollouts) -> dict[str, float]:
+    """Prompts and mean reward of each data source that the step drew from, where there are several."""
+    metrics = {}
+    names = np.asarray(drawn.sources)
+    for name in sorted(set(filter(None, drawn.sources))):
+        places = np.flatnonzero(names == name)
+        metrics[f"source/{name}/prompts"] = float(len(places))
+        metrics[f"source/{name}/reward"] = mean(drawn.table.rewards.total()[np.isin(drawn.table.prompt, places)])
+    return metrics
 
 
 def check_on_policy(result: UpdateResult, dtype: str) -> None:

@@ -7,13 +7,13 @@ occurrence), ``turns: true`` (messages of a conversation, ``{from, value}`` or `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...data.rows import BadRow, JsonLinesRows
+from ...data.line_files import JsonLinesRows, read_json
+from ...data.rows import BadRow, ChangedRows, PlacedRow
 from ...errors import DataError, did_you_mean
 from ...tokenizers.tokenizer import load_tokenizer
 from .keys import keys
@@ -24,7 +24,7 @@ IGNORED = -100  # label of a token that is not trained
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
-def rows(file: str, dataset_type: str = "other", tokenizer: str = "") -> Iterator[Row | BadRow]:
+def rows(file: str, dataset_type: str = "other", tokenizer: str = "") -> Iterator[PlacedRow | BadRow]:
     """Yield prompts with solutions: ``{prompt, solution}``.
 
     Args:
@@ -38,14 +38,13 @@ def rows(file: str, dataset_type: str = "other", tokenizer: str = "") -> Iterato
     return read_parts(file, tokenizer, reader(dataset_type, keys()["question_types"]), token_prompt)
 
 
-def answered(file: str, dataset_type: str = "other", tokenizer: str = "") -> Iterator[Row | BadRow]:
+def answered(file: str, dataset_type: str = "other", tokenizer: str = "") -> Iterator[PlacedRow | BadRow]:
     """Yield the same rows for a pretraining loss: ``{prompt, completion}``."""
     for row in rows(file, dataset_type, tokenizer):
-        yield (
-            row
-            if isinstance(row, BadRow)
-            else {"prompt": row["prompt"], "completion": row.get("full", row["solution"])}
-        )
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            yield PlacedRow(row.place, {"prompt": row["prompt"], "completion": row.get("full", row["solution"])})
 
 
 def examples(
@@ -169,41 +168,20 @@ def read_parts(
     tokenizer: str,
     from_json: Callable[[Mapping[str, Any]], Row],
     from_tokens: Callable[[Record, TokenText], Row],
-) -> Iterator[Row | BadRow]:
+) -> Iterator[PlacedRow | BadRow]:
     """Yield every row of a JSON or token file in our form, or as a bad row with its place.
 
     Args:
         tokenizer: model folder whose tokens a token file holds.
         from_json, from_tokens: build our row, or raise DataError.
     """
-    places: Iterator[tuple[str, Any]]
-    build: Callable[[Any], Row]
-    if file.endswith(SUFFIXES):
-        texts = TokenText(load_tokenizer(tokenizer, chat_template="none"))
-        places, build = read_token_file(Path(file)), lambda record: from_tokens(record, texts)
-    else:
-        places, build = json_rows(Path(file)), from_json
-    for place, row in places:
+    if not file.endswith(SUFFIXES):
+        path = Path(file)
+        yield from ChangedRows(JsonLinesRows(path) if path.suffix == ".jsonl" else read_json(path), from_json)
+        return
+    texts = TokenText(load_tokenizer(tokenizer, chat_template="none"))
+    for place, record in read_token_file(Path(file)):
         try:
-            yield row if isinstance(row, BadRow) else build(row)
+            yield PlacedRow(place, from_tokens(record, texts))
         except DataError as error:
             yield BadRow(place, str(error))
-
-
-def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield place and row of a JSON-lines file, or of a file that holds one list.
-
-    Raises:
-        DataError: the list is not JSON.
-    """
-    if path.suffix == ".jsonl" or not path.read_bytes().lstrip().startswith(b"["):
-        lines = JsonLinesRows(path)
-        yield from ((lines.place(index), lines[index]) for index in range(len(lines)))
-        return
-    try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}") from None
-    for number, row in enumerate(rows):
-        place = f"{path}[{number}]"
-        yield place, row if isinstance(row, dict) else BadRow(place, f"not an object but {type(row).__name__}")

@@ -174,7 +174,7 @@ def check(context: typer.Context) -> None:
     training = read_training(context.args)
     preflight(training.config, training.draft)
     config = training.config
-    samples = good_items(Path(config.data.source["path"]), Sample)  # type: ignore[index]
+    samples = good_items(Path(config.data.source["path"]), Sample)  # type: ignore[index, call-overload]
     right = evaluate_responses(samples, [sample.answer for sample in samples])
     shown = {
         "steps": config.train.steps,

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ...data.rows import BadRow
+from ...data.rows import BadRow, PlacedRow
 from ...errors import DataError
 from .languages import LANGUAGES, Texts, detect_language, load_texts
 from .profiles import DEFAULTS, profile_text
@@ -118,7 +118,10 @@ def rows(path: str, texts: str | None = None, system_prompt: str | None = None) 
     return [
         sample
         if isinstance(sample, BadRow)
-        else {"prompt": conversation(sample, wording, system_prompt), "sample": number, **sample.columns()}
+        else PlacedRow(
+            f"{path}[{number}]",
+            {"prompt": conversation(sample, wording, system_prompt), "sample": number, **sample.columns()},
+        )
         for number, sample in enumerate(read_items(Path(path), Sample))
     ]
 

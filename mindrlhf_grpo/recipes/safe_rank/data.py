@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.rows import BadRow
+from ...data.rows import BadRow, ChangedRows
 from ...data.sources import read_rows
 from ...errors import DataError
 from .oracle import active
@@ -50,15 +50,7 @@ def checked_rows(source: str, usable: Callable[[Mapping[str, Any]], dict[str, An
 
     ``data.bad_rows`` of the configuration decides what happens to bad rows.
     """
-    written = read_rows(source)
-    rows: list[dict[str, Any] | BadRow] = []
-    for index in range(len(written)):
-        row = written[index]
-        try:
-            rows.append(row if isinstance(row, BadRow) else usable(row))
-        except (TypeError, ValueError, DataError) as error:
-            rows.append(BadRow(written.place(index), str(error)))
-    return rows
+    return list(ChangedRows(read_rows(source), usable, (TypeError, ValueError, DataError)))
 
 
 def split_path(path: str, split: str) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...data.images import absolute_path, image_list
-from ...data.sources import BadRow, read_rows
+from ...data.rows import BadRow, ChangedRows
+from ...data.sources import read_rows
 from ...errors import ConfigError, DataError
 from ...rewards.builtin.constraints import read_constraints
 from .registry import Component, check_labels, read_registry, read_routing
@@ -46,13 +48,8 @@ def rows(
     folder = Path(path).parent
     routes = read_routing(routing)
     keys = {"prompt": input_key, "images": images_key, "reference": reference_key, "label": label_key}
-    checked: list[Row | BadRow] = []
-    for index in range(min(len(source), limit or len(source))):
-        row = source[index]
-        try:
-            checked.append(row if isinstance(row, BadRow) else normal_row(row, keys, folder, routes, text_only))
-        except DataError as error:
-            checked.append(BadRow(source.place(index), str(error)))
+    normal = ChangedRows(source, lambda row: normal_row(row, keys, folder, routes, text_only))
+    checked: list[Row | BadRow] = list(islice(normal, limit or None))
     good = [row for row in checked if not isinstance(row, BadRow)]
     try:
         check_labels(dict.fromkeys(row["label"] for row in good), routes, read_registry(models, url="-"), on_missing_rm)
@@ -70,7 +67,11 @@ def source_of(path: str, split: str | None) -> str | dict[str, str]:
 
 
 def normal_row(
-    row: Row, keys: Mapping[str, str], folder: Path, routes: Mapping[str, Sequence[Component]], text_only: bool
+    row: Mapping[str, Any],
+    keys: Mapping[str, str],
+    folder: Path,
+    routes: Mapping[str, Sequence[Component]],
+    text_only: bool,
 ) -> Row:
     """Return one row in its normal form; raises DataError with what is wrong."""
     images = [absolute_path(image, folder) for image in image_list(row.get(keys["images"]))]

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ...data.line_files import JsonLinesRows
 from ...data.prompts import read_column
-from ...data.rows import BadRow, JsonLinesRows
+from ...data.rows import BadRow, PlacedRow
 from ...data.sources import read_rows
 from ...errors import DataError, did_you_mean
 from ...json_lines import to_json
@@ -194,7 +195,8 @@ def rows(files: str | Sequence[str], most: int = -1, seed: int | None = None) ->
         most: number of rows to take; -1: all.
         seed: of the draw of those rows; None: the first ones.
     """
-    yield from (row for _, row in placed_rows(files, most, seed))
+    for place, row in placed_rows(files, most, seed):
+        yield row if isinstance(row, BadRow) else PlacedRow(place, row)
 
 
 def placed_rows(

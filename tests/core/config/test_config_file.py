@@ -397,5 +397,5 @@ def test_ranges_are_told_in_words() -> None:
     told = {path: key.accepted for path, key in catalogue().records.items()}
     assert told["rollout.top_p"] == "a number, above 0 and at most 1"
     assert told["train.betas"] == "a list of 2, each a number, at least 0 and below 1"
-    assert told["data.source"] == "text or a mapping"
+    assert told["data.source"] == "text or a mapping or a list, each item text or a mapping"
     assert told["algorithm.std_ddof"] == "one of 0, 1, or null"

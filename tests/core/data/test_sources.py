@@ -118,9 +118,9 @@ def test_a_file_takes_no_arguments_and_needs_a_known_suffix(tmp_path: Path) -> N
     path.write_text("{}")
     with pytest.raises(DataError, match=r"argument 'split' is unknown; accepted: none"):
         read_rows({"name": str(path), "split": "train"})
-    text = tmp_path / "rows.csv"
+    text = tmp_path / "rows.txt"
     text.write_text("a,b")
-    with pytest.raises(DataError, match=r"suffix '\.csv'; accepted files: \.jsonl"):
+    with pytest.raises(DataError, match=r"suffix '\.txt'; accepted files: \.jsonl"):
         read_rows(str(text))
 
 

@@ -237,9 +237,9 @@ def test_rows_that_are_wrong_stop_the_run_with_their_place_or_are_counted(world:
     tokenizer = load_tokenizer(str(write_tokenizer(world)))
     source = {"name": "mindrlhf_grpo.recipes.safe_rank.data:rows", "path": str(world)}
     with pytest.raises(
-        DataError, match=r"train.jsonl:2: groundtruth_with_release_year has \['Up', 'soon'\].*\(3 such rows\)"
+        DataError, match=r"3 bad, first \S*train.jsonl:2: groundtruth_with_release_year has \['Up', 'soon'\]"
     ):
-        PromptStream(DataConfig(source=source), tokenizer, seed=0)
+        PromptStream(DataConfig(source=source), tokenizer, seed=0).check()
     stream = PromptStream(DataConfig(source=source, bad_rows="skip"), tokenizer, seed=0)
     assert len(stream.all()) == 1
     assert stream.counts["skipped"] == 3

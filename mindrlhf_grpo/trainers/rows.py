@@ -1,0 +1,87 @@
+"""Rows before the first step: the room that a model has for them, the check of all, and what a reader must know of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..algorithms.task import Task
+from ..config.offline import OfflineConfig
+from ..config.run import DataConfig, RunConfig
+from ..data.examples import ExampleStream
+from ..data.mixture import Setting
+from ..data.stream import PromptStream
+from ..errors import ConfigError
+from ..model_files.folder import find_folder, read_model_config
+from ..tokenizers.tokenizer import Tokenizer
+
+DEFAULT_LIMIT = DataConfig.model_fields["max_prompt_tokens"].default
+
+
+def context_length(path: str) -> int | None:
+    """Return the positions that a model knows; None if its configuration does not say, or its rope grows with the text.
+
+    Raises:
+        ConfigError: the model does not exist.
+    """
+    config: dict[str, Any] = read_model_config(find_folder(path))
+    config = {**config, **(config.get("text_config") or {})}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) == "dynamic":
+        return None
+    length = config.get("max_position_embeddings")
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def prompt_room(config: RunConfig) -> int | None:
+    """Return the tokens that a prompt may have beside its completion; None where the model sets no limit."""
+    length = context_length(config.model.path)
+    return None if length is None else max(1, length - config.rollout.max_tokens)
+
+
+def check_lengths(config: RunConfig) -> None:
+    """Check that prompts and completions of the lengths that are asked for fit the model.
+
+    ``data.max_prompt_tokens`` at its default asks for nothing: then rows are held to the room that there is.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    length = context_length(config.model.path)
+    prompt, completion = config.data.max_prompt_tokens, config.rollout.max_tokens
+    if length is None:
+        return
+    if completion >= length:
+        raise ConfigError(
+            f"rollout.max_tokens {completion} leaves no room for a prompt in the model's context of {length} tokens"
+        )
+    if prompt != DEFAULT_LIMIT and prompt + completion > length:
+        raise ConfigError(
+            f"data.max_prompt_tokens {prompt} and rollout.max_tokens {completion} are {prompt + completion} tokens, the "
+            f"model's context is {length}; accepted: max_prompt_tokens up to {length - completion}, or fewer max_tokens"
+        )
+
+
+def open_prompts(config: RunConfig, tokenizer: Tokenizer, source: Setting | None = None) -> PromptStream:
+    """Open the training prompts, or those of another source that are encoded alike; raises DataError as the stream does."""
+    data = config.data if source is None else config.data.model_copy(update={"source": source})
+    return PromptStream(data, tokenizer, seed=config.seed, room=prompt_room(config))
+
+
+def open_examples(
+    config: OfflineConfig, task: Task, tokenizer: Tokenizer, source: Setting | None = None
+) -> ExampleStream:
+    """Open the training rows, or those of another source that are encoded alike; raises DataError as the stream does."""
+    data = config.data if source is None else config.data.model_copy(update={"source": source})
+    return ExampleStream(data, task.encoder, tokenizer, seed=config.seed)
+
+
+def notes_on(stream: PromptStream | ExampleStream, per_step: int) -> list[str]:
+    """Return what a reader of the curves must know about the rows: those left out or not checked, and repeats."""
+    survey = stream.check()
+    notes = [f"rows: {survey}"] if survey.checked < survey.rows or any(survey.counts.values()) else []
+    usable = survey.rows - survey.left_out
+    if per_step > usable and survey.checked == survey.rows:
+        notes.append(
+            f"a step draws {per_step} rows and there are {usable}: rows repeat within a step (train.prompts_per_step)"
+        )
+    return notes
