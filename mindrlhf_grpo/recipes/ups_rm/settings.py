@@ -30,6 +30,7 @@ KL_CLAMP = 10.0  # of verl, on the low-variance estimate
 UNKNOWN = "{place}: {name} is no name of verl that is known here{near}"
 REFUSED = "{place}: {name} is {value!r}{near}; accepted here: {accepted}"
 ACTOR, RM = "actor_rollout_ref.actor", "reward_model"
+VALIDATION = "actor_rollout_ref.rollout.val_kwargs"
 RM_OFFLOAD = f"{RM}.model.fsdp_config.param_offload"
 CRITIC_AS_ACTOR = tuple(
     f"critic.{name}"
@@ -242,6 +243,25 @@ def put_run(names: Translation, draft: Draft) -> None:
     every = names.number("trainer.test_freq")
     if names.get("data.val_files"):
         draft.put(("eval", "every"), int(max(0, every)), names.place("trainer.test_freq"))
+        put_validation(names, draft)
+
+
+def put_validation(names: Translation, draft: Draft) -> None:
+    """Put the sampling of held-out completions, which verl takes only where it is told to sample."""
+    if not names.flag(f"{VALIDATION}.do_sample"):
+        given = [name for name in names.places if name.startswith(f"{VALIDATION}.") and not name.endswith(".do_sample")]
+        names.ignored |= dict.fromkeys(given, "held-out completions are greedy without do_sample")
+        return
+    for name, whole in (("top_p", 1), ("top_k", -1)):
+        if names.get(f"{VALIDATION}.{name}") != whole:
+            place = names.place(f"{VALIDATION}.{name}")
+            raise ConfigError(
+                names.table.refusal(f"{VALIDATION}.{name}", names.get(f"{VALIDATION}.{name}"), [whole], place)
+            )
+    draft.put(
+        ("eval", "temperature"), names.number(f"{VALIDATION}.temperature"), names.place(f"{VALIDATION}.temperature")
+    )
+    draft.put(("eval", "samples"), int(names.number(f"{VALIDATION}.n")), names.place(f"{VALIDATION}.n"))
 
 
 def put_metrics(names: Translation, draft: Draft) -> None:

@@ -385,3 +385,15 @@ def test_a_critic_that_is_trained_otherwise_than_the_policy_is_refused(folder: P
     with pytest.raises(ConfigError, match=r"critic.ppo_epochs is 1; the critic is trained as the policy is, by 2"):
         read(folder, *gae, "critic.ppo_epochs=1")
     assert read(folder, "critic.ppo_epochs=7")[1].ignored["critic.ppo_epochs"].startswith("it has no effect with")
+
+
+def test_validation_samples_where_verl_does(folder: Path) -> None:
+    """Finding F5: val_kwargs beyond greedy completions were refused; held-out completions can be sampled now."""
+    val = "actor_rollout_ref.rollout.val_kwargs"
+    config, _ = read(folder, f"{val}.do_sample=True", f"{val}.temperature=0.6", f"{val}.n=4")
+    assert (config.eval.temperature, config.eval.samples) == (0.6, 4)
+    greedy, names = read(folder, f"{val}.temperature=0.6", f"{val}.n=4")
+    assert (greedy.eval.temperature, greedy.eval.samples) == (0.0, 1)
+    assert names.ignored[f"{val}.n"] == "held-out completions are greedy without do_sample"
+    with pytest.raises(ConfigError, match=r"val_kwargs.top_p is 0.9.*accepted here: 1"):
+        read(folder, f"{val}.do_sample=True", f"{val}.top_p=0.9")
