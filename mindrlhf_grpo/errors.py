@@ -41,6 +41,42 @@ class RunFailed(UserError):
     exit_code = 3
 
 
+class OutOfMemory(RunFailed):
+    """Memory, of the host or of a device, did not suffice.
+
+    Attributes:
+        phase: the phase of a step in which it ran out; empty before the first step.
+    """
+
+    def __init__(self, text: str, *, phase: str = "") -> None:
+        super().__init__(text)
+        self.phase = phase
+
+
+class DiskFull(RunFailed):
+    """A file could not be written: no space, or a quota. Whole files are kept, the half-written one is removed.
+
+    Attributes:
+        placed: whether the text says already how much is free where.
+    """
+
+    def __init__(self, text: str, *, placed: bool = False) -> None:
+        super().__init__(text)
+        self.placed = placed
+
+
+class Interrupted(UserError):
+    """A signal ended the command; the text says from where the same command goes on.
+
+    Args:
+        signal_number: the signal; the exit code is 128 more, as in a shell (130: SIGINT, 143: SIGTERM).
+    """
+
+    def __init__(self, text: str, signal_number: int) -> None:
+        super().__init__(text)
+        self.exit_code = 128 + signal_number
+
+
 class ServerError(UserError):
     """A server that cannot be reached or used; finished work is kept, and the command can be run again."""
 

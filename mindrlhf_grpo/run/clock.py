@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..backend import CompileLog
+from .shortages import shortage
 
 PHASES = ("generate", "reward", "logps", "values", "update", "sync", "save", "eval", "compile")
 
@@ -28,10 +29,18 @@ class Clock:
         """Count the time of the block under ``time/<name>``, and what was compiled in it under ``time/compile``.
 
         A phase may be entered many times in a lap.
+
+        Raises:
+            OutOfMemory, DiskFull: naming the phase, whatever library noticed it.
         """
         start, compiled_before = time.perf_counter(), self.compile_log.seconds
         try:
             yield
+        except Exception as error:
+            told = shortage(error, name)
+            if told is None or told is error:
+                raise
+            raise told from error
         finally:
             compiled = self.compile_log.seconds - compiled_before
             self.seconds[name] += time.perf_counter() - start - compiled
