@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import re
 import shutil
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from urllib.request import getproxies
 
 from ..errors import ConfigError
 
+POINTER = b"version https://git-lfs"  # the first bytes of a file that a clone without Git LFS has instead of weights
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -53,7 +56,7 @@ def find_folder(path: str) -> Path:
     """Find the folder of a model: a local one, or a hub id's in the cache (its config.json is fetched if need be).
 
     Raises:
-        ConfigError: neither exists, or the folder has no config.json or no weights.
+        ConfigError: neither exists, the folder has no config.json or no weights, or a file of them is cut off.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -108,7 +111,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER):
-                raise ConfigError(f"{path} is no safetensors file, or is cut off ({size} bytes)")
+                raise ConfigError(f"{path} is no safetensors file, or is cut off ({size} bytes); download it again")
             header = json.loads(file.read(length))
         first = 8 + length
         tensors = {
@@ -119,10 +122,23 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read as safetensors: {error}") from None
     if any(tensor.end > size for tensor in tensors.values()):
-        raise ConfigError(
-            f"{path} is cut off: {size} bytes, its header speaks of {max(t.end for t in tensors.values())}"
-        )
+        whole = max(tensor.end for tensor in tensors.values())
+        raise ConfigError(f"{path} is cut off: it has {size} of {whole} bytes; download it again")
     return tensors
+
+
+def check_complete(path: Path) -> None:
+    """Check that a safetensors file is there to its last byte, from its header and its size.
+
+    Raises:
+        ConfigError: it is not; the text gives both sizes.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing, but the index of the model names it; download it again")
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise ConfigError(f"{path} is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it")
+    read_header(path)
 
 
 def read_headers(folder: Path) -> dict[str, TensorInfo]:
@@ -145,6 +161,8 @@ def _check_folder(path: str, folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         pickled = " (the .bin files there are pickles, which are not read)" if any(folder.glob("*.bin")) else ""
         raise ConfigError(f"{path!r} has no weights: no *.safetensors{pickled}")
+    for file in weight_files(folder):
+        check_complete(file)
 
 
 def _nearest(folder: Path) -> str:
@@ -179,6 +197,14 @@ def _reachable(endpoint: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def as_readable(files: Iterable[Path]) -> None:
+    """Give files the rights that the process gives to new ones: safetensors keeps its files for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in files:
+        file.chmod(0o666 & ~mask)
 
 
 def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
