@@ -84,11 +84,15 @@ def finite(value: Any) -> Any:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename it into place."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:  # half a file must not keep a full disk full
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def replace_json(path: Path, value: Any) -> None:

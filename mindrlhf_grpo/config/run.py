@@ -271,6 +271,9 @@ class CheckpointConfig(Section):
     keep_best: bool = key(
         False, "Also keep the checkpoint with the best held-out metric.", peers="trl: load_best_model_at_end"
     )
+    damaged: Literal["stop", "skip"] = key(
+        "stop", "A newest checkpoint that the disk has damaged: stop, or set it aside and go on from the one before."
+    )
 
 
 class TrackersConfig(Section):

@@ -144,7 +144,7 @@ def test_a_section_can_be_replaced_whole(tmp_path: Path) -> None:
         ),
         (
             "checkpoint:\n  xyzzy: 8\n",
-            "run.yaml:8: unknown key checkpoint.xyzzy; checkpoint has every, keep_last, keep_best",
+            "run.yaml:8: unknown key checkpoint.xyzzy; checkpoint has every, keep_last, keep_best, damaged",
         ),
         ("train:\n  steps: 0\n", "run.yaml:8: train.steps: 0 is not accepted; it takes a whole number, at least 1"),
         ("train:\n  steps: ten\n", "run.yaml:8: train.steps: 'ten' is not accepted; it takes a whole number, at least 1"),
