@@ -140,7 +140,10 @@ class Comm(Protocol):
 
     def gather_objects(self, item: Any) -> list[Any]: ...  # every rank receives every rank's item, in rank order
     def barrier(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None: ...  # at the end of the run, on every rank
+    def abandon(
+        self,
+    ) -> None: ...  # after an error on this rank: the others may be inside a collective, so nothing waits
 
 
 class TrainedModel(Protocol):

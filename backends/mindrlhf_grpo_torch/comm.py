@@ -6,16 +6,21 @@ Gradients are summed, never averaged: loss weights carry the denominators of the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
+# What gloo and NCCL say when a partner is gone or silent.
+LOST = re.compile(r"closed by peer|reset by peer|timed? ?out|remote process exited|broken pipe", re.IGNORECASE)
 
 
 class TorchRanks:
@@ -30,15 +35,23 @@ class TorchRanks:
     def gather_objects(self, item: Any) -> list[Any]:
         """Every rank's item, in rank order. Items are pickled in memory only, between ranks of one run."""
         items: list[Any] = [None] * self.world_size
-        dist.all_gather_object(items, item, group=self.host)
+        with others_present():
+            dist.all_gather_object(items, item, group=self.host)
         return items
 
     def barrier(self) -> None:
-        dist.barrier(group=self.host)
+        with others_present():
+            dist.barrier(group=self.host)
 
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def abandon(self) -> None:
+        """Leave without destroying the group: that waits for ranks inside a collective, which wait for this one.
+
+        The process ends next and closes its connections, which ends theirs.
+        """
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -57,10 +70,29 @@ class TorchRanks:
             sum_bucket(bucket)
 
 
+@contextmanager
+def others_present() -> Iterator[None]:
+    """Run a collective.
+
+    Raises:
+        RunFailed: another rank has ended, or did not come within the time limit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not LOST.search(str(error)):
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        raise RunFailed(
+            f"another rank has left the run; its log says why ({reason}). The same command goes on after the last checkpoint"
+        ) from None
+
+
 def sum_bucket(gradients: list[Tensor]) -> None:
     """All-reduce a list of tensors as one flat float32 tensor."""
     flat = torch.cat([gradient.reshape(-1).float() for gradient in gradients])
-    dist.all_reduce(flat)
+    with others_present():
+        dist.all_reduce(flat)
     for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 

@@ -21,5 +21,8 @@ class SingleProcess:
     def close(self) -> None:
         return
 
+    def abandon(self) -> None:
+        return
+
     def sum_gradients(self, gradients: Gradients) -> Gradients:
         return gradients
