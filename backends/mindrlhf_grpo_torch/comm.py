@@ -20,7 +20,9 @@ from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
 # What gloo and NCCL say when a partner is gone or silent.
-LOST = re.compile(r"closed by peer|reset by peer|timed? ?out|remote process exited|broken pipe", re.IGNORECASE)
+LOST = re.compile(
+    r"[\w ]*(?:closed by peer|reset by peer|timed? ?out|remote process exited|broken pipe)", re.IGNORECASE
+)
 
 
 class TorchRanks:
@@ -80,11 +82,11 @@ def others_present() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not LOST.search(str(error)):
+        found = LOST.search(str(error))
+        if found is None:
             raise
-        reason = str(error).strip().splitlines()[0][:200]
         raise RunFailed(
-            f"another rank has left the run; its log says why ({reason}). The same command goes on after the last checkpoint"
+            f"another rank has left the run; its log says why ({found[0].strip()}). The same command goes on after the last checkpoint"
         ) from None
 
 

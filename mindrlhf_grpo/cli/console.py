@@ -1,19 +1,27 @@
-"""The output that all commands share: errors as one clear block with an exit code, and the final summary."""
+"""The output that all commands share: errors as one clear block with an exit code, and the final summary.
+
+``docs/operation.md`` has the table of exit codes.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
+from types import FrameType
 from typing import Any, ParamSpec
 
 import typer
 
-from ..errors import UserError
+from ..errors import Interrupted, UserError
+from ..run.stop_signals import Terminated
+from .streams import outliving_streams
 
 P = ParamSpec("P")
-BUG, INTERRUPTED = 70, 130
+BUG = 70
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -21,24 +29,54 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except UserError as error:
-            fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED)
-        except BrokenPipeError:
-            sys.stdout = None  # the reader is gone: nothing to flush at exit
-            raise typer.Exit(0) from None
-        except Exception as error:
-            if os.environ.get("MINDRLHF_DEBUG"):
+        with outliving_streams(), terminated_like_interrupted():
+            try:
+                command(*args, **kwargs)
+            except (typer.Exit, typer.Abort):
                 raise
-            reason = " ".join(str(error).split())[:300]
-            fail(f"{type(error).__name__}: {reason}\nThis is a bug; --debug shows the traceback.", BUG)
+            except Interrupted as error:
+                if rank_of_process() > 0:  # the ranks end together: one says so
+                    raise typer.Exit(error.exit_code) from None
+                fail(str(error), error.exit_code)
+            except UserError as error:
+                fail(str(error), error.exit_code)
+            except KeyboardInterrupt as error:
+                terminated = isinstance(error, Terminated)
+                fail(*("terminated", 128 + signal.SIGTERM) if terminated else ("interrupted", 128 + signal.SIGINT))
+            except Exception as error:
+                fail_on(error)
 
     return run
+
+
+def fail_on(error: Exception) -> None:
+    """Tell a shortage of memory or disk space to the user; everything else is a bug."""
+    from ..run.shortages import shortage
+
+    if os.environ.get("MINDRLHF_DEBUG"):
+        raise error
+    told = shortage(error)
+    if told is not None:
+        fail(str(told), told.exit_code)
+    reason = " ".join(str(error).split())[:300]
+    fail(f"{type(error).__name__}: {reason}\nThis is a bug; --debug shows the traceback.", BUG)
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end what is under way as Ctrl-C does, in the block; without effect where a program has its own handler."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def fail(text: str, code: int) -> None:

@@ -1,8 +1,7 @@
 """The commands. Each imports its dependencies when it runs, so that ``--help`` is instant.
 
 Results go to stdout (the last line is one JSON object where a program may want it), everything else to stderr.
-Exit codes: 0 done, 1 doctor found a problem or parity a deviation, 2 a mistake in the command or configuration, 3 the
-run stopped itself, 70 a bug, 130 interrupted.
+``docs/operation.md`` has the table of exit codes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import typer
 
 from ..errors import ConfigError
 from ..testing.commands import parity_commands
-from .console import INTERRUPTED, fail, guarded, rank_of_process, show_summary
+from .console import guarded, rank_of_process, show_summary
 from .recipe import add_recipe_command
 
 NAME = "mindrlhf-grpo"
@@ -104,22 +103,9 @@ def train(config: Config, overrides: Overrides = None) -> None:
         raise typer.Exit(ConfigError.exit_code) from None  # every rank finds the same problem: one prints it
     from ..trainers import train as run
 
-    try:
-        summary = run(settings)
-    except KeyboardInterrupt:
-        fail(f"interrupted; {resume_hint(settings.run_dir)}", INTERRUPTED)
+    summary = run(settings)
     if rank_of_process() == 0:  # read again: on several machines msrun's workers learn their rank when they connect
         show_summary(summary)
-
-
-def resume_hint(run_dir: Path) -> str:
-    """Say from where the same command will continue after an interruption."""
-    from ..run.checkpoint import steps
-
-    saved = steps(run_dir / "checkpoints")
-    if not saved:
-        return f"{run_dir} has no checkpoint yet (checkpoint.every), so the same command starts from the beginning"
-    return f"the same command goes on after step {saved[-1]}, the last checkpoint in {run_dir}"
 
 
 @app.command()

@@ -35,6 +35,11 @@ def serve(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     # Default action: the system ends this process even if the reward holds the interpreter and the trainer is gone.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a cluster sends them to every process: the trainer's step still needs this one
+        signal.signal(number, lambda *_: None)  # a function is not inherited by programs that a reward starts
     with Connection(descriptor) as connection:
         try:
             reference, settings, timeout = connection.recv()

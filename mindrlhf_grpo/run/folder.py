@@ -100,23 +100,18 @@ class RunFolder:
                     "Use another run_dir, or delete this one"
                 )
 
-    def latest(self) -> tuple[Progress, Path] | None:
-        """Progress and folder of the newest checkpoint, verified; None for a fresh run."""
-        steps = checkpoint.steps(self.checkpoints)
-        if not steps:
-            return None
-        folder = self.checkpoint(steps[-1])
-        return Progress.of(checkpoint.load_state(folder)), folder
+    def save_evidence(self, step: int, batch: Batch, reason: str, *, rank: int = 0) -> Path:
+        """Save the rows of one rank that a run failed on (plain arrays) and the reason.
 
-    def save_evidence(self, step: int, batch: Batch, reason: str) -> Path:
-        """Save the batch that a run failed on (``RUN/failure/step_N.npz``, plain arrays) and the reason."""
+        The files are ``RUN/failure/step_N.npz`` and ``.txt``, of other ranks ``step_N_rank_R.npz`` and ``.txt``.
+        """
         folder = self.path / "failure"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"step_{step}.npz"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (f"step_{step}_rank_{rank}.npz" if rank else f"step_{step}.npz")
         prompts = {f"prompt_{index}": ids for index, ids in enumerate(batch.prompts)}
         arrays = {"prompt_of": batch.prompt_of, "ids": batch.ids, "lengths": batch.lengths, **batch.loss_tensors()}
         np.savez_compressed(path, **prompts, **arrays)
-        (folder / f"step_{step}.txt").write_text(reason + "\n")
+        path.with_suffix(".txt").write_text(reason + "\n")
         return path
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -15,12 +15,16 @@ def train(config: RunConfig | OfflineConfig) -> dict[str, Any]:
     """Run (or resume) a configuration of either kind to its end; returns the summary.
 
     Raises:
-        RunFailed: NaN, or numbers that cannot be trusted; the batch is saved.
+        RunFailed: NaN, or numbers that cannot be trusted (the batch is saved); memory or disk space did not suffice.
+        Interrupted: a signal; the text says from where the same command goes on.
     """
-    if isinstance(config, OfflineConfig):
-        from .offline import train as run_offline
+    from .failures import failures_told
 
-        return run_offline(config)
-    from .online import train as run_online
+    with failures_told(config):
+        if isinstance(config, OfflineConfig):
+            from .offline import train as run_offline
 
-    return run_online(config)
+            return run_offline(config)
+        from .online import train as run_online
+
+        return run_online(config)

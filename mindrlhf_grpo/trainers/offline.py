@@ -26,7 +26,7 @@ from .offline_samples import write_samples
 from .offline_steps import load_steps
 from .rows import notes_on, open_examples
 from .schedule import learning_rate
-from .session import Judged, RunSession, load_run_tokenizer
+from .session import Judged, RunSession, leaving, load_run_tokenizer
 from .step_metrics import changed_metrics
 
 
@@ -37,10 +37,8 @@ def train(config: OfflineConfig) -> dict[str, Any]:
         RunFailed: a gradient that is not finite; the batch is saved.
     """
     backend = load_backend(config)
-    try:
+    with leaving(backend.comm):
         return OfflineTrainer(config, backend).run()
-    finally:
-        backend.comm.close()
 
 
 class OfflineTrainer:
@@ -69,8 +67,8 @@ class OfflineTrainer:
         layout = f"training layout: {model.layout} ({model.layout_reason})"
         repeats = notes_on(self.stream, self.config.train.prompts_per_step)
         self.session.announce([layout, *repeats, *self._warnings()])
-        self._evaluate_untrained()
         try:
+            self._evaluate_untrained()
             for step, clock in self.session.steps():
                 self.step(step, clock)
         finally:

@@ -33,7 +33,7 @@ from .pretraining_mix import load_pretraining_mix
 from .rollouts import RolloutSource
 from .rows import notes_on, open_prompts
 from .schedule import learning_rate
-from .session import Judged, RunSession, load_run_tokenizer
+from .session import Judged, RunSession, leaving, load_run_tokenizer
 from .step_metrics import check_on_policy, update_metrics
 
 
@@ -44,10 +44,8 @@ def train(config: RunConfig) -> dict[str, Any]:
         RunFailed: NaN, a weight fingerprint or an on-policy ratio outside tolerance; the batch is saved.
     """
     backend = load_backend(config)
-    try:
+    with leaving(backend.comm):
         return OnlineTrainer(config, backend).run()
-    finally:
-        backend.comm.close()
 
 
 class OnlineTrainer:
@@ -89,8 +87,8 @@ class OnlineTrainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the last step or to the target, then write summary and report."""
-        self.begin()
         try:
+            self.begin()
             for step, clock in self.session.steps():
                 experience = self.collect(clock)
                 self.learn(step, experience, clock)
@@ -115,7 +113,10 @@ class OnlineTrainer:
             learned = self._update(step, experience)
         with clock.phase("sync"):
             self.memory.place("sync")
-            self.sync.push(step)
+            try:
+                self.sync.push(step)
+            except RunFailed as error:
+                raise self.session.failure(step, experience.batch, error) from None
 
         self.session.done(step, stream=self.stream.state(), algorithm=self._algorithm_state())
         with clock.phase("eval"):

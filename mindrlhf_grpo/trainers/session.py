@@ -1,17 +1,23 @@
-"""The run session: folder, progress, clock, tracker and alarms of one training run, whatever it trains."""
+"""The run session: folder, lock, progress, clock, tracker and alarms of one training run, whatever it trains.
+
+It also answers what machines do to runs: a signal ends a run after a step, with a checkpoint; a checkpoint that cannot be
+written is an alarm, and an error only if it is the last one.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backend import Backend
+from ..backend import Backend, Comm
+from ..capacity.checkpoint_size import checkpoint_bytes
 from ..config.file import AnyConfig, dump
 from ..data.stream import SPECIAL_TEXT
-from ..errors import RunFailed
+from ..errors import CheckpointError, DiskFull, Interrupted, RunFailed
 from ..metrics.advice import advice
 from ..metrics.alarms import Alarms, Sounding
 from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
@@ -19,6 +25,9 @@ from ..report import render
 from ..run import checkpoint
 from ..run.clock import Clock
 from ..run.folder import Progress, RunFolder, state
+from ..run.lock import RunLock
+from ..run.shortages import as_size, first_sentence, free_bytes, is_disk_full
+from ..run.stop_signals import StopSignals, name_of
 from ..run.tracking import Tracker, before_the_run, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..types import Batch
@@ -54,7 +63,7 @@ class RunSession:
         progress: the state of the run that a checkpoint keeps; replaced once, by :meth:`resume`.
 
     Raises:
-        CheckpointError: the run's folder holds a run with other settings, or a damaged checkpoint.
+        CheckpointError: the run's folder is in use, or holds a run with other settings or a damaged checkpoint.
     """
 
     def __init__(self, config: AnyConfig, backend: Backend) -> None:
@@ -62,6 +71,8 @@ class RunSession:
         self.config, self.backend, self.comm = config, backend, backend.comm
         self.main = backend.comm.rank == 0
         self.folder = RunFolder(config.run_dir)
+        self.lock = RunLock(config.run_dir)
+        self.signals = StopSignals(tell=self.main)
         self.progress = Progress()
         self.tracker = before_the_run() if self.main else silent()
         self.warnings: list[str] = []
@@ -71,14 +82,24 @@ class RunSession:
     def open(self) -> None:
         """Make the folder, or check that this configuration may go on with it."""
         if self.main:
-            self.folder.open(self.config, self.backend.versions())
+            taken_over = self.lock.acquire()
+            self.warnings += [taken_over] if taken_over else []
+            try:
+                self.folder.open(self.config, self.backend.versions())
+            except BaseException:
+                self.lock.release()
+                raise
         self.comm.barrier()
 
     def resume(self, restore: Callable[[Path, Progress], None]) -> None:
-        """Continue from the newest checkpoint if there is one; ``restore`` reads the rest of its folder."""
-        latest = self.folder.latest()
-        if latest is not None:
-            self.progress, folder = latest
+        """Continue from the newest checkpoint if there is one; ``restore`` reads the rest of its folder.
+
+        Raises:
+            CheckpointError: on every rank, if it is damaged, or if the ranks do not see the same one.
+        """
+        folder = self._agreed_checkpoint()
+        if folder is not None:
+            self.progress = Progress.of(checkpoint.read_state(folder))
             restore(folder, self.progress)
         self.resumed_seconds = self.progress.seconds
         if self.main:
@@ -87,14 +108,38 @@ class RunSession:
                 list(self.config.tracking.to),
                 config_text=dump(self.config),
                 steps=self.config.train.steps,
-                resume_step=-1 if latest is None else self.progress.step,
+                resume_step=-1 if folder is None else self.progress.step,
             )
         self.backend.compile_log.announce = self.tracker.note
+
+    def _agreed_checkpoint(self) -> Path | None:
+        """The checkpoint that all ranks go on from. Rank 0 verifies it, the others must see the same folder."""
+        folder, damaged = None, ""
+        if self.main:
+            try:
+                folder, lines = checkpoint.newest(
+                    self.folder.checkpoints, skip_damaged=self.config.checkpoint.damaged == "skip"
+                )
+                self.warnings += lines
+            except CheckpointError as error:
+                damaged = str(error)
+        chosen, damaged = self.comm.gather_objects((folder, damaged))[0]
+        if damaged:
+            raise CheckpointError(damaged)
+        own = None if chosen is None else self.folder.checkpoint(checkpoint.step_of(chosen))
+        seen = self.comm.gather_objects(None if own is None else checkpoint.identity(own))
+        blind = [rank for rank, identity in enumerate(seen) if identity != seen[0]]
+        if blind:
+            raise CheckpointError(
+                f"rank 0 goes on from {chosen}, which rank {blind[0]} does not see (or sees another one): run_dir must "
+                "be on a file system that all machines share"
+            )
+        return own
 
     def announce(self, warnings: Sequence[str]) -> None:
         """Show what a reader of the curves must know, on the terminal and in the report."""
         resumed = [f"resumed after step {self.progress.step}"] if self.progress.step else []
-        self.warnings = [*warnings, *resumed]
+        self.warnings = [*self.warnings, *warnings, *resumed]
         for text in self.warnings:
             self.note(text)
 
@@ -103,7 +148,8 @@ class RunSession:
         self.tracker.note(text)
 
     def start_clock(self) -> Clock:
-        """A clock whose first lap begins now."""
+        """A clock whose first lap begins now. From here on a signal ends the run after a step."""
+        self.signals.install()
         return Clock(self.backend.compile_log)
 
     def steps(self) -> Iterator[tuple[int, Clock]]:
@@ -177,48 +223,99 @@ class RunSession:
         return self.alarms.observe(step, metrics, reasons)
 
     def keep(self, step: int, write: Callable[[Path], None], gather: Callable[[], None], clock: Clock) -> None:
-        """Write a checkpoint when due: by interval, at the end, or because it is the best so far.
+        """Write a checkpoint when due: by interval, at the end, as the best so far, or because a signal ends the run.
 
         Args:
             gather: called on every rank, before ``write`` fills the folder on rank 0.
             clock: the time of the checkpoint goes into its lap, which is that of the next step after :meth:`log`.
+
+        Raises:
+            Interrupted: on every rank, after the checkpoint, if any of them has received a signal.
+            DiskFull: the last checkpoint could not be written; an earlier one is an alarm, and the run goes on.
         """
         settings, progress = self.config.checkpoint, self.progress
+        stopped = next(filter(None, self.comm.gather_objects(self.signals.received)), 0)
         due = settings.every and step % settings.every == 0
         last = step == self.config.train.steps or progress.stopped_because is not None
         best = settings.keep_best and progress.best_step == step
-        if due or last or best:
+        if due or last or best or stopped:
             with clock.phase("save"):
                 gather()
-                self.write_checkpoint(step, write)
+                self.write_checkpoint(step, write, last=bool(last or stopped))
+        if stopped and not last:
+            raise Interrupted(
+                f"{name_of(stopped)} ended the run after step {step}, which is saved; the same command goes on from there",
+                stopped,
+            )
 
-    def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Write ``step_N/`` and delete old checkpoints; ``write`` fills ``policy/`` and ``optimizer/`` of the folder."""
-        settings, progress = self.config.checkpoint, self.progress
-        progress.seconds = self.seconds()
-        if self.main:
+    def write_checkpoint(self, step: int, write: Callable[[Path], None], *, last: bool = True) -> None:
+        """Write ``step_N/`` and delete old checkpoints; ``write`` fills ``policy/`` and ``optimizer/`` of the folder.
 
-            def fill(folder: Path) -> None:
-                write(folder)
-                copy_files(find_folder(self.config.model.path), folder / "policy", TOKENIZER_FILES)
+        Args:
+            last: a checkpoint that cannot be written is an error; otherwise it is an alarm.
+        """
+        self.progress.seconds = self.seconds()
+        failed = self.comm.gather_objects(self._write_checkpoint(step, write) if self.main else None)[0]
+        if failed is not None and last:
+            raise failed
+        if failed is not None and self.main:
+            self.warnings.append(f"alarm checkpoint at step {step}: {failed}")
+            self.note(f"{self.warnings[-1]}; the run goes on and tries again with the next checkpoint")
 
-            checkpoint.save(self.folder.checkpoints, step, state(progress), fill)
-            protected = [progress.best_step] if settings.keep_best and progress.best_step is not None else []
-            checkpoint.prune(self.folder.checkpoints, keep_last=settings.keep_last, protected=protected)
-        self.comm.barrier()
+    def _write_checkpoint(self, step: int, write: Callable[[Path], None]) -> RunFailed | None:
+        """Write it on rank 0; returns the reason why the disk did not take it."""
+        settings, best = self.config.checkpoint, self.progress.best_step
+
+        def fill(folder: Path) -> None:
+            write(folder)
+            copy_files(find_folder(self.config.model.path), folder / "policy", TOKENIZER_FILES)
+
+        root = self.folder.checkpoints
+        try:
+            checkpoint.save(root, step, state(self.progress), fill)
+        except checkpoint.Unwritten as failed:
+            return self._unwritten(step, failed)
+        checkpoint.prune(root, keep_last=settings.keep_last, protected=[best] if settings.keep_best and best else [])
+        return None
+
+    def _unwritten(self, step: int, failed: checkpoint.Unwritten) -> RunFailed:
+        """The error of a checkpoint that the disk did not take."""
+        root = self.folder.checkpoints
+        saved = checkpoint.steps(root)
+        text = f"the checkpoint of step {step} could not be written: {first_sentence(failed.error)}"
+        kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no earlier checkpoint"
+        if not is_disk_full(failed.error):
+            return RunFailed(f"{text}; {kept}")
+        needed = checkpoint.size(self.folder.checkpoint(saved[-1])) if saved else checkpoint_bytes(self.config)
+        return DiskFull(
+            f"{text}. It needs about {as_size(max(needed, failed.written))}, {as_size(free_bytes(root))} are free in {root}; "
+            f"{kept}. Make room, or keep fewer (checkpoint.keep_last); the same command goes on",
+            placed=True,
+        )
 
     def failure(self, step: int, batch: Batch, error: RunFailed) -> RunFailed:
-        """Save the batch that a step failed on; returns the error that names the step and the file."""
-        evidence = self.folder.save_evidence(step, batch, str(error)) if self.main else ""
-        return RunFailed(f"step {step}: {error}. The batch is in {evidence}")
+        """Save the batch that a step failed on, each rank its rows; returns the error that names the step and the file."""
+        text = f"step {step}: {error}"
+        try:
+            evidence = self.folder.save_evidence(step, batch, str(error), rank=self.comm.rank)
+        except OSError as failed:
+            return RunFailed(f"{text}. The batch could not be kept: {failed}")
+        others = (
+            f" (its rows on other ranks in {evidence.stem}_rank_N.npz)"
+            if self.main and self.comm.world_size > 1
+            else ""
+        )
+        return RunFailed(f"{text}. The batch is in {evidence}{others}")
 
     def seconds(self) -> float:
         """Wall seconds of the run, those before a resume included."""
         return self.resumed_seconds + time.perf_counter() - self.started
 
     def close(self) -> None:
-        """Close the tracker."""
+        """Close the tracker, give up the folder, and leave signals to whoever had them before."""
+        self.signals.restore()
         self.tracker.close()
+        self.lock.release()
 
     def finish(self, headline: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
         """Write summary and report; returns the part of the summary that the command prints last."""
@@ -242,6 +339,17 @@ class RunSession:
         if self.alarms is None:
             return []
         return [*self.alarms.summary(), *advice(self.alarms.history, self.alarms.sounding)]
+
+
+@contextmanager
+def leaving(comm: Comm) -> Iterator[None]:
+    """Leave the group of ranks after the block; after an error without waiting for the others."""
+    try:
+        yield
+    except BaseException:
+        comm.abandon()
+        raise
+    comm.close()
 
 
 def load_run_tokenizer(config: AnyConfig) -> Tokenizer:

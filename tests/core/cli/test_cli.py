@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from mindrlhf_grpo import __version__
-from mindrlhf_grpo.cli.console import rank_of_process
+from mindrlhf_grpo import __version__, errors
+from mindrlhf_grpo.cli.console import BUG, rank_of_process
 from mindrlhf_grpo.cli.generate import read_prompts
 from mindrlhf_grpo.cli.main import main
-from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.errors import Interrupted, RunFailed, ServerError
 from mindrlhf_grpo.rewards.resolve import BUILT_INS
+from mindrlhf_grpo.run.stop_signals import Terminated
+from tests.support.repository import ROOT
 from tests.support.tiny_run import needs_torch, write_run
 
 Run = Callable[..., tuple[int, str, str]]
@@ -166,6 +169,44 @@ def test_bugs_are_one_line_and_a_traceback_only_if_asked(
     monkeypatch.setenv("MINDRLHF_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["train", str(config)])
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (MemoryError(), 3, "error: out of memory: MemoryError. Set swap={}, model.dtype=bfloat16, model.lora_rank=32."),
+        (OSError(28, "No space left on device"), 3, "error: no space to write a file: [Errno 28] No space left"),
+        (ServerError("http://x cannot be reached"), 4, "error: http://x cannot be reached"),
+        (Interrupted("SIGTERM ended the run", 15), 143, "error: SIGTERM ended the run"),
+        (Terminated(), 143, "error: terminated; "),
+    ],
+)
+def test_errors_have_their_exit_codes(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+) -> None:
+    """Finding torch.md 5, newcomer P3.7: shortages are failed runs; issue part 6: one table of exit codes."""
+
+    def fail(_: Any) -> dict[str, Any]:
+        raise error
+
+    replace_training(monkeypatch, fail)
+    found, out, err = run("train", config)
+    assert (found, out) == (code, "")
+    assert err.startswith(text)
+    assert "bug" not in err
+
+
+def test_the_documented_exit_codes_are_those_of_the_program() -> None:
+    table = (ROOT / "docs" / "operation.md").read_text().partition("## Exit codes")[2].partition("## ")[0]
+    documented = {int(row.split("|")[1]) for row in table.splitlines() if row.startswith("| ") and row[2].isdigit()}
+    of_errors = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.UserError)
+    }
+    signals = {128 + number for number in (signal.SIGINT, signal.SIGTERM)}
+    assert documented == {0, 1, BUG} | of_errors | signals
 
 
 def test_a_mistyped_option_is_a_usage_error(run: Run, config: Path) -> None:

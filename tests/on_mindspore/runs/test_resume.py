@@ -1,4 +1,4 @@
-"""A MindSpore run killed with ``kill -9`` and resumed ends with the weights of the undisturbed run, bit for bit."""
+"""A MindSpore run killed or stopped by a signal and resumed ends with the weights of the undisturbed run, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.support.runs.resumed import assert_same, newest
+from tests.support.runs.commands import command
+from tests.support.runs.resumed import act_at_step_3, assert_same, newest, prepare_acting
 
 pytest.importorskip("mindspore")
 
@@ -26,10 +27,29 @@ OPTIONS = {
 PATIENCE = 280.0  # seconds until the second checkpoint, compilation included
 
 
-@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
-def test_kill_9_between_two_checkpoints_changes_no_bit(tmp_path: Path) -> None:
-    config = tiny.prepare(tmp_path, layers=1, **OPTIONS)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a run that nothing happens to, and beside it the run."""
+    config = prepare_acting(tmp_path_factory.mktemp("undisturbed"), layers=1, **OPTIONS)
     tiny.train(config)
+    return config
+
+
+def test_sigterm_ends_a_run_after_its_step_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+    """Finding newcomer P2 (saving on SIGTERM), on MindSpore."""
+    run = tmp_path / "stopped"
+    act_at_step_3(undisturbed, "os.kill(os.getpid(), signal.SIGTERM)")
+    done = command("train", undisturbed, f"run_dir={run}", "checkpoint.every=0")
+    assert done.code == 143
+    assert "SIGTERM ended the run after step 3, which is saved" in done.err
+    assert newest(run) == 3
+    tiny.train(undisturbed, f"run_dir={run}")
+    assert_same(run, undisturbed.parent / "run", STEPS)
+
+
+@pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
+def test_kill_9_between_two_checkpoints_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+    config = undisturbed
     run = tmp_path / "killed"
     process = subprocess.Popen(
         tiny.command(config, f"run_dir={run}"),
@@ -42,4 +62,4 @@ def test_kill_9_between_two_checkpoints_changes_no_bit(tmp_path: Path) -> None:
     process.wait()
     assert 2 <= newest(run) < STEPS, "it was not killed in the middle of the run"
     tiny.train(config, f"run_dir={run}")
-    assert_same(run, tmp_path / "run", STEPS)
+    assert_same(run, undisturbed.parent / "run", STEPS)
