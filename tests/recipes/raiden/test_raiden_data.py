@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mindrlhf_grpo.data.rows import BadRow
+from mindrlhf_grpo.data.sources import read_rows
 from mindrlhf_grpo.errors import ConfigError, DataError
 from mindrlhf_grpo.recipes.raiden.data import Sample, read_items, rows
 from mindrlhf_grpo.recipes.raiden.splits import split, statistics, write_dataset
@@ -132,3 +133,11 @@ def test_texts_are_replaceable_by_file(tmp_path: Path) -> None:
     assert "Just answer." not in plain[0]["prompt"][-1]["content"]
     with pytest.raises(ConfigError, match=r"unknown zh.policy.formt \(did you mean 'format'\?\)"):
         rows(str(data), texts=str(write(tmp_path / "bad.yaml", "zh: {policy: {formt: x}}")))
+
+
+def test_a_row_that_fails_after_it_was_read_is_named_by_its_file(tmp_path: Path) -> None:
+    """Finding F24: it was ``mindrlhf_grpo.recipes.raiden.data:rows[1]``."""
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(samples(), ensure_ascii=False), encoding="utf-8")
+    source = read_rows({"name": "mindrlhf_grpo.recipes.raiden.data:rows", "path": str(path)})
+    assert source.place(1) == f"{path}[1]"

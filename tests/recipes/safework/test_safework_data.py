@@ -109,3 +109,12 @@ def test_labels_that_nothing_scores_stop_the_run_at_its_start(tmp_path: Path):
         read_rows({"name": module, "path": write(tmp_path, row())})
     path = write(tmp_path, row(), row(label="safty"))
     assert len(read_rows({"name": module, "path": path, "on_missing_rm": "one"})) == 2
+
+
+def test_a_row_that_fails_after_it_was_read_is_named_by_file_and_line(tmp_path: Path):
+    """Finding F24: it was ``mindrlhf_grpo.recipes.safework.data:rows[1]``, in shuffled order and without a file."""
+    path = tmp_path / "rows.jsonl"
+    lines = [{"prompt": "q", "chosen": "9", "label": "general_rule", "images": [name]} for name in ("a.png", "b.png")]
+    path.write_text("\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    source = read_rows({"name": "mindrlhf_grpo.recipes.safework.data:rows", "path": str(path)})
+    assert [source.place(index) for index in range(2)] == [f"{path}:2", f"{path}:3"]
