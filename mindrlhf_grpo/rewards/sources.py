@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import ConfigError, RunFailed
+from ..errors import ConfigError, RunFailed, UserError
 from ..model_files.folder import find_folder
 from ..types import RolloutGroup
-from ..user_functions import file_of, line_of, stopping_the_run
+from ..user_functions import describe, file_of, line_of, stopping_the_run
 from .guard import InProcess, Runner, Worker, run_guarded
 from .protocol import Inputs, ModelReward
 from .resolve import Reward, model_reward, resolve
@@ -260,6 +260,17 @@ def _policy_folder(policy: str | None) -> Path | None:
 def build_model_reward(
     user_class: type[ModelReward], backend: Backend | None, policy_folder: Path | None, arguments: Mapping[str, Any]
 ) -> ModelReward:
-    """Build a class with models of its own as its protocol says; with None for both, nothing is loaded."""
+    """Build a class with models of its own as its protocol says; with None for both, nothing is loaded.
+
+    Raises:
+        ConfigError: whatever its constructor raises.
+    """
     construct: Callable[..., ModelReward] = user_class
-    return construct(backend, policy_folder, **arguments)
+    try:
+        return construct(backend, policy_folder, **arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{user_class.__name__} cannot be built with these arguments: {describe(error, file_of(user_class))}"
+        ) from error

@@ -5,6 +5,7 @@ Judges that name the same folder share one model. Legend: N messages, C choices.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ...chat.chat_server import ChatServer
 from ...config.run import ModelConfig
-from ...errors import ConfigError, RequestRefused, RunFailed, ServerError
+from ...errors import ConfigError, RequestRefused, RunFailed, ServerError, did_you_mean
 from ...model_files.folder import find_folder, read_model_config
 from ...tokenizers.tokenizer import Tokenizer, encode_prompt_text, load_tokenizer
 from ...types import Batch, Prompt, Sampling
@@ -216,15 +218,37 @@ class JudgeModels:
 
 
 def check_place(place: Place) -> None:
-    """Raise ConfigError for a folder without a model, or an invalid address; nothing is loaded."""
+    """Raise ConfigError for a folder without a model, an invalid address, or options that do not exist; nothing is loaded."""
+    if not isinstance(place.slots, int) or place.slots < 1:
+        raise ConfigError(f"slots is {place.slots!r}; a judge answers at least one message at once")
     if place.server:
+        check_server_options(place)
         OnServer(place).release()
         return
     if not place.model:
         raise ConfigError("a judge needs a model: a folder, or a server")
     folder = find_folder(place.model)
     read_model_config(folder)
-    ModelConfig.model_validate({"path": str(folder), **place.options})
+    try:
+        ModelConfig.model_validate({"path": str(folder), **place.options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        hint = did_you_mean(name, ModelConfig.model_fields)
+        raise ConfigError(
+            f"options of the judge {place.model!r}: {name} is {first['input']!r}: {first['msg']}{hint}"
+        ) from None
+
+
+def check_server_options(place: Place) -> None:
+    """Raise ConfigError for an option that a server's client does not have."""
+    known = [name for name in inspect.signature(ChatServer).parameters if name not in ("base_url", "model")]
+    for name in place.options:
+        if name not in known:
+            raise ConfigError(
+                f"options of the judge on {place.server}: unknown option {name!r}{did_you_mean(name, known)}; it takes "
+                f"{', '.join(known)}"
+            )
 
 
 def first_tokens(tokenizer: Tokenizer, choices: Sequence[str], name: str) -> list[int]:

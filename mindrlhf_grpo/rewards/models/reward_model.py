@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,10 +109,15 @@ def settings_from_arguments(model: str, arguments: Mapping[str, Any]) -> ScorerS
         ConfigError: an unknown argument, or a value that is not accepted.
     """
     known = [field.name for field in fields(ScorerSettings) if field.name != "model"]
-    for name in arguments:
+    types = get_type_hints(ScorerSettings)
+    for name, value in arguments.items():
         if name not in known:
             raise ConfigError(
                 f"reward model {model!r}: argument {name!r} is unknown{did_you_mean(name, known)}; it takes {', '.join(known)}"
+            )
+        if not isinstance(value, types[name]):
+            raise ConfigError(
+                f"reward model {model!r}: {name} is {value!r}, a {type(value).__name__}; it takes a {types[name].__name__}"
             )
     return ScorerSettings(model=model, **arguments)
 

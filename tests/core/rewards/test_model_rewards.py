@@ -151,3 +151,46 @@ def test_everything_wrong_is_found_before_the_run(user: str, name: str, argument
 def test_a_limit_of_time_is_refused(user: str):
     with pytest.raises(ConfigError, match="runs in this process; set timeout: 0"):
         Rewards([config(user).model_copy(update={"timeout": 1.0})])
+
+
+JUDGE = "mindrlhf_grpo.rewards.judges:JudgeReward"
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "problem"),
+    [
+        (
+            JUDGE,
+            {"server": "http://h:1", "options": {"retires": 1}},
+            r"unknown option 'retires' \(did you mean 'retries'\?\)",
+        ),
+        (
+            JUDGE,
+            {"model": "{model}", "options": {"dtyp": "float32"}},
+            r"dtyp is 'float32': .* \(did you mean 'dtype'\?\)",
+        ),
+        (
+            JUDGE,
+            {"model": "{model}", "options": {"dtype": "float31"}},
+            r"dtype is 'float31': Input should be 'float32' or",
+        ),
+        (JUDGE, {"model": "{model}", "slots": "many"}, "slots is 'many'"),
+        (JUDGE, {"model": "{model}", "judge": None}, "JudgeReward cannot be built with these arguments: TypeError"),
+        ("model:{model}", {"max_tokens": "ten"}, "max_tokens is 'ten', a str; it takes a int"),
+        ("model:{model}", {"keep": "yes"}, "keep is 'yes', a str; it takes a bool"),
+    ],
+)
+def test_nested_settings_that_do_not_exist_are_named_before_a_run(
+    tmp_path: Path, function: str, arguments: dict[str, Any], problem: str
+):
+    """Each was a traceback, or was taken without a word."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / "t.txt").write_text("{{ question }}")
+    judge = {"judge": {"template": str(tmp_path / "t.txt"), "verdicts": {"yes": 1.0}}} if function == JUDGE else {}
+    filled = {name: str(tmp_path) if value == "{model}" else value for name, value in arguments.items()}
+    found = Findings()
+    config = RewardConfig(function=function.replace("{model}", str(tmp_path)), arguments={**judge, **filled})
+    _check_reward(found, "rewards.0", config, ("answer",))
+    assert len(found.problems) == 1, found.problems
+    assert re.search(problem, found.problems[0][1])
