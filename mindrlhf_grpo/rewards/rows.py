@@ -100,7 +100,8 @@ def _plain(values: object) -> object:
     if not hasattr(values, "__array__"):
         return values
     if isinstance(values, np.ma.MaskedArray):
-        return values.tolist()
+        entries: object = values.tolist()  # type: ignore[no-untyped-call]  # NumPy has not typed it
+        return entries
     try:
         return np.asarray(values).tolist()
     except Exception:

@@ -119,7 +119,9 @@ class RoutedReward:
             if routed is None:
                 parts["missing"][index] = MISSING[self.on_missing]
         return {
-            name: np.ma.masked_invalid(values) for name, values in parts.items() if name in scored_names(self, parts)
+            name: np.ma.MaskedArray(values, mask=np.isnan(values))  # type: ignore[no-untyped-call]
+            for name, values in parts.items()
+            if name in scored_names(self, parts)
         }
 
     def matrix(self, rows: Sequence[Exchange]) -> Floats:
