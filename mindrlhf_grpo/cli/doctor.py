@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..model_files.families import nearest_architecture
 from ..model_files.folder import find_folder, read_model_config, read_shapes
 from ..rewards.references import score_references
-from ..trainers.preflight import check, open_tokenizer
+from ..trainers.preflight import check, open_tokenizer, surveys_of
 from .doctor_checks import damaged_weights, disk_findings, foreign_code, too_little_disk
 from .shown_rows import as_lines, shown_rows
 
@@ -61,6 +61,7 @@ def _examine_config(
     try:
         check(config, draft)
         findings["prompts"] = describe_prompts(config)
+        findings["data"] = [str(survey) for survey in surveys_of(config)]
         if isinstance(config, RunConfig):
             findings["references"] = [scores.text for scores in score_references(config, open_tokenizer(config))]
         if show:
@@ -204,6 +205,8 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {'':<19}kernels: {', '.join(f'{name} {kernel}' for name, kernel in backend['kernels'].items())}"
     if "prompts" in findings:
         yield f"Prompts\n  {findings['prompts']}"
+    if "data" in findings:
+        yield "\n  ".join(["Data", *findings["data"]])
     if findings.get("references"):
         yield "References of the data, scored by the rewards"
         yield from (f"  {line}" for line in findings["references"])

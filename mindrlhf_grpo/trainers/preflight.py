@@ -26,6 +26,7 @@ from ..config.offline import OfflineConfig, mixed_rows
 from ..config.run import MetricConfig, RewardConfig, RunConfig
 from ..data.examples import ExampleStream
 from ..data.mixture import Setting, read_sources
+from ..data.row_check import Survey
 from ..data.row_encoders import encode_supervised
 from ..errors import BackendError, ConfigError, DataError, UserError
 from ..metrics.metric_functions import MetricFunction
@@ -152,6 +153,16 @@ def check_examples(config: OfflineConfig, source: Setting, task: Task | None, to
         read_sources(source)
         return
     open_examples(config, task, tokenizer, source).check()
+
+
+def surveys_of(config: AnyConfig) -> list[Survey]:
+    """Return the checks of the training rows and of the held-out ones, which ``check`` has made in this process."""
+    tokenizer = open_tokenizer(config)
+    sources = [source for source in (config.data.source, config.eval.source) if source is not None]
+    if isinstance(config, OfflineConfig):
+        task = resolve_objective(config)
+        return [open_examples(config, task, tokenizer, source).check() for source in sources]
+    return [open_prompts(config, tokenizer, source).check() for source in sources]
 
 
 def check_critic(config: RunConfig, *, needed: bool) -> None:

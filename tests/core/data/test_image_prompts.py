@@ -244,3 +244,25 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     )
     with pytest.raises(ConfigError, match=r"data\.images needs pillow: pip install pillow"):
         stream(folder, "qwen2_5_vl")
+
+
+def test_an_image_that_is_not_there_is_found_before_the_run_and_named_by_its_line(folder: Path) -> None:
+    """Finding F24: rows with images were named in shuffled order and without a file, after the model was loaded."""
+    rows = [{"prompt": "<image>which?", "images": ["red.png"]}, {"prompt": "<image>which?", "images": ["absent.png"]}]
+    (folder / "red.png").write_bytes(png(picture(1)))
+    with pytest.raises(
+        DataError, match=r"1 of 2 rows of \S+ stops the run: 1 bad, first \S+passed\.jsonl:2: .*absent\.png"
+    ):
+        stream(folder, "qwen2_5_vl", rows, shuffle=True).check()
+
+
+def test_paths_of_images_start_from_the_file_of_their_own_source(folder: Path) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        (folder / name).mkdir()
+        (folder / name / "picture.png").write_bytes(png(picture(seed)))
+        row = {"prompt": "<image>which?", "images": ["picture.png"]}
+        (folder / name / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    source = [str(folder / name / f"{name}.jsonl") for name in ("one", "two")]
+    first, second = stream(folder, "qwen2_5_vl", source=source).take(2)
+    assert [first.source, second.source] == ["one", "two"]
+    assert not np.array_equal(first.features["pixel_values"], second.features["pixel_values"])

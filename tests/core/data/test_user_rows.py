@@ -90,3 +90,22 @@ def test_a_missing_file_or_module_or_a_broken_one(file: Path) -> None:
     file.write_text("def rows(:\n")
     with pytest.raises(DataError, match="SyntaxError"):
         read_rows(f"{file}:rows")
+
+
+def test_rows_that_a_function_made_of_others_are_named_by_the_others(tmp_path: Path) -> None:
+    """Finding F24: a recipe's rows were named ``...data:rows[8]``."""
+    (tmp_path / "numbers.jsonl").write_text('{"n": 1}\n\n{"n": 2}\n')
+    (tmp_path / "placed.py").write_text(
+        "from mindrlhf_grpo.data.rows import ChangedRows, PlacedRow\n"
+        "from mindrlhf_grpo.data.sources import read_rows\n"
+        "def rows(path):\n"
+        "    yield from ChangedRows(read_rows(path), lambda row: {'prompt': str(row['n'])})\n"
+        "    yield PlacedRow('elsewhere:7', {'prompt': ''})\n"
+        "    yield {'prompt': 'here'}\n"
+    )
+    name = f"{tmp_path / 'placed.py'}:rows"
+    rows = read_rows({"name": name, "path": str(tmp_path / "numbers.jsonl")})
+    places = [rows.place(index) for index in range(4)]
+    path = tmp_path / "numbers.jsonl"
+    assert places == [f"{path}:1", f"{path}:3", "elsewhere:7", f"{name}[3]"]
+    assert [rows[index] for index in range(2)] == [{"prompt": "1"}, {"prompt": "2"}]
