@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend import Backend, Comm
-from ..capacity.checkpoint_size import checkpoint_bytes
+from ..capacity.checkpoint_size import predicted_checkpoint
 from ..config.file import AnyConfig, dump
 from ..data.stream import SPECIAL_TEXT
 from ..errors import CheckpointError, DiskFull, Interrupted, RunFailed
@@ -286,7 +286,7 @@ class RunSession:
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no earlier checkpoint"
         if not is_disk_full(failed.error):
             return RunFailed(f"{text}; {kept}")
-        needed = checkpoint.size(self.folder.checkpoint(saved[-1])) if saved else checkpoint_bytes(self.config)
+        needed = checkpoint.size(self.folder.checkpoint(saved[-1])) if saved else predicted_checkpoint(self.config)
         return DiskFull(
             f"{text}. It needs about {as_size(max(needed, failed.written))}, {as_size(free_bytes(root))} are free in {root}; "
             f"{kept}. Make room, or keep fewer (checkpoint.keep_last); the same command goes on",

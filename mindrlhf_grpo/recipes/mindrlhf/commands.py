@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -139,12 +138,13 @@ def launch(
         log_dir=log_dir,
         further=tuple(f"--{name}={value}" for name, value in further.items() if value is not None),
     )
-    words = started.words(["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args])
+    program = ["-m", "mindrlhf_grpo", "recipe", "mindrlhf", *context.args]
+    words = started.words(program)
     folder = started.first_in_path()
     typer.echo(f"PATH={folder}:$PATH " * bool(folder) + shlex.join(words), err=not dry_run)
     if not dry_run:
         path = os.pathsep.join([*([str(folder)] if folder else []), os.environ.get("PATH", "")])
-        raise typer.Exit(subprocess.run(words, check=False, env={**os.environ, "PATH": path}).returncode)
+        raise typer.Exit(started.run(program, {**os.environ, "PATH": path}))
 
 
 def started_backend(words: Sequence[str]) -> str:

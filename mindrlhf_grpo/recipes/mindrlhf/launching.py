@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ...errors import ConfigError
+from ...run.stop_signals import Terminated
 
 Launcher = Literal["msrun", "torchrun"]
 LAUNCHERS: dict[str, Launcher] = {"mindspore": "msrun", "torch": "torchrun"}  # by backend
@@ -71,6 +74,22 @@ class Launch:
             f"--master_port={self.port}", *rank, "--join=True", "--tail_worker_log=0", f"--log_dir={self.log_dir}",
             *self.further, interpreter().name, *program,
         ]  # fmt: skip
+
+    def run(self, program: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Start the processes, wait for their end and return the launcher's exit code.
+
+        A SIGTERM is passed on: torchrun gives it to the workers, which save and end. msrun would die and leave its
+        workers alone, so it gets a SIGINT, at which it ends them. Ctrl-C reaches the launcher without us.
+        """
+        passed_on = signal.SIGTERM if self.launcher == "torchrun" else signal.SIGINT
+        with subprocess.Popen(self.words(program), env=environment) as launcher:
+            while True:
+                try:
+                    return launcher.wait()
+                except Terminated:
+                    launcher.send_signal(passed_on)
+                except KeyboardInterrupt:
+                    continue
 
     def first_in_path(self) -> Path | None:
         """Return the folder to put first in PATH: msrun takes the first interpreter there, which is to be this one."""

@@ -16,10 +16,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from mindrlhf_grpo.cli.console import terminated_like_interrupted
 from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import CheckpointError, ConfigError, RunFailed
 from mindrlhf_grpo.recipes.mindrlhf.commands import app
 from mindrlhf_grpo.recipes.mindrlhf.conversion import sources
+from mindrlhf_grpo.recipes.mindrlhf.launching import Launch
 from mindrlhf_grpo.recipes.mindrlhf.settings import read_settings
 from tests.support.recipes import mindrlhf_runs
 
@@ -164,14 +166,14 @@ def test_launch_starts_nothing_that_would_be_refused(
     words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finding F6d: everything from an unknown option on went to the child, and processes were started."""
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was started"))
     with pytest.raises(ConfigError, match=message):
         invoke("launch", *words)
 
 
 def test_launch_refuses_an_option_that_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding F6d: ``launch --workers 2 --node_ranks 1 --dry-run train`` started a job."""
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was started"))
     done = CliRunner().invoke(
         app, ["launch", "--workers", "2", "--node_ranks", "1", "--dry-run", "train", "--config", "x"]
     )
@@ -206,6 +208,22 @@ def test_launch_starts_two_processes(launcher: str, tmp_path: Path, monkeypatch:
     assert done.exit_code == 0
     found = {path.name: Path(path.read_text()).parent for path in tmp_path.glob("rank_*")}
     assert found == dict.fromkeys(["rank_0", "rank_1"], Path(sys.executable).parent)
+
+
+def test_launch_passes_sigterm_on_to_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding newcomer P2 (SIGTERM), its kind: a launcher of ours must not kill or forget the one that it started."""
+    program = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n"
+    )
+    started = Launch(
+        launcher="torchrun", workers=1, local_workers=1, node_rank=None, address="", port=1, log_dir="", further=()
+    )
+    monkeypatch.setattr(Launch, "words", lambda *_: [sys.executable, "-c", program])
+    with terminated_like_interrupted():
+        assert started.run([], os.environ) == 7
 
 
 def test_weights_are_held_against_the_sizes(folder: Path, tmp_path: Path) -> None:
