@@ -68,8 +68,9 @@ class MindSporeBackend:
         # A fixed dataset has completions of any length up to its limit, so its buckets are sized on demand.
         rollout = self.config.rollout if isinstance(self.config, RunConfig) else None
         return RunContext(
-            device=self.device, comm=self.comm, log=self.compile_log, seed=self.config.seed, rollout=rollout
-        )
+            device=self.device, comm=self.comm, log=self.compile_log, seed=self.config.seed, rollout=rollout,
+            strategy=self.config.parallel.strategy if self.config.parallel else "replicate",
+        )  # fmt: skip
 
     def load_language_model(self, model: ModelConfig, tokenizer: Tokenizer, *, slots: int) -> LanguageModel:
         """Make a language model beside the policy, never trained; its weights are read at the first call."""

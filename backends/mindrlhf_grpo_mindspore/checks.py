@@ -77,11 +77,18 @@ def check_dtype(dtype: str, device: str) -> None:
 
 
 def check_parallel(settings: ParallelConfig | None) -> None:
-    """Raise BackendError for weights that would be sharded over ranks."""
-    if settings is not None and settings.strategy != "replicate":
+    """Raise BackendError for weights that would be cut over ranks, or be kept on the host between uses."""
+    if settings is None:
+        return
+    if settings.strategy == "fsdp":
         raise BackendError(
-            f"parallel.strategy: backend 'mindspore' does not share weights out over ranks ({settings.strategy!r}): "
-            "every rank holds all; accepted: replicate, or backend=torch"
+            "parallel.strategy: backend 'mindspore' shares out the optimizer state (zero1, zero2), and every rank holds "
+            "all weights; accepted: replicate, zero1, zero2, or backend=torch for 'fsdp'"
+        )
+    if settings.offload:
+        raise BackendError(
+            "parallel.offload: backend 'mindspore' keeps shards on the device; accepted: false, or swap: {} for parts "
+            "that leave it between phases"
         )
 
 

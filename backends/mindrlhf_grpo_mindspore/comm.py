@@ -1,8 +1,8 @@
 """The process group: one process, or the workers that msrun started.
 
 Gradients are summed, never averaged: loss weights carry the denominators of the global batch. On the CPU only
-float32 all-reduce by sum and int32 broadcast are used: most other collectives fail there, and one that has failed
-makes later ones return wrong numbers. So before each call all ranks verify that they are about to make the same one.
+float32 all-reduce by sum, all-gather and int32 broadcast are used: most other collectives fail there, and one that has
+failed makes later ones return wrong numbers. So before each call all ranks verify that they are about to make the same one.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class MindSporeRanks:
         self.calls = 0
         self.link = open_link(self.rank, self.world_size)
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+        self.all_gather = ops.AllGather()
+        self.reduce_scatter = ops.ReduceScatter(ops.ReduceOp.SUM) if device_kind == "npu" else None  # mccl has none
 
     def gather_objects(self, item: Any) -> list[Any]:
         """Every rank's item, in rank order. Items are pickled in memory only, between ranks of one run."""
@@ -72,6 +74,19 @@ class MindSporeRanks:
                 for end, size, shape in zip(ends, sizes[first:last], shapes[first:last], strict=True)
             ]
         return summed
+
+    def sum_to_owners(self, flat: Tensor) -> Tensor:
+        """Sum ``[w s]`` float32 over the w ranks; return the s numbers that this rank owns."""
+        size = flat.shape[0] // self.world_size
+        self._agree("sum_to_owners", f"{size} values each")
+        if self.reduce_scatter is not None:
+            return self.reduce_scatter(flat)
+        return self.all_reduce(flat)[self.rank * size : (self.rank + 1) * size]
+
+    def gather_slices(self, own: Tensor) -> Tensor:
+        """All ranks' ``[s]`` end to end: ``[w s]``."""
+        self._agree("gather_slices", f"{own.shape[0]} values each")
+        return self.all_gather(own)
 
     def _agree(self, operation: str, details: str, item: Any = None) -> list[Any]:
         """Gather an item, and verify that every rank makes this call.

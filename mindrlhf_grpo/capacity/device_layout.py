@@ -20,6 +20,8 @@ class DeviceLayout:
         ranks: data-parallel copies, each with its share of the prompts.
         strategy: ``replicate``: every rank holds all weights. With the others it holds shards between steps; they
             differ in what is gathered within a step.
+        whole: ranks share out the optimizer state alone (zero1 and zero2 on MindSpore): each holds all weights, and all
+            gradients of a step.
         tensor: devices that split every matrix; pipeline: groups that split the layers.
         expert: devices of a pipeline stage that split its routed experts.
     """
@@ -29,6 +31,7 @@ class DeviceLayout:
     tensor: int = 1
     pipeline: int = 1
     expert: int = 1
+    whole: bool = False
 
     @property
     def devices(self) -> int:
@@ -37,7 +40,7 @@ class DeviceLayout:
     @property
     def sharded(self) -> bool:
         """True where a rank holds shards and gathers the weights it computes with."""
-        return self.strategy != "replicate" and self.ranks > 1
+        return self.strategy != "replicate" and self.ranks > 1 and not self.whole
 
     @property
     def runs(self) -> bool:
@@ -48,6 +51,10 @@ class DeviceLayout:
         """Count the numbers that one device stores, of ``dense`` numbers and ``experts`` of routed experts."""
         parts = self.tensor * (self.ranks if self.sharded else 1)
         return -(-dense // (parts * self.pipeline)) - (-experts // (max(self.expert, parts) * self.pipeline))
+
+    def stepped(self, dense: int, experts: int = 0) -> int:
+        """Count the weights whose optimizer state one device keeps."""
+        return replace(self, whole=False).held(dense, experts)
 
     def used(self, dense: int, experts: int = 0) -> int:
         """Count the weights that one device computes with."""

@@ -17,7 +17,7 @@ from .device_layout import plans
 from .known_models import find_architecture, find_known
 from .memory import peak
 from .model_shape import ModelShape, model_shape
-from .prediction import Prediction, largest_scorer, layout_of, predict, refused, remedies, smallest
+from .prediction import Prediction, largest_scorer, layout_of, predict, refused, remedies, smallest, strategies_of
 
 GIB = 2**30
 
@@ -29,7 +29,6 @@ class Machine:
     Attributes:
         available: bytes of one device that a process can use, less than its label says.
         backend: the backend that computes there.
-        sharding: whether the backend can shard weights (``parallel``).
         images: whether the backend has models that read images.
     """
 
@@ -37,13 +36,12 @@ class Machine:
     devices: int
     available: int
     backend: str
-    sharding: bool = True
     images: bool = True
 
 
 MACHINES = (
     Machine(name="8 x 80 GB CUDA", devices=8, available=79 * GIB, backend="torch"),
-    Machine(name="8 x 64 GB Ascend", devices=8, available=60 * GIB, backend="mindspore", sharding=False, images=False),
+    Machine(name="8 x 64 GB Ascend", devices=8, available=60 * GIB, backend="mindspore", images=False),
 )
 
 
@@ -102,7 +100,8 @@ def on_machine(
     Settings that its backend does not support are left out of the configuration first.
     """
     missing = lacks(config, architecture, machine)
-    if not machine.sharding:
+    config = config.model_copy(update={"backend": machine.backend})
+    if config.parallel is not None and config.parallel.strategy not in strategies_of(machine.backend):
         config = config.model_copy(update={"parallel": None})
     layout = layout_of(config, machine.devices)
     prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
@@ -113,14 +112,12 @@ def on_machine(
     }  # fmt: skip
     if findings["fits"]:
         return findings
-    findings["change"] = remedies(
-        config, shape, machine.devices, machine.available, scorer=scorer, sharding=machine.sharding
-    )
+    findings["change"] = remedies(config, shape, machine.devices, machine.available, scorer=scorer)
     experts = architecture.experts.count if architecture.experts else 0
     layouts = plans(architecture.kv_heads, architecture.layers, experts)
     plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
-        runs = plan[0].runs and machine.sharding
+        runs = plan[0].runs and plan[0].strategy in strategies_of(machine.backend)
         findings["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": runs, **as_values(plan[1])}
     return findings
 
@@ -128,7 +125,7 @@ def on_machine(
 def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> list[str]:
     """List what a run needs and the backend of a machine does not support, whatever the memory."""
     missing = ["models that read images"] if architecture.vision and not machine.images else []
-    if config.parallel is not None and config.parallel.strategy != "replicate" and not machine.sharding:
+    if config.parallel is not None and config.parallel.strategy not in strategies_of(machine.backend):
         missing.append(f"parallel.strategy={config.parallel.strategy}")
     return missing
 

@@ -55,6 +55,11 @@ def optimizer_bytes(trainable: int, dtype: str) -> int:
     return trainable * (8 if dtype == "float32" else 12)
 
 
+def state_bytes(layout: DeviceLayout, trained: tuple[int, int], dtype: str) -> int:
+    """The optimizer state of one device; beside whole weights a share of it has float32 copies of its own."""
+    return optimizer_bytes(layout.stepped(*trained), "bfloat16" if layout.whole else dtype)
+
+
 def checkpoint_bytes(config: AnyConfig, shape: ModelShape, *, critic: bool) -> int:
     """A checkpoint on the disk: trained weights (adapters alone with LoRA) and optimizer state, of a critic as well."""
     model, adapters = config.model, adapter_parameters(shape, config.model.lora_rank)
@@ -213,12 +218,12 @@ def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, refer
     parts = {
         "weights": weights + layout.held(adapters) * 4,
         "reference": weights if reference and not adapters else 0,
-        "optimizer": optimizer_bytes(layout.held(*trained), kind),
+        "optimizer": state_bytes(layout, trained, kind),
         "engine": engine_weights(shape, layout, adapters=bool(adapters)) * size if online else 0,
     }
     if critic:
         parts["critic"] = weights
-        parts["critic optimizer"] = optimizer_bytes(layout.held(*shape.split), model.dtype)
+        parts["critic optimizer"] = state_bytes(layout, shape.split, model.dtype)
     if offloaded(config):
         parts.update(dict.fromkeys(("weights", "reference", "optimizer"), 0))
     return parts

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..algorithms.plan import resolve
 from ..algorithms.task import resolve_objective
 from ..config.file import AnyConfig
-from ..config.parallel import ParallelConfig, SwapConfig
+from ..config.parallel import ParallelConfig, Strategy, SwapConfig
 from ..config.run import RunConfig
 from ..errors import UserError
 from ..rewards.sources import MODEL_PREFIX
@@ -19,6 +19,7 @@ from .memory import BYTES, Parts, allocator_bytes, peak, phases
 from .model_shape import ModelShape
 
 Place = Literal["host", "accelerator"]
+WHOLE_WEIGHTS = ("mindspore",)  # backends whose ranks hold all weights and share out the optimizer state alone
 PROCESS_BYTES = {"host": 500 * 2**20, "accelerator": 500 * 2**20}  # libraries and their buffers; a CUDA context
 Setting = tuple[tuple[str, str], Any]  # section and key, "" for the whole section; value
 ADAPTER_RANK = 32  # proposed where all weights are too many to train
@@ -93,20 +94,21 @@ def largest_scorer(config: AnyConfig, count_weights: Callable[[str], int]) -> tu
     return max(sizes), unknown
 
 
+def strategies_of(backend: str) -> tuple[Strategy, ...]:
+    """The strategies of `parallel` that a backend has, the one that holds least last."""
+    return ("replicate", "zero1", "zero2") if backend in WHOLE_WEIGHTS else get_args(Strategy)
+
+
 def layout_of(config: AnyConfig, ranks: int) -> DeviceLayout:
     """The layout of a run on so many devices: full models, or the strategy of `parallel`."""
-    return DeviceLayout(ranks=ranks, strategy=config.parallel.strategy if config.parallel else "replicate")
+    strategy: Strategy = config.parallel.strategy if config.parallel else "replicate"
+    whole = strategy != "replicate" and config.backend in WHOLE_WEIGHTS
+    return DeviceLayout(ranks=ranks, strategy=strategy, whole=whole)
 
 
-def remedies(
-    config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, scorer: int = 0, sharding: bool = True
-) -> list[str]:
-    """The fewest settings, ``key=value``, with which a run fits; empty if none of the candidates suffice.
-
-    Args:
-        sharding: whether the backend can shard weights.
-    """
-    known = [setting for setting in candidates(config, ranks) if sharding or setting[0][0] != "parallel"]
+def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, scorer: int = 0) -> list[str]:
+    """The fewest settings, ``key=value``, with which a run fits; empty if none of the candidates suffice."""
+    known = list(candidates(config, ranks))
     for count in range(1, len(known) + 1):
         for chosen in combinations(known, count):
             changed = config
@@ -133,8 +135,9 @@ def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
             yield ("rollout", "slots"), 8
         if config.swap is None:
             yield ("swap", ""), SwapConfig()
-    if ranks > 1 and (config.parallel is None or config.parallel.strategy != "fsdp") and not config.model.lora_rank:
-        yield ("parallel", "strategy"), "fsdp"
+    least = strategies_of(config.backend)[-1]
+    if ranks > 1 and (config.parallel is None or config.parallel.strategy != least) and not config.model.lora_rank:
+        yield ("parallel", "strategy"), least
     if config.model.dtype == "float32":
         yield ("model", "dtype"), "bfloat16"
     if not config.model.lora_rank:
@@ -143,7 +146,7 @@ def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
 
 def refused(config: AnyConfig, shape: ModelShape) -> str:
     """The reason why a backend refuses these settings together; empty if it accepts them."""
-    if config.parallel is None or config.parallel.strategy == "replicate":
+    if config.parallel is None or config.parallel.strategy == "replicate" or config.backend in WHOLE_WEIGHTS:
         return ""
     whose = (
         "adapters (model.lora_rank)" if config.model.lora_rank else "models that read images" if shape.vision else ""

@@ -73,9 +73,13 @@ def test_bfloat16_on_the_processor_is_refused(folder: Path, device: str) -> None
 
 
 def test_weights_shared_out_over_ranks_are_refused(folder: Path) -> None:
-    config = config_of(folder).model_copy(update={"parallel": ParallelConfig(strategy="zero2")})
-    with pytest.raises(BackendError, match=r"does not share weights out over ranks \('zero2'\).*accepted: replicate"):
-        mindrlhf_grpo_mindspore.check(config)
+    for refused, message in {
+        "fsdp": r"every rank holds all weights; accepted: replicate, zero1, zero2, or backend=torch for 'fsdp'",
+        "zero1": r"parallel.offload: .* accepted: false, or swap",
+    }.items():
+        parallel = ParallelConfig(strategy=refused, offload=refused == "zero1")  # type: ignore[arg-type]
+        with pytest.raises(BackendError, match=message):
+            mindrlhf_grpo_mindspore.check(config_of(folder).model_copy(update={"parallel": parallel}))
 
 
 def test_ascend_without_cann_is_refused_with_the_remedy(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import CompileLog
 from mindrlhf_grpo.errors import CheckpointError
@@ -79,10 +80,8 @@ class AdamW:
         return named_state(self.averages, self.square_averages, self.masters)
 
     def save(self, folder: Path) -> None:
-        """Write the state: safetensors and JSON."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / TENSORS, {name: tensor.asnumpy() for name, tensor in self.named_state().items()})
-        write_steps(folder, self.steps)
+        """Write the state."""
+        write_state(folder, {name: tensor.asnumpy() for name, tensor in self.named_state().items()}, self.steps)
 
     def load(self, folder: Path) -> None:
         """Copy a saved state into the live one.
@@ -103,6 +102,13 @@ class AdamW:
                 overwrite(tensor, Tensor(read_tensor(folder / TENSORS, header[name])))
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
+
+
+def write_state(folder: Path, tensors: Mapping[str, NDArray[np.float32]], steps: int) -> None:
+    """Write a state: safetensors and JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / TENSORS, tensors)
+    write_steps(folder, steps)
 
 
 class AdamWStep(nn.Cell):

@@ -24,7 +24,6 @@ from ..models import hf
 from ..models.value_head import head_weights
 from ..sync.swap import DeviceMemory
 from .log_probs import LogProbModel
-from .optim import AdamW
 from .reference import Reference
 from .trained_model import RunContext, TrainedModel, describe_bucket
 from .value_model import ValueOutputs
@@ -60,9 +59,7 @@ class MindSporePolicy(TrainedModel):
         super().take_weights(weights)
         if self.head is not None:
             self.trainable = {**self.trainable, **self.head_weights}
-            self.optimizer = AdamW(
-                self.trainable, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log
-            )
+            self.make_optimizer()
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
         """Values of a shared critic before each token ``[N, T]``, without gradient."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.backend import CompileLog, Loss, ReadAt, UpdateResult
 from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.batches.sums import changed_frac, clip_scale, step_sums, trained_rows
+from mindrlhf_grpo.config.parallel import Strategy
 from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.model_files.architecture import Architecture
@@ -37,7 +38,8 @@ from ..sync.swap import DeviceMemory
 from .buckets import Buckets, Cost, Sizes
 from .changed_weights import changed, sample
 from .layouts import LAYOUTS, ModelInput, needed
-from .optim import AdamW, gradient_norm
+from .optim import AdamW, gradient_norm, write_state
+from .optimizer_shards import OptimizerShards
 from .train_step import TrainStep, loss_arrays, named_sums, sum_names
 
 BUCKETS = "buckets.json"
@@ -48,6 +50,7 @@ class RunContext:
     """The parts that the models of a run share: device, ranks, compile log, seed.
 
     Attributes:
+        strategy: how ranks share weights, gradients and optimizer state.
         rollout: how completions are sampled, None where none are: bounds the sizes of batches.
     """
 
@@ -56,6 +59,7 @@ class RunContext:
     log: CompileLog
     seed: int
     rollout: RolloutConfig | None
+    strategy: Strategy = "replicate"
 
 
 class TrainedModel(ABC):
@@ -81,9 +85,16 @@ class TrainedModel(ABC):
         """Train the weights that require a gradient."""
         self.weights = weights
         self.trainable = {name: weight for name, weight in weights.items() if weight.requires_grad}
-        self.optimizer = AdamW(
-            self.trainable, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log
-        )
+        self.make_optimizer()
+
+    def make_optimizer(self) -> None:
+        """An optimizer over all trained weights, or over this rank's slices of them."""
+        self.shards: OptimizerShards | None = None
+        stepped = self.trainable
+        if isinstance(self.comm, MindSporeRanks) and self.context.strategy != "replicate":
+            self.shards = OptimizerShards(self.trainable, self.comm)
+            stepped = self.shards.parameters
+        self.optimizer = AdamW(stepped, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log)
 
     @abstractmethod
     def cells(self, loss: Loss) -> nn.Cell:
@@ -107,9 +118,8 @@ class TrainedModel(ABC):
             sums_of_part, gradients_of_part = self.backward(part.take(trained_rows(part)), its_loss)
             parts.append(sums_of_part)
             gradients = add_up(gradients, gradients_of_part)
-        gradients = self.comm.sum_gradients(gradients)
         on_host = self.context.device.kind == "cpu"
-        norm = gradient_norm(gradients, on_host=on_host)
+        gradients, norm = self.summed(gradients, on_host=on_host)
         if not math.isfinite(norm):
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
         weights = list(self.trainable.values())
@@ -117,11 +127,21 @@ class TrainedModel(ABC):
         self.optimizer.step(
             gradients, learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm)
         )
+        if self.shards is not None:
+            self.shards.gather_weights()
         empty = {"tokens": 0.0, "entropy": 0.0} if self.gives_entropies else {"tokens": 0.0}
         ranks = self.comm.gather_objects((parts, changed(before, weights, on_host=on_host)))
         total, (sums, *others) = step_sums([sums_of_rank for sums_of_rank, _ in ranks], empty)
         moved = changed_frac(estimate for _, estimate in ranks)
         return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others), changed_frac=moved)
+
+    def summed(self, gradients: list[Tensor], *, on_host: bool) -> tuple[list[Tensor], float]:
+        """The sums over ranks of the gradients that this rank steps by, and the norm of all."""
+        if self.shards is None:
+            gradients = self.comm.sum_gradients(gradients)
+            return gradients, gradient_norm(gradients, on_host=on_host)
+        slices = self.shards.reduce(gradients)
+        return slices, self.shards.norm(gradient_norm(slices, on_host=on_host))
 
     def backward(self, batch: Batch, loss: Loss) -> tuple[list[Mapping[str, float]], list[Tensor]]:
         """Sums of each micro-batch, and the gradient of all of them by trainable weight."""
@@ -165,21 +185,34 @@ class TrainedModel(ABC):
         """Weights and optimizer."""
         return {
             "weights": DeviceMemory(lambda: self.weights.values(), self.context.device),
-            "optimizer": DeviceMemory(lambda: self.optimizer.named_state().values(), self.context.device),
+            "optimizer": DeviceMemory(self.optimizer_memory, self.context.device),
         }
 
+    def optimizer_memory(self) -> list[Parameter]:
+        """What the optimizer keeps on this rank: its state, and the slices that it steps."""
+        slices = [] if self.shards is None else self.shards.parameters.values()
+        return [*self.optimizer.named_state().values(), *slices]
+
     def gather(self) -> None:
-        """Do nothing: every rank holds all weights."""
-        return
+        """Bring the optimizer's state to rank 0, which saves it; every rank holds all weights."""
+        if self.shards is not None:
+            state = self.shards.gathered_state(self.optimizer)
+            self.gathered = state if self.comm.rank == 0 else {}
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer and the known buckets, on which the rounding of sums depends."""
-        self.optimizer.save(folder)
+        if self.shards is None:
+            self.optimizer.save(folder)
+        else:
+            write_state(folder, self.gathered, self.optimizer.steps)
         (folder / BUCKETS).write_text(json.dumps(self.buckets.saved()))
 
     def restore_state(self, state: Path) -> None:
         """Copy the saved optimizer into the live one; weights stay where they are."""
-        self.optimizer.load(state)
+        if self.shards is None:
+            self.optimizer.load(state)
+        else:
+            self.shards.load_state(self.optimizer, state)
         saved = state / BUCKETS  # absent where another backend wrote the state
         self.buckets.restore(json.loads(saved.read_text()) if saved.is_file() else {"known": [], "wasted": 0.0})
 

@@ -115,6 +115,13 @@ def test_a_backend_that_lacks_something_is_a_problem_where_it_is_meant() -> None
     assert "fits with model.lora_rank=32" in problems[1]
 
 
+def test_mindspore_shares_out_the_optimizer_state() -> None:
+    findings = dry_run(
+        "qwen2_5_7b", "backend=mindspore", "parallel.strategy=zero1", "train.tokens_per_micro_batch=2048"
+    )
+    assert (findings["ok"], findings["machines"][1]["layout"]) == (True, "zero1 8")
+
+
 def test_shards_are_refused_with_adapters_and_with_images() -> None:
     findings = dry_run("qwen2_5_7b", "model.lora_rank=8")
     assert findings["ok"] is False

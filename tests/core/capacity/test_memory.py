@@ -168,6 +168,15 @@ def test_earlier_stages_gather_all_weights_in_an_update(strategy: str, gathered:
     assert (update["weights"], update["gathered"]) == (1000, gathered)
 
 
+def test_optimizer_state_alone_is_shared_out_beside_whole_weights() -> None:
+    layout = DeviceLayout(ranks=4, strategy="zero1", whole=True)
+    update = phases(run_config(parallel={"strategy": "zero1"}), SHAPE, reference=True, layout=layout)["update"]
+    # A quarter of 1000 weights: two moments and a float32 copy; the engine reads the policy's own weights.
+    assert update.items() >= {"weights": 4000, "reference": 4000, "optimizer": 3000, "gradients": 4000}.items()
+    assert "gathered" not in update
+    assert update["engine"] == 0
+
+
 def test_offloaded_shards_pass_through_the_device() -> None:
     layout = DeviceLayout(ranks=4, strategy="fsdp")
     update = phases(run_config(parallel={"offload": True}), SHAPE, reference=True, layout=layout)["update"]
