@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,9 @@ class RowSums:
         self.sums = np.concatenate(sums)
         self.digest = hashlib.sha256(self.sums.astype("<u4").tobytes()).hexdigest()[:32]
 
+    @cached_property
     def packed(self) -> str:
-        """Return the sums as text for a checkpoint; of more than ``SUMS`` rows a sum of each block of rows."""
+        """The sums as text for a checkpoint; of more than ``SUMS`` rows a sum of each block of rows."""
         size = -(-len(self.sums) // SUMS)
         blocks = (
             self.sums if size == 1 else np.add.reduceat(self.sums, np.arange(0, len(self.sums), size), dtype=np.uint32)
@@ -46,10 +48,10 @@ class RowSums:
         return f"{len(self.sums)}:{base64.b64encode(zlib.compress(blocks.astype('<u4').tobytes())).decode()}"
 
     def difference(self, packed: str) -> str:
-        """Describe how these rows differ from those of :meth:`packed`; empty if they do not, or nobody can tell."""
+        """Describe how these rows differ from those of :attr:`packed`; empty if they do not, or nobody can tell."""
         length, _, text = packed.partition(":")
         before = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u4")
-        _, _, own = self.packed().partition(":")
+        _, _, own = self.packed.partition(":")
         now = np.frombuffer(zlib.decompress(base64.b64decode(own)), "<u4")
         if int(length) != len(self.sums):
             return self._resized(before, now, int(length))

@@ -141,13 +141,14 @@ def encode_texts_alone(
 
 
 def common_words(one: str, other: str) -> str:
-    """Return the whole words with which both texts begin, or all up to the last turn that they share (``Assistant:``)."""
+    """Return the whole words with which both texts begin (letters, where that is no word), or all up to the last turn that they share (``Assistant:``)."""
     shared = one[: count_shared([one, other])]
     turn = shared.rfind("\n\nAssistant:")
     if turn >= 0:
         return shared[: turn + len("\n\nAssistant:")]
     inside = any(len(text) > len(shared) and not text[len(shared)].isspace() for text in (one, other))
-    return re.sub(r"\S+$", "", shared).rstrip(" ") if inside else shared
+    whole = re.sub(r"\S+$", "", shared).rstrip(" ") if inside else shared
+    return whole or shared
 
 
 def share_prompt(encoded: Sequence[tuple[IntArray, Completion]]) -> tuple[IntArray, tuple[Completion, ...]]:

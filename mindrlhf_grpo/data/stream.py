@@ -175,7 +175,7 @@ class RowStream(Generic[Drawn]):
     def state(self) -> dict[str, Any]:
         """Return the state from which ``load_state`` continues with the next row, as plain JSON."""
         position = {"epoch": self._epoch, "position": self._position, "kept": self._usable}
-        return {**position, "counts": dict(self.counts), **self._identity(), "sums": self._sums.packed()}
+        return {**position, "counts": dict(self.counts), **self._identity(), "sums": self._sums.packed}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state.

@@ -38,7 +38,7 @@ def write(folder: Path, rows: list[int | str], name: str = "rows") -> str:
 )
 def test_rows_that_changed_are_told_from_rows_that_went(tmp_path: Path, rows: list[int | str], difference: str) -> None:
     path = write(tmp_path, list(range(40)))
-    saved = RowSums(read_sources(path)).packed()
+    saved = RowSums(read_sources(path)).packed
     write(tmp_path, rows)
     assert RowSums(read_sources(path)).difference(saved) == difference.replace("PATH", path)
 
@@ -46,14 +46,14 @@ def test_rows_that_changed_are_told_from_rows_that_went(tmp_path: Path, rows: li
 def test_of_very_many_rows_a_block_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprints, "SUMS", 16)
     path = write(tmp_path, list(range(40)))
-    saved = RowSums(read_sources(path)).packed()
+    saved = RowSums(read_sources(path)).packed
     write(tmp_path, [*range(16), "x", *range(17, 40)])
     assert RowSums(read_sources(path)).difference(saved) == f"1 block of 3 rows has changed: {path}:16 to {path}:18"
 
 
 def test_rows_of_several_sources_are_named_by_their_files(tmp_path: Path) -> None:
     setting: list[Any] = [write(tmp_path, list(range(5)), "a"), write(tmp_path, list(range(5)), "b")]
-    saved = RowSums(read_sources(setting)).packed()
+    saved = RowSums(read_sources(setting)).packed
     write(tmp_path, [0, 1, "x", 3, 4], "b")
     assert RowSums(read_sources(setting)).difference(saved) == f"1 row has changed: {setting[1]}:3"
 

@@ -173,6 +173,7 @@ def test_texts_alone_have_their_common_words_as_the_prompt(tmp_path: Path, plain
         ("a sun", "a sun and a moon", "a sun"),
         ("a sun", "a moon", "a"),
         ("sun", "moon", ""),
+        ("2+2=4", "2+2=5", "2+2="),
         ("a  sun", "a  moon", "a"),
     ],
 )

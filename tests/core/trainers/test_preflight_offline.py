@@ -52,3 +52,38 @@ def test_all_problems_are_listed_with_their_keys(folder: Path) -> None:
 def test_rows_of_another_kind_are_refused_by_their_first_row(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.source: .*rows.jsonl:1: no column 'completion'"):
         check(config(folder, objective={"name": "sft"}))
+
+
+GOOD = {
+    "sft": {"prompt": "1+1=", "completion": "2"}, "dpo": {"prompt": "1+1=", "chosen": "2", "rejected": "3"},
+    "bradley_terry": {"chosen": "1+1=2", "rejected": "1+1=3"}, "kto": {"prompt": "1+1=", "completion": "2", "label": "true"},
+}  # fmt: skip
+BAD = {
+    "sft": ({"completion": ""}, "completion is empty"), "dpo": ({"rejected": "2"}, "chosen and rejected are the same tokens"),
+    "bradley_terry": ({"chosen": None}, "chosen is NoneType"), "kto": ({"label": "good"}, "label is 'good'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", GOOD)
+@pytest.mark.parametrize("key", ["data", "eval"])
+def test_bad_rows_of_every_objective_are_found_before_weights_are_loaded(
+    folder: Path, tmp_path: Path, objective: str, key: str
+) -> None:
+    """Newcomer's first P1, offline: SFT died at its thirteenth step of a row that doctor had called ready."""
+    wrong, message = BAD[objective]
+    good = [GOOD[objective]] * 30
+    for name, rows in (("good", good), ("bad", [*good[:19], {**good[0], **wrong}, *good[20:28], {**good[0], **wrong}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = {"data": str(tmp_path / "good.jsonl"), "eval": str(tmp_path / "good.jsonl")}
+    sources[key] = str(tmp_path / "bad.jsonl")
+    sections = {name: {"source": source} for name, source in sources.items()}
+    with pytest.raises(ConfigError) as caught:
+        check(config(folder, objective={"name": objective}, **sections))
+    text = str(caught.value)
+    assert f"{key}.source: 2 of 29 rows of" in text
+    assert f"bad.jsonl:20: {message}" in text
+    assert "data.bad_rows: skip" in text
+    lenient = {**sections, "data": {**sections["data"], "bad_rows": "skip"}}
+    with pytest.raises(ConfigError) as caught:  # the backend's name alone is still wrong
+        check(config(folder, objective={"name": objective}, backend="none", **lenient))
+    assert "rows" not in str(caught.value)
