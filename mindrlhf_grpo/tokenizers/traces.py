@@ -41,16 +41,16 @@ def fit_conversation(
     Raises:
         DataError: the template refuses the conversation, or leaves a message, a key or the tools out.
     """
-    problem: DataError | None = None
+    problems: list[tuple[int, DataError]] = []
     for form in _forms(messages):
         rendering = _Rendering(form, tokenizer, variables or {}, generation_prompt)
         try:
             rendering.check(trained)
             return form
         except DataError as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
+            problems.append((rendering.found, error))
+    refused = problems[0][0] < 0  # the template's own words on the messages as they are say most
+    raise problems[0][1] if refused else max(problems, key=lambda problem: problem[0])[1]
 
 
 class _Rendering:
@@ -61,11 +61,12 @@ class _Rendering:
     ) -> None:
         self.messages, self.tokenizer = messages, tokenizer
         self.variables, self.generation_prompt = variables, generation_prompt
+        self.found = -1  # parts of messages that the text has; below 0 where the template gave none
 
     def check(self, trained: Collection[int]) -> None:
         """Raise DataError for the first part of the conversation that the text lacks."""
         text = self._render(self.messages, self.variables)
-        place = 0
+        self.found = place = 0
         for number, message in enumerate(self.messages):
             _check_arguments(message, text, number)
             if number in trained and (thought := _thought(message["content"])) and thought not in text:
@@ -76,9 +77,11 @@ class _Rendering:
                 at = text.find(value.strip(), place) if isinstance(value, str) else -1
                 if at >= 0 and len(value.strip()) >= SHORT and message["role"] in USUAL_ROLES:
                     place = at
+                    self.found += 1
                     continue
                 changed = _changed(self.messages, number, key)
                 if self._differs(changed, text):
+                    self.found += 1
                     continue
                 kept = message["role"] == "assistant" and self._differs(
                     changed[: number + 1], self._finished(number), generation_prompt=False

@@ -36,11 +36,23 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "a tool": [SUM, {"role": "assistant", "content": "", "tool_calls": [CALL]},
                {"role": "tool", "name": "add", "tool_call_id": "call12345", "content": "5"}, FIVE],
 }  # fmt: skip
-REASONS = (
-    "cannot be told", "writes nothing of 'reasoning_content'", "writes nothing of the thought",
-    "writes nothing of 'tool_calls'", "writes nothing of 'content'", "the row has tools",
-    "refuses the conversation", "does not write the arguments",
-)  # fmt: skip
+# How 72 templates by 6 conversations go, by the reason of a refusal. Each refusal is right:
+REASONS = {
+    "trained": 289,
+    # Most templates read no thought apart from the content; in silence it would be lost.
+    "writes nothing of 'reasoning_content'": 83,
+    # No system role (Gemma 2), no tool role, no thought (Jinja's own exceptions of the template).
+    "refuses the conversation": 21,
+    # Templates without tools.
+    "writes nothing of 'tool_calls'": 10,
+    # Templates that write calls and results (DeepSeek-V3), but no definitions of tools.
+    "the row has tools": 3,
+    # Earlier thoughts are dropped once a question follows (Qwen3, DeepSeek, GLM), or a call of a tool is written without
+    # the empty thought that a last message has (Qwen3): data.turns: apart reads these rows.
+    "cannot be told": 26,
+    # None of these 72 does: a thought cut from the content of a trained answer, content left out, arguments not as JSON.
+    "writes nothing of the thought": 0, "writes nothing of 'content'": 0, "does not write the arguments": 0,
+}  # fmt: skip
 
 FILES = template_files()
 pytestmark = pytest.mark.skipif(not FILES, reason=PACKAGE_MISSING)
@@ -126,4 +138,5 @@ def test_d2_the_number_of_refusals(capsys: pytest.CaptureFixture[str]) -> None:
         lines.append(f"  {len(cases):4} {reason}: {', '.join(f'{n} {name}' for name, n in by_name.items() if n)}")
     with capsys.disabled():
         print("\n" + "\n".join(lines))
-    assert (len(results), sum(result == "trained" for result, _, _ in results)) == (432, 289)
+    outcomes = [result for result, _, _ in results]
+    assert {reason: outcomes.count(reason) for reason in REASONS} == REASONS
