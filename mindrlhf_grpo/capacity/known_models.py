@@ -14,8 +14,10 @@ import yaml
 
 from ..errors import ConfigError, did_you_mean
 from ..model_files.architecture import Architecture, Config
+from ..model_files.checkpoint_folders import is_adapter, policy_folder
 from ..model_files.families import FAMILIES, UnknownFamily, read_architecture
 from ..model_files.folder import read_model_config
+from ..model_files.merged import base_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,9 @@ def find_config(path: str) -> Config:
     Raises:
         ConfigError: neither exists; the message lists the known models.
     """
-    folder = Path(path).expanduser()
+    folder = policy_folder(Path(path).expanduser())
+    if is_adapter(folder):
+        folder = base_folder(folder)
     if (folder / "config.json").is_file():
         return read_model_config(folder)
     known = find_known(path)

@@ -19,8 +19,8 @@ from ..data.images import absolute_path, image_list
 from ..data.prompts import encode_row
 from ..data.sources import BadRow, read_rows, source_folder
 from ..errors import ConfigError, DataError
+from ..model_files.checkpoint_folders import LATEST, PREFIX
 from ..model_files.folder import find_folder, read_model_config
-from ..run.checkpoint import PREFIX
 from ..run.export import find_policy
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..trainers.preflight import check, check_device
@@ -31,16 +31,20 @@ IMAGES = ImagesConfig()  # names the column of images in rows to generate from
 LONGEST = 1 << 20  # tokens of a prompt; the model's own limit is reached first
 
 
-def resolve_model(path: str) -> str:
-    """Return the model folder of a run, a checkpoint, a model folder, or a hub id."""
+def resolve_model(path: str, checkpoint: str = LATEST) -> str:
+    """Return the model folder of a run, a checkpoint, an adapter (over its base), a model folder, or a hub id.
+
+    Args:
+        checkpoint: which of a run's: ``latest``, ``best``, ``step_N``.
+    """
     named = Path(path).expanduser()
-    holds_checkpoints = named.is_dir() and not (named / "config.json").is_file()
-    folder = str(find_policy(named)) if holds_checkpoints else path
-    find_folder(folder)
-    return folder
+    if not named.is_dir() and checkpoint == LATEST:
+        find_folder(path)
+        return path
+    return str(find_folder(str(find_policy(named, checkpoint))))
 
 
-def model_settings(path: str, *, dtype: str = "auto", device: str = "auto") -> ModelConfig:
+def model_settings(path: str, *, checkpoint: str = LATEST, dtype: str = "auto", device: str = "auto") -> ModelConfig:
     """Return the model section for a run, checkpoint, folder or hub id; dtype ``auto`` is the type of the stored weights.
 
     Raises:
@@ -49,12 +53,17 @@ def model_settings(path: str, *, dtype: str = "auto", device: str = "auto") -> M
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"--dtype {dtype} is not accepted; it takes auto, float32 or bfloat16")
     check_device(device)
-    folder = resolve_model(path)
+    folder = resolve_model(path, checkpoint)
     return ModelConfig(path=folder, dtype=stored_dtype(folder) if dtype == "auto" else dtype, device=device)  # type: ignore[arg-type]
 
 
 def evaluation_config(
-    arguments: Sequence[str], *, model: str | None, source: str | None, rewards: Sequence[str]
+    arguments: Sequence[str],
+    *,
+    model: str | None,
+    source: str | None,
+    rewards: Sequence[str],
+    checkpoint: str = LATEST,
 ) -> RunConfig | OfflineConfig:
     """Build the configuration of an evaluation from a file and overrides, then the options.
 
@@ -75,9 +84,10 @@ def evaluation_config(
         check(offline, draft)
         return offline
     if model is not None:
-        draft.put(("model", "path"), resolve_model(model), "--model")
+        folder = resolve_model(model, checkpoint)
+        draft.put(("model", "path"), folder, "--model")
         if not files:
-            draft.put(("model", "dtype"), stored_dtype(resolve_model(model)), "--model")
+            draft.put(("model", "dtype"), stored_dtype(folder), "--model")
     held_out = draft.values.get("eval")
     chosen = source or (held_out.get("source") if isinstance(held_out, dict) else None)
     if chosen:
@@ -89,15 +99,15 @@ def evaluation_config(
     return config
 
 
-def resolve_checkpoint(path: str | None) -> Path | None:
-    """Return the checkpoint of a run or of a folder ``step_N``; None for None.
+def resolve_checkpoint(path: str | None, checkpoint: str = LATEST) -> Path | None:
+    """Return the checkpoint of a run, or of a folder ``step_N`` or its policy; None for None.
 
     Raises:
         ConfigError: the path is neither.
     """
     if path is None:
         return None
-    folder = Path(resolve_model(path)).parent
+    folder = find_policy(Path(path).expanduser(), checkpoint).resolve().parent
     if not folder.name.startswith(PREFIX):
         raise ConfigError(
             f"--model {path} is neither a run nor a checkpoint; a configuration with an objective evaluates only these"

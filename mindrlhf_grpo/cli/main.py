@@ -51,6 +51,7 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16, or auto: the type o
 MaxTokens = Annotated[int, typer.Option(min=1, help="Maximum completion length in tokens.")]
 Samples = Annotated[int, typer.Option(min=1, help="Completions per prompt.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")]
+Checkpoint = Annotated[str, typer.Option(help="Checkpoint of a run: latest, best (by its held-out metric), or step_N.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling.")]
 
 
@@ -114,6 +115,7 @@ def generate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run, checkpoint, or hub id.")],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Prompts.")] = None,
     file: Annotated[str | None, typer.Option(help="File of prompts: .txt or - for standard input (one per line), .jsonl or .parquet with a column `prompt`.")] = None,
+    checkpoint: Checkpoint = "latest",
     max_tokens: MaxTokens = 256,
     samples: Samples = 1,
     temperature: Temperature = 0.0,
@@ -137,6 +139,7 @@ def generate(
     \b
     mindrlhf-grpo generate runs/tiny "41203=" --max-tokens 6
     mindrlhf-grpo generate runs/tiny --file questions.txt --temperature 1 --samples 4
+    mindrlhf-grpo generate runs/tiny "41203=" --checkpoint best
     mindrlhf-grpo generate models/SmolLM2-135M-Instruct --plain "Once upon a time" --json
     """
     from ..json_lines import to_json
@@ -149,7 +152,7 @@ def generate(
         repetition_penalty=repetition_penalty, stop=tuple(stop or ()), seed=seed,
     )  # fmt: skip
     rows = read_prompts(prompts or [], file)
-    settings = model_settings(model, dtype=dtype, device=device)
+    settings = model_settings(model, checkpoint=checkpoint, dtype=dtype, device=device)
     if plain and (chat_template != "auto" or template_kwargs):
         raise ConfigError("--plain takes no chat template: leave out --chat-template and --template-kwargs")
     groups = complete(
@@ -168,6 +171,7 @@ def generate(
 def evaluate(
     config: Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value]...", help="A configuration (its rewards, held-out source and templates are used) and settings that override it.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder, run, checkpoint or hub id; default: the configuration's.")] = None,
+    checkpoint: Checkpoint = "latest",
     source: Annotated[str | None, typer.Option(help="Problems, in the form of data.source; default: eval.source, else data.source.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="Reward function; where the first one gives 0 or 1, it is the accuracy; may be repeated.")] = None,
     samples: Samples = 1,
@@ -197,12 +201,19 @@ def evaluate(
     from .evaluate import headline
     from .generate import evaluation_config, resolve_checkpoint
 
-    settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [])
+    if model is None and checkpoint != "latest":
+        raise ConfigError(f"--checkpoint {checkpoint} is a checkpoint of the run that --model names, and there is none")
+    settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [], checkpoint=checkpoint)
     if isinstance(settings, OfflineConfig):
         from ..trainers.offline_evaluation import evaluate_offline
 
         typer.echo(
-            to_json({"model": model or settings.model.path, **evaluate_offline(settings, resolve_checkpoint(model))})
+            to_json(
+                {
+                    "model": model or settings.model.path,
+                    **evaluate_offline(settings, resolve_checkpoint(model, checkpoint)),
+                }
+            )
         )
         return
     sampling = Sampling(
@@ -275,20 +286,23 @@ def doctor(
 @app.command()
 @guarded
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run (its newest checkpoint) or a checkpoint.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     merge: Annotated[bool, typer.Option("--merge", help="Merge a LoRA adapter into its base weights.")] = False,
+    checkpoint: Checkpoint = "latest",
 ) -> None:
     """Write a trained policy as a plain Hugging Face folder.
 
     \b
     mindrlhf-grpo export runs/tiny models/tiny-trained
-    mindrlhf-grpo export runs/lora/checkpoints/step_40 models/merged --merge
+    mindrlhf-grpo export runs/tiny models/tiny-best --checkpoint best
+    mindrlhf-grpo export runs/lora models/merged --merge
     """
+    from ..config.paths import local_path
     from ..json_lines import to_json
     from ..run.export import export as write
 
-    typer.echo(to_json(write(source, out, merge=merge)))
+    typer.echo(to_json(write(local_path(str(source)), local_path(str(out)), merge=merge, which=checkpoint)))
 
 
 @app.command()

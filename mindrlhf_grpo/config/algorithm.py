@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .section import Section, Unit, key
+from .paths import OptionalPath, Source
+from .section import LARGEST_RATE, Section, Unit, key
 
 
 class CriticConfig(Section):
     """The value model."""
 
-    path: str | None = key(
+    path: OptionalPath = key(
         None,
-        "Folder or hub id of a language model or a trained reward model; null: the policy's.",
+        "Folder, hub id, run or checkpoint of a language model or a trained reward model; null: the policy's.",
         peers="verl: critic.model.path; openrlhf: --critic_pretrain",
     )
     learning_rate: float = key(
-        1e-5, "Learning rate of the critic.", peers="verl: critic.optim.lr; openrlhf: --critic_learning_rate", gt=0
+        1e-5,
+        "Learning rate of the critic.",
+        peers="verl: critic.optim.lr; openrlhf: --critic_learning_rate",
+        gt=0,
+        le=LARGEST_RATE,
     )
     value_clip: float = key(
         0.2,
@@ -166,7 +171,7 @@ class ItemsConfig(Section):
 class PretrainingConfig(Section):
     """Supervised rows whose loss is added to the policy's."""
 
-    source: str | dict[str, Any] | list[str | dict[str, Any]] = key(
+    source: Source = key(
         ...,
         "Rows of conversations or of prompt and completion, written like data.source.",
         peers="openrlhf: --pretrain_data",

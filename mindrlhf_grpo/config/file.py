@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from . import yaml_source
 from .keys import Catalogue, Key, catalogue, dotted, record_path
 from .offline import OfflineConfig
+from .paths import REFUSED as REFUSED_PATH
 from .run import RunConfig
 
 Place = tuple[str | int, ...]
@@ -192,6 +193,8 @@ class Draft:
                 yield from self._unknown_keys(where, detail["input"])
             elif detail["type"] == "missing" and path == where:
                 yield f"{self.place(where)}: missing {_missing(where, self.keys)}"
+            elif detail["type"] == REFUSED_PATH:
+                yield f"{self.place(path)}: {dotted(path)}: {detail['msg']}"
             elif record is None:  # a rule between keys: our own text, one line per rule
                 for rule in str(detail.get("ctx", {}).get("error", detail["msg"])).splitlines():
                     yield f"{self.place(tuple(rule.split(' ', 1)[0].split('.')))}: {rule}"

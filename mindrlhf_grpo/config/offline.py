@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
 from .algorithm import PretrainingConfig
 from .parallel import ParallelConfig
+from .paths import FolderPath, PathText, Source
 from .rendering import RenderingConfig
 from .run import CheckpointConfig, HeldOutConfig, ModelConfig, RolloutConfig, RunConfig, TrackersConfig, TrainConfig
 from .section import Section, key
@@ -24,7 +25,7 @@ PARTS = ("prompt", "completion", "messages", "text", "chosen", "rejected", "labe
 class OfflineDataConfig(Section):
     """The source of rows, and how they become tokens."""
 
-    source: str | dict[str, Any] | list[str | dict[str, Any]] = key(
+    source: Source = key(
         ...,
         "JSONL, JSON, CSV, parquet or Arrow file, datasets folder, hub:NAME, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}. Several: a list of these, or of {source: SOURCE, name: NAME, weight: SHARE} (docs/data.md).",
         peers="trl: train_dataset; openrlhf: --dataset; mindrlhf: --dataset_file",
@@ -35,7 +36,7 @@ class OfflineDataConfig(Section):
         peers="openrlhf: --input_key, --output_key, --chosen_key, --rejected_key",
     )
     system_prompt: str | None = key(None, "System message put before every prompt.")
-    chat_template: str = key(
+    chat_template: PathText = key(
         "auto",
         "auto: the tokenizer's, if it has one; none: plain text; or a Jinja file.",
         peers="openrlhf: --apply_chat_template",
@@ -114,7 +115,7 @@ class OfflineConfig(Section):
     """A run on a fixed dataset."""
 
     backend: str = key("torch", "torch, mindspore, or another installed backend.")
-    run_dir: Path = key(
+    run_dir: FolderPath = key(
         Path("runs/default"),
         "Folder of everything the run writes; an unfinished run in it is resumed.",
         peers="trl: output_dir; openrlhf: --save_path",
@@ -153,6 +154,8 @@ class OfflineConfig(Section):
                 yield f"data.columns names the part {part!r}; there are {', '.join(PARTS)}"
         yield from self.train.lengths()
         yield from self.eval.without_source("rows")
+        if self.eval.patience and not self.eval.every:
+            yield "eval.patience needs eval.every: it counts the evaluations during training"
         if self.checkpoint.keep_best and self.eval.source is None:
             yield "checkpoint.keep_best needs eval.source, the held-out rows"
 

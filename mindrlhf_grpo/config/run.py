@@ -8,23 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from .algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
 from .parallel import ParallelConfig, SwapConfig
+from .paths import FolderPath, OptionalSource, PathText, Source
 from .rendering import RenderingConfig
-from .section import Decay, Section, Unit, key
+from .section import LARGEST_COUNT, LARGEST_GROUP, LARGEST_RATE, Decay, Section, Unit, key
 from .vision import FreezeConfig, ImagesConfig
+
+ENDING = ("linear", "cosine")  # schedules that end at the last step
+WarmUp = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)]
 
 
 class ModelConfig(Section):
     """The policy and how it is held in memory."""
 
-    path: str = key(
+    path: PathText = key(
         ...,
-        "Folder or hub id of a Hugging Face causal LM.",
+        "Folder or hub id of a Hugging Face causal LM; or a run or checkpoint, whose policy it is (LoRA: over its base).",
         peers="trl: model; verl: actor_rollout_ref.model.path; openrlhf: --pretrain",
     )
     dtype: Literal["float32", "bfloat16"] = key(
@@ -62,7 +66,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The source of prompts."""
 
-    source: str | dict[str, Any] | list[str | dict[str, Any]] = key(
+    source: Source = key(
         ...,
         "JSONL, JSON, CSV, parquet or Arrow file, datasets folder, hub:NAME, reasoning_gym:TASK, or a function (pkg.module:function or file.py:function); with arguments as a mapping: {name: SOURCE, argument: value}. Several: a list of these, or of {source: SOURCE, name: NAME, weight: SHARE} (docs/data.md).",
         peers="trl: train_dataset; verl: data.train_files; openrlhf: --prompt_data",
@@ -73,7 +77,7 @@ class DataConfig(Section):
         peers="verl: data.prompt_key; openrlhf: --input_key",
     )
     system_prompt: str | None = key(None, "System message put before every prompt.")
-    chat_template: str = key(
+    chat_template: PathText = key(
         "auto",
         "auto: the tokenizer's, if it has one; none: plain text; or a Jinja file.",
         peers="openrlhf: --apply_chat_template",
@@ -105,9 +109,9 @@ class DataConfig(Section):
 class RewardConfig(Section):
     """One reward component."""
 
-    function: str = key(
+    function: PathText = key(
         ...,
-        "Built-in name, pkg.module:function, file.py:function, or model:FOLDER for a reward model.",
+        "Built-in name, pkg.module:function, file.py:function, or model:FOLDER for a reward model (its folder, or the run that trained it).",
         peers="trl: reward_funcs; verl: custom_reward_function",
     )
     name: str | None = key(None, "Name in metrics and report; default: the function's.")
@@ -129,7 +133,7 @@ class RewardConfig(Section):
 class MetricConfig(Section):
     """A function of the user's that turns a step's completions and rewards into further metrics."""
 
-    function: str = key(..., "pkg.module:function or file.py:function; returns a dict of name -> number.")
+    function: PathText = key(..., "pkg.module:function or file.py:function; returns a dict of name -> number.")
     arguments: dict[str, Any] = key({}, "Keyword settings of the function.")
 
 
@@ -141,9 +145,14 @@ class RolloutConfig(Section):
         "Completions per prompt (G).",
         peers="trl: num_generations; verl: rollout.n; openrlhf: --n_samples_per_prompt",
         ge=1,
+        le=LARGEST_GROUP,
     )
     max_tokens: int = key(
-        512, "Longest completion in tokens.", peers="trl: max_completion_length; verl: data.max_response_length", ge=1
+        512,
+        "Longest completion in tokens.",
+        peers="trl: max_completion_length; verl: data.max_response_length",
+        ge=1,
+        le=LARGEST_COUNT,
     )
     min_tokens: int = key(0, "Tokens before an end token may be sampled.", ge=0)
     temperature: float = key(1.0, "Sampling temperature; training log-probs use it too. 0 is greedy.", ge=0)
@@ -152,14 +161,28 @@ class RolloutConfig(Section):
     min_p: Unit = key(0.0, "Drop tokens less likely than this fraction of the likeliest; 0: none.")
     repetition_penalty: float = key(1.0, "Penalty on tokens already seen; 1: none.", gt=0)
     stop: list[str] = key([], "Strings that end a completion.")
-    slots: int = key(64, "Completions decoded at once.", peers="vllm: max_num_seqs", ge=1)
+    slots: int = key(64, "Completions decoded at once.", peers="vllm: max_num_seqs", ge=1, le=LARGEST_COUNT)
+
+
+class AdamWConfig(Section):
+    """Details of AdamW."""
+
+    epsilon: float = key(1e-8, "Added to the root of the second moment.", peers="trl: adam_epsilon", gt=0, lt=1)
+    decayed: Literal["all", "matrices"] = key(
+        "all",
+        "Weights that decay: all, or matrices only, embeddings among them; norms and biases are left out, as in the trainers of Hugging Face.",
+    )
 
 
 class TrainConfig(Section):
     """Steps, batch and optimizer."""
 
     steps: int = key(
-        100, "Rollout batches to train on.", peers="trl: max_steps; verl: trainer.total_training_steps", ge=1
+        100,
+        "Rollout batches to train on.",
+        peers="trl: max_steps; verl: trainer.total_training_steps",
+        ge=1,
+        le=LARGEST_COUNT,
     )
     epochs: float | None = key(
         None,
@@ -172,6 +195,7 @@ class TrainConfig(Section):
         "Prompts in one rollout batch, over all ranks.",
         peers="verl: data.train_batch_size; trl: batch / num_generations",
         ge=1,
+        le=LARGEST_COUNT,
     )
     tokens_per_micro_batch: int = key(
         8192,
@@ -180,14 +204,29 @@ class TrainConfig(Section):
         ge=1,
     )
     learning_rate: float = key(
-        1e-6, "Peak learning rate of AdamW.", peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate", gt=0
+        1e-6,
+        "Peak learning rate of AdamW.",
+        peers="verl: actor.optim.lr; openrlhf: --actor_learning_rate",
+        gt=0,
+        le=LARGEST_RATE,
     )
-    schedule: Literal["constant", "linear", "cosine"] | dict[int, float] = key(
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] | dict[int, float] = key(
         "constant",
         "Learning rate after warm-up; or other rates from some steps on: {8000: 1e-7}.",
-        peers="trl: lr_scheduler_type",
+        peers="trl: lr_scheduler_type; verl: actor.optim.lr_scheduler_type; openrlhf: --lr_scheduler",
     )
-    warmup_steps: int = key(0, "Steps of linear warm-up.", peers="verl: actor.optim.lr_warmup_steps", ge=0)
+    warmup_steps: WarmUp = key(
+        0,
+        "Steps of linear warm-up; below 1 it is a share of train.steps.",
+        peers="trl: warmup_ratio; verl: actor.optim.lr_warmup_steps, actor.optim.lr_warmup_steps_ratio; openrlhf: --lr_warmup_ratio",
+    )
+    min_learning_rate: float = key(
+        0.0,
+        "Rate at which linear and cosine end.",
+        peers="trl: lr_scheduler_kwargs; verl: actor.optim.min_lr_ratio; openrlhf: --min_lr",
+        ge=0,
+        le=LARGEST_RATE,
+    )
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
     betas: tuple[Decay, Decay] = key(
         (0.9, 0.999), "AdamW's moment decays.", peers="trl: adam_beta1, adam_beta2; openrlhf: --adam_betas"
@@ -202,6 +241,17 @@ class TrainConfig(Section):
         "stop",
         "A run that learns nothing (rewards that fail, groups that are all dead, updates without effect) stops, or goes on with a warning.",
     )
+    adamw: AdamWConfig | None = key(None, "Details of AdamW; null: the defaults.")
+
+    @property
+    def optimizer(self) -> AdamWConfig:
+        """The details of AdamW, defaults included."""
+        return self.adamw or AdamWConfig()
+
+    @property
+    def bound_to_steps(self) -> bool:
+        """True where another number of steps would give the steps already made other learning rates."""
+        return self.schedule in ENDING or isinstance(self.warmup_steps, float)
 
     def lengths(self) -> Iterator[str]:
         """A text if the run's length is given twice."""
@@ -212,7 +262,7 @@ class TrainConfig(Section):
 class HeldOutConfig(Section):
     """Held-out rows."""
 
-    source: str | dict[str, Any] | list[str | dict[str, Any]] | None = key(
+    source: OptionalSource = key(
         None,
         "Held-out rows, written like data.source; null: no evaluation.",
         peers="trl: eval_dataset; verl: data.val_files; openrlhf: --eval_dataset",
@@ -229,6 +279,12 @@ class HeldOutConfig(Section):
     stop_at: float | None = key(
         None,
         "Stop when the held-out metric reaches this: online the mean of the first reward component (the accuracy, where its values are 0 and 1), offline the accuracy, or the nll of sft.",
+    )
+    patience: int = key(
+        0,
+        "Stop after this many evaluations in a row without a better held-out metric; 0: never.",
+        peers="trl: early_stopping_patience",
+        ge=0,
     )
 
     def without_source(self, rows: str) -> Iterator[str]:
@@ -302,7 +358,7 @@ class RunConfig(Section):
     """An online run."""
 
     backend: str = key("torch", "torch, mindspore, or another installed backend.")
-    run_dir: Path = key(
+    run_dir: FolderPath = key(
         Path("runs/default"),
         "Folder of everything the run writes; an unfinished run in it is resumed.",
         peers="trl: output_dir; verl: trainer.default_local_dir; openrlhf: --save_path",
@@ -345,9 +401,12 @@ class RunConfig(Section):
         if len(set(names)) < len(names):
             yield f"rewards have the same name twice: {', '.join(names)}; give each a name"
         if isinstance(self.train.schedule, dict):
-            wrong = [at for at, rate in self.train.schedule.items() if at < 1 or rate <= 0]
+            wrong = [at for at, rate in self.train.schedule.items() if at < 1 or not 0 < rate <= LARGEST_RATE]
             if wrong:
-                yield f"train.schedule takes steps of at least 1 and rates above 0, not {wrong[0]}: {self.train.schedule[wrong[0]]}"
+                yield (
+                    f"train.schedule takes steps of at least 1 and rates above 0 and at most {LARGEST_RATE:g}, not "
+                    f"{wrong[0]}: {self.train.schedule[wrong[0]]}"
+                )
         if self.critic is not None and self.critic.shared:
             apart = {
                 "critic.path": self.critic.path, "critic.warmup_steps": self.critic.warmup_steps,
@@ -360,6 +419,8 @@ class RunConfig(Section):
             )
         yield from self.train.lengths()
         yield from self.eval.without_source("prompts")
+        if self.eval.patience and not self.eval.every:
+            yield "eval.patience needs eval.every: it counts the evaluations during training"
         if self.checkpoint.keep_best and self.eval.source is None:
             yield "checkpoint.keep_best needs eval.source, the held-out prompts"
         if self.eval.samples > 1 and self.eval.temperature == 0:

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# What lies above these is a slip of the exponent, which would fill memory or destroy the weights.
+LARGEST_RATE, LARGEST_GROUP, LARGEST_COUNT = 100, 100_000, 1_000_000_000
+
 Unit = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ..errors import ConfigError
+from .checkpoint_folders import is_adapter, policy_folder
 
 POINTER = b"version https://git-lfs"  # the first bytes of a file that a clone without Git LFS has instead of weights
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
@@ -55,20 +56,37 @@ class TensorInfo:
 def find_folder(path: str) -> Path:
     """Find the folder of a model: a local one, or a hub id's in the cache (its config.json is fetched if need be).
 
+    A run stands for its newest checkpoint, a checkpoint for its policy, a LoRA adapter for the model that it makes of
+    its base (``merged.py``).
+
     Raises:
         ConfigError: neither exists, the folder has no config.json or no weights, or a file of them is cut off.
     """
+    from .merged import adapter_of, merged_folder  # which looks for the base here
+
     folder = Path(path).expanduser()
+    adapter = adapter_of(folder)
+    if adapter is not None:
+        return merged_folder(adapter)
     if folder.is_dir():
+        folder = policy_folder(folder)
+        if is_adapter(folder):
+            return merged_folder(folder)
         _check_folder(path, folder)
         return folder
     if folder.exists():
         raise ConfigError(f"{path!r} is a file; accepted: the folder of a Hugging Face causal LM, or a hub id")
     if not is_hub_id(path):
         raise ConfigError(
-            f"there is no folder {path!r}{_nearest(folder)}; accepted: a model folder, or a hub id (owner/name)"
+            f"there is no folder {path!r}{_nearest(folder)}{from_here(folder)}; accepted: a model folder, a run, or a "
+            "hub id (owner/name)"
         )
     return _from_hub(path)
+
+
+def loadable(path: str) -> str:
+    """The path as other libraries can load it: the folder of :func:`find_folder` for a local one, a hub id as it is."""
+    return path if is_hub_id(path) and not Path(path).exists() else str(find_folder(path))
 
 
 def is_hub_id(path: str) -> bool:
@@ -152,12 +170,10 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_folder(path: str, folder: Path) -> None:
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"{path!r} holds a LoRA adapter, not a model; merge it first: mindrlhf-grpo export {path} OUT --merge"
-        )
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{path!r} has no config.json; accepted: the folder of a Hugging Face causal LM")
+        raise ConfigError(
+            f"{path!r} has no config.json; accepted: the folder of a Hugging Face causal LM, a run or a checkpoint"
+        )
     if not any(folder.glob("*.safetensors")):
         pickled = " (the .bin files there are pickles, which are not read)" if any(folder.glob("*.bin")) else ""
         raise ConfigError(f"{path!r} has no weights: no *.safetensors{pickled}")
@@ -169,6 +185,11 @@ def _nearest(folder: Path) -> str:
     siblings = [other for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, [other.name for other in siblings], n=1)
     return f" (did you mean {str(folder.parent / near[0])!r}?)" if near else ""
+
+
+def from_here(path: Path) -> str:
+    """Say where a relative path was looked for."""
+    return "" if path.is_absolute() else f" (paths are relative to the working directory, {Path.cwd()})"
 
 
 def _from_hub(name: str) -> Path:

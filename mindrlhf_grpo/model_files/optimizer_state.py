@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 TENSORS, SETTINGS = "optimizer.safetensors", "optimizer.json"
-EPS = 1e-8  # of the update's denominator
 
 Array = TypeVar("Array")
 

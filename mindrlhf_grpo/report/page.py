@@ -56,6 +56,7 @@ def html_of(run: Run) -> str:
         safety_note=note(run),
         versions=run.versions,
         config_text=run.config_text,
+        resolved_text=run.resolved_text,
         has_steps=bool(run.steps),
         note=f"{completions.note} {legend(run)}".strip() if completions.note else "",
         when_kept=when_kept(run),

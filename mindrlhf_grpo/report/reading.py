@@ -27,7 +27,8 @@ class Run:
         steps: ascending step numbers with metrics.
         series: metric name -> one value per step; None where not measured or not finite.
         not_finite: metric name -> steps where it was recorded but not finite.
-        config, config_text: the resolved configuration; empty if absent.
+        config, config_text: the configuration; empty if absent.
+        resolved_text: the numbers that presets filled in; empty if absent.
         versions: package -> version, from the first comment lines of ``config.yaml``.
         summary: ``summary.json``; empty while the run is not finished.
         failure: the reason why the run stopped itself; empty if it did not.
@@ -41,6 +42,7 @@ class Run:
     not_finite: dict[str, list[int]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
+    resolved_text: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
@@ -139,6 +141,8 @@ def _read_config(run: Run) -> None:
         run.skipped.append("config.yaml (not there)")
         return
     run.config_text = path.read_text(errors="replace")
+    resolved = run.path / "resolved.yaml"  # runs of earlier versions have none
+    run.resolved_text = resolved.read_text(errors="replace") if resolved.is_file() else ""
     for line in run.config_text.splitlines():
         match = re.fullmatch(r"# (\S+) (\S.*)", line)
         if not match:

@@ -1,9 +1,10 @@
 """Checkpoints: a folder is complete or it does not exist.
 
 ``RUN/checkpoints/step_N`` holds ``policy/`` (Hugging Face layout), ``optimizer/``, ``trainer_state.json`` and
-``manifest.json`` (size and SHA-256 of every file). It is written under a hidden name, flushed to disk and renamed; it is
-removed by renaming first. So a folder named ``step_N`` is complete at whatever moment a run is killed. What a disk then
-does to it is found by the manifest; ``newest`` goes back to the checkpoint before it where the run allows that.
+``manifest.json`` (size and SHA-256 of every file); the links ``latest`` and ``best`` lead to one. It is written under a
+hidden name, flushed to disk and renamed; it is removed by renaming first. So a folder named ``step_N`` is complete at
+whatever moment a run is killed. What a disk then does to it is found by the manifest; ``newest`` goes back to the
+checkpoint before it where the run allows that.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..model_files.checkpoint_folders import PREFIX, STATE, steps
 from ..model_files.folder import as_readable
 from .shortages import os_error
 
 MANIFEST = "manifest.json"
-STATE = "trainer_state.json"
-PREFIX = "step_"
 
 
 class Unwritten(Exception):
@@ -70,14 +70,6 @@ def save(root: Path, step: int, state: dict[str, Any], write: Callable[[Path], N
         raise Unwritten(error, written) from error
     flush(root)
     return final
-
-
-def steps(root: Path) -> list[int]:
-    """Steps that have a complete checkpoint, oldest first."""
-    if not root.is_dir():
-        return []
-    names = [path.name[len(PREFIX) :] for path in root.iterdir() if path.name.startswith(PREFIX)]
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def step_of(folder: Path) -> int:
@@ -185,11 +177,28 @@ def prune(root: Path, *, keep_last: int, protected: Collection[int]) -> None:
             remove(root / f"{PREFIX}{step}")
 
 
+def link(root: Path, name: str, step: int | None) -> None:
+    """Let ``root/name`` lead to a checkpoint; without one, or where links cannot be made, there is none."""
+    place, partial = root / name, root / f".writing-{name}"
+    target = None if step is None else f"{PREFIX}{step}"
+    try:
+        if target is None or not (root / target).is_dir():
+            place.unlink(missing_ok=True)
+            return
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(target, target_is_directory=True)
+        os.replace(partial, place)
+    except OSError:  # a file system without links: commands find the checkpoints by their steps
+        return
+
+
 def clean(root: Path) -> None:
     """Delete the leftovers of an interrupted save or removal."""
     if root.is_dir():
         for path in root.iterdir():
-            if path.name.startswith((".writing-", ".removing-")):
+            if path.name.startswith((".writing-", ".removing-")) and path.is_symlink():
+                path.unlink()
+            elif path.name.startswith((".writing-", ".removing-")):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from pydantic import ValidationError
 
 from .. import __version__
 from ..config import yaml_source
-from ..config.file import AnyConfig, dump
+from ..config.file import AnyConfig
+from ..config.secrets import hide_secrets
 from ..errors import CheckpointError
 from ..json_lines import replace_file
+from ..model_files.checkpoint_folders import PREFIX, steps
 from ..types import Batch
 from . import checkpoint
+from .export import pin_models
 
 # Keys that may change between a run and its resumption: they change when or how fast things happen, not the result;
 # and those that decide which rows are left out, which the rows already drawn do not depend on.
@@ -71,19 +75,27 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"{checkpoint.PREFIX}{step}"
+        return self.checkpoints / f"{PREFIX}{step}"
 
-    def open(self, config: AnyConfig, versions: dict[str, str]) -> None:
+    def open(self, config: AnyConfig, versions: dict[str, str], resolved: Mapping[str, Any] | None = None) -> None:
         """Create the folder with ``config.yaml``, or check that this configuration may resume it.
 
+        Args:
+            resolved: the numbers that the configuration leaves to presets and shares, for ``resolved.yaml``.
+
         Raises:
-            CheckpointError: the folder holds a run made with other settings.
+            CheckpointError: the folder holds a run made with other settings, or cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"the run folder {str(self.path)!r} cannot be made: {error.strerror}") from None
         checkpoint.clean(self.checkpoints)
         self.check(config)
         lines = [f"# {name} {version}" for name, version in {"mindrlhf-grpo": __version__, **versions}.items()]
-        replace_file(self.path / "config.yaml", ("\n".join(lines) + "\n" + dump(config)).encode())
+        replace_file(self.path / "config.yaml", ("\n".join(lines) + "\n" + shareable(config)).encode())
+        if resolved is not None:
+            replace_file(self.path / "resolved.yaml", yaml_source.dump(dict(resolved)).encode())
 
     def check(self, config: AnyConfig) -> None:
         """Check that this configuration may resume the run in the folder.
@@ -92,8 +104,8 @@ class RunFolder:
             CheckpointError: it holds a run made with other settings.
         """
         saved = self.path / "config.yaml"
-        if saved.exists() and checkpoint.steps(self.checkpoints):
-            changed = differences(saved_config(saved, type(config)), config)
+        if saved.exists() and steps(self.checkpoints):
+            changed = differences(saved_config(saved, type(config)), pin_models(config))
             if changed:
                 raise CheckpointError(
                     f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
@@ -124,6 +136,11 @@ def state(progress: Progress) -> dict[str, Any]:
     return asdict(progress)
 
 
+def shareable(config: AnyConfig) -> str:
+    """The configuration as YAML for files that are shown to others: secrets in arguments are hidden."""
+    return yaml_source.dump(hide_secrets(config.model_dump(mode="json")))
+
+
 def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
     """Read the configuration that a run was made with.
 
@@ -131,20 +148,36 @@ def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
         CheckpointError: it cannot be read as one of this kind.
     """
     try:
-        return kind.model_validate(yaml_source.parse(path.read_text()).value)
+        document = yaml_source.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {NEW_RUN}") from None
+    if document.problems or not isinstance(document.value, dict):
+        reason = f"line {document.problems[0][0]}: {document.problems[0][1]}" if document.problems else "it is empty"
+        raise CheckpointError(f"{path} does not hold the settings of this run ({reason}); {NEW_RUN}")
+    try:
+        return kind.model_validate(document.value)
     except ValidationError as error:
         places = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors())
-        raise CheckpointError(
-            f"{path} is not a configuration of this kind of run ({places}); use another run_dir"
-        ) from None
+        raise CheckpointError(f"{path} is not a configuration of this kind of run ({places}); {NEW_RUN}") from None
+
+
+NEW_RUN = "put the file back, or use another run_dir"
 
 
 def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Describe the keys outside ``FREE`` whose values differ."""
-    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    before, after = (flatten(hide_secrets(config.model_dump(mode="json"))) for config in (old, new))
     names = sorted(before.keys() | after.keys())
-    fixed = [name for name in names if not any(name == free or name.startswith(free + ".") for free in FREE)]
-    return [f"{n} was {before.get(n)!r}, is {after.get(n)!r}" for n in fixed if before.get(n) != after.get(n)]
+    free = [name for name in FREE if name != "train.steps" or not old.train.bound_to_steps]
+    fixed = [name for name in names if not any(name == key or name.startswith(f"{key}.") for key in free)]
+    why = {
+        "train.steps": " (its learning rates are spread over all steps: the steps already made would have had others)"
+    }
+    return [
+        f"{name} was {before.get(name)!r}, is {after.get(name)!r}{why.get(name, '')}"
+        for name in fixed
+        if before.get(name) != after.get(name)
+    ]
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

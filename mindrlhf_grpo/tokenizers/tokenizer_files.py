@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..model_files.checkpoint_folders import is_adapter, policy_folder
+from ..model_files.folder import find_folder
 
 CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
 HUB_PATTERNS = [
@@ -100,7 +102,9 @@ def find_tokenizer(path: str, *, trust_remote_code: bool = False) -> TokenizerFi
     if place.is_file():
         # A vocabulary file alone says nothing about its model; the files beside it do.
         return _describe(path, place.parent, place)
-    folder = place if place.is_dir() else _download(path, trust_remote_code)
+    folder = policy_folder(place) if place.is_dir() else _download(path, trust_remote_code)
+    if is_adapter(folder) and not any(folder.glob("tokenizer*")):
+        folder = find_folder(str(folder))  # its base has the tokenizer
     return _describe(path, folder, _vocabulary(path, folder))
 
 

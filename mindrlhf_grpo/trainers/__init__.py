@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config.offline import OfflineConfig
 from ..config.run import RunConfig
+from ..run.export import pin_models
 
 
 def train(config: RunConfig | OfflineConfig) -> dict[str, Any]:
@@ -19,6 +20,8 @@ def train(config: RunConfig | OfflineConfig) -> dict[str, Any]:
         Interrupted: a signal; the text says from where the same command goes on.
     """
     from .failures import failures_told
+
+    config = pin_models(config)
 
     with failures_told(config):
         if isinstance(config, OfflineConfig):

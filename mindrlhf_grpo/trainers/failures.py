@@ -11,7 +11,7 @@ from ..capacity.memory import micro_batch_tokens
 from ..config.file import AnyConfig
 from ..config.run import RunConfig
 from ..errors import DiskFull, Interrupted, OutOfMemory
-from ..run.checkpoint import steps
+from ..model_files.checkpoint_folders import steps
 from ..run.shortages import as_size, free_bytes, shortage
 from ..run.stop_signals import Terminated
 

@@ -24,6 +24,7 @@ from ..config.file import AnyConfig, Draft
 from ..config.keys import catalogue, record_path
 from ..config.offline import OfflineConfig, mixed_rows
 from ..config.run import MetricConfig, RewardConfig, RunConfig
+from ..config.secrets import HIDDEN, hidden_places
 from ..data.examples import ExampleStream
 from ..data.mixture import Setting, read_sources
 from ..data.row_check import Survey
@@ -88,6 +89,13 @@ def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
     for name in config.tracking.to:
         _check_tracker(findings, name)
     findings.attempt("run_dir", lambda: check_writable(config.run_dir))
+    findings.problems += [
+        (
+            place,
+            f"{place} is {HIDDEN}, as the files of a run hold secrets; write it again, or read it from the environment",
+        )
+        for place in hidden_places(config.model_dump(mode="json"))
+    ]
     return findings.problems
 
 
@@ -231,9 +239,12 @@ def ask_backend(config: AnyConfig) -> None:
 
 def check_writable(run_dir: Path) -> None:
     """Raise ConfigError if a run cannot write its folder."""
+    try:
+        existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    except OSError as error:  # a name that is too long, say
+        raise ConfigError(f"{str(run_dir)[:100]!r} cannot be a folder: {error.strerror}") from None
     if run_dir.exists() and not run_dir.is_dir():
         raise ConfigError(f"{str(run_dir)!r} is a file; a run needs a folder")
-    existing = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"{str(run_dir)!r} cannot be written: {existing} is read-only, or no folder")
 

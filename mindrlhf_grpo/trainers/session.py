@@ -15,22 +15,24 @@ from typing import Any
 
 from ..backend import Backend, Comm
 from ..capacity.checkpoint_size import predicted_checkpoint
-from ..config.file import AnyConfig, dump
+from ..config.file import AnyConfig
 from ..data.stream import SPECIAL_TEXT
 from ..errors import CheckpointError, DiskFull, Interrupted, RunFailed
 from ..metrics.advice import advice
 from ..metrics.alarms import Alarms, Sounding
+from ..model_files.checkpoint_folders import BEST, LATEST, steps
 from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
 from ..run import checkpoint
 from ..run.clock import Clock
-from ..run.folder import Progress, RunFolder, state
+from ..run.folder import Progress, RunFolder, shareable, state
 from ..run.lock import RunLock
 from ..run.shortages import as_size, first_sentence, free_bytes, is_disk_full
 from ..run.stop_signals import StopSignals, name_of
 from ..run.tracking import Tracker, before_the_run, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..types import Batch
+from .resolved import resolved_settings
 
 SPECIAL_TEXT_NOTE = (
     "messages write special tokens, which are read as text (data.rendering.special_tokens: tokens reads them as "
@@ -85,7 +87,7 @@ class RunSession:
             taken_over = self.lock.acquire()
             self.warnings += [taken_over] if taken_over else []
             try:
-                self.folder.open(self.config, self.backend.versions())
+                self.folder.open(self.config, self.backend.versions(), resolved_settings(self.config))
             except BaseException:
                 self.lock.release()
                 raise
@@ -106,7 +108,7 @@ class RunSession:
             self.tracker = Tracker(
                 self.folder.path,
                 list(self.config.tracking.to),
-                config_text=dump(self.config),
+                config_text=shareable(self.config),
                 steps=self.config.train.steps,
                 resume_step=-1 if folder is None else self.progress.step,
             )
@@ -191,6 +193,18 @@ class RunSession:
             progress.best, progress.best_step = value, step
         if target is not None and judged.sign * value >= judged.sign * target:
             progress.stopped_because = f"held-out {judged.name} {value:.3f} reached the target {target}"
+        self.stop_without_progress(step)
+
+    def stop_without_progress(self, step: int) -> None:
+        """After an evaluation: stop the run where ``eval.patience`` evaluations in a row were not the best."""
+        settings, progress = self.config.eval, self.progress
+        if not settings.patience or progress.best_step is None or progress.stopped_because is not None:
+            return
+        waited = (step - progress.best_step) // settings.every
+        if waited >= settings.patience:
+            progress.stopped_because = (
+                f"no better held-out metric in {waited} evaluations since step {progress.best_step} (eval.patience)"
+            )
 
     def log(
         self, step: int, metrics: dict[str, float], clock: Clock, *, reasons: Mapping[str, str] | None = None
@@ -276,12 +290,14 @@ class RunSession:
         except checkpoint.Unwritten as failed:
             return self._unwritten(step, failed)
         checkpoint.prune(root, keep_last=settings.keep_last, protected=[best] if settings.keep_best and best else [])
+        checkpoint.link(root, LATEST, step)
+        checkpoint.link(root, BEST, best)
         return None
 
     def _unwritten(self, step: int, failed: checkpoint.Unwritten) -> RunFailed:
         """The error of a checkpoint that the disk did not take."""
         root = self.folder.checkpoints
-        saved = checkpoint.steps(root)
+        saved = steps(root)
         text = f"the checkpoint of step {step} could not be written: {first_sentence(failed.error)}"
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "there is no earlier checkpoint"
         if not is_disk_full(failed.error):

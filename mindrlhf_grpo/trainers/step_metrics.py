@@ -103,7 +103,8 @@ def update_metrics(results: Sequence[UpdateResult]) -> dict[str, float]:
     metrics["grad_norm"] = sum(result.grad_norm for result in results) / len(results)
     metrics |= changed_metrics(results)
     metrics["entropy"] = per_token("entropy")
-    metrics["kl/mean"] = per_token("kl")
+    if any("kl" in result.sums for result in results):  # else there is no reference, and nothing was measured
+        metrics["kl/mean"] = per_token("kl")
     metrics["clip_frac/low"], metrics["clip_frac/high"] = per_token("clip_low"), per_token("clip_high")
     metrics["ratio/mean"] = per_token("ratio")
     metrics["ratio/max_update_dev"] = max(result.sums.get("max/ratio_dev", 0.0) for result in results)

@@ -77,11 +77,23 @@ def test_generate_refuses_more_tokens_than_the_model_has_positions(run: Run, fol
     assert "knows 128 positions" in err
 
 
-def test_an_adapter_is_merged_before_use(run: Run, folder: Path, tmp_path: Path) -> None:
-    code, _, err = run("generate", folder / "run", "1+2=")
-    assert code == 2
-    assert "holds a LoRA adapter" in err
-    assert "export" in err
+def test_a_lora_run_is_used_like_any_other(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Finding P2 (LoRA runs): generate, evaluate and a next stage refused the run of an adapter."""
+    code, out, _ = run("generate", folder / "run", "1+2=", "--max-tokens", 3, "--checkpoint", "best")
+    assert code == 0
+    assert run("generate", folder / "run" / "checkpoints" / "latest", "1+2=", "--max-tokens", 3)[1] == out
+    code, out, _ = run(
+        "evaluate", folder / "config.yaml", "rollout.max_tokens=4", "--limit", 3, "--model", folder / "run"
+    )
+    assert (code, json.loads(out)["problems"]) == (0, 3)
+    overrides = [f"model.path={folder / 'run'}", f"run_dir={tmp_path / 'next'}", "train.steps=1", "model.lora_rank=0"]
+    assert run("train", folder / "config.yaml", *overrides)[0] == 0
+    saved = (tmp_path / "next" / "config.yaml").read_text()
+    assert "run/checkpoints/step_2/policy.merged" in saved  # not `run`, which may get newer checkpoints
+    assert run("train", folder / "config.yaml", *overrides)[0] == 0  # resumed, not refused as another model
+
+
+def test_an_adapter_is_merged_on_request(run: Run, folder: Path, tmp_path: Path) -> None:
     code, out, _ = run("export", folder / "run", tmp_path / "merged", "--merge")
     assert code == 0
     assert json.loads(out)["merged"] is True

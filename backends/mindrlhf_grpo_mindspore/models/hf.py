@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import CheckpointError, ConfigError, UserError
 from mindrlhf_grpo.model_files.architecture import Architecture
-from mindrlhf_grpo.model_files.folder import TensorInfo, read_header, read_model_config, weight_files
+from mindrlhf_grpo.model_files.folder import TensorInfo, loadable, read_header, read_model_config, weight_files
 from mindrlhf_grpo.model_files.lora import PREFIX, read_pairs
 from mindrlhf_grpo.model_files.lora import lora_scale as plain_lora_scale
 from mindrlhf_grpo.model_files.lora_draws import draw_adapters
@@ -171,7 +171,7 @@ def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelCo
     factors = {PREFIX + name: numbers(weight) for name, weight in adapters(weights).items()}
     write_tensors(folder / "adapter_model.safetensors", factors)
     settings = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model.path, "bias": "none",
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": loadable(model.path), "bias": "none",
         "r": model.lora_rank, "lora_alpha": model.lora_alpha, "lora_dropout": 0.0, "init_lora_weights": True,
         "fan_in_fan_out": False, "inference_mode": True, "use_rslora": False, "use_dora": False,
         "target_modules": _as_list(model.lora_targets) if model.lora_targets != "all-linear" else _ends(weights),

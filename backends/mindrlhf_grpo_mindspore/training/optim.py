@@ -17,9 +17,10 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import CompileLog
+from mindrlhf_grpo.config.run import TrainConfig
 from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.model_files.folder import read_header
-from mindrlhf_grpo.model_files.optimizer_state import EPS, TENSORS, check_names, named_state, read_steps, write_steps
+from mindrlhf_grpo.model_files.optimizer_state import TENSORS, check_names, named_state, read_steps, write_steps
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 
 from ..graph import Compiled, overwrite
@@ -29,13 +30,25 @@ RUN = 16384  # numbers whose squares are summed in float32
 
 
 class AdamW:
-    """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32."""
+    """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32.
+
+    Its settings are ``train``'s betas, epsilon and weight decay; with ``decayed: matrices`` vectors do not decay.
+
+    Args:
+        whole: the full weights by the same names, where ``parameters`` are slices of them.
+    """
 
     def __init__(
-        self, parameters: Mapping[str, Parameter], *, betas: tuple[float, float], weight_decay: float, log: CompileLog
+        self,
+        parameters: Mapping[str, Parameter],
+        train: TrainConfig,
+        log: CompileLog,
+        *,
+        whole: Mapping[str, Parameter] | None = None,
     ) -> None:
         self.parameters = dict(parameters)
-        self.betas, self.weight_decay, self.log = betas, weight_decay, log
+        self.whole = parameters if whole is None else whole
+        self.train, self.log = train, log
         self.steps = 0
         self.averages: dict[str, Parameter] = {}
         self.square_averages: dict[str, Parameter] = {}
@@ -46,20 +59,24 @@ class AdamW:
         """One step on the gradients of all parameters, in their order, multiplied by ``gradient_scale``."""
         self.create_state()
         if self.compiled is None:
-            step = AdamWStep(self.betas, decays=self.weight_decay > 0, **self.tuples())
+            step = AdamWStep(self.train.betas, **self.tuples())
             self.compiled = Compiled("optimizer step", step.construct, self.log, bucket=step_bucket)
         self.steps += 1
-        beta1, beta2 = self.betas
+        beta1, beta2 = self.train.betas
         root = math.sqrt(1 - beta2**self.steps)
-        rates = (gradient_scale, 1 - learning_rate * self.weight_decay, learning_rate * root / (1 - beta1**self.steps),
-                 EPS * root)  # fmt: skip
+        rates = (gradient_scale, 1 - learning_rate * self.train.weight_decay,
+                 learning_rate * root / (1 - beta1**self.steps), self.train.optimizer.epsilon * root)  # fmt: skip
         self.compiled(*(Tensor(np.float32(rate)) for rate in rates), *gradients)
 
     def tuples(self) -> dict[str, ParameterTuple]:
         """The tensors that a step changes, each kind in the order of the parameters."""
         weights = [self.masters.get(name, parameter) for name, parameter in self.parameters.items()]
+        least = 2 if self.train.optimizer.decayed == "matrices" else 0  # dimensions of what decays
+        matrices = [self.whole[name].ndim >= least and self.train.weight_decay > 0 for name in self.parameters]
+        decayed = [weight for weight, decays in zip(weights, matrices, strict=True) if decays]
         return {
             "weights": ParameterTuple(weights),
+            "decayed": ParameterTuple(decayed),
             "averages": ParameterTuple(self.averages.values()),
             "square_averages": ParameterTuple(self.square_averages.values()),
             "masters": ParameterTuple(self.masters.values()),
@@ -121,8 +138,8 @@ class AdamWStep(nn.Cell):
         self,
         betas: tuple[float, float],
         *,
-        decays: bool,
         weights: ParameterTuple,
+        decayed: ParameterTuple,
         averages: ParameterTuple,
         square_averages: ParameterTuple,
         masters: ParameterTuple,
@@ -130,7 +147,7 @@ class AdamWStep(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.beta1, self.beta2 = betas
-        self.decays = decays
+        self.decayed = decayed
         self.weights, self.averages, self.square_averages = weights, averages, square_averages
         self.masters, self.rounded = masters, rounded
         self.adam = ops.Adam()
@@ -138,7 +155,9 @@ class AdamWStep(nn.Cell):
 
     def construct(self, scale: Tensor, decay: Tensor, rate: Tensor, eps: Tensor, *gradients: Tensor) -> Tensor:
         """``decay``: factor of the weights by weight decay; ``rate``, ``eps``: with the bias corrections of this step."""
-        step = ops.partial(self.step_tensor, scale, decay, rate, eps)
+        if len(self.decayed) > 0:
+            self.each(ops.partial(decay_tensor, decay), self.decayed)
+        step = ops.partial(self.step_tensor, scale, rate, eps)
         self.each(step, self.weights, self.averages, self.square_averages, gradients)
         if len(self.rounded) > 0:
             self.each(round_tensor, self.rounded, self.masters)
@@ -147,7 +166,6 @@ class AdamWStep(nn.Cell):
     def step_tensor(
         self,
         scale: Tensor,
-        decay: Tensor,
         rate: Tensor,
         eps: Tensor,
         weight: Parameter,
@@ -156,10 +174,12 @@ class AdamWStep(nn.Cell):
         gradient: Tensor,
     ) -> Tensor:
         """Step one weight."""
-        if self.decays:
-            ops.assign(weight, weight * decay)
         scaled = gradient.astype(ms.float32) * scale
         return self.adam(weight, average, square_average, 0.0, 0.0, rate, self.beta1, self.beta2, eps, scaled)[0]
+
+
+def decay_tensor(decay: Tensor, weight: Parameter) -> Tensor:
+    return ops.assign(weight, weight * decay)
 
 
 def round_tensor(copy: Parameter, master: Parameter) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mindrlhf_grpo.backend import BackendConfig, LogProbs, Loss
 from mindrlhf_grpo.batches.row_arrays import fill_rows
-from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.folder import find_folder, read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import SHARED_HEAD, ValueHead, load_value_head
 from mindrlhf_grpo.parallel.residency import Role
@@ -36,7 +36,7 @@ class MindSporePolicy(TrainedModel):
     read_at = "before"
 
     def __init__(self, config: BackendConfig, context: RunContext) -> None:
-        architecture = hf.load_architecture(Path(config.model.path).expanduser())
+        architecture = hf.load_architecture(find_folder(config.model.path))
         super().__init__(config.model, config.train, architecture, context)
         self.config = config
         weights = hf.load_weights(self.folder, architecture, config.model.dtype)

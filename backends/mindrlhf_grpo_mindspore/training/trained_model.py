@@ -26,6 +26,7 @@ from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
+from mindrlhf_grpo.model_files.folder import find_folder
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
@@ -76,7 +77,7 @@ class TrainedModel(ABC):
     ) -> None:
         self.model_config, self.train, self.architecture, self.context = config, train, architecture, context
         self.log, self.comm = context.log, context.comm
-        self.folder = Path(config.path).expanduser()
+        self.folder = find_folder(config.path)
         self.lora_scale = hf.lora_scale(config)
         self.layout, self.layout_reason = choose_layout(config.layout)
         self.steps: dict[tuple[Loss, tuple[str, ...], bool], tuple[Compiled, tuple[str, ...]]] = {}
@@ -94,7 +95,7 @@ class TrainedModel(ABC):
         if isinstance(self.comm, MindSporeRanks) and self.context.strategy != "replicate":
             self.shards = OptimizerShards(self.trainable, self.comm)
             stepped = self.shards.parameters
-        self.optimizer = AdamW(stepped, betas=self.train.betas, weight_decay=self.train.weight_decay, log=self.log)
+        self.optimizer = AdamW(stepped, self.train, self.log, whole=self.trainable)
 
     @abstractmethod
     def cells(self, loss: Loss) -> nn.Cell:

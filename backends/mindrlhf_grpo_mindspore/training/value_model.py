@@ -18,7 +18,7 @@ from mindrlhf_grpo.batches.row_arrays import fill_rows
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
 from mindrlhf_grpo.model_files.architecture import Architecture
-from mindrlhf_grpo.model_files.folder import read_header, read_model_config
+from mindrlhf_grpo.model_files.folder import find_folder, read_header, read_model_config
 from mindrlhf_grpo.model_files.lora import PREFIX
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 from mindrlhf_grpo.model_files.value_head import (
@@ -75,7 +75,7 @@ class MindSporeValueModel(TrainedModel):
     gives_entropies = False
 
     def __init__(self, config: ModelConfig, train: TrainConfig, read_at: ReadAt, context: RunContext) -> None:
-        architecture = supported_architecture(body_config(read_model_config(Path(config.path).expanduser())))
+        architecture = supported_architecture(body_config(read_model_config(find_folder(config.path))))
         super().__init__(config, train, replace(architecture, headless=True), context)
         self.read_at = read_at
         self.awake = self.restored = False

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
-from mindrlhf_grpo.model_files.folder import find_folder, read_model_config
+from mindrlhf_grpo.model_files.folder import find_folder, loadable, read_model_config
 from mindrlhf_grpo.model_files.value_head import NAMED_HEADS, body_config, is_head
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def load_causal_lm(model: ModelConfig, device: torch.device | None = None) -> Pr
     disable_progress_bar()
     with refused_as_config_error(model.path):
         loaded, report = model_class(model).from_pretrained(
-            model.path,
+            loadable(model.path),
             dtype=DTYPES[model.dtype],
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
@@ -88,7 +88,7 @@ def model_class(model: ModelConfig) -> Any:
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     )
 
-    kind = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code).model_type
+    kind = AutoConfig.from_pretrained(loadable(model.path), trust_remote_code=model.trust_remote_code).model_type
     reads_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     return AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
 
@@ -122,14 +122,10 @@ def starts_with(name: str, prefix: str) -> bool:
 
 def check_folder(path: str) -> None:
     """Raise ConfigError for a path that is meant as a folder and is none, or has no config.json."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"model.path {path!r}: the folder has no config.json; it must be a Hugging Face model folder"
-            )
-    elif folder.exists() or path.count("/") != 1 or path.startswith((".", "~", "/")):
-        raise ConfigError(f"model.path {path!r}: no such folder; accepted: a folder or a hub id like org/name")
+    try:
+        loadable(path)
+    except ConfigError as error:
+        raise ConfigError(f"model.path {path!r}: {error}") from None
 
 
 @contextmanager
@@ -156,7 +152,7 @@ def load_classifier(model: ModelConfig, device: torch.device | None = None) -> P
     check_folder(model.path)
     with quiet_loading(), refused_as_config_error(model.path), torch.random.fork_rng(devices=[]):
         loaded, report = AutoModelForSequenceClassification.from_pretrained(
-            model.path,
+            loadable(model.path),
             dtype=DTYPES[model.dtype],
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.batches.online import micro_batches
 from mindrlhf_grpo.config.run import ModelConfig, TrainConfig
 from mindrlhf_grpo.errors import BackendError, ConfigError, RunFailed, UserError
-from mindrlhf_grpo.model_files.folder import find_folder, read_model_config
+from mindrlhf_grpo.model_files.folder import find_folder, loadable, read_model_config
 from mindrlhf_grpo.rewards.models.score_shapes import sequence_scores
 from mindrlhf_grpo.types import Batch
 
@@ -44,7 +44,10 @@ class RemoteCodeClassifier:
 
             with hf.quiet_loading(), hf.refused_as_config_error(self.config.path), own_code(self.config.path):
                 loaded = getattr(transformers, class_of(self.config.path)).from_pretrained(
-                    self.config.path, dtype=hf.DTYPES[self.config.dtype], trust_remote_code=True, use_safetensors=True
+                    loadable(self.config.path),
+                    dtype=hf.DTYPES[self.config.dtype],
+                    trust_remote_code=True,
+                    use_safetensors=True,
                 )
             self.model = loaded.to(self.device).eval()
         return self.model

@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from mindrlhf_grpo.config.run import TrainConfig
 from mindrlhf_grpo.errors import CheckpointError
-from mindrlhf_grpo.model_files.optimizer_state import EPS, TENSORS, check_names, named_state, read_steps, write_steps
+from mindrlhf_grpo.model_files.optimizer_state import TENSORS, check_names, named_state, read_steps, write_steps
 
 from ..models.hf import local
 
 
 class AdamW:
-    """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32."""
+    """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32.
 
-    def __init__(
-        self, named_parameters: Iterable[tuple[str, Tensor]], *, betas: tuple[float, float], weight_decay: float
-    ) -> None:
+    Its settings are ``train``'s betas, epsilon and weight decay; with ``decayed: matrices`` vectors do not decay.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Tensor]], train: TrainConfig) -> None:
         self.parameters = dict(named_parameters)
-        self.betas, self.weight_decay = betas, weight_decay
+        self.train = train
         self.steps = 0
         self.averages: dict[str, Tensor] = {}
         self.square_averages: dict[str, Tensor] = {}
@@ -52,15 +54,20 @@ class AdamW:
     def step_tensor(self, name: str, parameter: Tensor, gradient: Tensor, done: Tensor, learning_rate: float) -> None:
         """Step one tensor from its float32 gradient; ``done`` is the number of steps before this one."""
         weight = self.masters.get(name, parameter)
-        beta1, beta2 = self.betas
+        beta1, beta2 = self.train.betas
         adamw(
             [weight], [gradient], [self.averages[name]], [self.square_averages[name]], [],
             [done.to(weight.device, copy=True)],
             foreach=False, fused=weight.device.type in FUSED, amsgrad=False, beta1=beta1, beta2=beta2,
-            lr=learning_rate, weight_decay=self.weight_decay, eps=EPS, maximize=False,
+            lr=learning_rate, weight_decay=self.weight_decay(name), eps=self.train.optimizer.epsilon, maximize=False,
         )  # fmt: skip
         if weight is not parameter:
             parameter.copy_(weight)
+
+    def weight_decay(self, name: str) -> float:
+        """The decay of a parameter."""
+        exempt = self.train.optimizer.decayed == "matrices" and self.parameters[name].dim() < 2
+        return 0.0 if exempt else self.train.weight_decay
 
     def create_state(self) -> None:
         """Create zero moments and, for other types than float32, master weights; on the first step."""

@@ -61,7 +61,7 @@ class TorchPolicy(TrainedModel):
         super().take_weights(model)
         if self.head is not None:
             self.trainable |= {f"{NAME}.{name}": weight for name, weight in self.head.named_parameters()}
-            self.optimizer = AdamW(self.trainable.items(), betas=self.train.betas, weight_decay=self.train.weight_decay)
+            self.optimizer = AdamW(self.trainable.items(), self.train)
 
     @property
     def packed(self) -> LogProbModel:

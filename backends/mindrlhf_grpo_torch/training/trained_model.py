@@ -64,7 +64,7 @@ class TrainedModel(ABC):
         """Train the weights of a model that require a gradient."""
         self.model = model
         self.trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        self.optimizer = AdamW(self.trainable.items(), betas=self.train.betas, weight_decay=self.train.weight_decay)
+        self.optimizer = AdamW(self.trainable.items(), self.train)
 
     def shard(self, packed: PackedModel) -> None:
         """Shard the weights where the run asks for it; every rank calls it, before the first step."""

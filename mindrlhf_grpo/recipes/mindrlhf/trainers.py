@@ -16,7 +16,6 @@ from typing import Any, cast
 from ...backend import load_backend
 from ...config.run import RunConfig
 from ...errors import ConfigError, RunFailed
-from ...run import checkpoint
 from ...trainers import train
 from ...trainers.experience import Experience
 from ...trainers.online import OnlineTrainer
@@ -93,7 +92,7 @@ class SteppedRun:
     def save_checkpoint(self, rank_id: int = 0, steps: int = 0) -> Path:
         """Write a checkpoint of the last step unless it has one, and return its folder."""
         session = self.online.session
-        if self.steps_done not in checkpoint.steps(session.folder.checkpoints):
+        if not session.folder.checkpoint(self.steps_done).is_dir():
             self.online.gather()
             session.write_checkpoint(self.steps_done, self.online.write)
         return session.folder.checkpoints / f"step_{self.steps_done}"

@@ -14,7 +14,7 @@ from ...config.file import Draft
 from ...config.parallel import ZERO_STAGES
 from ...data.sources import read_rows
 from ...errors import ConfigError
-from ...run.checkpoint import steps
+from ...model_files.checkpoint_folders import steps
 from .data import source_of
 from .registry import package_data, read_registry, read_routing, unfolded
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ...batches.online import padded
 from ...config.run import ModelConfig, TrainConfig
 from ...errors import ConfigError, DataError, did_you_mean
+from ...model_files.checkpoint_folders import policy_folder
 from ...model_files.folder import find_folder, read_headers, read_model_config
 from ...model_files.value_head import is_head
 from ...tokenizers.masks import encode_conversation, encode_text
@@ -148,7 +149,7 @@ class Scorer:
         folder = settings.tokenizer or settings.model
         self.tokenizer: Tokenizer | None = None
         if settings.tokens == "same":
-            check_same_tokenizer(Path(folder), policy_tokenizer)
+            check_same_tokenizer(policy_folder(Path(folder)), policy_tokenizer)
         else:
             self.tokenizer = load_tokenizer(folder, chat_template=settings.chat_template)
         self.model: ValueReader | None = None
@@ -321,7 +322,7 @@ def squash(settings: ScorerSettings, scores: Floats) -> Floats:
 def check_head(settings: ScorerSettings) -> None:
     """Raise ConfigError for weights without a head with one output: it would be initialised at random and score noise."""
     folder = Path(settings.model).expanduser()
-    names = read_headers(folder) if folder.is_dir() else {}
+    names = read_headers(find_folder(settings.model)) if folder.is_dir() else {}
     if names and not settings.trust_remote_code and not any(is_head(name) for name in names):
         raise ConfigError(
             f"reward model {settings.model!r} has no head of one number, only a language model's weights; accepted: a "

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...json_lines import read_json_lines
+from ...model_files.checkpoint_folders import PREFIX, steps
 from ...model_files.folder import read_header, weight_files
 from ...model_files.safetensors import read_tensor
 from ...run import checkpoint
@@ -138,12 +139,12 @@ def pair(metrics: Sequence[dict[str, Any]], name: str) -> tuple[float, float]:
 
 def newest_policy(run: Path) -> tuple[int, Path]:
     """Step and policy folder of the newest checkpoint, its files compared with their manifest."""
-    steps = checkpoint.steps(run / "checkpoints")
-    if not steps:
+    saved = steps(run / "checkpoints")
+    if not saved:
         raise DataError(f"{run} has no checkpoint")
-    folder = run / "checkpoints" / f"{checkpoint.PREFIX}{steps[-1]}"
+    folder = run / "checkpoints" / f"{PREFIX}{saved[-1]}"
     checkpoint.verify(folder)
-    return steps[-1], folder / "policy"
+    return saved[-1], folder / "policy"
 
 
 def compare_weights(one: Path, other: Path) -> list[tuple[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,9 +79,9 @@ def out_of_range() -> Iterator[Mutation]:
         path = key.path.replace(".N.", ".0.")
         if "at least 0" in key.accepted and key.numeric:
             yield override(path, "-1" if not key.accepted.startswith("a list") else "[-1, 0]", "at least 0")
-        if "at least 1" in key.accepted or "above 0" in key.accepted:
+        if ("at least 1" in key.accepted or "above 0" in key.accepted) and "at least 0" not in key.accepted:
             yield override(path, "0", "it takes")
-        if "at most 1" in key.accepted or "below 1" in key.accepted:
+        if re.search(r"(at most|below) 1(?![0-9])", key.accepted):
             yield override(path, "1.5", "it takes")
 
 

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
 
+from mindrlhf_grpo.config.offline import OfflineConfig
+from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import CheckpointError, UserError
 from mindrlhf_grpo.model_files.folder import find_folder, read_header
 from mindrlhf_grpo.model_files.lora import lora_scale, merge_adapter
 from mindrlhf_grpo.model_files.safetensors import from_bfloat16, to_bfloat16
 from mindrlhf_grpo.run import checkpoint
-from mindrlhf_grpo.run.export import export, find_policy
+from mindrlhf_grpo.run.export import export, find_policy, pin_models
 from tests.support.tiny_run import LAYERS, tensors, write_model
 
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none", "target_modules": ["q_proj"]}
@@ -72,6 +74,42 @@ def test_a_corrupt_checkpoint_is_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("named", ["run", "run/checkpoints/latest", "run/checkpoints/step_10"])
+def test_a_configuration_that_trains_names_the_checkpoint_and_keeps_the_name_of_the_reward(
+    tmp_path: Path, named: str
+) -> None:
+    """Finding P2: ``model.path: runs/x`` and ``function: model:runs/x`` were refused."""
+    write_checkpoints(tmp_path / "run", 2, 10)
+    checkpoint.link(tmp_path / "run" / "checkpoints", "latest", 10)
+    model = {"model": {"path": str(tmp_path / named)}, "data": {"source": "d"}}
+    written = {
+        **model,
+        "rewards": [{"function": f"model:{tmp_path / named}"}],
+        "critic": {"path": str(tmp_path / named)},
+    }
+    config = pin_models(RunConfig.model_validate(written))
+    policy = str(tmp_path / "run" / "checkpoints" / "step_10" / "policy")
+    assert isinstance(config, RunConfig)
+    assert config.critic is not None
+    assert (config.model.path, config.critic.path) == (policy, policy)
+    assert (config.rewards[0].function, config.rewards[0].name) == (f"model:{policy}", named.rpartition("/")[2])
+    offline = pin_models(OfflineConfig.model_validate({**model, "objective": {"name": "dpo"}}))
+    assert offline.model.path == policy
+    assert pin_models(config) == config
+    plain = RunConfig.model_validate({**model, "model": {"path": "owner/name"}, "rewards": [{"function": "format"}]})
+    assert pin_models(plain) == plain
+
+
+def test_the_best_checkpoint_can_be_exported(tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "run", 2, 10)
+    state = tmp_path / "run" / "checkpoints" / "step_10" / "trainer_state.json"
+    state.write_text(json.dumps({"best_step": 2}))
+    written = export(tmp_path / "run", tmp_path / "out", which="best")
+    assert written["from"] == str(tmp_path / "run" / "checkpoints" / "step_2" / "policy")
+    with pytest.raises(CheckpointError, match="is one model"):
+        find_policy(tmp_path / "out", "best")
+
+
 # ---- copying
 
 
@@ -119,8 +157,7 @@ def test_an_adapter_without_merge_is_copied_as_it_is(tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", base)
     assert export(tmp_path / "adapter", tmp_path / "out")["kind"] == "adapter"
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-    with pytest.raises(UserError, match="holds a LoRA adapter"):
-        find_folder(str(tmp_path / "out"))
+    assert find_folder(str(tmp_path / "out")) == tmp_path / "out.merged"
 
 
 def test_bfloat16_weights_are_rounded_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mindrlhf_grpo_mindspore.training.optim import AdamW, gradient_norm
 from mindspore import Parameter, Tensor
 
 from mindrlhf_grpo.backend import CompileLog
+from mindrlhf_grpo.config.run import AdamWConfig, TrainConfig
 from mindrlhf_grpo.errors import CheckpointError
 
 SHAPES = {"a": (5, 3), "b": (7,), "c": (64, 48)}
@@ -28,7 +29,7 @@ def parameters(dtype: ms.Type = ms.float32) -> dict[str, Parameter]:
 
 
 def adam(named: dict[str, Parameter], weight_decay: float = 0.1) -> AdamW:
-    return AdamW(named, betas=(0.9, 0.999), weight_decay=weight_decay, log=CompileLog())
+    return AdamW(named, TrainConfig(betas=(0.9, 0.999), weight_decay=weight_decay), CompileLog())
 
 
 def gradients(seed: int, factor: float = 1.0) -> list[Tensor]:
@@ -69,6 +70,24 @@ def test_small_gradients_step_as_in_torch() -> None:
         weight.grad = torch.tensor(arrays(100 + step)["a"] * np.float32(1e-8))
         reference.step()
     np.testing.assert_allclose(named["a"].asnumpy(), weight.detach().numpy(), rtol=0, atol=1e-6)
+
+
+def test_vectors_are_left_out_of_the_decay_and_epsilon_is_as_asked() -> None:
+    torch = pytest.importorskip("torch")
+    named = parameters()
+    settings = TrainConfig(betas=(0.9, 0.999), weight_decay=0.1, adamw=AdamWConfig(decayed="matrices", epsilon=1e-3))
+    optimizer = AdamW(named, settings, CompileLog())
+    theirs = {name: torch.nn.Parameter(torch.tensor(array)) for name, array in arrays(0).items()}
+    matrices = [weight for weight in theirs.values() if weight.dim() == 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": [theirs["b"]], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-3)
+    for step in range(5):
+        optimizer.step(gradients(step), learning_rate=1e-2)
+        for weight, gradient in zip(theirs.values(), arrays(100 + step).values(), strict=True):
+            weight.grad = torch.tensor(gradient)
+        reference.step()
+    for name, weight in theirs.items():
+        np.testing.assert_allclose(named[name].asnumpy(), weight.detach().numpy(), rtol=0, atol=1e-6)
 
 
 def test_the_first_step_moves_by_the_learning_rate_against_the_sign() -> None:

@@ -180,6 +180,8 @@ def test_a_restored_policy_goes_on_bit_for_bit(shallow: Path, tmp_path: Path, mo
     whole.save_model(tmp_path / "policy")
     whole.save_state(tmp_path / "state")
     saved = whole.fingerprint()
+    as_model = tiny_policy.run_config(tmp_path / "policy", device="cpu")  # an adapter stands for the merged model
+    assert mindrlhf_grpo_mindspore.build(as_model).load_policy().fingerprint() == saved
     fresh.load_state(tmp_path / "policy", tmp_path / "state")
     for policy in (whole, fresh):
         for _ in range(2):

@@ -48,7 +48,7 @@ def test_the_type_is_the_configured_one(folder: Path) -> None:
 
 
 def test_folders_that_cannot_be_used_are_refused_in_one_line(tmp_path: Path, folder: Path) -> None:
-    assert "no such folder; accepted: a folder or a hub id" in refused(tmp_path / "absent")
+    assert "there is no folder" in refused(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in refused(tmp_path / "empty")
     config = json.loads((folder / "config.json").read_text())

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from mindrlhf_grpo_torch.training.optim import AdamW, gradient_norm  # noqa: E402
 
+from mindrlhf_grpo.config.run import AdamWConfig, TrainConfig  # noqa: E402
 from mindrlhf_grpo.errors import CheckpointError  # noqa: E402
 
 torch.set_num_threads(1)
@@ -27,7 +28,7 @@ def set_gradients(named: dict[str, torch.nn.Parameter], step: int) -> None:
 
 
 def adam(named: dict[str, torch.nn.Parameter], *, weight_decay: float = 0.1) -> AdamW:
-    return AdamW(named.items(), betas=(0.9, 0.95), weight_decay=weight_decay)
+    return AdamW(named.items(), TrainConfig(betas=(0.9, 0.95), weight_decay=weight_decay))
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
@@ -43,10 +44,24 @@ def test_five_float32_steps_equal_torch(weight_decay: float) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_vectors_are_left_out_of_the_decay_and_epsilon_is_as_asked() -> None:
+    ours, theirs = weights(), weights()
+    settings = TrainConfig(betas=(0.9, 0.95), weight_decay=0.1, adamw=AdamWConfig(decayed="matrices", epsilon=1e-3))
+    optimizer = AdamW(ours.items(), settings)
+    groups = [{"params": [theirs["a"]], "weight_decay": 0.1}, {"params": [theirs["b"]], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-3, fused=True)
+    for step in range(5):
+        set_gradients(ours, step)
+        set_gradients(theirs, step)
+        optimizer.step(learning_rate=1e-2)
+        reference.step()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_the_first_step_moves_by_the_learning_rate_against_the_sign() -> None:
     named = {"a": torch.nn.Parameter(torch.tensor([1.0, -2.0]))}
     named["a"].grad = torch.tensor([0.5, -0.25])
-    AdamW(named.items(), betas=(0.9, 0.999), weight_decay=0.1).step(learning_rate=0.1)
+    AdamW(named.items(), TrainConfig(betas=(0.9, 0.999), weight_decay=0.1)).step(learning_rate=0.1)
     assert named["a"].tolist() == pytest.approx([1 - 0.01 - 0.1, -2 + 0.02 + 0.1], abs=1e-6)
 
 

@@ -175,6 +175,7 @@ def test_lora_trains_adapters_and_head_and_saves_both(tmp_path: Path) -> None:
     model.save_state(tmp_path / "state")
     model.save_model(tmp_path / "merged", merge=True)
     assert np.abs(load(tmp_path / "merged").values(batch) - values).max() < 1e-5
+    assert np.abs(load(tmp_path / "adapter").values(batch) - values).max() < 1e-5
     fresh = load(path, lora_rank=2)
     fresh.load_state(tmp_path / "adapter", tmp_path / "state")
     assert np.array_equal(fresh.values(batch), values)
