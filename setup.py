@@ -26,6 +26,7 @@ setup(
         "mindrlhf_grpo": [
             "py.typed",
             "capacity/*.yaml",
+            "config/*.yaml",
             "metrics/*.yaml",
             "report/*.html",
             "report/*.js",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ..config.keys import Catalogue, Key, catalogue, record_path
 from ..config.offline import OfflineConfig
+from ..config.peer_names import PeerName, find_peer_name
 from ..errors import ConfigError
 from ..rewards.resolve import BUILT_INS, arguments_of, load_function
 
@@ -35,12 +36,26 @@ def explain(name: str | None = None) -> str:
     for keys in KINDS:
         for matching_path, page in _by_name(name, keys):
             pages.setdefault(matching_path, page)
+    if not pages and (peer := find_peer_name(name)):
+        pages[name] = "\n".join(_peer_page(peer))
+    if not pages and "." in name:  # a peer's path to a name that both have: algorithm.kl_ctrl.kl_coef
+        pages.update(page for keys in KINDS for page in _by_name(name.rpartition(".")[2], keys))
     if name in BUILT_INS:
         pages[f"rewards {name}"] = "\n".join(_reward(name))
     if not pages:
         suggestion = next((near for keys in KINDS if (near := keys.suggestion(name.split(".")))), "")
         raise ConfigError(f"unknown key {name}; {suggestion or 'run `mindrlhf-grpo explain` for all'}")
     return "\n\n".join(pages.values())
+
+
+def _peer_page(peer: PeerName) -> Iterator[str]:
+    """Yield what a name of another framework is here, and the page of that key."""
+    yield from _wrapped(f"{peer.sentence}.", "")
+    for keys in KINDS if peer.key else ():
+        if record := keys.records.get(record_path(peer.key.split("."))):
+            yield ""
+            yield from _section(record, keys) if record.section else _page(record)
+            return
 
 
 def _by_name(name: str, keys: Catalogue) -> Iterator[tuple[str, str]]:
@@ -146,7 +161,9 @@ def _presets(key: Key) -> str:
         return ""
     from ..algorithms.presets import OURS, PRESETS
 
-    values = {name: getattr(preset, key.name, None) for name, preset in [("(none)", OURS), *PRESETS.items()]}
+    if not hasattr(OURS, key.name):
+        return ""
+    values = {name: getattr(preset, key.name) for name, preset in [("(none)", OURS), *PRESETS.items()]}
     return "; ".join(f"{name} {'as clip_low' if value is None else value}" for name, value in values.items())
 
 

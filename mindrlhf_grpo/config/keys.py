@@ -7,6 +7,7 @@ addressed by index: ``rewards.0.weight`` has the record ``rewards.N.weight``.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from .peer_names import find_peer_name
 from .run import RunConfig
 from .section import Section
 
@@ -98,6 +100,8 @@ class Catalogue:
             return f"did you mean {' or '.join(path for path in same if path.count('.') == outermost)}?"
         if aliases := self.by_peer_name(dotted(path)):
             return "; ".join(f"{', '.join(frameworks)}: here it is {path}" for path, frameworks in aliases.items())
+        if peer := find_peer_name(dotted(path)):
+            return peer.sentence
         near = _by_spelling(name, self.children(parent)) or _by_spelling(name, self.leaves())
         nearest = near or _by_path(dotted(path), self.leaves())
         return f"did you mean {nearest}?" if nearest else ""
@@ -109,6 +113,8 @@ class Catalogue:
         for key in self.leaves():
             for framework, peer in key.peers:
                 plain = _plain(peer)
+                if not re.fullmatch(r"[a-z_][\w.]*", plain):
+                    continue  # a value beside a name (zero_optimization.stage 0, 1, 2), or a remark
                 last = asked.rsplit(".", 1)[-1]
                 same = asked == plain or asked.endswith(f".{plain}") or plain.endswith(f".{asked}")
                 if same or (len(last) > 2 and last == plain.rsplit(".", 1)[-1]):

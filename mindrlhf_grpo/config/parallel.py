@@ -19,7 +19,7 @@ class ParallelConfig(Section):
     strategy: Strategy = key(
         "fsdp",
         "replicate: every rank holds everything; zero1: optimizer state is shared out, zero2: gradients too, fsdp (ZeRO-3): weights too.",
-        peers="deepspeed: zero_optimization.stage 0, 1, 2, 3; verl: actor.strategy; lightrft: --zero_stage, --fsdp",
+        peers="deepspeed: zero_optimization.stage; verl: actor.strategy; lightrft: --zero_stage, --fsdp",
     )
     offload: bool = key(
         False,

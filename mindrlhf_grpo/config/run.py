@@ -337,7 +337,7 @@ class TrackersConfig(Section):
 
     to: list[Literal["wandb", "wandb-offline", "tensorboard"]] = key(
         [],
-        "Trackers; Weights & Biases takes its key from WANDB_API_KEY and its project from WANDB_PROJECT only.",
+        "Trackers. Weights & Biases takes its key, project, name and mode from the environment: WANDB_API_KEY, WANDB_PROJECT, WANDB_NAME (else the folder's), WANDB_MODE.",
         peers="trl: report_to; verl: trainer.logger",
     )
 

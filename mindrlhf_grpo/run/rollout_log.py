@@ -64,6 +64,28 @@ class RolloutRecord(BaseModel):
         return self
 
 
+def table_rows(
+    step: int, parts: Sequence[tuple[Sequence[RolloutGroup], RewardTable, FloatArray]], *, limit: int = 64
+) -> list[list[Any]]:
+    """The first completions of a step as rows for a tracker's table: step, prompt, completion, reward, advantage, finish.
+
+    Args:
+        parts: as for :func:`write_rollouts`; the rows are taken evenly from its groups.
+        limit: most rows of a table.
+    """
+    rows: list[list[Any]] = []
+    for groups, table, advantages in parts:
+        total, index = table.total(), 0
+        for group in groups:
+            for rollout in group.rollouts:
+                mean = float(np.mean(advantages[index, : len(rollout.ids)])) if len(rollout.ids) else 0.0
+                reward = float(np.nanmean(total[index])) if np.isfinite(total[index]).any() else None
+                rows.append([step, group.prompt.text, rollout.text, reward, mean, rollout.finish.value])
+                index += 1
+    every = max(1, -(-len(rows) // limit))
+    return rows[::every]
+
+
 def rollout_path(run_dir: Path, step: int) -> Path:
     """The file with the completions of a step."""
     return run_dir / "rollouts" / f"step_{step}.jsonl"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -27,6 +27,13 @@ class Sink(Protocol):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class TableSink(Protocol):
+    """A destination that also shows completions, as rows of ``wandb_sink.COLUMNS``."""
+
+    def completions(self, step: int, rows: Sequence[Sequence[Any]]) -> None: ...
 
 
 class Tracker:
@@ -48,10 +55,12 @@ class Tracker:
         self._note: Callable[[str], None] = display.note
         self._display: Display | None = display
         self._sinks.append(display)
+        self._tables: list[TableSink] = []
         for name in to:
             sink = open_sink(name, run_dir, config_text, resume_step, self.note)
             if sink is not None:
                 self._sinks.append(sink)
+                self._tables += [sink] if isinstance(sink, TableSink) else []
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record a step; values that are not finite are recorded as null."""
@@ -65,6 +74,13 @@ class Tracker:
         for sink in self._sinks:
             if sink is not self._display:
                 sink.log(0, plain)
+
+    def completions(self, step: int, rows: Callable[[], Sequence[Sequence[Any]]]) -> None:
+        """Show completions in the trackers that have tables; ``rows`` is called only where there is one."""
+        if self._tables:
+            table = rows()
+            for sink in self._tables:
+                sink.completions(step, table)
 
     def note(self, text: str) -> None:
         """Show a one-line message without breaking the progress bar."""
@@ -92,7 +108,7 @@ class SilentTracker(Tracker):
     """Discards everything but, where it is asked to speak, messages."""
 
     def __init__(self, *, speaks: bool = False) -> None:
-        self._sinks = []
+        self._sinks, self._tables = [], []
         self._display = None
         self._note = Lines(0, 0).note if speaks else lambda text: None
 
@@ -154,10 +170,14 @@ def open_sink(name: str, run_dir: Path, config_text: str, resume_step: int, note
         from .tensorboard_sink import TensorBoardSink
 
         return TensorBoardSink(run_dir / "tensorboard", resume_step)
-    if name == "wandb" and not os.environ.get("WANDB_API_KEY"):
+    from .wandb_sink import WandbSink, wandb_mode
+
+    mode = wandb_mode(name)
+    if mode == "disabled":
+        note(f"tracker {name} is off: WANDB_MODE is disabled")
+        return None
+    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
         note(f"warning: tracker wandb is off: WANDB_API_KEY is not set (wandb-offline needs none); {METRICS} goes on")
         return None
-    from .wandb_sink import WandbSink
-
     config: dict[str, Any] = yaml.safe_load(config_text) or {}
-    return WandbSink(run_dir, config, offline=name == "wandb-offline", note=note)
+    return WandbSink(run_dir, config, mode=mode, note=note)

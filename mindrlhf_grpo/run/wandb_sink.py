@@ -1,5 +1,8 @@
 """Weights & Biases behind a thread: whatever its network does, training neither waits nor fails.
 
+The environment says what belongs to a person or a place: WANDB_API_KEY, WANDB_PROJECT, WANDB_NAME (else the run folder's
+name), WANDB_MODE, and what the package itself reads (WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS).
+
 Every call into ``wandb`` is made on one daemon thread that is fed through a queue. A failure there becomes one
 message; at the end of the run the thread gets a limited time to send the rest.
 """
@@ -11,14 +14,32 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from ..errors import ConfigError
 
 PROJECT = "mindrlhf-grpo"
 INIT_SECONDS = 30
 CLOSE_SECONDS = 60.0
 QUEUE_STEPS = 10_000
+MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+COLUMNS = ("step", "prompt", "completion", "reward", "advantage", "finish")  # of the table of completions
+
+Table: TypeAlias = Sequence[Sequence[Any]]  # one row per completion, in the order of COLUMNS
+
+
+def wandb_mode(name: str) -> str:
+    """How the tracker ``wandb`` or ``wandb-offline`` sends: ``online``, ``offline`` or ``disabled``, by WANDB_MODE.
+
+    Raises:
+        ConfigError: WANDB_MODE has another value.
+    """
+    asked = os.environ.get("WANDB_MODE", "").strip().lower() or "online"
+    if asked not in MODES:
+        raise ConfigError(f"WANDB_MODE is {asked!r}; accepted: {', '.join(MODES)}")
+    return "offline" if name == "wandb-offline" and MODES[asked] == "online" else MODES[asked]
 
 
 class WandbSink:
@@ -32,20 +53,27 @@ class WandbSink:
         run_dir: Path,
         config: dict[str, Any],
         *,
-        offline: bool,
+        mode: str,
         note: Callable[[str], None],
     ) -> None:
         self._note = note
-        self._queue: queue.Queue[tuple[int, Mapping[str, float]] | None] = queue.Queue(QUEUE_STEPS)
+        self._queue: queue.Queue[tuple[int, Mapping[str, float] | Table] | None] = queue.Queue(QUEUE_STEPS)
         self._failed = False
-        self._thread = threading.Thread(target=self._work, args=(run_dir, config, offline), daemon=True, name="wandb")
+        self._thread = threading.Thread(target=self._work, args=(run_dir, config, mode), daemon=True, name="wandb")
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Pass a step to the thread without waiting."""
+        self._put(step, metrics)
+
+    def completions(self, step: int, rows: Table) -> None:
+        """Pass a step's completions to the thread, which shows them as the table ``completions``."""
+        self._put(step, rows)
+
+    def _put(self, step: int, content: Mapping[str, float] | Table) -> None:
         if not self._failed:
             try:
-                self._queue.put_nowait((step, metrics))
+                self._queue.put_nowait((step, content))
             except queue.Full:
                 self._fail("it takes no data")
 
@@ -62,11 +90,14 @@ class WandbSink:
         if self._thread.is_alive():
             self._fail(f"it did not finish in {CLOSE_SECONDS:.0f} s")
 
-    def _work(self, run_dir: Path, config: dict[str, Any], offline: bool) -> None:
+    def _work(self, run_dir: Path, config: dict[str, Any], mode: str) -> None:
         try:
-            run = start_run(run_dir, config, offline)
+            run = start_run(run_dir, config, mode)
             while (item := self._queue.get()) is not None:
-                run.log(dict(item[1]), step=item[0])
+                step, content = item
+                run.log(
+                    dict(content) if isinstance(content, Mapping) else {"completions": as_table(content)}, step=step
+                )
             run.finish()
         except Exception as error:  # wandb raises its own, requests' and protobuf's errors: none may end the run
             self._fail(f"{type(error).__name__}: {error}")
@@ -77,18 +108,25 @@ class WandbSink:
             self._note(f"warning: tracker wandb is off: {reason}. metrics.jsonl goes on")
 
 
-def start_run(run_dir: Path, config: dict[str, Any], offline: bool) -> Any:
-    """Call ``wandb.init`` with the identity stored in the run folder; key and project come from the environment."""
+def as_table(rows: Table) -> Any:
+    """The completions as a table of Weights & Biases."""
+    import wandb
+
+    return wandb.Table(columns=list(COLUMNS), data=[list(row) for row in rows])
+
+
+def start_run(run_dir: Path, config: dict[str, Any], mode: str) -> Any:
+    """Call ``wandb.init`` with the identity stored in the run folder; key, project and name come from the environment."""
     import wandb
 
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=run_identity(run_dir / "wandb.json"),
-        name=run_dir.name,
+        name=os.environ.get("WANDB_NAME") or run_dir.name,
         dir=str(run_dir),
         config=config,
         resume="allow",
-        mode="offline" if offline else "online",
+        mode=mode,
         settings=wandb.Settings(init_timeout=INIT_SECONDS, console="off", silent=True),
     )
 

@@ -22,7 +22,7 @@ from ..rewards import Rewards
 from ..run.clock import Clock
 from ..run.completion_table import best_and_worst
 from ..run.folder import Progress
-from ..run.rollout_log import write_rollouts
+from ..run.rollout_log import table_rows, write_rollouts
 from ..types import Batch
 from .critic import Critic, critic_metrics
 from .epochs import in_steps
@@ -256,6 +256,7 @@ class OnlineTrainer:
         parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
         if self.session.main:
             write_rollouts(self.config.run_dir, step, parts, self.tokenizer)
+            self.session.tracker.completions(step, lambda: table_rows(step, parts))
 
     def _show_completions(self, step: int, experience: Experience) -> None:
         """Print some completions of rank 0 when they are due."""

@@ -37,6 +37,7 @@ from ..rewards.protocol import ModelReward
 from ..rewards.resolve import Reward, model_reward
 from ..rewards.resolve import resolve as resolve_reward
 from ..rewards.sources import MODEL_PREFIX, build_model_reward, check_form
+from ..run.wandb_sink import wandb_mode
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from .rows import check_lengths, open_examples, open_prompts
 
@@ -274,9 +275,11 @@ def _check_tracker(findings: Findings, name: str) -> None:
     if find_spec(package) is None:
         text = f"{name} needs {package}, which is not installed: pip install 'mindrlhf-grpo[{package}]'"
         findings.problems.append(("tracking.to", f"tracking.to: {text}"))
-    elif name == "wandb" and not os.environ.get("WANDB_API_KEY"):
-        text = "wandb needs WANDB_API_KEY in the environment; wandb-offline does not"
-        findings.problems.append(("tracking.to", f"tracking.to: {text}"))
+    elif package == "wandb":
+        mode = findings.attempt("tracking.to", lambda: wandb_mode(name))
+        if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            text = "wandb needs WANDB_API_KEY in the environment; wandb-offline and WANDB_MODE=offline do not"
+            findings.problems.append(("tracking.to", f"tracking.to: {text}"))
 
 
 def _owner(text: str) -> str:

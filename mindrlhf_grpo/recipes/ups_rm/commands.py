@@ -143,7 +143,8 @@ def train_command(
         if main:  # another rank may look after this one has begun the folder
             refuse_to_resume(names, config.run_dir)
         check(config, draft)
-        os.environ.setdefault("WANDB_PROJECT", str(names.get("trainer.project_name")))  # where the tracker looks for it
+        for variable, name in (("WANDB_PROJECT", "trainer.project_name"), ("WANDB_NAME", "trainer.experiment_name")):
+            os.environ.setdefault(variable, str(names.get(name)))  # where the tracker looks for it
         summary: dict[str, Any] = train(config)
     except UserError as error:
         raise type(error)(names.in_their_words(str(error))) from error

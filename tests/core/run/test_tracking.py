@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.json_lines import parse_object, read_json_lines, to_json
 from mindrlhf_grpo.rewards import RewardTable
 from mindrlhf_grpo.run import progress, tracking, wandb_sink
@@ -161,6 +162,9 @@ class FakeWandb(types.ModuleType):
     def Settings(self, **settings: Any) -> dict[str, Any]:
         return settings
 
+    def Table(self, **table: Any) -> dict[str, Any]:
+        return table
+
     def init(self, **settings: Any) -> FakeWandb:
         self.calls.append(settings)
         if self.behaviour == "refuse":
@@ -183,7 +187,8 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     fake = FakeWandb(request.param)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    for name in ("WANDB_PROJECT", "WANDB_NAME", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(wandb_sink, "CLOSE_SECONDS", 0.3)
     return fake
 
@@ -238,6 +243,43 @@ def test_wandb_offline_needs_no_key(fake_wandb: FakeWandb, tmp_path: Path, monke
     monkeypatch.delenv("WANDB_API_KEY")
     tracker(tmp_path, ["wandb-offline"]).close()
     assert fake_wandb.calls[0]["mode"] == "offline"
+
+
+@pytest.mark.parametrize("fake_wandb", ["well"], indirect=True)
+@pytest.mark.parametrize(("mode", "sent"), [("offline", "offline"), ("dryrun", "offline"), ("online", "online")])
+def test_name_and_mode_of_the_environment_reach_wandb(
+    fake_wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, sent: str
+) -> None:
+    """Finding F7: WANDB_NAME and WANDB_MODE had no effect; the name was always the folder's."""
+    monkeypatch.setenv("WANDB_NAME", "my run")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    tracker(tmp_path, ["wandb"]).close()
+    assert (fake_wandb.calls[0]["name"], fake_wandb.calls[0]["mode"]) == ("my run", sent)
+
+
+@pytest.mark.parametrize("fake_wandb", ["well"], indirect=True)
+def test_wandb_is_off_where_the_environment_disables_it_and_other_modes_are_refused(
+    fake_wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracker(tmp_path, ["wandb", "wandb-offline"]).close()
+    assert fake_wandb.calls == []
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(ConfigError, match="WANDB_MODE is 'sometimes'; accepted: online, offline"):
+        tracker(tmp_path, ["wandb"])
+
+
+@pytest.mark.parametrize("fake_wandb", ["well"], indirect=True)
+def test_completions_are_a_table_in_wandb_and_are_made_only_for_it(fake_wandb: FakeWandb, tmp_path: Path) -> None:
+    """Finding P2 (trackers): Weights & Biases got numbers only."""
+    row = [1, "1+2=", "3", 1.0, 0.5, "stop"]
+    with tracker(tmp_path / "run", ["wandb"]) as opened:
+        opened.completions(1, lambda: [row])
+        opened.log(1, {"loss": 0.5})
+    columns = ["step", "prompt", "completion", "reward", "advantage", "finish"]
+    assert fake_wandb.calls[1] == (1, {"completions": {"columns": columns, "data": [row]}})
+    with tracker(tmp_path / "other") as opened:
+        opened.completions(1, lambda: pytest.fail("no tracker has a table"))
 
 
 def test_tensorboard_reads_back_the_scalars_and_forgets_steps_after_a_resume(tmp_path: Path) -> None:
