@@ -98,3 +98,8 @@ def did_you_mean_file(path: Path, pattern: str = "*") -> str:
     """Return the same hint for a missing path, from the entries of its folder."""
     near = get_close_matches(path.name, [other.name for other in path.parent.glob(pattern)], n=1, cutoff=CUTOFF)
     return f" (did you mean {str(path.with_name(near[0]))!r}?)" if near else ""
+
+
+def from_here(path: Path) -> str:
+    """Say where a relative path that does not exist was looked for."""
+    return "" if path.is_absolute() else f" (paths are relative to the working directory, {Path.cwd()})"

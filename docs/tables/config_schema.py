@@ -1,4 +1,4 @@
-"""The JSON schemas of configuration files, ``docs/config.schema.json`` (online runs) and ``docs/offline.schema.json``.
+"""The JSON schemas of configuration files, ``docs/config.schema.json`` (any) and ``docs/offline.schema.json`` (with an objective).
 
 ``python -m docs.tables.config_schema --write`` writes both; without ``--write`` they are printed.
 """
@@ -10,11 +10,10 @@ from pathlib import Path
 
 from mindrlhf_grpo.config.file import schema_text
 from mindrlhf_grpo.config.offline import OfflineConfig
-from mindrlhf_grpo.config.run import RunConfig
 
 FOLDER = Path(__file__).resolve().parents[1]
-SCHEMAS: dict[str, type[RunConfig] | type[OfflineConfig]] = {
-    "config.schema.json": RunConfig,
+SCHEMAS: dict[str, type[OfflineConfig] | None] = {
+    "config.schema.json": None,
     "offline.schema.json": OfflineConfig,
 }
 

@@ -73,6 +73,10 @@ def evaluation_config(
         ConfigError: something is missing or wrong, here or on this machine.
     """
     files = [text for text in arguments if "=" not in text]
+    if not files and not source and not any(text.startswith(("data.source=", "eval.source=")) for text in arguments):
+        raise ConfigError(
+            "there are no problems to evaluate on: give --source FILE, with --model and --reward, or a configuration that names them"
+        )
     if len(files) > 1:
         raise ConfigError(f"one configuration file at most; got {', '.join(files)}")
     draft = Draft.from_file(Path(files[0])) if files else Draft({})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
 
 from ..errors import ConfigError
 from . import yaml_source
@@ -54,14 +55,25 @@ def dump(config: AnyConfig) -> str:
     return yaml_source.dump(values)
 
 
-def json_schema(root: type[AnyConfig] = RunConfig) -> dict[str, Any]:
-    """JSON schema of the configuration file of an online run, or of training on a fixed dataset, for editors."""
-    title = f"mindrlhf-grpo configuration{', fixed dataset' if root is OfflineConfig else ''}"
-    schema = root.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+def json_schema(root: type[AnyConfig] | None = None) -> dict[str, Any]:
+    """JSON schema of a configuration file, for editors: of both kinds, told apart by ``objective``, or of one."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    if root is not None:
+        title = f"mindrlhf-grpo configuration{', fixed dataset' if root is OfflineConfig else ''}"
+        return {**head, **root.model_json_schema(), "title": title}
+    _, both = models_json_schema([(RunConfig, "validation"), (OfflineConfig, "validation")])
+    return {
+        **head,
+        "title": "mindrlhf-grpo configuration",
+        "type": "object",
+        "if": {"required": ["objective"]},
+        "then": {"$ref": "#/$defs/OfflineConfig"},
+        "else": {"$ref": "#/$defs/RunConfig"},
+        "$defs": both["$defs"],
+    }
 
 
-def schema_text(root: type[AnyConfig] = RunConfig) -> str:
+def schema_text(root: type[AnyConfig] | None = None) -> str:
     """The JSON schema as the files ``docs/config.schema.json`` and ``docs/offline.schema.json`` hold it."""
     return json.dumps(json_schema(root), indent=1, ensure_ascii=False) + "\n"
 
@@ -94,7 +106,7 @@ class Draft:
         draft.problems = [f"{path}:{line}: {text}" for line, text in document.problems]
         if not isinstance(document.value, dict):
             what = "is empty" if document.value is None else f"holds {_show(document.value)}, not a mapping"
-            empty = f"{path} {what}; a configuration has {', '.join(key.name for key in catalogue().children(''))}"
+            empty = f"{path} {what}; {top_level(catalogue())}"
             raise ConfigError(_listed(draft.problems or [empty]))
         draft.values = document.value
         return draft
@@ -204,12 +216,26 @@ class Draft:
 
     def _unknown_keys(self, path: Place, value: Any) -> Iterator[str]:
         """One problem for an unknown key; for an unknown section that peers have, one for each key in it."""
+        if len(path) == 1 and (other := self._other_kind(str(path[0]))):
+            yield f"{self.place(path)}: {other}"
+            return
         deeper = [(*path, name) for name in value] if isinstance(value, dict) else []
         if deeper and not self.keys.suggestion(path) and any(self.keys.suggestion(inner) for inner in deeper):
             for inner in deeper:
                 yield f"{self.place(inner)}: {_unknown(inner, self.keys)}"
         else:
             yield f"{self.place(path)}: {_unknown(path, self.keys)}"
+
+    def _other_kind(self, name: str) -> str:
+        """The problem of a section that belongs to the other kind of configuration; empty for other names."""
+        other = catalogue(RunConfig if self.offline else OfflineConfig)
+        if name not in other.records:
+            return ""
+        if self.offline:
+            return (
+                f"{name} belongs to an online run, and objective to training on a fixed dataset; leave out one of them"
+            )
+        return f"{name} belongs to training on a fixed dataset, and this is an online run: it has no objective"
 
     def _not_accepted(self, path: Place, value: Any, record: Key) -> str:
         near = difflib.get_close_matches(str(value).lower(), record.choices, n=1, cutoff=0.5)
@@ -302,10 +328,18 @@ def _unknown(path: Place, keys: Catalogue) -> str:
     index = next((part for part in path[:-1] if isinstance(part, int)), "N")
     meant = keys.suggestion(path).replace(".N.", f".{index}.")
     if not meant:
-        parent = record_path(path[:-1])
-        names = ", ".join(key.name for key in keys.children(parent if parent in keys.records else ""))
-        meant = f"{dotted(path[:-1]) or 'a configuration'} has {names}"
+        above = next(
+            (path[:length] for length in range(len(path) - 1, 0, -1) if record_path(path[:length]) in keys.records), ()
+        )
+        names = ", ".join(key.name for key in keys.children(record_path(above)))
+        meant = f"{dotted(above)} has {names}" if above else top_level(keys)
     return f"unknown key {dotted(path)}; {meant}"
+
+
+def top_level(keys: Catalogue) -> str:
+    """The sections of a configuration, in a sentence."""
+    names = ", ".join(key.name for key in keys.children(""))
+    return f"a configuration has {names}{'' if 'objective' in keys.records else '; or objective, on a fixed dataset'}"
 
 
 def _missing(path: Place, keys: Catalogue) -> str:

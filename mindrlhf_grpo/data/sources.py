@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CUTOFF, DataError, did_you_mean_file
+from ..errors import CUTOFF, DataError, did_you_mean_file, from_here
 from .arrow import read_arrow, read_folder, read_hub, read_parquet
 from .line_files import CsvRows, JsonLinesRows, read_json
 from .reasoning_tasks import read_task
@@ -110,4 +110,6 @@ def _not_found(name: str, path: Path) -> DataError:
     if colon and near:
         return DataError(f"data source {name!r} is unknown (did you mean {near[0] + ':' + rest!r}?); accepted: {FORMS}")
     hint = did_you_mean_file(path)
-    return DataError(f"data source {name!r} not found: no such file or folder{hint}; accepted: {FORMS}")
+    return DataError(
+        f"data source {name!r} not found: no such file or folder{hint}{from_here(path)}; accepted: {FORMS}"
+    )

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from ..errors import ConfigError
+from ..errors import ConfigError, from_here
 from .checkpoint_folders import is_adapter, policy_folder
 
 POINTER = b"version https://git-lfs"  # the first bytes of a file that a clone without Git LFS has instead of weights
@@ -185,11 +185,6 @@ def _nearest(folder: Path) -> str:
     siblings = [other for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
     near = difflib.get_close_matches(folder.name, [other.name for other in siblings], n=1)
     return f" (did you mean {str(folder.parent / near[0])!r}?)" if near else ""
-
-
-def from_here(path: Path) -> str:
-    """Say where a relative path was looked for."""
-    return "" if path.is_absolute() else f" (paths are relative to the working directory, {Path.cwd()})"
 
 
 def _from_hub(name: str) -> Path:

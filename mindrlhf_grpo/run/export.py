@@ -11,9 +11,9 @@ from typing import Any
 from ..config.file import AnyConfig
 from ..config.offline import OfflineConfig
 from ..config.run import RewardConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, from_here
 from ..model_files.checkpoint_folders import ADAPTER, BEST, LATEST, POLICY, find_checkpoint, is_adapter
-from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder, from_here
+from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
 from ..model_files.lora import merge_adapter
 from ..model_files.merged import base_folder
 from ..rewards.sources import MODEL_PREFIX, component_name

@@ -29,7 +29,7 @@ from ..data.examples import ExampleStream
 from ..data.mixture import Setting, read_sources
 from ..data.row_check import Survey
 from ..data.row_encoders import encode_supervised
-from ..errors import BackendError, ConfigError, DataError, UserError
+from ..errors import BackendError, ConfigError, DataError, UserError, from_here
 from ..metrics.metric_functions import MetricFunction
 from ..model_files.folder import find_folder, read_model_config
 from ..rewards.models.reward_model import settings_from_arguments
@@ -222,7 +222,9 @@ def check_device(device: str) -> None:
 def check_template(template: str) -> None:
     """Raise DataError if the Jinja file does not exist."""
     if template not in ("auto", "none") and not Path(template).is_file():
-        raise DataError(f"there is no file {template!r}; accepted: auto, none, or a Jinja file")
+        raise DataError(
+            f"there is no file {template!r}{from_here(Path(template))}; accepted: auto, none, or a Jinja file"
+        )
 
 
 def check_backend(name: str) -> None:

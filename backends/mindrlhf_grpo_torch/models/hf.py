@@ -6,6 +6,7 @@ trainer, engine and export agree on: adapters merged, names as in the Hugging Fa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,7 +221,9 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int, task: st
         target_modules=targets if targets == "all-linear" else as_list(targets),
         exclude_modules=BESIDE_LANGUAGE if hasattr(model, "get_image_features") else None,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks transformers for a property that transformers has renamed: nothing that a user could change
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, settings).eval()
 
