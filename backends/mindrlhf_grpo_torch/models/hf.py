@@ -126,7 +126,7 @@ def check_folder(path: str) -> None:
     try:
         loadable(path)
     except ConfigError as error:
-        raise ConfigError(f"model.path {path!r}: {error}") from None
+        raise ConfigError(f"model.path: {error}") from None
 
 
 @contextmanager
