@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..errors import ConfigError
 
@@ -24,13 +24,14 @@ PROJECT = "mindrlhf-grpo"
 INIT_SECONDS = 30
 CLOSE_SECONDS = 60.0
 QUEUE_STEPS = 10_000
-MODES = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+Mode: TypeAlias = Literal["online", "offline", "disabled"]
+MODES: dict[str, Mode] = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 COLUMNS = ("step", "prompt", "completion", "reward", "advantage", "finish")  # of the table of completions
 
 Table: TypeAlias = Sequence[Sequence[Any]]  # one row per completion, in the order of COLUMNS
 
 
-def wandb_mode(name: str) -> str:
+def wandb_mode(name: str) -> Mode:
     """How the tracker ``wandb`` or ``wandb-offline`` sends: ``online``, ``offline`` or ``disabled``, by WANDB_MODE.
 
     Raises:
@@ -53,7 +54,7 @@ class WandbSink:
         run_dir: Path,
         config: dict[str, Any],
         *,
-        mode: str,
+        mode: Mode,
         note: Callable[[str], None],
     ) -> None:
         self._note = note
@@ -90,7 +91,7 @@ class WandbSink:
         if self._thread.is_alive():
             self._fail(f"it did not finish in {CLOSE_SECONDS:.0f} s")
 
-    def _work(self, run_dir: Path, config: dict[str, Any], mode: str) -> None:
+    def _work(self, run_dir: Path, config: dict[str, Any], mode: Mode) -> None:
         try:
             run = start_run(run_dir, config, mode)
             while (item := self._queue.get()) is not None:
@@ -115,7 +116,7 @@ def as_table(rows: Table) -> Any:
     return wandb.Table(columns=list(COLUMNS), data=[list(row) for row in rows])
 
 
-def start_run(run_dir: Path, config: dict[str, Any], mode: str) -> Any:
+def start_run(run_dir: Path, config: dict[str, Any], mode: Mode) -> Any:
     """Call ``wandb.init`` with the identity stored in the run folder; key, project and name come from the environment."""
     import wandb
 
