@@ -229,7 +229,7 @@ class Draft:
     def _other_kind(self, name: str) -> str:
         """The problem of a section that belongs to the other kind of configuration; empty for other names."""
         other = catalogue(RunConfig if self.offline else OfflineConfig)
-        if name not in other.records:
+        if "." in name or name in self.keys.records or name not in other.records:
             return ""
         if self.offline:
             return (
@@ -328,9 +328,9 @@ def _unknown(path: Place, keys: Catalogue) -> str:
     index = next((part for part in path[:-1] if isinstance(part, int)), "N")
     meant = keys.suggestion(path).replace(".N.", f".{index}.")
     if not meant:
-        above = next(
-            (path[:length] for length in range(len(path) - 1, 0, -1) if record_path(path[:length]) in keys.records), ()
-        )
+        above = path[:-1]
+        while above and getattr(keys.records.get(record_path(above)), "section", None) is None:
+            above = above[:-1]  # the nearest section of ours that the key lies in
         names = ", ".join(key.name for key in keys.children(record_path(above)))
         meant = f"{dotted(above)} has {names}" if above else top_level(keys)
     return f"unknown key {dotted(path)}; {meant}"
