@@ -168,7 +168,9 @@ def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Describe the keys outside ``FREE`` whose values differ."""
     before, after = (flatten(hide_secrets(config.model_dump(mode="json"))) for config in (old, new))
     names = sorted(before.keys() | after.keys())
-    free = [name for name in FREE if name != "train.steps" or not old.train.bound_to_steps]
+    same_epochs = old.train.epochs is not None and old.train.epochs == new.train.epochs
+    bound = old.train.bound_to_steps and not same_epochs  # steps made of epochs follow from the rows
+    free = [name for name in FREE if name not in ("train.steps", "train.epochs") or not bound]
     fixed = [name for name in names if not any(name == key or name.startswith(f"{key}.") for key in free)]
     why = {
         "train.steps": " (its learning rates are spread over all steps: the steps already made would have had others)"

@@ -33,7 +33,7 @@ class Sink(Protocol):
 class TableSink(Protocol):
     """A destination that also shows completions, as rows of ``wandb_sink.COLUMNS``."""
 
-    def completions(self, step: int, rows: Sequence[Sequence[Any]]) -> None: ...
+    def completion_table(self, step: int, rows: Sequence[Sequence[Any]]) -> None: ...
 
 
 class Tracker:
@@ -75,12 +75,12 @@ class Tracker:
             if sink is not self._display:
                 sink.log(0, plain)
 
-    def completions(self, step: int, rows: Callable[[], Sequence[Sequence[Any]]]) -> None:
+    def completion_table(self, step: int, rows: Callable[[], Sequence[Sequence[Any]]]) -> None:
         """Show completions in the trackers that have tables; ``rows`` is called only where there is one."""
         if self._tables:
             table = rows()
             for sink in self._tables:
-                sink.completions(step, table)
+                sink.completion_table(step, table)
 
     def note(self, text: str) -> None:
         """Show a one-line message without breaking the progress bar."""

@@ -67,7 +67,7 @@ class WandbSink:
         """Pass a step to the thread without waiting."""
         self._put(step, metrics)
 
-    def completions(self, step: int, rows: Table) -> None:
+    def completion_table(self, step: int, rows: Table) -> None:
         """Pass a step's completions to the thread, which shows them as the table ``completions``."""
         self._put(step, rows)
 

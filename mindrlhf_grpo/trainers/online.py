@@ -256,7 +256,7 @@ class OnlineTrainer:
         parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
         if self.session.main:
             write_rollouts(self.config.run_dir, step, parts, self.tokenizer)
-            self.session.tracker.completions(step, lambda: table_rows(step, parts))
+            self.session.tracker.completion_table(step, lambda: table_rows(step, parts))
 
     def _show_completions(self, step: int, experience: Experience) -> None:
         """Print some completions of rank 0 when they are due."""

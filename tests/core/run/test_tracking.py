@@ -274,12 +274,12 @@ def test_completions_are_a_table_in_wandb_and_are_made_only_for_it(fake_wandb: F
     """Finding P2 (trackers): Weights & Biases got numbers only."""
     row = [1, "1+2=", "3", 1.0, 0.5, "stop"]
     with tracker(tmp_path / "run", ["wandb"]) as opened:
-        opened.completions(1, lambda: [row])
+        opened.completion_table(1, lambda: [row])
         opened.log(1, {"loss": 0.5})
     columns = ["step", "prompt", "completion", "reward", "advantage", "finish"]
     assert fake_wandb.calls[1] == (1, {"completions": {"columns": columns, "data": [row]}})
     with tracker(tmp_path / "other") as opened:
-        opened.completions(1, lambda: pytest.fail("no tracker has a table"))
+        opened.completion_table(1, lambda: pytest.fail("no tracker has a table"))
 
 
 def test_tensorboard_reads_back_the_scalars_and_forgets_steps_after_a_resume(tmp_path: Path) -> None:
