@@ -33,21 +33,10 @@ class AdamW:
     """Decoupled weight decay Adam (arXiv:1711.05101) over named parameters; equal to ``torch.optim.AdamW`` in float32.
 
     Its settings are ``train``'s betas, epsilon and weight decay; with ``decayed: matrices`` vectors do not decay.
-
-    Args:
-        whole: the full weights by the same names, where ``parameters`` are slices of them.
     """
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Parameter],
-        train: TrainConfig,
-        log: CompileLog,
-        *,
-        whole: Mapping[str, Parameter] | None = None,
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, Parameter], train: TrainConfig, log: CompileLog) -> None:
         self.parameters = dict(parameters)
-        self.whole = parameters if whole is None else whole
         self.train, self.log = train, log
         self.steps = 0
         self.averages: dict[str, Parameter] = {}
@@ -72,8 +61,7 @@ class AdamW:
         """The tensors that a step changes, each kind in the order of the parameters."""
         weights = [self.masters.get(name, parameter) for name, parameter in self.parameters.items()]
         least = 2 if self.train.optimizer.decayed == "matrices" else 0  # dimensions of what decays
-        matrices = [self.whole[name].ndim >= least and self.train.weight_decay > 0 for name in self.parameters]
-        decayed = [weight for weight, decays in zip(weights, matrices, strict=True) if decays]
+        decayed = [weight for weight in weights if weight.ndim >= least and self.train.weight_decay > 0]
         return {
             "weights": ParameterTuple(weights),
             "decayed": ParameterTuple(decayed),

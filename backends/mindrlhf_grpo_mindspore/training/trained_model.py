@@ -95,7 +95,7 @@ class TrainedModel(ABC):
         if isinstance(self.comm, MindSporeRanks) and self.context.strategy != "replicate":
             self.shards = OptimizerShards(self.trainable, self.comm)
             stepped = self.shards.parameters
-        self.optimizer = AdamW(stepped, self.train, self.log, whole=self.trainable)
+        self.optimizer = AdamW(stepped, self.train, self.log)
 
     @abstractmethod
     def cells(self, loss: Loss) -> nn.Cell:
