@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..backend import Comm, RolloutEngine
 from ..config.run import RunConfig
 from ..data.stream import shard
@@ -18,7 +20,7 @@ from ..parallel.residency import Residency
 from ..rewards import Rewards, RewardTable
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import FinishReason, Prompt, RolloutGroup, Sampling
-from .rows import open_prompts
+from .rows import first_of_each, open_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class HeldOut:
         lengths, truncated = self._lengths(groups, comm)
         metrics = {
             **score_metrics(scores),
+            **self.source_metrics(table),
             "eval/problems": float(len(self.prompts)),
             "eval/length": lengths,
             "eval/truncated_frac": truncated,
@@ -75,6 +78,19 @@ class HeldOut:
         computed = metric_functions.compute(groups, local_table, metrics, split="eval", step=step)
         judged_by = f"eval/{table.names[0]}/mean"
         return Evaluation(metrics=metrics | computed, judged_by=judged_by, graded=scores.graded)
+
+    def source_metrics(self, table: RewardTable) -> dict[str, float]:
+        """Mean reward, accuracy and number of the problems of each held-out source, where there are several."""
+        sources = np.asarray([prompt.source for prompt in self.prompts])
+        metrics = {}
+        for name in sorted({prompt.source for prompt in self.prompts} - {""}):
+            rows = np.flatnonzero(np.repeat(sources == name, self.samples))
+            scores = held_out_scores(table.take(rows), self.samples)
+            metrics[f"eval/source/{name}/problems"] = float(len(rows) // self.samples)
+            metrics[f"eval/source/{name}/reward"] = scores.reward
+            if scores.accuracy is not None:
+                metrics[f"eval/source/{name}/accuracy"] = scores.accuracy.value
+        return metrics
 
     def _lengths(self, groups: list[RolloutGroup], comm: Comm) -> tuple[float, float]:
         """Mean length of the completions of all ranks in tokens, and the share cut at the token limit."""
@@ -115,7 +131,7 @@ def load_held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
     if settings.source is None:
         return None
     return HeldOut(
-        prompts=open_prompts(config, tokenizer, settings.source).all()[: settings.limit],
+        prompts=first_of_each(open_prompts(config, tokenizer, settings.source).all(), settings.limit),
         sampling=Sampling(
             max_tokens=config.rollout.max_tokens,
             temperature=settings.temperature,

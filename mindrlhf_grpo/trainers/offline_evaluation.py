@@ -22,7 +22,7 @@ from ..metrics.intervals import wilson_interval
 from ..run.checkpoint import verify
 from ..tokenizers.tokenizer import Tokenizer
 from .offline_steps import Steps, load_steps
-from .rows import open_examples
+from .rows import first_of_each, open_examples
 from .session import load_run_tokenizer
 
 BINS = 10  # of the calibration error
@@ -131,7 +131,7 @@ def load_held_out_rows(config: OfflineConfig, task: Task, tokenizer: Tokenizer) 
     """All usable held-out rows, tokenised like the training data; none without ``eval.source``."""
     if config.eval.source is None:
         return []
-    return open_examples(config, task, tokenizer, config.eval.source).all()[: config.eval.limit]
+    return first_of_each(open_examples(config, task, tokenizer, config.eval.source).all(), config.eval.limit)
 
 
 def evaluate_offline(config: OfflineConfig, checkpoint: Path | None = None) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, TypeVar
 
 from ..algorithms.task import Task
 from ..config.offline import OfflineConfig
 from ..config.run import DataConfig, RunConfig
-from ..data.examples import ExampleStream
+from ..data.examples import Example, ExampleStream
 from ..data.mixture import Setting
 from ..data.stream import PromptStream
 from ..errors import ConfigError
 from ..model_files.folder import find_folder, read_model_config
 from ..tokenizers.tokenizer import Tokenizer
+from ..types import Prompt
 
+Drawn = TypeVar("Drawn", Prompt, Example)
 DEFAULT_LIMIT = DataConfig.model_fields["max_prompt_tokens"].default
 
 
@@ -73,6 +76,19 @@ def open_examples(
     """Open the training rows, or those of another source that are encoded alike; raises DataError as the stream does."""
     data = config.data if source is None else config.data.model_copy(update={"source": source})
     return ExampleStream(data, task.encoder, tokenizer, seed=config.seed)
+
+
+def first_of_each(drawn: list[Drawn], limit: int | None) -> list[Drawn]:
+    """Return the first ``limit`` draws of each source; all with None."""
+    if limit is None:
+        return drawn
+    seen: Counter[str] = Counter()
+    kept = []
+    for one in drawn:
+        seen[one.source] += 1
+        if seen[one.source] <= limit:
+            kept.append(one)
+    return kept
 
 
 def notes_on(stream: PromptStream | ExampleStream, per_step: int) -> list[str]:
