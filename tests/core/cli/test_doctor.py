@@ -143,7 +143,7 @@ def test_weights_that_are_cut_off_are_a_problem(config: Path, capsys: pytest.Cap
         main(["doctor", str(config)])
     out = capsys.readouterr().out
     assert stopped.value.code == 1
-    assert f"config.yaml:4: model.path: {file} is cut off: {size - 100} bytes, its header speaks of {size}" in out
+    assert f"config.yaml:4: model.path: {file} is cut off: it has {size - 100} of {size} bytes" in out
     file.write_bytes(b"\x10" + bytes(7) + b"{}")
     assert any("is no safetensors file, or is cut off" in text for text in doctor.examine(config, [])["problems"])
 
