@@ -29,12 +29,12 @@ def check(config: BackendConfig) -> None:
     check_dtype(config.model.dtype, config.model.device)
     check_family(config.model.path)
     check_parallel(config.parallel)
-    if config.parallel is not None and config.parallel.strategy != "replicate":
-        if config.train.optimizer.decayed == "matrices":
-            raise ConfigError(
-                "train.adamw.decayed: backend 'mindspore' steps slices that mix matrices and vectors where the optimizer "
-                "state is shared out; accepted with parallel.strategy zero1, zero2: all"
-            )
+    sharded = config.parallel is not None and config.parallel.strategy != "replicate"
+    if sharded and config.train.optimizer.decayed == "matrices":
+        raise ConfigError(
+            "train.adamw.decayed: backend 'mindspore' steps slices that mix matrices and vectors where the optimizer state "
+            "is shared out; accepted with parallel.strategy zero1, zero2: all"
+        )
     if config.model.freeze is not None:
         raise ConfigError(
             "model.freeze: backend 'mindspore' trains all weights, or adapters (model.lora_rank); accepted: null"
