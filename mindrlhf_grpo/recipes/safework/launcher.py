@@ -21,6 +21,7 @@ from .registry import package_data, read_registry, read_routing, unfolded
 PACKAGE = __package__
 VISION = "visual"  # begins the names of the vision tower's weights in Qwen2.5-VL
 WANDB = {"wandb_project": "WANDB_PROJECT", "wandb_run_name": "WANDB_NAME", "wandb_org": "WANDB_ENTITY", "wandb_group": "WANDB_RUN_GROUP"}  # fmt: skip
+LAST_RATE = 0.1  # of the learning rate, at which the original's cosine ends
 ALL_ROWS = 1_000_000  # the default of --max_samples
 OFF = ("", "false", "none")  # an argument of Weights & Biases or TensorBoard that means no
 Arguments = Mapping[str, Any]
@@ -98,7 +99,7 @@ def routed(arguments: Arguments) -> dict[str, Any]:
 
 
 def sizes(arguments: Arguments) -> dict[str, Any]:
-    """Return steps, batches and warm-up; an update takes ``train_batch_size`` completions, a step ``rollout_batch_size`` prompts."""
+    """Return steps, batches and learning rates; an update takes ``train_batch_size`` completions, a step ``rollout_batch_size`` prompts."""
     samples, batch, rollout = (arguments[k] for k in ("n_samples_per_prompt", "train_batch_size", "rollout_batch_size"))
     if rollout * samples % batch:
         raise ConfigError(
@@ -114,6 +115,8 @@ def sizes(arguments: Arguments) -> dict[str, Any]:
     return {
         "algorithm.updates_per_batch": step_updates // arguments["max_epochs"],
         "train.steps": count,
+        "train.schedule": "cosine",
+        "train.min_learning_rate": LAST_RATE * arguments["actor_learning_rate"],
         "train.warmup_steps": round(arguments["lr_warmup_ratio"] * count),
         "train.tokens_per_micro_batch": arguments["micro_train_batch_size"] * longest,
         "rollout.slots": arguments["micro_rollout_batch_size"] * samples,

@@ -32,10 +32,21 @@ def prepared(folder: Path) -> Path:
 
 
 def words(made: Path, run: Path, *further: str, rows: str = "format.jsonl") -> list[str]:
-    """Return the command of a tiny run."""
+    """Return the command of a tiny run, whose learning rate stays the same whatever its number of steps."""
     flags = [part for name, value in FLAGS.items() for part in (f"--{name}", str(value))]
     given = ["--pretrain", str(made / "policy"), "--prompt_data", str(made / rows), "--save_path", str(run)]
-    return [sys.executable, "-m", "mindrlhf_grpo", "recipe", "safework", "train", *flags, *given, *further]
+    return [
+        sys.executable,
+        "-m",
+        "mindrlhf_grpo",
+        "recipe",
+        "safework",
+        "train",
+        *flags,
+        *given,
+        "train.schedule=constant",
+        *further,
+    ]
 
 
 def run(command: list[str], expect: int = 0) -> str:
