@@ -188,21 +188,13 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
-def rows(files: str | Sequence[str], most: int = -1, seed: int | None = None) -> Iterator[Row | BadRow]:
+def rows(files: str | Sequence[str], most: int = -1, seed: int | None = None) -> Iterator[PlacedRow | BadRow]:
     """Yield the rows of one or several files, nested arrays as lists (a ``data.source`` function).
 
     Args:
         most: number of rows to take; -1: all.
         seed: of the draw of those rows; None: the first ones.
     """
-    for place, row in placed_rows(files, most, seed):
-        yield row if isinstance(row, BadRow) else PlacedRow(place, row)
-
-
-def placed_rows(
-    files: str | Sequence[str], most: int = -1, seed: int | None = None
-) -> Iterator[tuple[str, Row | BadRow]]:
-    """Yield the same rows with their places, file and line."""
     written = [read_rows(file) for file in ([files] if isinstance(files, str) else files)]
     places = [(source, index) for source in written for index in range(len(source))]
     if 0 < most < len(places):
@@ -210,8 +202,10 @@ def placed_rows(
         places = [places[number] for number in drawn]
     for source, index in places:
         row = source[index]
-        readable = row if isinstance(row, BadRow) else {name: plain(value) for name, value in row.items()}
-        yield source.place(index), readable
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            yield PlacedRow(source.place(index), {name: plain(value) for name, value in row.items()})
 
 
 def plain(value: Any) -> Any:
@@ -232,9 +226,10 @@ def check_data(files: Sequence[str]) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for file in files:
         count, labelled, first = 0, 0, ""
-        for place, row in placed_rows(file):
+        for row in rows(file):
             if isinstance(row, BadRow):
                 raise DataError(str(row))
+            place = row.place
             missing = [name for name in COLUMNS if name not in row]
             if missing:
                 raise DataError(f"{place} has no {', '.join(missing)}; it has {', '.join(row)}")

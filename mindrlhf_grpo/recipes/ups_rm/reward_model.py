@@ -18,7 +18,7 @@ from ...errors import ConfigError, DataError
 from ...model_files.folder import find_folder, read_model_config
 from ...rewards.models.reward_model import Scorer, ScorerSettings
 from ...rewards.models.written_answers import bare_config, written_group
-from .data import placed_rows
+from .data import rows
 from .head_files import merge_head, named_head, read_head, write_head
 from .head_training import HeadTraining, train_head
 
@@ -47,20 +47,20 @@ def labelled(files: Sequence[str]) -> Labelled:
     """
     examples: list[tuple[str, str, int]] = []
     unlabelled = 0
-    for place, row in placed_rows(files):
+    for row in rows(files):
         if isinstance(row, BadRow):
             raise DataError(str(row))
         for side in ("0", "1"):
             name, texts = f"is_response_{side}_safe", [row.get("prompt"), row.get(f"response_{side}")]
             if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise DataError(f"{place}: prompt and response_{side} must be text")
+                raise DataError(f"{row.place}: prompt and response_{side} must be text")
             safe = row.get(name)
             if safe is None:
                 unlabelled += 1
             elif isinstance(safe, bool):
                 examples.append((str(texts[0]), str(texts[1]), int(not safe)))
             else:
-                raise DataError(f"{place}: {name} is {safe!r}; accepted: true, false, or null for no label")
+                raise DataError(f"{row.place}: {name} is {safe!r}; accepted: true, false, or null for no label")
     return Labelled(examples, unlabelled)
 
 

@@ -206,3 +206,11 @@ def test_responses_without_a_label_are_counted_and_odd_labels_stop_the_head(tmp_
     )
     with pytest.raises(DataError, match=r"pairs\.jsonl:2: is_response_0_safe is 1; accepted: true, false, or null"):
         labelled([str(tmp_path / "pairs.jsonl")])
+
+
+def test_a_row_that_fails_after_it_was_read_is_named_by_file_and_line(tmp_path: Path) -> None:
+    """Finding F24: it was ``mindrlhf_grpo.recipes.ups_rm.data:rows[2]``."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n{"prompt": "c"}\n')
+    source = read_rows({"name": "mindrlhf_grpo.recipes.ups_rm.data:rows", "files": str(path)})
+    assert [source.place(index) for index in range(3)] == [f"{path}:1", f"{path}:3", f"{path}:4"]
