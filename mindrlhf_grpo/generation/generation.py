@@ -197,10 +197,25 @@ class Generation:
             self.progress(len(self.finished), self.scheduler.total)
 
 
+DYNAMIC = (
+    ". Its rotary embedding (rope_type: dynamic) would go on, with frequencies of the longest text computed so far: "
+    "sampled and trained log-probs of the same tokens would differ. rope_type yarn or linear in config.json, with "
+    "max_position_embeddings raised, has no such limit"
+)
+
+
 def check_prompt(
-    prompt: Prompt, sampling: Sampling, *, vocab_size: int, context: int | None, reads_images: bool = False
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    vocab_size: int,
+    context: int | None,
+    reads_images: bool = False,
+    rotary: str = "default",
 ) -> None:
     """Check that a native engine can complete the prompt with a model of this vocabulary and context length.
+
+    ``rotary`` is the kind of the model's rotary embedding, for the message.
 
     Raises:
         BackendError: it has images, and the model reads text only.
@@ -222,4 +237,5 @@ def check_prompt(
         raise ConfigError(
             f"row {prompt.row}: {length} prompt tokens and rollout.max_tokens {sampling.max_tokens} do not fit the "
             f"model's context of {context} tokens; lower data.max_prompt_tokens or rollout.max_tokens"
+            f"{DYNAMIC if rotary == 'dynamic' else ''}"
         )

@@ -81,7 +81,9 @@ class TorchEngine:
         self.reads_images = vision_of(causal_lm) is not None
         self.vocab_size = int(causal_lm.get_input_embeddings().weight.shape[0])
         self.runner = TorchRunner(self.decoder, vocab_size=self.vocab_size, device=self.device)
-        self.context: int | None = getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        text_config = causal_lm.config.get_text_config()
+        self.context: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.rotary: str = (getattr(text_config, "rope_parameters", None) or {}).get("rope_type", "default")
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
         """``group_size`` completions for each prompt, in the order of ``prompts``.
@@ -96,8 +98,9 @@ class TorchEngine:
             return []
         for prompt in prompts:
             check_prompt(
-                prompt, sampling, vocab_size=self.vocab_size, context=self.context, reads_images=self.reads_images
-            )
+                prompt, sampling, vocab_size=self.vocab_size, context=self.context, reads_images=self.reads_images,
+                rotary=self.rotary,
+            )  # fmt: skip
         self.runner.features = {number: prompt.features for number, prompt in enumerate(prompts) if prompt.features}
         with without_gradient(self.decoder):
             return Generation(
