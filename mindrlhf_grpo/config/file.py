@@ -49,10 +49,15 @@ def read_config(path: Path, overrides: Sequence[str]) -> tuple[AnyConfig, Draft]
 
 def dump(config: AnyConfig) -> str:
     """The configuration as YAML that :func:`load_config` reads back to an equal one."""
-    values = config.model_dump(mode="json")
+    return yaml_source.dump(plain_values(config))
+
+
+def plain_values(config: AnyConfig) -> dict[str, Any]:
+    """The configuration as the plain values that its file would have."""
+    values: dict[str, Any] = config.model_dump(mode="json")
     if config.train.epochs is not None:
         del values["train"]["steps"]  # follows from the epochs and the rows
-    return yaml_source.dump(values)
+    return values
 
 
 def json_schema(root: type[AnyConfig] | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from .. import __version__
 from ..config import yaml_source
-from ..config.file import AnyConfig
+from ..config.file import AnyConfig, plain_values
 from ..config.secrets import hide_secrets
 from ..errors import CheckpointError
 from ..json_lines import replace_file
@@ -138,7 +138,7 @@ def state(progress: Progress) -> dict[str, Any]:
 
 def shareable(config: AnyConfig) -> str:
     """The configuration as YAML for files that are shown to others: secrets in arguments are hidden."""
-    return yaml_source.dump(hide_secrets(config.model_dump(mode="json")))
+    return yaml_source.dump(hide_secrets(plain_values(config)))
 
 
 def saved_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
@@ -166,17 +166,14 @@ NEW_RUN = "put the file back, or use another run_dir"
 
 def differences(old: AnyConfig, new: AnyConfig) -> list[str]:
     """Describe the keys outside ``FREE`` whose values differ."""
-    before, after = (flatten(hide_secrets(config.model_dump(mode="json"))) for config in (old, new))
+    before, after = (flatten(hide_secrets(plain_values(config))) for config in (old, new))
     names = sorted(before.keys() | after.keys())
-    same_epochs = old.train.epochs is not None and old.train.epochs == new.train.epochs
-    bound = old.train.bound_to_steps and not same_epochs  # steps made of epochs follow from the rows
-    free = [name for name in FREE if name not in ("train.steps", "train.epochs") or not bound]
+    lengths = ("train.steps", "train.epochs")
+    free = [name for name in FREE if name not in lengths or not old.train.bound_to_steps]
     fixed = [name for name in names if not any(name == key or name.startswith(f"{key}.") for key in free)]
-    why = {
-        "train.steps": " (its learning rates are spread over all steps: the steps already made would have had others)"
-    }
+    why = " (its learning rates are spread over all steps: the steps already made would have had others)"
     return [
-        f"{name} was {before.get(name)!r}, is {after.get(name)!r}{why.get(name, '')}"
+        f"{name} was {before.get(name)!r}, is {after.get(name)!r}{why if name in lengths else ''}"
         for name in fixed
         if before.get(name) != after.get(name)
     ]

@@ -14,6 +14,7 @@ from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.run import checkpoint
 from mindrlhf_grpo.run.folder import RunFolder
+from mindrlhf_grpo.trainers.epochs import in_steps
 from mindrlhf_grpo.trainers.resolved import resolved_settings
 from tests.support.tiny_run import write_run
 
@@ -95,3 +96,16 @@ def test_the_numbers_of_an_objective_are_written_down() -> None:
     written = resolved_settings(OfflineConfig.model_validate(given))
     assert written["objective"]["name"] == "dpo"
     assert written["objective"]["loss"]["beta"] == 0.1
+
+
+def test_a_run_in_epochs_is_resumed_and_its_length_is_compared_as_given(tmp_path: Path) -> None:
+    """Finding P3.2: the steps of a run in epochs follow from its rows, and are not in its config.yaml."""
+    config = write_run(tmp_path)
+    config.write_text(config.read_text().replace("  steps: 3\n", "  epochs: 2\n  schedule: cosine\n"))
+    settings = load_config(config, [])
+    run = RunFolder(settings.run_dir)
+    run.open(in_steps(settings, 9), {})
+    run.checkpoint(1).mkdir(parents=True)
+    run.check(in_steps(settings, 9))
+    with pytest.raises(CheckpointError, match=r"settings: train\.epochs was 2\.0, is 3\.0 \(its learning rates"):
+        run.check(in_steps(load_config(config, ["train.epochs=3"]), 9))
