@@ -16,6 +16,7 @@ from .history import Alarm, History
 PAGE = "docs/alarms.md"
 FAULTS = 3  # steps in a row in which everything fails; one is enough if no step of the run went well
 DEAD_STEPS, DEAD_GROUPS = 20, 256  # fewest steps in a row, and fewest groups in them, without a difference in rewards
+UNSCORED_GROUPS = 64  # fewest groups, in FAULTS steps or more, without any reward
 CHANCE = 1e-3  # of so many dead groups in a row, at the rate at which groups differed before
 MASKED_STEPS = 10  # steps in a row without a completion that may be trained
 UNCHANGED = 5  # updates in a row after which no sampled weight was another number
@@ -25,19 +26,17 @@ Step = Mapping[str, float]
 
 def rewards_fail(history: History) -> str | None:
     """A reward component failed for every completion, or no completion got any reward."""
-
-    def fails(step: Step) -> bool:
-        return step.get("reward/failed_frac", 0.0) >= 1.0 or step.get("reward/unscored_frac", 0.0) >= 1.0
-
-    steps = list(history.last(fails))
-    if not lasts(steps, history):
-        return None
-    where = "every completion of this step" if len(steps) == 1 else f"every completion of {len(steps)} steps in a row"
-    if steps[0].get("reward/failed_frac", 0.0) < 1.0:
-        return f"{where} has no reward: each component is None (not applicable) or has no value for a failure"
-    name, reason = next(iter(history.reasons.items()), ("", ""))
-    named = f"reward {name}" if name else "a reward component"
-    return f"{named} failed for {where}" + (f": {reason}" if reason else "")
+    failed = list(history.last(lambda step: step.get("reward/failed_frac", 0.0) >= 1.0))
+    if lasts(failed, history) and (
+        len(failed) >= FAULTS or groups(failed[-1:]) > 1
+    ):  # one prompt may be at fault itself
+        name, reason = next(iter(history.reasons.items()), ("", ""))
+        named = f"reward {name}" if name else "a reward component"
+        return f"{named} failed for {every(failed)}" + (f": {reason}" if reason else "")
+    unscored = list(history.last(lambda step: step.get("reward/unscored_frac", 0.0) >= 1.0))
+    if len(unscored) >= FAULTS and groups(unscored) >= UNSCORED_GROUPS:  # rewards of some rows may rightly not apply
+        return f"{every(unscored)} has no reward: each component is None (not applicable) or has no value for a failure"
+    return None
 
 
 def groups_dead(history: History) -> str | None:
@@ -103,6 +102,11 @@ def weights_unchanged(history: History) -> str | None:
         f"the learning rate {steps[0]['lr']:.2g} is lost in rounding; raise train.learning_rate, or set "
         "model.dtype: float32"
     )
+
+
+def every(steps: Sequence[Step]) -> str:
+    """The completions of these steps, in words."""
+    return "every completion of this step" if len(steps) == 1 else f"every completion of {len(steps)} steps in a row"
 
 
 def lasts(steps: Sequence[Step], history: History) -> bool:

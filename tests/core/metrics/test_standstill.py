@@ -60,8 +60,16 @@ def test_later_it_takes_three_steps_in_a_row() -> None:
 
 def test_completions_without_any_value_stop_the_run() -> None:
     """Finding F12: a reward model whose scores were NaN had every step skipped, with exit code 0."""
-    at, why = stops([healthy(**{"reward/unscored_frac": 1.0})])
-    assert (at, why.startswith("every completion of this step has no reward")) == (1, True)
+    unscored = healthy(**{"reward/unscored_frac": 1.0})
+    at, why = stops([unscored] * 9)
+    assert (at, why.startswith("every completion of 4 steps in a row has no reward")) == (4, True)  # 64 groups
+    assert stops([{**unscored, "prompts": 1.0}] * 20) == (0, ""), "rows to which no reward applies"
+
+
+def test_a_first_step_of_one_prompt_is_no_proof() -> None:
+    one = healthy(**FAILS, prompts=1.0)
+    assert stops([one, healthy(prompts=1.0)] * 20) == (0, "")
+    assert stops([one] * 9)[0] == 3
 
 
 def test_groups_that_are_dead_from_the_start_stop_the_run_when_it_is_no_chance() -> None:
