@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.mixture import named_sources
 from ..metrics.agreement import ACCEPTED
 from ..metrics.intervals import wilson_interval
 from ..run.printable import printable
@@ -341,6 +342,8 @@ def short_path(value: Any) -> str:
 
 
 def source_name(source: Any) -> str:
-    """A data source as one short text."""
+    """A data source as one short text, or the names of several."""
+    if isinstance(source, list) or (isinstance(source, dict) and source and "name" not in source):
+        return ", ".join(one.name for one in named_sources(source))
     name = source.get("name") if isinstance(source, dict) else source
     return short_path(name)

@@ -24,7 +24,7 @@ from .epochs import in_steps
 from .offline_evaluation import HeldOutRows, load_held_out_rows, with_intervals
 from .offline_samples import write_samples
 from .offline_steps import load_steps
-from .rows import notes_on, open_examples
+from .rows import context_length, notes_on, open_examples
 from .schedule import learning_rate
 from .session import Judged, RunSession, leaving, load_run_tokenizer
 from .step_metrics import changed_metrics
@@ -65,7 +65,8 @@ class OfflineTrainer:
         """Train to the last step or to the target, then write summary and report."""
         model = self.steps.model
         layout = f"training layout: {model.layout} ({model.layout_reason})"
-        repeats = notes_on(self.stream, self.config.train.prompts_per_step)
+        context = context_length(self.config.model.path)
+        repeats = notes_on(self.stream, self.config.train.prompts_per_step, context=context)
         self.session.announce([layout, *repeats, *self._warnings()])
         try:
             self._evaluate_untrained()

@@ -21,16 +21,13 @@ DEFAULT_LIMIT = DataConfig.model_fields["max_prompt_tokens"].default
 
 
 def context_length(path: str) -> int | None:
-    """Return the positions that a model knows; None if its configuration does not say, or its rope grows with the text.
+    """Return the positions that a model knows; None if its configuration does not say.
 
     Raises:
         ConfigError: the model does not exist.
     """
     config: dict[str, Any] = read_model_config(find_folder(path))
     config = {**config, **(config.get("text_config") or {})}
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) == "dynamic":
-        return None
     length = config.get("max_position_embeddings")
     return length if isinstance(length, int) and length > 0 else None
 
@@ -91,13 +88,21 @@ def first_of_each(drawn: list[Drawn], limit: int | None) -> list[Drawn]:
     return kept
 
 
-def notes_on(stream: PromptStream | ExampleStream, per_step: int) -> list[str]:
-    """Return what a reader of the curves must know about the rows: those left out or not checked, and repeats."""
+def notes_on(stream: PromptStream | ExampleStream, per_step: int, *, context: int | None = None) -> list[str]:
+    """Return what a reader of the curves must know about the rows: those left out or not checked, repeats, and lengths.
+
+    Args:
+        context: positions that the model knows, where longer rows are read all the same; None: they are not.
+    """
     survey = stream.check()
     notes = [f"rows: {survey}"] if survey.checked < survey.rows or any(survey.counts.values()) else []
     usable = survey.rows - survey.left_out
     if per_step > usable and survey.checked == survey.rows:
         notes.append(
             f"a step draws {per_step} rows and there are {usable}: rows repeat within a step (train.prompts_per_step)"
+        )
+    if context is not None and survey.longest > context:
+        notes.append(
+            f"the longest row has {survey.longest:,} tokens, more than the model's context of {context:,} (data.max_tokens)"
         )
     return notes
