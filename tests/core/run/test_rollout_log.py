@@ -12,7 +12,7 @@ import pytest
 
 from mindrlhf_grpo.errors import DataError
 from mindrlhf_grpo.rewards import RewardTable
-from mindrlhf_grpo.run.rollout_log import read_rollouts, rollout_path, write_rollouts
+from mindrlhf_grpo.run.rollout_log import read_rollouts, rollout_path, table_rows, write_rollouts
 from mindrlhf_grpo.types import FinishReason, FloatArray, Prompt, Rollout, RolloutGroup
 
 
@@ -140,3 +140,11 @@ def test_reading_names_the_broken_line(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n')
     with pytest.raises(DataError, match="not a rollout record: Field required"):
         read_rollouts(path)
+
+
+def test_rows_of_a_trackers_table_are_taken_evenly() -> None:
+    advantages = np.array([[1.5, 0.5, 7.0], [-1.0, -1.0, -1.0]], dtype=np.float32)  # 7.0 lies past the length
+    part = ([group(3, 2, 3)], table([[[1.0], [0.5]], [[NAN], [NAN]]]), advantages)
+    rows = table_rows(12, [part])
+    assert [(row[0], row[3], row[4]) for row in rows] == [(12, 1.25, 1.0), (12, None, -1.0)]
+    assert [row[3] for row in table_rows(12, [part] * 3, limit=3)] == [1.25, 1.25, 1.25]
