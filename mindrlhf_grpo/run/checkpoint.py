@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..model_files.checkpoint_folders import PREFIX, STATE, steps
+from ..model_files.checkpoint_folders import LATEST, PREFIX, STATE, steps
 from ..model_files.folder import as_readable
 from .shortages import os_error
 
@@ -114,7 +114,11 @@ def verify(folder: Path) -> None:
     found = damage(folder)
     if found:
         whole = whole_before(folder)
-        remedy = f"the checkpoint before it is whole: {whole}" if whole else "no checkpoint before it is whole"
+        remedy = (
+            f"the checkpoint before it, {whole}, is whole (--checkpoint {whole.name})"
+            if whole
+            else "no checkpoint before it is whole"
+        )
         raise CheckpointError(f"{found}; {remedy}")
 
 
@@ -153,6 +157,8 @@ def newest(root: Path, *, skip_damaged: bool) -> tuple[Path | None, list[str]]:
         aside = folder.with_name(f".damaged-{folder.name}")
         shutil.rmtree(aside, ignore_errors=True)
         os.rename(folder, aside)
+        if (root / LATEST).is_symlink():
+            link(root, LATEST, step_of(whole))
         lines.append(f"{found}; this checkpoint is now {aside}, and the run goes on from {whole}")
     return None, lines
 

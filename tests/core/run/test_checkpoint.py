@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mindrlhf_grpo.errors import CheckpointError
+from mindrlhf_grpo.model_files.checkpoint_folders import LATEST
 from mindrlhf_grpo.run import checkpoint
 
 
@@ -61,11 +62,12 @@ def test_a_damaged_newest_checkpoint_is_refused_and_the_one_before_it_offered(
     assert str(refused.value).endswith(
         f"The checkpoint before it, {root / 'step_4'}, is whole: checkpoint.damaged=skip goes on from there"
     )
-    with pytest.raises(CheckpointError, match=f"the checkpoint before it is whole: {root / 'step_4'}"):
+    with pytest.raises(CheckpointError, match=rf"{root / 'step_4'}, is whole \(--checkpoint step_4\)"):
         checkpoint.verify(root / "step_6")
 
 
 def test_skip_sets_damaged_ones_aside_and_goes_back_to_a_whole_one(root: Path) -> None:
+    checkpoint.link(root, LATEST, 6)
     cut(root / "step_6")
     flip(root / "step_4")
     folder, lines = checkpoint.newest(root, skip_damaged=True)
@@ -75,6 +77,7 @@ def test_skip_sets_damaged_ones_aside_and_goes_back_to_a_whole_one(root: Path) -
         for step in (6, 4)
     ]
     assert checkpoint.steps(root) == [2]
+    assert (root / LATEST).resolve() == root / "step_2"
     assert (root / ".damaged-step_6" / "policy" / "model.safetensors").is_file()
     assert checkpoint.newest(root, skip_damaged=True) == (root / "step_2", [])
 
