@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from .rows import IndexedRows, Rows, unknown
 
+BATCH = 1000  # rows that are read together for fingerprints
 LARGE = 1 << 30  # bytes of a parquet file's values, from which on it is read from a memory-mapped copy
 
 
@@ -55,7 +58,10 @@ def _table(path: Path, table: Any) -> Rows:
         row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
         return row
 
-    return IndexedRows(name=str(path), size=table.num_rows, read=read)
+    def part(start: int, stop: int) -> Any:
+        return table.slice(start, stop - start)
+
+    return IndexedRows(name=str(path), size=table.num_rows, read=read, stored=partial(_undecoded, part, table.num_rows))
 
 
 def read_folder(path: Path, *, split: str | None = None) -> Rows:
@@ -118,4 +124,20 @@ def _rows(label: str, loaded: Any, split: str | None) -> Rows:
         loaded, label = parts[chosen], f"{label}/{chosen}"
     elif split is not None and str(loaded.split) != split:
         raise unknown(f"{label}: split", split, [str(loaded.split)] if loaded.split else [])
-    return IndexedRows(name=label, size=len(loaded), read=lambda index: dict(loaded[index]))
+    tables = loaded.with_format("arrow")  # images stay the bytes that they are on disk
+
+    def part(start: int, stop: int) -> Any:
+        return tables[start:stop]
+
+    return IndexedRows(
+        name=label,
+        size=len(loaded),
+        read=lambda index: dict(loaded[index]),
+        stored=partial(_undecoded, part, len(loaded)),
+    )
+
+
+def _undecoded(part: Callable[[int, int], Any], size: int) -> Iterator[dict[str, Any]]:
+    """Yield all rows as Arrow stores them; ``part`` returns a table of some."""
+    for start in range(0, size, BATCH):
+        yield from part(start, min(size, start + BATCH)).to_pylist()

@@ -95,6 +95,9 @@ def row_sums(rows: Rows) -> NDArray[np.uint32]:
     if own is not None:
         sums: NDArray[np.uint32] = own()
         return sums
+    stored = getattr(rows, "stored", None)
+    if stored is not None:
+        return np.fromiter(map(row_sum, stored()), np.uint32, len(rows))
     sums = np.zeros(len(rows), np.uint32)
     for index in sampled(len(rows)) if getattr(rows, "on_demand", False) else range(len(rows)):
         sums[index] = row_sum(rows[index])

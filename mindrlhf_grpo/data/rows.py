@@ -57,6 +57,7 @@ class IndexedRows:
     bad: Mapping[int, BadRow] = field(default_factory=dict)
     places: Mapping[int, str] = field(default_factory=dict)  # of rows that come from elsewhere
     on_demand: bool = False  # rows are made by a program when read, at its price
+    stored: Callable[[], Iterator[Mapping[str, Any]]] | None = None  # all rows in order as they lie on disk, undecoded
 
     def __len__(self) -> int:
         return self.size

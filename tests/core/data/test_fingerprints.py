@@ -10,7 +10,7 @@ import pytest
 
 from mindrlhf_grpo.config.run import DataConfig
 from mindrlhf_grpo.data import fingerprint as fingerprints
-from mindrlhf_grpo.data.fingerprint import RowSums, fingerprint
+from mindrlhf_grpo.data.fingerprint import RowSums, fingerprint, row_sum
 from mindrlhf_grpo.data.mixture import read_sources
 from mindrlhf_grpo.data.stream import PromptStream
 from mindrlhf_grpo.errors import DataError
@@ -91,3 +91,28 @@ def test_other_line_ends_are_the_same_rows(tmp_path: Path) -> None:
     saved = RowSums(read_sources(str(path)))
     path.write_bytes(b'{"a": 1}\r\n\r\n{"a": 2}')
     assert RowSums(read_sources(str(path))).digest == saved.digest
+
+
+def test_images_are_not_decoded_for_a_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    from PIL import Image
+
+    features = datasets.Features({"prompt": datasets.Value("string"), "image": datasets.Image()})
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "red")]
+    made = datasets.Dataset.from_dict({"prompt": ["a"] * 3, "image": pictures}, features=features)
+    made.save_to_disk(str(tmp_path / "saved"))
+    rows = read_sources(str(tmp_path / "saved"))
+    monkeypatch.setattr(Image, "open", None)
+    first, second, third = RowSums(rows).sums.tolist()
+    assert first == third != second
+
+
+def test_rows_of_tables_have_the_sums_of_their_values(tmp_path: Path) -> None:
+    import datasets
+
+    made = datasets.Dataset.from_dict({"prompt": ["a", "b"], "answer": [1, None], "list": [[1], []]})
+    made.save_to_disk(str(tmp_path / "saved"))
+    made.to_parquet(str(tmp_path / "rows.parquet"))
+    for path in (tmp_path / "saved", tmp_path / "rows.parquet"):
+        rows = read_sources(str(path))
+        assert RowSums(rows).sums.tolist() == [row_sum(rows[index]) for index in range(2)]
