@@ -98,6 +98,8 @@ def to_settings(
         )
     values["train.betas"] = named.get("betas") or [named["beta1"], named["beta2"]]
     values["run_dir"] = run_folder(str(named.get("save_dir") or named.get("save") or "runs/mindrlhf"))
+    if named.get("resume") in (False, "False") and (Path(values["run_dir"]) / "config.yaml").is_file():
+        notes.append(f"resume_training is False, and {values['run_dir']} holds a run, which is resumed")
     if named["device"] == "CPU":
         values["model.device"] = "cpu"
     scheduled = any(name.startswith("lr_schedule.") for name in translation.places)

@@ -253,3 +253,13 @@ def test_sizes_that_mindformers_computes_are_computed(tmp_path: Path) -> None:
     text = "moe_config: {expert_num: 8}\nmodel: {model_config: {type: DeepseekV3Config, hidden_size: 8}}\n"
     (tmp_path / "v3.yaml").write_text(text)
     assert architecture(shape_of(str(tmp_path / "v3.yaml")) or {})["n_routed_experts"] == 8
+
+
+def test_a_run_that_is_resumed_against_the_file_is_said(folder: Path) -> None:
+    """Finding F5, the same in MindRLHF: resume_training False was dropped, and the run in the folder resumed."""
+    said = f"differs: resume_training is False, and {folder}/runs/grpo holds a run, which is resumed"
+    assert said not in online(folder, "rl_config.resume_training=False")[1].notes
+    (folder / "runs" / "grpo").mkdir(parents=True)
+    (folder / "runs" / "grpo" / "config.yaml").write_text("seed: 0\n")
+    assert said in online(folder, "rl_config.resume_training=False")[1].notes
+    assert said not in online(folder)[1].notes
