@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from ..backend import load_backend
@@ -16,7 +17,7 @@ from ..errors import DataError
 from ..metrics.held_out import held_out_scores
 from ..metrics.means import mean
 from ..rewards import Rewards, RewardTable
-from ..trainers.session import load_run_tokenizer
+from ..trainers.session import leaving, load_run_tokenizer
 from ..types import FinishReason, RolloutGroup, Sampling
 
 
@@ -37,15 +38,12 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
         raise DataError("no problem to evaluate on (limit 0)")
     backend = load_backend(config)
     rewards = Rewards(config.rewards, backend=backend, policy=model.path)
-    try:
+    with leaving(backend.comm), closing(rewards):
         if rewards.uses_models:
             rewards.rehearse(prompts[0], tokenizer)
         groups = backend.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
         table = rewards.score(groups)
         table.refuse_failed("completions")
-    finally:
-        rewards.close()
-        backend.comm.close()
     return {**summarise(table, samples), **lengths(groups), "seconds": round(time.perf_counter() - started, 1)}
 
 

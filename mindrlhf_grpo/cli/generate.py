@@ -24,6 +24,7 @@ from ..model_files.folder import find_folder, read_model_config
 from ..run.export import find_policy
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
 from ..trainers.preflight import check, check_device
+from ..trainers.session import leaving
 from ..types import FinishReason, Prompt, RolloutGroup, Sampling
 
 UNUSED = "none"  # generation needs neither data nor rewards, which a run configuration must name
@@ -227,10 +228,8 @@ def generate(
         rollout=RolloutConfig(max_tokens=sampling.max_tokens, slots=min(64, len(prompts) * samples)),
     )
     built = load_backend(config)
-    try:
+    with leaving(built.comm):
         return built.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
-    finally:
-        built.comm.close()
 
 
 def greedy_answers(

@@ -23,7 +23,7 @@ from ..run.checkpoint import verify
 from ..tokenizers.tokenizer import Tokenizer
 from .offline_steps import Steps, load_steps
 from .rows import first_of_each, open_examples
-from .session import load_run_tokenizer
+from .session import leaving, load_run_tokenizer
 
 BINS = 10  # of the calibration error
 
@@ -150,12 +150,10 @@ def evaluate_offline(config: OfflineConfig, checkpoint: Path | None = None) -> d
     task = resolve_objective(config)
     examples = load_held_out_rows(config, task, load_run_tokenizer(config))
     backend = load_backend(config)
-    try:
+    with leaving(backend.comm):
         steps = load_steps(config, task, backend)
         if checkpoint is not None:
             verify(checkpoint)
             steps.model.load_state(checkpoint / "policy", checkpoint / "optimizer")
         rows = HeldOutRows(examples=examples, step=config.train.prompts_per_step)
         return with_intervals(rows.evaluate(steps))
-    finally:
-        backend.comm.close()
