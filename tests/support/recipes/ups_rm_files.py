@@ -14,6 +14,7 @@ from mindrlhf_grpo.cli.recipe import run_recipe
 from mindrlhf_grpo.model_files.value_head import ValueHead
 from mindrlhf_grpo.recipes.ups_rm.head_files import named_head, write_head
 from mindrlhf_grpo.recipes.ups_rm.reward_model import merge
+from tests.support import tiny
 from tests.support.repository import ROOT
 from tests.support.seeds import shifted
 
@@ -70,7 +71,7 @@ def run(*arguments: object) -> None:
 def train(folder: Path, name: str, *further: str) -> list[dict[str, float]]:
     """Return the metrics of a training run in the folder that :func:`trained` filled."""
     run("train", TINY, "trainer.device=cpu", *places(folder), f"trainer.default_local_dir={folder / name}", *further)
-    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    return tiny.metrics(folder / name)
 
 
 def places(folder: Path) -> list[str]:
