@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from ..capacity.model_shape import ModelShape, model_shape
 from ..capacity.prediction import largest_scorer, layout_of, predict
 from ..config.file import AnyConfig, read_config
 from ..config.run import RunConfig
+from ..data.row_check import Survey
 from ..errors import UserError
 from ..model_files.families import nearest_architecture
-from ..model_files.folder import find_folder, read_model_config, read_shapes
+from ..model_files.folder import embedding_rows, find_folder, read_model_config, read_shapes
 from ..rewards.references import score_references
 from ..trainers.preflight import check, open_tokenizer, surveys_of
-from .doctor_checks import damaged_weights, disk_findings, foreign_code, too_little_disk
+from .doctor_checks import disk_findings, foreign_code, too_little_disk
 from .shown_rows import as_lines, shown_rows
 
 GIB = 2**30
+MULTIPLE = 64  # of tokens, to which a proposed limit is rounded up
 
 
 def examine(path: Path | None, overrides: Sequence[str], *, show: int = 0) -> dict[str, Any]:
@@ -58,18 +60,13 @@ def _examine_config(
     except UserError as error:
         problems.append(str(error))
         return
+    seen: Survey | None = None
     try:
         check(config, draft)
-        findings["prompts"] = describe_prompts(config)
-        findings["data"] = [str(survey) for survey in surveys_of(config)]
-        if isinstance(config, RunConfig):
-            findings["references"] = [scores.text for scores in score_references(config, open_tokenizer(config))]
-        if show:
-            findings["rows"] = shown_rows(config, show)
+        seen = _examine_rows(findings, config, show)
     except UserError as error:
         problems.append(str(error))
-    damaged = list(damaged_weights(config))
-    for key, text in [*damaged, *foreign_code(config)]:
+    for key, text in foreign_code(config):
         problems.append(f"{draft.place(tuple(key.split('.')))}: {text}")
     device, problem = select_device(config, backends)
     if problem and "model.device: " not in "".join(problems):
@@ -79,21 +76,41 @@ def _examine_config(
     ):
         problem = f"model.dtype: {config.backend} does not compute {config.model.dtype} on {device['device']}"
         problems.append(f"{draft.place(('model', 'dtype'))}: {problem}; accepted: {', '.join(device['dtypes'])}")
-    if damaged:
-        return
     try:
         prediction = predict_memory(config, device, findings["machine"]["memory_available"])
         findings["disk"] = disk_findings(config, shape_of(config))
     except (UserError, OSError) as error:
-        findings["warnings"].append(f"memory is not predicted: {error}")
+        if str(error) not in "".join(problems):
+            findings["warnings"].append(f"memory is not predicted: {error}")
         return
     findings["memory"] = prediction
+    if seen is not None:
+        available = findings["machine"]["memory_available"]
+        prediction["longest"] = with_longest(config, seen, lambda other: predict_memory(other, device, available))
     if problem := too_little_disk(findings["disk"], config.run_dir):
         problems.append(f"{draft.place(('run_dir',))}: {problem}")
     if prediction["peak"] > prediction["available"]:
         problems.append(_too_large(prediction))
     if config.model.dtype == "bfloat16" and device.get("bfloat16") is False and "dtypes" not in device:
         findings["warnings"].append(f"{device['device']} computes bfloat16 slowly: it has no instructions for it")
+
+
+def _examine_rows(findings: dict[str, Any], config: AnyConfig, show: int) -> Survey:
+    """Describe the rows, which have been checked, and the tokens that they become; returns the check of those to train on."""
+    tokenizer, surveys = open_tokenizer(config), surveys_of(config)
+    findings["prompts"] = describe_prompts(config)
+    findings["data"] = [str(survey) for survey in surveys]
+    embedded = embedding_rows(find_folder(config.model.path))
+    if embedded is not None and tokenizer.vocab_size > embedded:
+        findings["warnings"].append(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model embeddings for {embedded}; the data has none of "
+            "the others"
+        )
+    if isinstance(config, RunConfig):
+        findings["references"] = [scores.text for scores in score_references(config, tokenizer)]
+    if show:
+        findings["rows"] = shown_rows(config, show)
+    return surveys[0]
 
 
 def describe_prompts(config: AnyConfig) -> str:
@@ -163,6 +180,26 @@ def count_weights(path: str) -> int:
     return model_shape(nearest_architecture(read_model_config(folder)), read_shapes(folder)).parameters
 
 
+def with_longest(
+    config: AnyConfig, survey: Survey, predict: Callable[[AnyConfig], Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The peak with the limit that the rows need; None where the configured limit is not larger.
+
+    Returns:
+        ``tokens`` of the longest row, how many were ``checked`` of how many ``rows``, the ``setting`` that fits it, and
+        its ``peak`` in bytes.
+    """
+    name = "max_prompt_tokens" if isinstance(config, RunConfig) else "max_tokens"
+    needed = -(-survey.longest // MULTIPLE) * MULTIPLE
+    if needed >= getattr(config.data, name):
+        return None
+    smaller = config.model_copy(update={"data": config.data.model_copy(update={name: needed})})
+    return {
+        "tokens": survey.longest, "checked": survey.checked, "rows": survey.rows, "setting": f"data.{name}={needed}",
+        "peak": predict(smaller)["peak"],
+    }  # fmt: skip
+
+
 def _too_large(prediction: Mapping[str, Any]) -> str:
     phase = prediction["peak_phase"]
     parts = prediction["phases"][phase]
@@ -177,7 +214,14 @@ def _too_large(prediction: Mapping[str, Any]) -> str:
         f"phase {phase} needs about {prediction['peak'] / GIB:.1f} GiB on {prediction['device']}, "
         f"{prediction['available'] / GIB:.1f} GiB are free; the largest part is {largest} "
         f"({parts[largest] / GIB:.1f} GiB): {remedies.get(largest, 'set model.dtype=bfloat16, or take a smaller model')}"
+        f"{_with_longest(prediction)}"
     )
+
+
+def _with_longest(prediction: Mapping[str, Any]) -> str:
+    """What the peak would be with the limit that the rows need, as the end of a sentence."""
+    longest = prediction.get("longest")
+    return f"; {longest['setting']} would be {longest['peak'] / GIB:.1f} GiB" if longest else ""
 
 
 # ---- as text
@@ -243,3 +287,11 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
         named = ", ".join(f"{part} {size / GIB:.2f}" for part, size in parts.items() if size >= GIB / 200)
         mark = "!" if total > memory["available"] else " "
         yield f" {mark}{phase:<12}{total / GIB:7.2f} GiB   {named}"
+    longest = memory.get("longest")
+    if longest:
+        what = "row" if longest["setting"].startswith("data.max_tokens") else "prompt"
+        among = "" if longest["checked"] == longest["rows"] else f" (of the first {longest['checked']:,} drawn)"
+        yield (
+            f"  longest {what} {longest['tokens']:,} tokens{among}: {longest['setting']} would be "
+            f"{longest['peak'] / GIB:.2f} GiB"
+        )

@@ -1,4 +1,4 @@
-"""What ``doctor`` checks besides the run's own check: weight files, their vocabulary, code beside them, room on the disk."""
+"""What ``doctor`` checks besides the run's own check: code beside the weights, and room on the disk."""
 
 from __future__ import annotations
 
@@ -10,38 +10,10 @@ from ..capacity.memory import checkpoint_bytes
 from ..capacity.model_shape import ModelShape
 from ..capacity.prediction import models_beside
 from ..config.file import AnyConfig
-from ..config.run import RunConfig
 from ..errors import UserError
-from ..model_files.folder import find_folder, read_header, read_model_config, weight_files
-from ..rewards.sources import MODEL_PREFIX
+from ..model_files.folder import find_folder, read_model_config
 
 GIB = 2**30
-
-
-def model_folders(config: AnyConfig) -> Iterator[tuple[str, str]]:
-    """(key, path) of every model that the run reads."""
-    yield "model.path", config.model.path
-    if not isinstance(config, RunConfig):
-        return
-    if config.critic is not None and config.critic.path is not None:
-        yield "critic.path", config.critic.path
-    for index, component in enumerate(config.rewards):
-        if component.function.startswith(MODEL_PREFIX):
-            yield f"rewards.{index}.function", component.function.removeprefix(MODEL_PREFIX)
-
-
-def damaged_weights(config: AnyConfig) -> Iterator[tuple[str, str]]:
-    """(key, problem) of each file of weights that is missing, cut off or no safetensors file."""
-    for key, path in model_folders(config):
-        try:
-            folder = find_folder(path)
-        except UserError:
-            continue  # the run's own check has said so
-        for file in weight_files(folder):
-            try:
-                read_header(file)
-            except UserError as error:
-                yield key, f"{key}: {error}"
 
 
 def foreign_code(config: AnyConfig) -> Iterator[tuple[str, str]]:

@@ -79,7 +79,8 @@ class ExampleStream(RowStream[Example]):
                 )
 
     def note(self, drawn: Example, tally: Tally) -> None:
-        tally.see(drawn.tokens, drawn.source, ())
+        parts = [drawn.prompt, *(completion.ids for completion in drawn.completions)]
+        tally.see(drawn.tokens, max(int(max(part, default=0)) for part in parts), drawn.source, ())
 
     def encoded_by(self) -> str:
         return f"{self._tokenizer.folder} {self._encoder.__name__}"

@@ -35,6 +35,7 @@ class Survey:
         rows, checked: rows of the source, and how many of them were encoded.
         counts: rows that the run leaves out or cuts, by the names of ``RowStream.counts``.
         longest: tokens of the longest usable row.
+        largest_id: the largest token id of a usable row.
         columns: those that usable rows of every source have, besides the prompt.
     """
 
@@ -43,6 +44,7 @@ class Survey:
     checked: int
     counts: Mapping[str, int]
     longest: int
+    largest_id: int = 0
     columns: tuple[str, ...] = ()
 
     @property
@@ -66,13 +68,15 @@ class Tally:
     checked: int = 0
     usable: int = 0
     longest: int = 0
+    largest_id: int = 0
     stopped: dict[str, StoppedByRow] = field(default_factory=dict)  # the first of each kind
     counts: Counter[str] = field(default_factory=Counter)
     columns: dict[str, dict[str, None]] = field(default_factory=dict)  # by the name of the source
     _said: float = field(default_factory=time.monotonic)
 
-    def see(self, tokens: int, source: str, columns: Iterable[str]) -> None:
+    def see(self, tokens: int, largest_id: int, source: str, columns: Iterable[str]) -> None:
         self.usable, self.longest = self.usable + 1, max(self.longest, tokens)
+        self.largest_id = max(self.largest_id, largest_id)
         self.columns.setdefault(source, {}).update(dict.fromkeys(columns))
 
     def stop(self, error: StoppedByRow) -> None:
@@ -99,5 +103,6 @@ class Tally:
         first, *others = self.columns.values()
         common = tuple(column for column in first if all(column in other for other in others))
         return Survey(
-            name=name, rows=self.rows, checked=self.checked, longest=self.longest, counts=counts, columns=common
-        )
+            name=name, rows=self.rows, checked=self.checked, longest=self.longest, largest_id=self.largest_id,
+            counts=counts, columns=common,
+        )  # fmt: skip

@@ -334,7 +334,7 @@ class PromptStream(RowStream[Prompt]):
         )  # fmt: skip
 
     def note(self, drawn: Prompt, tally: Tally) -> None:
-        tally.see(len(drawn.ids), drawn.source, drawn.columns)
+        tally.see(len(drawn.ids), int(max(drawn.ids, default=0)), drawn.source, drawn.columns)
 
     def encoded_by(self) -> str:
         return f"{self._tokenizer.folder} {self._limit}"

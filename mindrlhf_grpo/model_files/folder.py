@@ -24,6 +24,7 @@ from ..errors import ConfigError, from_here
 from .checkpoint_folders import is_adapter, policy_folder
 
 POINTER = b"version https://git-lfs"  # the first bytes of a file that a clone without Git LFS has instead of weights
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -167,6 +168,17 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Weight name -> shape of a model folder."""
     return {name: info.shape for name, info in read_headers(folder).items()}
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """Tokens that a model has an embedding for, by its weights, else by config.json; None where neither says it."""
+    for name, shape in read_shapes(folder).items():
+        if name.endswith(EMBEDDINGS) and len(shape) == 2:
+            return shape[0]
+    config = read_model_config(folder)
+    inner = config.get("text_config")
+    size = (inner if isinstance(inner, dict) else config).get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def _check_folder(path: str, folder: Path) -> None:

@@ -39,7 +39,7 @@ from ..rewards.resolve import resolve as resolve_reward
 from ..rewards.sources import MODEL_PREFIX, build_model_reward, check_form
 from ..run.wandb_sink import wandb_mode
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
-from .rows import check_lengths, open_examples, open_prompts
+from .rows import check_lengths, check_vocabulary, open_examples, open_prompts
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda", "npu", "xpu", "mps")
@@ -161,7 +161,7 @@ def check_examples(config: OfflineConfig, source: Setting, task: Task | None, to
     if task is None or tokenizer is None:
         read_sources(source)
         return
-    open_examples(config, task, tokenizer, source).check()
+    check_vocabulary(config, tokenizer, open_examples(config, task, tokenizer, source).check())
 
 
 def surveys_of(config: AnyConfig) -> list[Survey]:
@@ -210,7 +210,9 @@ def check_prompts(config: RunConfig, source: Setting, tokenizer: Tokenizer | Non
     if tokenizer is None:
         read_sources(source)
         return None
-    return open_prompts(config, tokenizer, source).check().columns
+    survey = open_prompts(config, tokenizer, source).check()
+    check_vocabulary(config, tokenizer, survey)
+    return survey.columns
 
 
 def check_device(device: str) -> None:

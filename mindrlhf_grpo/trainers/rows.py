@@ -6,13 +6,15 @@ from collections import Counter
 from typing import Any, TypeVar
 
 from ..algorithms.task import Task
+from ..config.file import AnyConfig
 from ..config.offline import OfflineConfig
 from ..config.run import DataConfig, RunConfig
 from ..data.examples import Example, ExampleStream
 from ..data.mixture import Setting
+from ..data.row_check import Survey
 from ..data.stream import PromptStream
 from ..errors import ConfigError
-from ..model_files.folder import find_folder, read_model_config
+from ..model_files.folder import embedding_rows, find_folder, read_model_config
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import Prompt
 
@@ -73,6 +75,16 @@ def open_examples(
     """Open the training rows, or those of another source that are encoded alike; raises DataError as the stream does."""
     data = config.data if source is None else config.data.model_copy(update={"source": source})
     return ExampleStream(data, task.encoder, tokenizer, seed=config.seed)
+
+
+def check_vocabulary(config: AnyConfig, tokenizer: Tokenizer, survey: Survey) -> None:
+    """Raise ConfigError for rows with a token that the model has no embedding for."""
+    embedded = embedding_rows(find_folder(config.model.path))
+    if embedded is not None and survey.largest_id >= embedded:
+        raise ConfigError(
+            f"model.path: {survey.name} has the token {survey.largest_id} ({tokenizer.piece(survey.largest_id)!r}), and the "
+            f"model has embeddings for {embedded}: its tokenizer is of another model"
+        )
 
 
 def first_of_each(drawn: list[Drawn], limit: int | None) -> list[Drawn]:
