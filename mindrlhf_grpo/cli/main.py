@@ -174,10 +174,10 @@ def evaluate(
     checkpoint: Checkpoint = "latest",
     source: Annotated[str | None, typer.Option(help="Problems, in the form of data.source; default: eval.source, else data.source.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="Reward function; where the first one gives 0 or 1, it is the accuracy; may be repeated.")] = None,
-    samples: Samples = 1,
-    temperature: Temperature = 0.0,
+    samples: Annotated[int | None, typer.Option(min=1, help="Completions per problem; default: eval.samples, 1.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Sampling temperature, 0 is greedy; default: eval.temperature, 0.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum completion length; default: rollout.max_tokens.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Number of problems, taken from the start; default: all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of problems, taken from the start; default: eval.limit, all.")] = None,
     seed: Seed = 0,
 ) -> None:  # fmt: skip
     """Measure how often a model is right, or what rewards it earns.
@@ -217,10 +217,12 @@ def evaluate(
         )
         return
     sampling = Sampling(
-        max_tokens=max_tokens or settings.rollout.max_tokens, temperature=temperature,
+        max_tokens=max_tokens or settings.rollout.max_tokens,
+        temperature=settings.eval.temperature if temperature is None else temperature,
         stop=tuple(settings.rollout.stop), seed=seed,
     )  # fmt: skip
-    result = measure(settings, sampling, samples=samples, limit=limit)
+    samples = samples or settings.eval.samples
+    result = measure(settings, sampling, samples=samples, limit=limit or settings.eval.limit)
     typer.echo(headline(result), err=True)
     typer.echo(to_json({"model": settings.model.path, **result}))
 

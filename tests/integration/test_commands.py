@@ -106,14 +106,25 @@ def test_an_adapter_is_merged_on_request(run: Run, folder: Path, tmp_path: Path)
 
 
 def test_evaluate_with_a_configuration(run: Run, folder: Path) -> None:
-    code, out, err = run("evaluate", folder / "config.yaml", "rollout.max_tokens=4", "--limit", 10)
+    right_or_wrong = "rewards.0.function=numeric_match"
+    code, out, err = run("evaluate", folder / "config.yaml", right_or_wrong, "rollout.max_tokens=4", "--limit", 10)
     result = json.loads(out)
     assert code == 0
     assert (result["problems"], result["samples"], result["confidence"]) == (10, 1, 0.95)
     assert result["low"] <= result["accuracy"] == result["pass@1"] <= result["high"]
-    assert set(result["rewards"]) == {"digits", "length"}
+    assert set(result["rewards"]) == {"numeric_match", "length"}
     assert result["length/mean"] <= 4
     assert "of 10 problems" in err
+
+
+def test_evaluate_takes_samples_and_rows_from_the_configuration(run: Run, folder: Path) -> None:
+    """Newcomer P2: training and evaluate had two meanings of accuracy; they read the same keys, too."""
+    sampled = ("eval.samples=3", "eval.temperature=1.0", "eval.limit=5", f"eval.source={folder / 'rows.jsonl'}")
+    code, out, err = run("evaluate", folder / "config.yaml", *sampled, "rollout.max_tokens=4")
+    result = json.loads(out)
+    assert (code, result["problems"], result["samples"]) == (0, 5, 3)
+    assert "accuracy" not in result  # the share of digits in a text is a reward
+    assert err.splitlines()[-1].startswith(f"mean reward {result['reward']:.4g} over 5 problems (digits ")
 
 
 def test_evaluate_with_options_alone(run: Run, folder: Path) -> None:
