@@ -64,6 +64,7 @@ def evaluation_config(
     model: str | None,
     source: str | None,
     rewards: Sequence[str],
+    max_tokens: int | None = None,
     checkpoint: str = LATEST,
 ) -> RunConfig | OfflineConfig:
     """Build the configuration of an evaluation from a file and overrides, then the options.
@@ -99,6 +100,8 @@ def evaluation_config(
         draft.put(("data", "source"), chosen, "--source" if source else "eval.source")
     if rewards:
         draft.put(("rewards",), [{"function": name} for name in rewards], "--reward")
+    if max_tokens is not None:  # the check asks whether prompts have room beside a completion
+        draft.put(("rollout", "max_tokens"), max_tokens, "--max-tokens")
     config = draft.validated()
     check(config, draft)
     return config

@@ -203,7 +203,9 @@ def evaluate(
 
     if model is None and checkpoint != "latest":
         raise ConfigError(f"--checkpoint {checkpoint} is a checkpoint of the run that --model names, and there is none")
-    settings = evaluation_config(config or [], model=model, source=source, rewards=reward or [], checkpoint=checkpoint)
+    settings = evaluation_config(
+        config or [], model=model, source=source, rewards=reward or [], max_tokens=max_tokens, checkpoint=checkpoint
+    )
     if isinstance(settings, OfflineConfig):
         from ..trainers.offline_evaluation import evaluate_offline
 
@@ -217,7 +219,7 @@ def evaluate(
         )
         return
     sampling = Sampling(
-        max_tokens=max_tokens or settings.rollout.max_tokens,
+        max_tokens=settings.rollout.max_tokens,
         temperature=settings.eval.temperature if temperature is None else temperature,
         stop=tuple(settings.rollout.stop), seed=seed,
     )  # fmt: skip

@@ -5,6 +5,7 @@ Legend: P prompts, S completions of each.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -122,7 +123,12 @@ def score_metrics(scores: HeldOutScores) -> dict[str, float]:
 
 def without_accuracy(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics of an evaluation without accuracy, its interval and pass@n."""
-    return {name: value for name, value in metrics.items() if not name.startswith(("eval/accuracy", "eval/pass@"))}
+    of_source = re.compile(r"eval/source/.+/accuracy")
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not name.startswith(("eval/accuracy", "eval/pass@")) and not of_source.fullmatch(name)
+    }
 
 
 def load_held_out(config: RunConfig, tokenizer: Tokenizer) -> HeldOut | None:
