@@ -210,8 +210,8 @@ class RowStream(Generic[Drawn]):
         difference = self._sums.difference(state["sums"])
         if difference:
             raise DataError(
-                f"cannot resume: the rows of {self._name} are not those that the run began with: {difference}. The run "
-                "goes on with the rows as they were; other rows are another run (run_dir)"
+                f"cannot resume: the rows of {self._name} are not those that the run began with: {difference}. "
+                "Put the old rows back, or take another run_dir"
             )
 
     def accept_overlong(self, row: int, reason: str, *, can_be_cut: bool = True) -> bool:
