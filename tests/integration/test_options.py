@@ -58,8 +58,11 @@ def test_every_algorithm_updates_the_policy(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("preset", ["trl", "verl", "openrlhf", "mindrlhf", "lightrft"])
 def test_every_preset_runs_and_those_with_a_reference_report_its_kl(folder: Path, preset: str) -> None:
     lines = run(folder, f"preset-{preset}", algorithm={"preset": preset})
-    assert lines[0]["kl/mean"] == pytest.approx(0.0, abs=1e-6)  # the policy is still the reference
-    assert (lines[1]["kl/mean"] > 1e-9) == (preset in ("mindrlhf", "openrlhf", "lightrft"))
+    if preset in ("mindrlhf", "openrlhf", "lightrft"):
+        assert lines[0]["kl/mean"] == pytest.approx(0.0, abs=1e-6)  # the policy is still the reference
+        assert lines[1]["kl/mean"] > 1e-9
+    else:
+        assert "kl/mean" not in lines[0]  # there is no reference, so nothing was measured
 
 
 def test_rewards_per_line_reach_the_tokens_of_their_line(folder: Path) -> None:
