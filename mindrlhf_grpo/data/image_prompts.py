@@ -15,8 +15,9 @@ import numpy as np
 from ..config.run import DataConfig
 from ..config.vision import ImagesConfig
 from ..errors import DataError, did_you_mean
-from ..tokenizers.prefill import chat_prompt
+from ..tokenizers.prefill import chat_prompt, is_prefilled
 from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
+from ..tokenizers.traces import fit_conversation
 from .image_processor import ImageProcessor
 from .images import images_in
 from .messages import template_variables
@@ -103,7 +104,10 @@ class ImagePrompts:
             )
             conversation: list[Any] = [{**message, "content": segments(message["content"])} for message in messages]
             variables = template_variables(row, self.config.rendered.chat_template_kwargs, "tools")
-            return messages, chat_prompt(conversation, self.tokenizer, variables)
+            fitted = fit_conversation(
+                conversation, self.tokenizer, variables, generation_prompt=not is_prefilled(conversation)
+            )
+            return messages, chat_prompt(fitted, self.tokenizer, variables)
         if isinstance(prompt, list):
             raise DataError("the prompt is a list of messages, which needs a chat template (data.chat_template)")
         text = prompt if self.config.system_prompt is None else f"{self.config.system_prompt}\n\n{prompt}"

@@ -183,7 +183,8 @@ def _changed(messages: Conversation, number: int, key: str) -> Conversation:
     if isinstance(value, str):
         message[key] = value + MARK
     elif key == "content":
-        message[key] = [{**part, "text": part["text"] + MARK} for part in value]
+        texts = any("text" in part for part in value)  # without any, the images are left out
+        message[key] = [{**part, "text": part["text"] + MARK} if "text" in part else part for part in value if texts]
     return [*messages[:number], message, *messages[number + 1 :]]
 
 

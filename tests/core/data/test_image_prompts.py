@@ -154,6 +154,10 @@ def test_settings_of_the_processor_change_the_tokens_of_an_image(folder: Path) -
             "the special token .<.image_pad.>.",
         ),
         ({"prompt": "a<|image_pad|>", "images": []}, "the special token .<.image_pad.>."),
+        (
+            {"prompt": [{"role": "user", "content": "red?", "reasoning_content": "Look at it."}], "images": []},
+            "writes nothing of 'reasoning_content'",  # finding D8
+        ),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}], "images": []}, "1 image segments for 0 images"),
         ({"prompt": [{"role": "user", "content": [{"type": "video"}]}], "images": []}, "segment of type 'video'"),
         ({"prompt": [{"role": "system", "content": "a"}], "images": ["pictures/first.png"]}, "no user message"),
