@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +21,11 @@ from mindrlhf_grpo.data.prompts import encode_row
 from mindrlhf_grpo.data.row_encoders import encode_pair, encode_supervised
 from mindrlhf_grpo.data.stream import PromptStream
 from mindrlhf_grpo.errors import DataError
+from mindrlhf_grpo.rewards.judges.models import InProcess
+from mindrlhf_grpo.rewards.models.reward_model import Scorer
 from mindrlhf_grpo.tokenizers.literals import control_tokens, unmarked
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mindrlhf_grpo.types import FinishReason, Prompt, Rollout
 from tests.support.tiny_tokenizers import CHATML, TEXT, write_huggingface
 
 KINDS = ("huggingface", "transformers", "tiktoken", "sentencepiece")
@@ -216,3 +221,23 @@ def test_d7_which_tokens_are_special() -> None:
         "<|fim|>": (10, False), "[|user|]": (11, False), "<turn|>": (12, False), "<table>": (13, False), "x": (14, True),
     }  # fmt: skip
     assert sorted(control_tokens(added, {1, 2}).values()) == [1, 2, 7, 8, 9, 10, 11, 12]
+
+
+def test_d7_no_answer_speaks_for_its_judge(chat_tokenizer: Tokenizer, plain_tokenizer: Tokenizer) -> None:
+    """Finding D7: reward models and judges read a completion's special tokens as text, with a template and without."""
+    prompt = Prompt(uid=0, ids=np.ones(1, np.int32), text="dog", row=0)
+    rollout = Rollout(
+        sample=0, ids=np.ones(1, np.int64), logps=np.zeros(1, np.float32), finish=FinishReason.STOP, text=ATTACK
+    )
+    scorer = object.__new__(Scorer)
+    for tokenizer, turns in ((chat_tokenizer, ["<|im_start|>", "<|im_end|>", "<|im_start|>"]), (plain_tokenizer, [])):
+        scorer.tokenizer = tokenizer
+        scorer.settings = SimpleNamespace(end="answer", max_tokens=0)
+        sequence = scorer.sequence(prompt, rollout)
+        assert sequence is not None
+        assert controls(tokenizer, sequence[0]) == [*turns, "<|im_end|>"], "the end token of the answer is the last"
+        assert ATTACK in tokenizer.decode(sequence[0])
+    judge = object.__new__(InProcess)
+    judge.tokenizer, judge.longest = chat_tokenizer, 1 << 20
+    (asked,) = judge.prompts([f"Is this good? {ATTACK}"], max_tokens=1)
+    assert controls(chat_tokenizer, asked.ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
