@@ -76,6 +76,43 @@ def test_the_address_chooses_step_group_sorting_and_shading(make_run: MakeRun, t
     assert "3 of 3 groups match" in page
 
 
+ZOOM = """
+const svg = document.querySelector('[data-chart="Held-out accuracy"] svg');
+const box = svg.getBoundingClientRect();
+svg.setPointerCapture = () => {};
+const at = (step) => box.left + 46 + (step / 35) * (box.width - 58);
+const fire = (kind, step) => svg.dispatchEvent(new PointerEvent(kind, { clientX: at(step), button: 0, pointerId: 1, bubbles: true }));
+fire("pointerdown", 9); fire("pointermove", 12); fire("pointerup", 12);
+const root = document.documentElement;
+root.dataset.zoomed = svg.querySelector("path").getAttribute("d");
+root.dataset.reset = document.getElementById("unzoom").hidden;
+svg.dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+root.dataset.reset += " " + document.getElementById("unzoom").hidden;
+const across = document.getElementById("across");
+across.value = "tokens"; across.dispatchEvent(new Event("change"));
+root.dataset.labels = [...svg.querySelectorAll("g text")].map((label) => label.textContent).join(" ");
+"""
+
+
+def test_a_zoom_between_two_evaluations_shows_the_curve_and_a_double_click_ends_it(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Newcomer, the report: such a zoom left an empty chart, and a double click did nothing."""
+    run_dir = make_run(steps=35)
+    page = render(run_dir).read_text(encoding="utf-8")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it admits no script of a test
+    (run_dir / "driven.html").write_text(page.replace("</body>", f"<script>{ZOOM}</script></body>"), encoding="utf-8")
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    url = (run_dir / "driven.html").as_uri()
+    shown = subprocess.run([*command, url], capture_output=True, text=True, timeout=120, check=True).stdout[:2000]
+    assert 'data-errors=""' in shown
+    zoomed = re.search(r'data-zoomed="M([^"]+)"', shown)
+    assert zoomed is not None
+    assert zoomed[1].count("L") == 1, "from the evaluation before the window to the one after it"
+    assert 'data-reset="false true"' in shown
+    assert re.search(r'data-labels="0 [\d.]+K', shown)
+
+
 def test_hostile_text_is_shown_and_never_run(make_run: MakeRun, tmp_path: Path) -> None:
     page = dom(make_run(steps=2, prompts=1, group=2, hostile=HOSTILE), tmp_path / "profile")
     assert "data-hacked" not in page[:300]
