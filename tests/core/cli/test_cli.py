@@ -31,6 +31,7 @@ COMMANDS = ("train", "generate", "evaluate", "report", "doctor", "export", "expl
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command line in this process: (exit code, stdout, stderr)."""
     monkeypatch.setenv("MINDRLHF_DEBUG", "")
+    monkeypatch.setenv("COLUMNS", "120")  # lines break where the terminal ends
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -225,7 +226,7 @@ def test_explain_a_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.splitlines() == [
         "rollout.group_size",
         "  Completions per prompt (G).",
-        "  takes    a whole number, at least 1",
+        "  takes    a whole number, at least 1 and at most 100000",
         "  default  8",
         "  peers    trl: num_generations; verl: rollout.n; openrlhf: --n_samples_per_prompt",
         "  write    rollout.group_size=8",
@@ -290,7 +291,9 @@ def test_explain_an_unknown_key_names_the_nearest(run: Run) -> None:
 
 
 def test_explain_schema_is_json(run: Run) -> None:
-    assert json.loads(run("explain", "--schema")[1])["properties"]["seed"]["default"] == 0
+    sections = json.loads(run("explain", "--schema")[1])["$defs"]
+    assert sections["RunConfig"]["properties"]["seed"]["default"] == 0
+    assert sections["OfflineConfig"]["properties"]["seed"]["default"] == 0
 
 
 # ---- report, export, evaluate, generate: what can be said without a backend
@@ -324,7 +327,7 @@ def test_prompts_come_from_arguments_files_and_standard_input(tmp_path: Path, mo
 
 
 def test_evaluate_checks_what_it_was_given(run: Run, config: Path) -> None:
-    assert "missing section model" in run("evaluate")[2]
+    assert "give --source FILE, with --model and --reward" in run("evaluate")[2]
     err = run(
         "evaluate", "--model", config.parent / "model", "--source", "nothing.jsonl", "--reward", "nummeric_match"
     )[2]
