@@ -106,10 +106,11 @@ def _examine_rows(findings: dict[str, Any], config: AnyConfig, show: int) -> Sur
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model embeddings for {embedded}; the data has none of "
             "the others"
         )
-    if isinstance(config, RunConfig):
-        findings["references"] = [scores.text for scores in score_references(config, tokenizer)]
+    references = score_references(config, tokenizer) if isinstance(config, RunConfig) else []
+    if references:
+        findings["references"] = [scores.text for scores in references]
     if show:
-        findings["rows"] = shown_rows(config, show)
+        findings["rows"] = shown_rows(config, show, references)
     return surveys[0]
 
 

@@ -6,7 +6,7 @@ last token, where the score is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..algorithms.task import resolve_objective
@@ -14,6 +14,7 @@ from ..config.file import AnyConfig
 from ..config.run import RunConfig
 from ..data.examples import Example, ExampleStream
 from ..data.stream import PromptStream
+from ..rewards.references import ReferenceScores
 from ..run.printable import printable
 from ..tokenizers.tokenizer import Tokenizer
 from ..trainers.preflight import open_tokenizer
@@ -23,19 +24,24 @@ Shown = dict[str, Any]
 LONG = 4_000  # characters of a text that are shown
 
 
-def shown_rows(config: AnyConfig, count: int) -> list[Shown]:
+def shown_rows(config: AnyConfig, count: int, references: Sequence[ReferenceScores] = ()) -> list[Shown]:
     """The first ``count`` draws of a run as plain values.
 
     Returns:
         For each: ``row`` (its place in the source), ``prompt`` (``tokens`` in number, ``pieces``), and ``completions``
-        (``name``, ``tokens``, ``trained``, ``pieces`` as pairs of text and whether it is trained); online ``columns``.
+        (``name``, ``tokens``, ``trained``, ``pieces`` as pairs of text and whether it is trained); online ``columns`` and
+        ``references`` (reward -> what it gives the row's own reference, where it was scored).
 
     Raises:
         DataError: a row cannot be used.
     """
     tokenizer = open_tokenizer(config)
     if isinstance(config, RunConfig):
-        return [shown_prompt(p, tokenizer) for p in PromptStream(config.data, tokenizer, seed=config.seed).take(count)]
+        scores = {(one.row, of.reward): one.score for of in references for one in of.scores}
+        return [
+            shown_prompt(p, tokenizer, scores)
+            for p in PromptStream(config.data, tokenizer, seed=config.seed).take(count)
+        ]
     task = resolve_objective(config)
     names = ("chosen", "rejected") if task.pairs else ("completion",)
     stream = ExampleStream(config.data, task.encoder, tokenizer, seed=config.seed)
@@ -43,10 +49,14 @@ def shown_rows(config: AnyConfig, count: int) -> list[Shown]:
     return [shown_example(example, names, tokenizer, last_only=last_only) for example in stream.take(count)]
 
 
-def shown_prompt(prompt: Prompt, tokenizer: Tokenizer) -> Shown:
+def shown_prompt(prompt: Prompt, tokenizer: Tokenizer, scores: Mapping[tuple[int, str], float | None]) -> Shown:
     """A prompt of an online run; all tokens of its completions will be trained."""
     columns = {name: str(value) for name, value in prompt.columns.items()}
-    return {"row": prompt.row, "prompt": shown_tokens(prompt.ids, tokenizer), "completions": [], "columns": columns}
+    references = {reward: score for (row, reward), score in scores.items() if row == prompt.row}
+    return {
+        "row": prompt.row, "prompt": shown_tokens(prompt.ids, tokenizer), "completions": [], "columns": columns,
+        "references": references,
+    }  # fmt: skip
 
 
 def shown_example(example: Example, names: tuple[str, ...], tokenizer: Tokenizer, *, last_only: bool) -> Shown:
@@ -80,6 +90,8 @@ def as_lines(rows: list[Shown]) -> Iterator[str]:
             yield from _block(completion["name"], _marked(completion["pieces"]))
         for name, value in row["columns"].items():
             yield from _block(name, value)
+        for name, score in row.get("references", {}).items():
+            yield f"    {name}: its own reference scores {'nothing' if score is None else f'{score:g}'}"
 
 
 def _counted(row: Mapping[str, Any]) -> str:

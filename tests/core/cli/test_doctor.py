@@ -232,6 +232,7 @@ def test_prompts_are_shown_as_tokens(config: Path) -> None:
     assert rows[0]["columns"] == {"answer": str(rows[0]["row"] // 3 + rows[0]["row"] % 3)}
     text = doctor.as_text(doctor.examine(config, ["data.shuffle=false"], show=1))
     assert "  row 0: prompt 4 tokens\n    prompt      0·+·0·=\n    answer      0\n" in text
+    assert "    numeric_match: its own reference scores 1\n" in text
 
 
 @needs_torch
