@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindrlhf_grpo.errors import RunFailed
 from tests.support.repository import ROOT
 from tests.support.tiny_policy import load_policy, make_batch, weighted_loss, write_model
 
@@ -99,3 +100,20 @@ def test_buckets_hold_every_gradient_once(monkeypatch: pytest.MonkeyPatch, bucke
     assert sum(reduced) == 13
     assert len(reduced) == {1: 4, 10: 2, 1000: 1}[bucket]
     assert [float(np.mean(weight.grad.numpy())) for weight in named] == [2.0, 4.0, 6.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[/pytorch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:9652. This is typically", "Connection closed by peer"),
+        ("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)", "Watchdog caught collective operation timeout"),
+        ("NCCL error: remote process exited or there was a network error", "remote process exited"),
+    ],
+)  # fmt: skip
+def test_a_lost_rank_is_a_failed_run_and_no_bug(text: str, reason: str) -> None:
+    """Finding torch.md 5 (rank killed): the ranks that are left say so in the user's words."""
+    with pytest.raises(RunFailed) as failed, comm.others_present():
+        raise RuntimeError(text)
+    assert str(failed.value).startswith(f"another rank has left the run; its log says why ({reason}). ")
+    with pytest.raises(RuntimeError, match="shapes differ"), comm.others_present():
+        raise RuntimeError("shapes differ")
