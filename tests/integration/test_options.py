@@ -13,6 +13,7 @@ import torch
 from mindrlhf_grpo.cli.main import main
 from mindrlhf_grpo.config.file import load_config
 from mindrlhf_grpo.errors import RunFailed
+from mindrlhf_grpo.trainers import online
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
 from tests.support.runs.metrics_page import undocumented
@@ -148,9 +149,12 @@ def test_evaluation_keeps_the_best_checkpoint_and_stops_at_the_target(folder: Pa
     assert lines[0]["eval/problems"] == 40
 
 
-def test_weights_that_explode_stop_the_run_with_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_explode_stop_the_run_with_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "learning_rate", lambda train, step: 1e38)  # more than the configuration accepts
     config = tiny.prepare(folder, **SHORT)
-    arguments = ["train", str(config), f"run_dir={folder / 'nan'}", "train.learning_rate=1e38"]
+    arguments = ["train", str(config), f"run_dir={folder / 'nan'}"]
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == RunFailed.exit_code
