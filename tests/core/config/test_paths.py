@@ -37,15 +37,15 @@ def test_every_path_key_refuses_what_would_name_another_place(tmp_path: Path, ke
 
 
 def test_the_home_folder_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/people/somebody")
     source = "data.source={name: '~/rows.jsonl'}"
     overrides = ["run_dir=~/run", "model.path=~/m", source, "rewards.0.function=model:~/rm"]
     config = load_config(write_run(tmp_path), overrides)
-    assert config.run_dir == Path("/home/somebody/run")
-    assert config.model.path == "/home/somebody/m"
-    assert config.data.source == {"name": "/home/somebody/rows.jsonl"}
-    assert config.rewards[0].function == "model:/home/somebody/rm"
-    assert local_path("~/out") == Path("/home/somebody/out")
+    assert config.run_dir == Path("/people/somebody/run")
+    assert config.model.path == "/people/somebody/m"
+    assert config.data.source == {"name": "/people/somebody/rows.jsonl"}
+    assert config.rewards[0].function == "model:/people/somebody/rm"
+    assert local_path("~/out") == Path("/people/somebody/out")
 
 
 @needs_torch
