@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mindrlhf_grpo.cli import generate as command
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import ConfigError, DataError
+from mindrlhf_grpo.model_files.safetensors import write_tensors
 from mindrlhf_grpo.types import Prompt, Sampling
 from tests.support.tiny_tokenizers import CHATML, write_huggingface
 
@@ -24,7 +26,7 @@ THINKING = CHATML.replace(
 def model(tmp_path: Path) -> str:
     folder = write_huggingface(tmp_path / "model", template=THINKING)
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 512, "vocab_size": 320}))
-    (folder / "model.safetensors").touch()
+    write_tensors(folder / "model.safetensors", {"lm_head.weight": np.ones((320, 4))})
     return str(folder)
 
 

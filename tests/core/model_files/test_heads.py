@@ -83,9 +83,23 @@ def test_a_body_in_several_files_keeps_them_and_one_that_is_not_whole_is_refused
     assert len(files) > 2
     (body / files[0]).unlink()
     with pytest.raises(
-        ConfigError, match=r"lacks weights \(model-00001-of-0000\d.safetensors\); fetch the whole model"
+        ConfigError, match=r"body/model-00001-of-00004\.safetensors is missing, but the index .* names it; download it"
     ):
         merge_head(str(body), random_head(), "myrm", tmp_path / "other", {})
+
+
+def test_a_body_of_the_hub_whose_weights_are_not_in_the_cache_is_refused(
+    body: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program may have fetched its config.json alone."""
+    snapshot = tmp_path / "hub/models--owner--body/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (body / "config.json").rename(snapshot / "config.json")
+    (tmp_path / "hub/models--owner--body/refs").mkdir()
+    (tmp_path / "hub/models--owner--body/refs/main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ConfigError, match=r"0123 lacks weights \(\*\.safetensors\); fetch the whole model first"):
+        merge_head("owner/body", random_head(), "myrm", tmp_path / "other", {})
 
 
 def test_names_of_a_head_file_may_lack_the_heads_own(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mindrlhf_grpo.config.run import RewardConfig
 from mindrlhf_grpo.errors import ConfigError, RunFailed
+from mindrlhf_grpo.model_files.safetensors import write_tensors
 from mindrlhf_grpo.rewards import Rewards
 from mindrlhf_grpo.rewards.sources import ModelClassSource
 from mindrlhf_grpo.trainers.preflight import Findings, _check_reward
@@ -66,6 +67,12 @@ def user(source: Callable[[str], str]) -> str:
     return source(USER)
 
 
+def write_model_folder(folder: Path) -> None:
+    """The two files that a folder must have, whole, to be taken for a model's."""
+    (folder / "config.json").write_text("{}")
+    write_tensors(folder / "model.safetensors", {"score.weight": np.ones((1, 4))})
+
+
 def config(user: str, **arguments: object) -> RewardConfig:
     return RewardConfig(
         function=f"{user}:Own", name="own", weight=2.0, arguments={"column": "c", **arguments}, on_failure=-1
@@ -73,8 +80,7 @@ def config(user: str, **arguments: object) -> RewardConfig:
 
 
 def test_a_class_is_built_with_backend_and_policy_and_gives_named_components(group: Groups, user: str, tmp_path: Path):
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_text("{}")
+    write_model_folder(tmp_path)
     with Rewards([config(user)], backend="the backend", policy=str(tmp_path)) as rewards:
         source = rewards.components[0].source
         assert isinstance(source, ModelClassSource)
@@ -184,8 +190,7 @@ def test_nested_settings_that_do_not_exist_are_named_before_a_run(
     tmp_path: Path, function: str, arguments: dict[str, Any], problem: str
 ):
     """Each was a traceback, or was taken without a word."""
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_text("")
+    write_model_folder(tmp_path)
     (tmp_path / "t.txt").write_text("{{ question }}")
     judge = {"judge": {"template": str(tmp_path / "t.txt"), "verdicts": {"yes": 1.0}}} if function == JUDGE else {}
     filled = {name: str(tmp_path) if value == "{model}" else value for name, value in arguments.items()}

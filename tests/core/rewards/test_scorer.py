@@ -12,6 +12,7 @@ import pytest
 from mindrlhf_grpo.config.offline import OfflineDataConfig
 from mindrlhf_grpo.data.row_encoders import encode_pair
 from mindrlhf_grpo.errors import ConfigError
+from mindrlhf_grpo.model_files.safetensors import write_tensors
 from mindrlhf_grpo.rewards.models.reward_model import Scorer, ScorerSettings
 from mindrlhf_grpo.tokenizers.tokenizer import load_tokenizer
 from mindrlhf_grpo.types import Batch, FinishReason, Prompt, Rollout, RolloutGroup
@@ -54,7 +55,11 @@ class Numbers:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_huggingface(tmp_path_factory.mktemp("scorer"))
+    """A tokenizer and a whole file of weights with a head, which is all that a scorer reads itself."""
+    folder = write_huggingface(tmp_path_factory.mktemp("scorer"))
+    (folder / "config.json").write_text("{}")
+    write_tensors(folder / "model.safetensors", {"score.weight": np.ones((1, 4))})
+    return folder
 
 
 def group(text: str, *completions: str, ids: list[list[int]] | None = None) -> RolloutGroup:

@@ -121,8 +121,9 @@ def test_policy_and_five_judges_take_turns_in_memory(made: Path, tmp_path: Path)
     command += ["train.steps=2", "data.shuffle=false"]  # each step has every label
     run([command[0], str(script), *command[3:]])
     log = json.loads(Path(f"{script}.log").read_text())
-    turn = ["wake up", "sleep", *(f"{act} {name}" for name in ("base", "safety", "value") for act in ("load", "free"))]
-    assert turned(log) == turn * 2
+    judges = [f"{act} {name}" for name in ("base", "safety", "value") for act in ("load", "free")]
+    rehearsal, turn = judges, ["wake up", "sleep", *judges]  # each judge is tried, and freed, before the first step
+    assert turned(log) == rehearsal + turn * 2
     figures = tiny.metrics(tmp_path / "run")
     for name in ("safety", "value", "knowledge", "normal", "general"):
         assert all(0 <= line[f"reward/{name}/mean"] <= 1 for line in figures)
