@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from .rows import BadRow, Rows, unknown
-from .sources import read_rows, source_folder, source_name
+from .sources import OPTIONS, read_rows, source_folder, source_name
 
 Source: TypeAlias = str | Mapping[str, Any]
 Setting: TypeAlias = Source | Sequence[Source]
@@ -50,7 +50,7 @@ def named_sources(setting: Setting) -> tuple[NamedSource, ...]:
     Raises:
         DataError: a source has no text, two have one name, or only some have weights.
     """
-    if isinstance(setting, str) or (isinstance(setting, Mapping) and ("name" in setting or not setting)):
+    if isinstance(setting, str) or (isinstance(setting, Mapping) and _is_one_source(setting)):
         return (NamedSource(name=_short_name(setting), source=setting),)
     if isinstance(setting, Mapping):
         listed = [_checked(NamedSource(name=str(name), source=source)) for name, source in setting.items()]
@@ -71,8 +71,14 @@ def named_sources(setting: Setting) -> tuple[NamedSource, ...]:
     return tuple(listed)
 
 
+def _is_one_source(setting: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a source with arguments, even one that lacks its name; else its keys name sources."""
+    named = all(isinstance(source, str | Mapping) for source in setting.values())
+    return not (setting and named) or any(key in setting for key in (*ENTRY, *OPTIONS))
+
+
 def _entry(item: Source) -> NamedSource:
-    if isinstance(item, str) or "source" not in item:
+    if not isinstance(item, Mapping) or "source" not in item:
         return _checked(NamedSource(name=_short_name(item), source=item))
     for key in item:
         if key not in ENTRY:

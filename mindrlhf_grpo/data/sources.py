@@ -30,6 +30,7 @@ __all__ = ["BadRow", "Rows", "read_rows", "source_folder", "source_name"]
 
 FORMS = "FILE.jsonl, .json, .csv, .tsv, .parquet or .arrow, a datasets FOLDER, hub:NAME, reasoning_gym:TASK, pkg.module:function, path/file.py:function"
 SCHEMES = ("hub", "reasoning_gym")
+OPTIONS = ("config", "split")  # arguments of sources that are files or datasets
 READERS: Mapping[str, Callable[[Path], Rows]] = {
     ".jsonl": JsonLinesRows,
     ".json": read_json,
@@ -52,7 +53,7 @@ def read_rows(source: str | Mapping[str, Any]) -> Rows:
     if colon and scheme == "reasoning_gym":
         return read_task(rest, arguments)
     if colon and scheme == "hub":
-        return read_hub(rest, **_texts(name, arguments, "config", "split"))
+        return read_hub(rest, **_texts(name, arguments, *OPTIONS))
     path = Path(name).expanduser()
     if path.exists():
         return _read_path(name, path, arguments)
@@ -63,7 +64,7 @@ def read_rows(source: str | Mapping[str, Any]) -> Rows:
 
 def source_name(source: str | Mapping[str, Any]) -> str:
     """Return the text of a source without its arguments; raises DataError if it has none."""
-    name = source if isinstance(source, str) else source.get("name")
+    name = source.get("name") if isinstance(source, Mapping) else source
     if not isinstance(name, str) or not name:
         raise DataError(
             f"data source {source!r} has no name; accepted: {FORMS}, or a mapping {{name: SOURCE, argument: value}}"

@@ -57,17 +57,17 @@ def tensors() -> dict[str, np.ndarray]:
     return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
-def architecture() -> dict[str, Any]:
+def architecture(context: int = 128) -> dict[str, Any]:
     """``config.json`` of the model."""
     return {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32", "tie_word_embeddings": True,
         "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "eos_token_id": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCABULARY, "max_position_embeddings": 128,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCABULARY, "max_position_embeddings": context,
     }  # fmt: skip
 
 
-def write_model(folder: Path) -> Path:
-    """A model folder of a few kB, with a character tokenizer."""
+def write_model(folder: Path, context: int = 128) -> Path:
+    """A model folder of a few kB, with a character tokenizer and a context of so many tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     folder.mkdir(parents=True)
@@ -77,7 +77,7 @@ def write_model(folder: Path) -> Path:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "pad_token": "<pad>"}))
-    (folder / "config.json").write_text(json.dumps(architecture()))
+    (folder / "config.json").write_text(json.dumps(architecture(context)))
     save_file(tensors(), folder / "model.safetensors")
     return folder
 

@@ -42,6 +42,7 @@ def write(folder: Path, name: str, rows: int) -> str:
         ({"name": "hub:openai/gsm8k", "split": "test"}, ["gsm8k"], [None]),
         (["a/math.jsonl", {"name": "my_rows.py:problems", "rows": 5}], ["math", "problems"], [None, None]),
         ({"easy": "a.jsonl", "hard": {"name": "hub:x/y", "split": "test"}}, ["easy", "hard"], [None, None]),
+        ({"train": "a.jsonl", "seed": "b.jsonl"}, ["train", "seed"], [None, None]),
         (
             [{"source": "a.jsonl", "weight": 3}, {"source": "b.csv", "name": "code", "weight": 1.5}],
             ["a", "code"],
@@ -65,6 +66,12 @@ def test_sources_are_named_and_weighted(setting: Any, names: list[str], weights:
         ([{"source": "a.jsonl", "name": "a/b"}], "name 'a/b' is not accepted"),
         ([], "the list of data sources is empty"),
         ([{"source": {"split": "x"}}], "has no name"),
+        ([5], "data source 5 has no name"),
+        ({"split": "train"}, "data source {'split': 'train'} has no name"),
+        ({"size": 5, "seed": 1}, "data source {'size': 5, 'seed': 1} has no name"),
+        ({"source": "a.jsonl", "weight": 2}, "data source {'source': 'a.jsonl', 'weight': 2} has no name"),
+        ({"easy": ["a.jsonl"]}, "has no name"),
+        ({}, "data source {} has no name"),
     ],
 )
 def test_a_wrong_list_is_refused(setting: Any, message: str) -> None:
