@@ -38,9 +38,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=tiny.environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    (folder / "said.jsonl").write_text(
-        "".join(line + "\n" for line in done.stdout.splitlines() if line.startswith("{"))
-    )
     return folder
 
 
@@ -67,8 +64,9 @@ def test_torchrun_passes_sigterm_on_and_both_ranks_save_together(tmp_path: Path)
 
 def said(folder: Path, case: str) -> list[dict[str, Any]]:
     """What both ranks said, in their order."""
-    lines = [json.loads(line) for line in (folder / "said.jsonl").read_text().splitlines()]
-    return sorted((line for line in lines if line.get("case") == case), key=lambda line: line["rank"])
+    texts = [ranks_apart.said_by(folder, rank).read_text() for rank in range(2)]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
+    return [line for line in lines if line["case"] == case]
 
 
 def test_a_signal_to_one_rank_ends_all_of_them_after_the_same_step(ranks: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from mindrlhf_grpo.data.stream import PromptStream
 from mindrlhf_grpo.errors import ConfigError, DataError
+from mindrlhf_grpo.model_files.checkpoint_folders import steps
 from tests.support import tiny
 from tests.support.runs.commands import command
 from tests.support.runs.resumed import assert_same
@@ -71,8 +72,7 @@ def test_the_remedy_that_an_error_names_works_on_a_run_that_met_the_row(
         unchecked.setattr(PromptStream, "checked", 40)
         with pytest.raises(DataError, match=r"rows\.jsonl:300: the prompt"):
             tiny.train(config, run)
-    last = max(int(path.name.removeprefix("step_")) for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert last == 10
+    assert steps(tmp_path / "run" / "checkpoints")[-1] == 10
     tiny.train(config, run, *REMEDIES[kind])
     tiny.train(config, known, *REMEDIES[kind])
     assert_same(tmp_path / "run", tmp_path / "known", 13)

@@ -80,7 +80,7 @@ def test_the_alarm_sounds_and_says_why(gamed: Path, metrics: list[dict[str, floa
     assert metrics[-1]["reward/mean"] > metrics[0]["reward/mean"] + 0.3  # 0.48 to 0.77 on six tiny models
     assert metrics[0].get("alarm/held_out_falls", 0.0) == 0.0
     assert metrics[-1]["alarm/held_out_falls"] == 1.0
-    assert metrics[-1]["alarm/kl_explodes"] == 0.0
+    assert not [row for row in metrics if "kl/mean" in row or "alarm/kl_explodes" in row]  # there is no reference
     warnings = json.loads((gamed / "summary.json").read_text())["warnings"]
     assert [text for text in warnings if text.startswith("alarm held_out_falls at step") and "held-out letters" in text]
 

@@ -143,6 +143,15 @@ def test_a_kl_that_explodes_sounds_and_one_that_grows_slowly_does_not() -> None:
     assert told(lambda step: {"kl/mean": 0.005 * step})[0] == {}
 
 
+def test_the_kl_has_no_verdict_without_a_reference() -> None:
+    """Finding P3.5: a run that measures no KL was told that its KL does not explode."""
+    for metrics, verdict in (({"loss": 0.1}, None), ({"loss": 0.1, "kl/mean": 0.02}, 0.0)):
+        alarms = Alarms({})
+        states = [alarms.observe(step, metrics).states for step in range(1, 31)]
+        assert states[-1].get("alarm/kl_explodes") == verdict
+        assert "alarm/kl_explodes" not in states[8]  # of 10 steps at least
+
+
 def test_an_alarm_is_said_again_only_after_it_stopped() -> None:
     notes = told(lambda step: {"kl/mean": 3.0 if step in range(50, 60) or step in range(120, 130) else 0.02}, 200)[1]
     assert [note.split(":")[0] for note in notes] == ["alarm kl_explodes at step 52", "alarm kl_explodes at step 122"]

@@ -1,7 +1,7 @@
 """Run by torchrun: what ranks do together when one of them fails, is stopped, or does not see what the others see.
 
-One group of processes for all cases: torch cannot open a second one under the same launcher reliably. Each rank prints a
-line of JSON for each case.
+One group of processes for all cases: torch cannot open a second one under the same launcher reliably. Each rank writes a
+line of JSON for each case to a file of its own (in the one output that ranks share, lines may run together).
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ class Stopped(OnlineTrainer):
         return super().collect(clock)
 
 
-def case(name: str, run: Callable[[], Any], error: type[Exception]) -> None:
-    """Print the error of a case."""
+def said_by(folder: Path, rank: int) -> Path:
+    """The file of what a rank said."""
+    return folder / f"said_{rank}.jsonl"
+
+
+def case(folder: Path, name: str, run: Callable[[], Any], error: type[Exception]) -> None:
+    """Write down the error of a case."""
     try:
         run()
         text, code = "no error", 0
     except error as raised:
         text, code = str(raised), getattr(raised, "exit_code", 1)
-    print(json.dumps({"case": name, "rank": RANK, "text": text, "code": code}), flush=True)
+    with said_by(folder, RANK).open("a") as file:
+        file.write(json.dumps({"case": name, "rank": RANK, "text": text, "code": code}) + "\n")
 
 
 def main(config: Path, folder: Path) -> None:
@@ -58,14 +64,14 @@ def main(config: Path, folder: Path) -> None:
         return kind(found, load_backend(found))
 
     stopped = settings("stopped")
-    case("stopped", lambda: trainer(Stopped, stopped).run(), Interrupted)
-    case("resumed", lambda: trainer(OnlineTrainer, stopped).run(), RunFailed)
+    case(folder, "stopped", lambda: trainer(Stopped, stopped).run(), Interrupted)
+    case(folder, "resumed", lambda: trainer(OnlineTrainer, stopped).run(), RunFailed)
     # rank 1 looks for the run on a disk of its own machine
     elsewhere = stopped.model_copy(update={"run_dir": folder / "elsewhere"}) if RANK else stopped
-    case("blind", lambda: trainer(OnlineTrainer, elsewhere), CheckpointError)
+    case(folder, "blind", lambda: trainer(OnlineTrainer, elsewhere), CheckpointError)
     failing = trainer(OnlineTrainer, settings("failing", f"algorithm.loss={folder / 'scaled.py'}:scaled"))
     os.environ["FACTOR"] = "nan"
-    case("failing", failing.run, RunFailed)
+    case(folder, "failing", failing.run, RunFailed)
 
 
 if __name__ == "__main__":

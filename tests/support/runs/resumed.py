@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mindrlhf_grpo.model_files.checkpoint_folders import steps
 from tests.support import tiny
 
 # A reward that does something to its own process at a step: the moment does not hang on a clock. What it does is read
@@ -51,6 +52,4 @@ def assert_same(run: Path, undisturbed: Path, steps: int) -> None:
 
 def newest(run: Path) -> int:
     """The newest checkpoint's step, 0 without one."""
-    folder = run / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return max((int(name[5:]) for name in names if name.startswith("step_")), default=0)
+    return max(steps(run / "checkpoints"), default=0)
