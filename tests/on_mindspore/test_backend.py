@@ -14,6 +14,7 @@ import pytest
 from mindrlhf_grpo_mindspore import checks
 from mindrlhf_grpo_mindspore.backend import MindSporeBackend
 from mindrlhf_grpo_mindspore.devices import select
+from mindrlhf_grpo_mindspore.models import hf
 
 from mindrlhf_grpo.backend import backend_of_type
 from mindrlhf_grpo.capacity import machine
@@ -98,12 +99,14 @@ def test_cann_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         select("npu", "float32", 0)
 
 
-def test_an_unknown_family_is_refused_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
+def test_an_unknown_family_is_refused_before_weights_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "load_weights", lambda *arguments: pytest.fail("weights are read"))
     model = tmp_path / "model"
     model.mkdir()
     for path in (folder / "model").iterdir():
         (model / path.name).write_bytes(path.read_bytes())
-    (model / "model.safetensors").write_bytes(b"no weights")
     values = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**values, "model_type": "falcon"}))
     config = config_of(folder, path=model)
