@@ -102,7 +102,9 @@ class OptimizerShards:
         """The state of all ranks by weight, under the names of an optimizer that holds everything; every rank calls it."""
         averages = self.full(optimizer.averages)
         square_averages = self.full(optimizer.square_averages)
-        masters = {name: values for name, values in self.full(self.parameters).items() if name in self.narrow()}
+        narrow = self.narrow()
+        slices = self.full(self.parameters) if narrow else {}
+        masters = {name: values for name, values in slices.items() if name in narrow}
         return named_state(averages, square_averages, masters) if averages else {}
 
     def load_state(self, optimizer: AdamW, folder: Path) -> None:

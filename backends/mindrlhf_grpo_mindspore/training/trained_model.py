@@ -91,6 +91,7 @@ class TrainedModel(ABC):
     def make_optimizer(self) -> None:
         """An optimizer over all trained weights, or over this rank's slices of them."""
         self.shards: OptimizerShards | None = None
+        self.gathered: dict[str, NDArray[np.float32]] = {}
         stepped = self.trainable
         if isinstance(self.comm, MindSporeRanks) and self.context.strategy != "replicate":
             self.shards = OptimizerShards(self.trainable, self.comm)
@@ -206,6 +207,7 @@ class TrainedModel(ABC):
             self.optimizer.save(folder)
         else:
             write_state(folder, self.gathered, self.optimizer.steps)
+            self.gathered = {}  # as large as the optimizer of one process
         (folder / BUCKETS).write_text(json.dumps(self.buckets.saved()))
 
     def restore_state(self, state: Path) -> None:

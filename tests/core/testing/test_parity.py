@@ -143,6 +143,13 @@ def test_a_sketch_keeps_norms_of_differences_and_sees_every_entry() -> None:
     assert sketched({"large": one})["large"].shape == (SKETCH,)
 
 
+def test_tolerances_of_sixteen_bits_are_numbers_of_roundings() -> None:
+    wide = tolerances([], "bfloat16")
+    assert (wide["weights"], wide["logps"], wide["gradients"], wide["tokens"]) == (0.0, 0.25, 0.25, 1.0)
+    assert tolerances(["logps=1e-3"], "float16")["logps"] == 1e-3
+    assert tolerances([], "float16")["entropy"] == 64 / 2048
+
+
 def test_tolerances_are_replaced_by_name_and_mistakes_answered() -> None:
     assert tolerances(["logps=1e-3"])["logps"] == 1e-3
     assert tolerances([])["tokens"] == 0.0
