@@ -18,7 +18,8 @@ from .head import EntropyUse, Head, LinearHead, ModelHead
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput, plain_input
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of log-probs, relative to their mean size
+# Of log-probs, relative to their mean size.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05 / 8}
 HEAD_TOLERANCE = 1e-4  # of log-probs from equal hidden states
 
 
