@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, cast, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .config.parallel import ParallelConfig
     from .config.run import ModelConfig, RolloutConfig, TrainConfig
 
+T = TypeVar("T")
 GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
 
@@ -132,11 +133,33 @@ class UpdateResult:
     changed_frac: float = math.nan
 
 
-class Comm(Protocol):
-    """The process group: host-side collectives; gradients are summed inside the backend."""
+class RowRanks(Protocol):
+    """The ranks as those who share out rows see them.
+
+    Ranks that hold one model in slices (tensor parallel) count as one: they have the same rows, and the same number here.
+    """
 
     rank: int
     world_size: int
+
+    def gather_objects(self, item: Any) -> list[Any]: ...  # one item of each group with the same rows, in rank order
+    def once(
+        self, compute: Callable[[], T]
+    ) -> T: ...  # computed by one of the ranks with the same rows, for all of them
+
+
+class Comm(Protocol):
+    """The process group: host-side collectives; gradients are summed inside the backend.
+
+    Attributes:
+        rows: these ranks, for everything that shares out rows.
+    """
+
+    rank: int
+    world_size: int
+
+    @property
+    def rows(self) -> RowRanks: ...
 
     def gather_objects(self, item: Any) -> list[Any]: ...  # every rank receives every rank's item, in rank order
     def barrier(self) -> None: ...

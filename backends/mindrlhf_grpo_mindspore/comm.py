@@ -11,9 +11,9 @@ import atexit
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import mindspore as ms
 import numpy as np
@@ -25,6 +25,7 @@ from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 from .host_link import KEY_BYTES, HostLink, accept, join, listen, local_address
 
+T = TypeVar("T")
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
 HOST_BYTES = 64  # room for the text of an address
 
@@ -43,6 +44,14 @@ class MindSporeRanks:
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
         self.all_gather = ops.AllGather()
         self.reduce_scatter = ops.ReduceScatter(ops.ReduceOp.SUM) if device_kind == "npu" else None  # mccl has none
+
+    @property
+    def rows(self) -> MindSporeRanks:
+        """Every rank has rows of its own."""
+        return self
+
+    def once(self, compute: Callable[[], T]) -> T:
+        return compute()
 
     def gather_objects(self, item: Any) -> list[Any]:
         """Every rank's item, in rank order. Items are pickled in memory only, between ranks of one run."""

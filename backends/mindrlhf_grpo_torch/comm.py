@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
+T = TypeVar("T")
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
 # What gloo and NCCL say when a partner is gone or silent.
 LOST = re.compile(
@@ -33,6 +34,14 @@ class TorchRanks:
         dist.init_process_group(backend)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.host = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+
+    @property
+    def rows(self) -> TorchRanks:
+        """Every rank has rows of its own."""
+        return self
+
+    def once(self, compute: Callable[[], T]) -> T:
+        return compute()
 
     def gather_objects(self, item: Any) -> list[Any]:
         """Every rank's item, in rank order. Items are pickled in memory only, between ranks of one run."""

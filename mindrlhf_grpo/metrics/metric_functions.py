@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import Comm
+from ..backend import Comm, RowRanks
 from ..errors import ConfigError, RunFailed, UserError, did_you_mean
 from ..rewards.table import RewardTable
 from ..types import FinishReason, FloatArray, RolloutGroup
@@ -92,7 +92,7 @@ class MetricFunctions:
         """
         if not self._functions:
             return {}
-        scored, columns = gathered(self._comm, groups, table, advantages, kl)
+        scored, columns = gathered(self._comm.rows, groups, table, advantages, kl)
         if not scored.completions:  # dynamic sampling kept none: there is nothing to measure, and no column either
             return {}
         arguments = {spec.name: getattr(scored, spec.name) for spec in fields(Scored)} | {
@@ -183,25 +183,25 @@ class MetricFunction:
 
 
 def gathered(
-    comm: Comm,
+    rows: RowRanks,
     groups: Sequence[RolloutGroup],
     table: RewardTable,
     advantages: FloatArray | None,
     kl: FloatArray | None = None,
 ) -> tuple[Scored, dict[str, list[Any]]]:
     """Gather every rank's completions, and the data columns by name (None where a row lacks one)."""
-    rows = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    own = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
     local = {
-        "prompts": [prompt.text for prompt, _ in rows],
-        "columns": [dict(prompt.columns) for prompt, _ in rows],
-        "completions": [rollout.text for _, rollout in rows],
-        "lengths": [len(rollout.ids) for _, rollout in rows],
-        "prompt_lengths": [len(prompt.ids) for prompt, _ in rows],
-        "truncated": [rollout.finish is FinishReason.LENGTH for _, rollout in rows],
+        "prompts": [prompt.text for prompt, _ in own],
+        "columns": [dict(prompt.columns) for prompt, _ in own],
+        "completions": [rollout.text for _, rollout in own],
+        "lengths": [len(rollout.ids) for _, rollout in own],
+        "prompt_lengths": [len(prompt.ids) for prompt, _ in own],
+        "truncated": [rollout.finish is FinishReason.LENGTH for _, rollout in own],
         "group": [number for number, group in enumerate(groups) for _ in group.rollouts],
         "advantages": [] if advantages is None else row_means(advantages).tolist(),
     }
-    parts: list[tuple[dict[str, list[Any]], RewardTable, int]] = comm.gather_objects((local, table, len(groups)))
+    parts: list[tuple[dict[str, list[Any]], RewardTable, int]] = rows.gather_objects((local, table, len(groups)))
     joined = {name: [item for part, _, _ in parts for item in part[name]] for name in local}
     starts = np.cumsum([0, *(count for _, _, count in parts)])
     group = [start + number for (part, _, _), start in zip(parts, starts, strict=False) for number in part["group"]]

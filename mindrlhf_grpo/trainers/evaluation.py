@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import Comm, RolloutEngine
+from ..backend import RolloutEngine, RowRanks
 from ..config.run import RunConfig
 from ..data.stream import shard
 from ..metrics.held_out import HeldOutScores, held_out_scores
@@ -52,23 +52,23 @@ class HeldOut:
         self,
         engine: RolloutEngine,
         rewards: Rewards,
-        comm: Comm,
+        rows: RowRanks,
         memory: Residency,
         metric_functions: MetricFunctions,
         *,
         step: int,
     ) -> Evaluation:
         """Complete the prompts, S times each, and score the completions; user-defined metrics are computed as well."""
-        share = shard(self.prompts, comm.rank, comm.world_size)
+        share = shard(self.prompts, rows.rank, rows.world_size)
         memory.place("eval")
         groups = engine.generate(share, self.sampling, group_size=self.samples)
         memory.place("reward")
-        local_table = rewards.score(groups)
-        table = RewardTable.concat(comm.gather_objects(local_table))
+        local_table = rows.once(lambda: rewards.score(groups))
+        table = RewardTable.concat(rows.gather_objects(local_table))
         if self.stops:
             table.refuse_failed("held-out completions")
         scores = held_out_scores(table, self.samples)
-        lengths, truncated = self._lengths(groups, comm)
+        lengths, truncated = self._lengths(groups, rows)
         metrics = {
             **score_metrics(scores),
             **self.source_metrics(table),
@@ -93,12 +93,12 @@ class HeldOut:
                 metrics[f"eval/source/{name}/accuracy"] = scores.accuracy.value
         return metrics
 
-    def _lengths(self, groups: list[RolloutGroup], comm: Comm) -> tuple[float, float]:
+    def _lengths(self, groups: list[RolloutGroup], rows: RowRanks) -> tuple[float, float]:
         """Mean length of the completions of all ranks in tokens, and the share cut at the token limit."""
         local = [
             (len(rollout.ids), rollout.finish is FinishReason.LENGTH) for group in groups for rollout in group.rollouts
         ]
-        pairs = [pair for rank in comm.gather_objects(local) for pair in rank]
+        pairs = [pair for rank in rows.gather_objects(local) for pair in rank]
         return mean([length for length, _ in pairs]), mean([cut for _, cut in pairs])
 
 

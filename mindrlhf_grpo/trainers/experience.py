@@ -18,7 +18,7 @@ from ..algorithms.completion_table import CompletionTable
 from ..algorithms.credit import CreditRules, TokenTensors, assign_credit
 from ..algorithms.plan import Plan
 from ..algorithms.reward_scaling import RewardScaling
-from ..backend import Comm, Policy
+from ..backend import Policy, RowRanks
 from ..batches.items import ItemSpans, Segments
 from ..batches.online import build_batch
 from ..config.algorithm import AlgorithmConfig
@@ -78,12 +78,12 @@ class Collector:
         self,
         config: RunConfig,
         plan: Plan,
-        comm: Comm,
+        rows: RowRanks,
         source: RolloutSource,
         tokenizer: Tokenizer,
         memory: Residency,
     ) -> None:
-        self.config, self.plan, self.comm, self.source, self.memory = config, plan, comm, source, memory
+        self.config, self.plan, self.rows, self.source, self.memory = config, plan, rows, source, memory
         self.spans = ItemSpans(config.items, tokenizer)
         self.kl_control = plan.kl_control
         self.scaling = None if config.algorithm.scaling is None else RewardScaling(config.algorithm.scaling)
@@ -112,7 +112,7 @@ class Collector:
             rows,
             token_tensors(tokens, logps, values, segments),
             kl_coef=self.kl_control.coef,
-            gather=self.comm.gather_objects,
+            gather=self.rows.gather_objects,
         )
         resampled = self.config.algorithm.dead_groups == "resample"
         batch = replace(

@@ -68,7 +68,7 @@ class HeldOutRows:
         scores = task.scores(NUMPY, outputs, tensors)
         confidence, correct = (np.zeros(0), np.zeros(0)) if scores is None else decisions(task, scores, tensors)
         sums = {name: float(total) for name, total in sums.items()}
-        ranks = steps.comm.gather_objects((float(loss), sums, float(weight), confidence, correct))
+        ranks = steps.rows.gather_objects((float(loss), sums, float(weight), confidence, correct))
         losses, all_sums, weights, confidences, corrects = zip(*ranks, strict=True)
         # the loss of a rank is its share of a mean over the part: times the weight of the part it is a sum
         total = {"loss": sum(losses) * sum(weights), "weight": sum(weights)}

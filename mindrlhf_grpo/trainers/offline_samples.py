@@ -38,8 +38,8 @@ def write_samples(
     batch = steps.batch(shown, stored)
     outputs = steps.outputs(batch)
     scores = steps.task.scores(NUMPY, outputs, batch.loss_tensors())
-    ranks = steps.comm.gather_objects((batch, outputs, scores))
-    if steps.comm.rank:
+    ranks = steps.rows.gather_objects((batch, outputs, scores))
+    if not steps.main:
         return
     rows = [row for rank in ranks for row in describe_outputs(*rank, policy=steps.policy is not None)]
     names = ("chosen", "rejected") if steps.task.pairs else ("given",)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..algorithms.batch_constants import BatchContext
 from ..algorithms.task import Task
-from ..backend import Backend, Comm, Policy, TrainedModel
+from ..backend import Backend, Policy, RowRanks, TrainedModel
 from ..batches.offline import Denominators, build_offline_batch, with_numbers
 from ..batches.reference_logps import StoredLogProbs
 from ..config.offline import OfflineConfig
@@ -29,7 +29,8 @@ class Steps:
     """
 
     task: Task
-    comm: Comm
+    rows: RowRanks
+    main: bool
     model: TrainedModel
     outputs: Callable[[Batch], FloatArray]
     policy: Policy | None
@@ -67,7 +68,7 @@ class Steps:
             batch=batch,
             logps=self.logps,
             ref_logps=self.reference_logps,
-            gather=self.comm.gather_objects,
+            gather=self.rows.gather_objects,
         )
         return with_numbers(batch, prepare(context))
 
@@ -82,21 +83,27 @@ class Steps:
             rows = range(first, first + len(example.completions))
             by_example.append(np.concatenate([logps[row, : batch.lengths[row]] for row in rows]))
             first = rows.stop
-        return [logps for rank in self.comm.gather_objects(by_example) for logps in rank]
+        return [logps for rank in self.rows.gather_objects(by_example) for logps in rank]
 
     def _share(self, count: int) -> range:
         """Places of this rank's examples among ``count``: contiguous, in the order of the ranks."""
-        places = shard(range(count), self.comm.rank, self.comm.world_size)
+        places = shard(range(count), self.rows.rank, self.rows.world_size)
         assert isinstance(places, range)
         return places
 
 
 def load_steps(config: OfflineConfig, task: Task, backend: Backend) -> Steps:
     """Load the model that the task trains: a policy, or a value model that is read at the token itself."""
+    rows, main = backend.comm.rows, backend.comm.rank == 0
     if task.objective.model == "policy":
         policy = backend.load_policy()
         return Steps(
-            task=task, comm=backend.comm, model=policy, policy=policy, outputs=lambda batch: policy.logps(batch).logps
+            task=task,
+            rows=rows,
+            main=main,
+            model=policy,
+            policy=policy,
+            outputs=lambda batch: policy.logps(batch).logps,
         )
     values = backend.load_value_model(config.model, config.train, read_at="token")
-    return Steps(task=task, comm=backend.comm, model=values, policy=None, outputs=values.values)
+    return Steps(task=task, rows=rows, main=main, model=values, policy=None, outputs=values.values)

@@ -74,9 +74,9 @@ class OnlineTrainer:
         self.memory = build_residency(
             config.swap, self.policy, self.critic, self.engine, models_score=self.rewards.uses_models
         )
-        source = RolloutSource(config, self.plan, self.comm, self.stream, self.engine, self.rewards, self.memory)
-        self.collector = Collector(config, self.plan, self.comm, source, self.tokenizer, self.memory)
-        self.pretraining = load_pretraining_mix(config, self.tokenizer, self.comm)
+        source = RolloutSource(config, self.plan, self.comm.rows, self.stream, self.engine, self.rewards, self.memory)
+        self.collector = Collector(config, self.plan, self.comm.rows, source, self.tokenizer, self.memory)
+        self.pretraining = load_pretraining_mix(config, self.tokenizer, self.comm.rows)
         self.session.resume(self._restore)
 
     def _rehearse_rewards(self) -> None:
@@ -198,7 +198,7 @@ class OnlineTrainer:
         """Completions of the held-out prompts, scored; the session records what they say."""
         assert self.held_out is not None
         found = self.held_out.evaluate(
-            self.engine, self.rewards, self.comm, self.memory, self.metric_functions, step=step
+            self.engine, self.rewards, self.comm.rows, self.memory, self.metric_functions, step=step
         )
         progress, metrics = self.session.progress, found.metrics
         progress.graded |= found.graded
@@ -253,7 +253,7 @@ class OnlineTrainer:
         every = self.config.tracking.rollouts_every
         if not every or step % every:
             return
-        parts = self.comm.gather_objects((experience.groups, experience.table, experience.batch.advantages))
+        parts = self.comm.rows.gather_objects((experience.groups, experience.table, experience.batch.advantages))
         if self.session.main:
             write_rollouts(self.config.run_dir, step, parts, self.tokenizer)
             self.session.tracker.completion_table(step, lambda: table_rows(step, parts))

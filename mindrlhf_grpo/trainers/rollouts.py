@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..algorithms.completion_table import CompletionTable
 from ..algorithms.plan import Plan
-from ..backend import Comm, RolloutEngine
+from ..backend import RolloutEngine, RowRanks
 from ..config.algorithm import DeadGroupTestConfig
 from ..config.run import RunConfig
 from ..data.stream import PromptStream, shard
@@ -65,13 +65,13 @@ class RolloutSource:
         self,
         config: RunConfig,
         plan: Plan,
-        comm: Comm,
+        rows: RowRanks,
         stream: PromptStream,
         engine: RolloutEngine,
         rewards: Rewards,
         memory: Residency,
     ) -> None:
-        self.config, self.plan, self.comm, self.memory = config, plan, comm, memory
+        self.config, self.plan, self.rows, self.memory = config, plan, rows, memory
         self.stream, self.engine, self.rewards = stream, engine, rewards
         self.sampling = training_sampling(config)
 
@@ -79,7 +79,7 @@ class RolloutSource:
         """Draw until every place in the step is taken or the budget of rounds is spent."""
         algorithm, places = self.config.algorithm, self.config.train.prompts_per_step
         resample = algorithm.dead_groups == "resample"
-        rank, ranks = self.comm.rank, self.comm.world_size
+        rank, ranks = self.rows.rank, self.rows.world_size
         accepted = prompts_drawn = dead_drawn = tokens = 0
         groups: list[RolloutGroup] = []
         rounds: list[list[CompletionTable]] = []
@@ -89,7 +89,7 @@ class RolloutSource:
         for _ in range(algorithm.resample_budget if resample else 1):
             prompts = self.stream.take(places - accepted)
             new_groups, local_table = self._round(prompts, clock)
-            tables: list[CompletionTable] = self.comm.gather_objects(local_table)
+            tables: list[CompletionTable] = self.rows.gather_objects(local_table)
             table = CompletionTable.concat(tables)
             dead = dead_prompts(self.plan, table, algorithm.dead_group_test)
 
@@ -126,7 +126,7 @@ class RolloutSource:
 
     def _round(self, prompts: Sequence[Prompt], clock: Clock) -> tuple[list[RolloutGroup], CompletionTable]:
         """Generate and score this rank's share of the prompts."""
-        numbers = shard(range(len(prompts)), self.comm.rank, self.comm.world_size)
+        numbers = shard(range(len(prompts)), self.rows.rank, self.rows.world_size)
         share = [prompts[number] for number in numbers]
         greedy: list[RolloutGroup] | None = None
         with clock.phase("generate"):
@@ -136,8 +136,8 @@ class RolloutSource:
                 greedy = self.engine.generate(share, replace(self.sampling, temperature=0.0), group_size=1)
         with clock.phase("reward"):
             self.memory.place("reward")
-            rewards = self.rewards.score(groups)
-            baseline = None if greedy is None else self.rewards.score(greedy)
+            rewards = self.rows.once(lambda: self.rewards.score(groups))
+            baseline = None if greedy is None else self.rows.once(lambda: self.rewards.score(greedy))
         return groups, CompletionTable.of(groups, rewards, numbers, greedy=baseline)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -42,10 +43,20 @@ def broken(completions: list[str]) -> dict[str, float]:
     raise ZeroDivisionError("nothing there")
 
 
+T = TypeVar("T")
+
+
 class TwoRanks:
     """This process is rank 0; rank 1 has the same rows."""
 
     rank, world_size = 0, 2
+
+    @property
+    def rows(self) -> TwoRanks:
+        return self
+
+    def once(self, compute: Callable[[], T]) -> T:
+        return compute()
 
     def gather_objects(self, item: Any) -> list[Any]:
         return [item, item]
