@@ -35,10 +35,13 @@ T = TypeVar("T")
 GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
 
-Capability = Literal["lora", "entropy_bonus", "moved_reference", "value_model", "remote_code", "language_model"]
+Capability = Literal[
+    "lora", "entropy_bonus", "moved_reference", "value_model", "remote_code", "language_model", "tensor_parallel"
+]
 """A part of the contract that a backend may leave out: LoRA adapters, losses whose ``reads_entropy`` is true,
 ``Policy.sync_reference``, ``Backend.load_value_model`` with a shared critic's ``Policy.values``,
-``Backend.load_remote_code``, ``Backend.load_language_model``."""
+``Backend.load_remote_code``, ``Backend.load_language_model``, models in slices (``parallel.tensor`` and
+``rollout.parallel.tensor`` above 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

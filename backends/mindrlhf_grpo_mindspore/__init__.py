@@ -26,7 +26,10 @@ __all__ = [
 ]  # fmt: skip
 
 FRAMEWORK = "mindspore"
-UNSUPPORTED: Mapping[Capability, str] = {"remote_code": "the code in model folders is written for torch"}
+UNSUPPORTED: Mapping[Capability, str] = {
+    "remote_code": "the code in model folders is written for torch",
+    "tensor_parallel": "every rank holds whole matrices",
+}
 
 os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore's warnings are meant for its developers
 # Where a compilation that fails leaves its graph; MindSpore would put it into the current folder.

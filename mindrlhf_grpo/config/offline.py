@@ -128,7 +128,7 @@ class OfflineConfig(Section):
     eval: HeldOutConfig = key(HeldOutConfig(), "Held-out rows.")
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackersConfig = key(TrackersConfig(), "Trackers.")
-    parallel: ParallelConfig | None = key(None, "Sharding of weights over ranks; null: each rank holds all.")
+    parallel: ParallelConfig | None = key(None, "Division of weights over ranks; null: each rank holds all.")
 
     @property
     def rollout(self) -> RolloutConfig:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
-from .parallel import ParallelConfig, SwapConfig
+from .parallel import EngineParallelConfig, ParallelConfig, SwapConfig
 from .paths import FolderPath, OptionalSource, PathText, Source
 from .rendering import RenderingConfig
 from .section import LARGEST_COUNT, LARGEST_GROUP, LARGEST_RATE, Decay, Section, Unit, key
@@ -162,6 +162,9 @@ class RolloutConfig(Section):
     repetition_penalty: float = key(1.0, "Penalty on tokens already seen; 1: none.", gt=0)
     stop: list[str] = key([], "Strings that end a completion.")
     slots: int = key(64, "Completions decoded at once.", peers="vllm: max_num_seqs", ge=1, le=LARGEST_COUNT)
+    parallel: EngineParallelConfig | None = key(
+        None, "The engine's division of the model over ranks; null: that of the training (parallel.tensor)."
+    )
 
 
 class AdamWConfig(Section):
@@ -374,7 +377,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = key(CheckpointConfig(), "Checkpoints.")
     tracking: TrackingConfig = key(TrackingConfig(), "Trackers.")
     critic: CriticConfig | None = key(None, "The value model of algorithms that need one (ppo).")
-    parallel: ParallelConfig | None = key(None, "Sharding of weights over ranks; null: each rank holds all.")
+    parallel: ParallelConfig | None = key(None, "Division of weights over ranks; null: each rank holds all.")
     swap: SwapConfig | None = key(None, "Parts that leave the device in phases that do not need them; null: none.")
     metrics: list[MetricConfig] | None = key(
         None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"

@@ -28,7 +28,7 @@ FREE = (
     "data.bad_rows", "data.overlong", "data.max_prompt_tokens", "data.max_tokens",
     "run_dir", "train.steps", "train.epochs", "train.on_alarm", "train.tokens_per_micro_batch", "rollout.slots", "eval",
     "checkpoint", "tracking",
-    "parallel", "swap",
+    "parallel", "rollout.parallel", "swap",
 )  # fmt: skip
 
 

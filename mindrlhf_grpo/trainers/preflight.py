@@ -31,7 +31,9 @@ from ..data.row_check import Survey
 from ..data.row_encoders import encode_supervised
 from ..errors import BackendError, ConfigError, DataError, UserError, from_here
 from ..metrics.metric_functions import MetricFunction
+from ..model_files.families import read_architecture
 from ..model_files.folder import find_folder, read_model_config
+from ..parallel.mesh import check_sizes
 from ..rewards.models.reward_model import settings_from_arguments
 from ..rewards.protocol import ModelReward
 from ..rewards.resolve import Reward, model_reward
@@ -87,6 +89,7 @@ def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
     findings.attempt("backend", lambda: check_backend(config.backend))
     if not {"backend", "model.path"} & {key for key, _ in findings.problems}:
         findings.attempt("backend", lambda: ask_backend(config))
+        findings.attempt("parallel.tensor", lambda: check_tensor_parallel(config))
     for name in config.tracking.to:
         _check_tracker(findings, name)
     findings.attempt("run_dir", lambda: check_writable(config.run_dir))
@@ -240,6 +243,24 @@ def check_backend(name: str) -> None:
 def ask_backend(config: AnyConfig) -> None:
     """Let the backend refuse a device, dtype or model family that it does not support."""
     backend_module(config.backend).check(config)
+
+
+def check_tensor_parallel(config: AnyConfig) -> None:
+    """Check that backend and model can be cut into as many slices as the training and the engine ask for.
+
+    Raises:
+        BackendError: the backend holds whole matrices on every rank.
+        ConfigError: a size of the model is no multiple of the number of slices.
+    """
+    parts = {"parallel.tensor": config.parallel, "rollout.parallel.tensor": config.rollout.parallel}
+    asked = {key: part.tensor for key, part in parts.items() if part is not None and part.tensor > 1}
+    for key, tensor in asked.items():
+        reason = backend_module(config.backend).UNSUPPORTED.get("tensor_parallel")
+        if reason is not None:
+            raise BackendError(
+                f"{key} is {tensor}, and backend {config.backend!r} cuts no matrices: {reason}; accepted: 1"
+            )
+        check_sizes(read_architecture(read_model_config(find_folder(config.model.path))), tensor, key)
 
 
 def check_writable(run_dir: Path) -> None:

@@ -58,6 +58,7 @@ UNSUPPORTED: Mapping[Capability, str] = {
     "value_model": "there is one kind of model",
     "remote_code": "the code in model folders is written for torch",
     "language_model": "there is one kind of model",
+    "tensor_parallel": "there is one process",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from mindrlhf_grpo.config.offline import OfflineConfig
 from mindrlhf_grpo.errors import ConfigError
 from mindrlhf_grpo.trainers.preflight import check
+from tests.support import toy_backend
 from tests.support.tiny_run import write_model
 
 
@@ -87,3 +88,14 @@ def test_bad_rows_of_every_objective_are_found_before_weights_are_loaded(
     with pytest.raises(ConfigError) as caught:  # the backend's name alone is still wrong
         check(config(folder, objective={"name": objective}, backend="none", **lenient))
     assert "rows" not in str(caught.value)
+
+
+def test_tensor_parallel_needs_a_backend_that_cuts_matrices_and_a_model_that_can_be_cut(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(folder, backend="tests.support.toy_backend", parallel={"tensor": 7})
+    with pytest.raises(ConfigError, match=r"^parallel\.tensor is 7, and backend 'tests.support.toy_backend' cuts no"):
+        check(asked)
+    monkeypatch.setattr(toy_backend, "UNSUPPORTED", {})
+    with pytest.raises(ConfigError, match=r"^parallel\.tensor is 7, which does not divide num_attention_heads \(\d+\)"):
+        check(asked)
