@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import ConfigError, did_you_mean
+from ..model_files.architecture import Architecture
 from .resharding import Parameter, Part
 
 # A matrix of the generating model: the matrices of the training model that are stacked in it.
@@ -35,9 +36,13 @@ OUTPUTS = {
     "wq", "wk", "wv", "w1", "w3", "lkv2kv", "tok_embeddings", *PARTED, *(set(JOINED) - {"fused_qkv_a_proj_with_mqa"}),
 }  # fmt: skip
 INPUTS = {"o_proj", "down_proj", "wo", "w2"}
-HEADS = {"q_proj", "k_proj", "v_proj", "wq", "wk", "wv"}
+HEADS = {"q_proj", "k_proj", "v_proj", "q_b_proj", "wq", "wk", "wv"}
+TOWER = re.compile(r"(?:^|\.)(?:visual|vision_tower|multi_modal_projector)\.")  # of images: each rank holds all of it
 
 WRAPPERS = re.compile(r"^(?:(?:_orig_mod|module|base_model|backbone|model|policy)\.)+")
+ADAPTER = re.compile(r"\.lora_([AB])\.weight$")
+EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
+FUSED_HALVES = re.compile(r"(?:\.gate_up_proj|\.w_gate_hidden)(?:\.weight|\.bias)?$")
 LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
@@ -55,6 +60,13 @@ class HeadSizes:
     values: int = 0
 
 
+def head_sizes(architecture: Architecture) -> HeadSizes:
+    """The rows of one head of an architecture."""
+    if architecture.latent is None:
+        return HeadSizes(size=architecture.key_size)
+    return HeadSizes(size=architecture.key_size, keys=architecture.latent.plain_size, values=architecture.value_size)
+
+
 def describe_parameters(shapes: Mapping[str, tuple[int, ...]], heads: HeadSizes | None = None) -> list[Parameter]:
     """Describe weights given by name and full shape: the axis that tensor-parallel ranks divide, and the layer."""
     heads = heads or HeadSizes()
@@ -63,7 +75,7 @@ def describe_parameters(shapes: Mapping[str, tuple[int, ...]], heads: HeadSizes 
     return [
         Parameter(
             name=name, shape=tuple(shape), axis=divided_axis(name, len(shape)), layer=layer_number(name, last),
-            parts=() if not shape else (all_rows(name, tuple(shape), heads),),
+            parts=() if not shape else tuple(own_parts(name, tuple(shape), heads)),
         )
         for name, shape in shapes.items()
     ]  # fmt: skip
@@ -104,7 +116,7 @@ def source_parts(name: str, known: Mapping[str, tuple[int, ...]], heads: HeadSiz
     """
     bare = bare_name(name)
     if bare in known:
-        return [all_rows(bare, known[bare], heads)]
+        return own_parts(bare, known[bare], heads)
     module = module_name(bare)
     if module in JOINED:
         names = [replace_module(bare, module, source) for source in JOINED[module]]
@@ -117,6 +129,15 @@ def source_parts(name: str, known: Mapping[str, tuple[int, ...]], heads: HeadSiz
     if module == "lm_head" and (tied := replace_module(bare, module, "embed_tokens")) in known:
         return [all_rows(tied, known[tied], heads)]
     raise ConfigError(f"weight {name!r} of the engine has no counterpart in the policy{did_you_mean(bare, known)}")
+
+
+def own_parts(name: str, shape: tuple[int, ...], heads: HeadSizes) -> list[Part]:
+    """A tensor as a parameter of its own name: all rows; of gate and up in one matrix ranks divide either half."""
+    part, axis = all_rows(name, shape, heads), divided_axis(name, len(shape))
+    if axis is None or not FUSED_HALVES.search(name):
+        return [part]
+    half = shape[axis] // 2
+    return [replace(part, rows=(rows,)) for rows in ((0, half), (half, shape[axis]))]
 
 
 def all_rows(name: str, shape: tuple[int, ...], heads: HeadSizes) -> Part:
@@ -145,8 +166,19 @@ def head_rows(name: str, shape: tuple[int, ...], heads: HeadSizes, *, values: bo
 
 
 def divided_axis(name: str, dimensions: int) -> int | None:
-    """The axis of a weight that tensor-parallel ranks divide; None: each rank holds everything."""
+    """The axis of a weight that tensor-parallel ranks divide; None: each rank holds everything.
+
+    Of an adapter they divide the factor that faces the cut side of its matrix; of stacked experts the inner width.
+    """
+    if dimensions == 3 and (stacked := EXPERTS.search(name)):
+        return 1 if stacked.group(1) == "gate_up_proj" else 2
+    factor = ADAPTER.search(name)
+    if factor is not None:
+        axis = divided_axis(name[: factor.start()] + ".weight", 2)
+        return axis if axis == (1 if factor.group(1) == "A" else 0) else None
     module = module_name(name)
+    if TOWER.search(name):
+        return None
     if module in OUTPUTS:
         return 0
     return 1 if module in INPUTS and dimensions > 1 else None
