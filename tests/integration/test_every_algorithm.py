@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,42 +17,38 @@ pytestmark = pytest.mark.trains
 
 REFERENCES = {"from a file": f"{ROOT / 'examples/own_algorithm/gpg.py'}:GPG"}
 NAMES = [*ALGORITHMS, *REFERENCES]
-# One process for all: starting one costs as much as a run.
-PROGRAM = """
-import sys
-from pathlib import Path
-from mindrlhf_grpo.config.file import load_config
-from mindrlhf_grpo.trainers import train
-for path in sys.argv[1:]:
-    train(load_config(Path(path), [f"run_dir={path.removesuffix('.yaml')}"]))
-"""
+
+
+QUICK = {"grpo", "ppo", "gspo", "reinforce_pp", "remax", "from a file"}  # groups, critic, sequences, batch, baseline
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of every algorithm."""
-    folder = tmp_path_factory.mktemp("algorithms")
-    paths = []
-    for name in NAMES:
-        needs_critic = name in ALGORITHMS and "critic" in ALGORITHMS[name].needs
-        sections = PPO if needs_critic else {"algorithm": {"name": REFERENCES.get(name, name)}}
-        paths.append(
-            tiny.prepare(folder, train={**TRAIN, "learning_rate": 0.01}, **sections).rename(folder / f"{name}.yaml")
-        )
-    command = [sys.executable, "-c", PROGRAM, *map(str, paths)]
-    done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder
+    """The folder of the runs."""
+    return tmp_path_factory.mktemp("algorithms")
 
 
-@pytest.mark.parametrize("name", NAMES)
+def trained(folder: Path, name: str, *overrides: str) -> Path:
+    """The run of an algorithm."""
+    needs_critic = name in ALGORITHMS and "critic" in ALGORITHMS[name].needs
+    sections = PPO if needs_critic else {"algorithm": {"name": REFERENCES.get(name, name)}}
+    config = tiny.prepare(folder, train={**TRAIN, "learning_rate": 0.01}, **sections)
+    tiny.train(config, f"run_dir={folder / name}", *overrides)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
 @pytest.mark.row("mindrlhf", "GRPO")
 @pytest.mark.row("mindrlhf", "PPO")
 def test_reward_rises_by_a_third_of_the_way(folder: Path, name: str) -> None:
-    metrics = tiny.metrics(folder / name)
+    metrics = tiny.metrics(trained(folder, name))
     first, last = (np.mean([line["reward/mean"] for line in part]) for part in (metrics[:2], metrics[-2:]))
     assert last - first >= 0.3, (first, last)  # 0.59 to 1.19 for all algorithms on six tiny models
 
 
-def test_every_metric_of_these_runs_is_in_the_glossary(folder: Path) -> None:
-    assert undocumented(folder) == set()
+def test_every_metric_of_two_steps_of_each_is_in_the_glossary(folder: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        losses = [line["loss"] for line in tiny.metrics(trained(tmp_path, name, "train.steps=2"))]
+        assert len(losses) == 2, name
+        assert np.isfinite(losses).all(), name
+    assert undocumented(tmp_path) == set()

@@ -19,7 +19,7 @@ import yaml
 from mindrlhf_grpo.run import checkpoint
 from mindrlhf_grpo.run.lock import FILE
 from tests.support import tiny
-from tests.support.runs import offline_runs
+from tests.support.runs import forked, offline_runs
 from tests.support.runs.commands import command
 from tests.support.runs.resumed import act_at_step_3, assert_same, prepare_acting
 
@@ -104,11 +104,11 @@ def test_before_the_first_step_sigterm_ends_a_run_at_once(tmp_path: Path) -> Non
     assert "error: terminated" in done.err
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 240) -> None:
+def wait_for(condition: Any, process: forked.Command, seconds: float = 240) -> None:
     """Wait until something has happened, while the process lives."""
     until = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.said()
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -119,10 +119,7 @@ def test_a_second_process_is_refused_and_a_second_signal_ends_the_first_at_once(
     """Findings newcomer P2 (two processes in one run_dir; Ctrl-C): with real processes."""
     run, config = tmp_path / "run", undisturbed / "config.yaml"
     act_at_step_3(config, "time.sleep(600)")
-    first = subprocess.Popen(
-        tiny.command(config, f"run_dir={run}"),
-        env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    first = forked.start(["train", str(config), f"run_dir={run}"])
     try:
         metrics = run / "metrics.jsonl"
         wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") == 2, first)
@@ -140,7 +137,7 @@ def test_a_second_process_is_refused_and_a_second_signal_ends_the_first_at_once(
         assert first.wait(60) == 130
     finally:
         first.kill()
-        err = first.communicate()[1]
+        err = first.err.read_text()
     assert err.count("SIGTERM: the step under way is finished and saved, then the run ends") == 1
     assert err.endswith("a second signal, SIGINT: ended at once\n")
     assert (run / FILE).exists()  # it had no time to remove it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from mindrlhf_grpo.run import checkpoint
 from tests.support import tiny
-from tests.support.runs import ranks_apart
+from tests.support.runs import forked, ranks_apart
 
 pytestmark = pytest.mark.trains
 STEPS = 4
@@ -32,12 +31,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     config = tiny.prepare(folder, train={"steps": STEPS})
     (folder / "scaled.py").write_text(SCALED)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, ranks_apart.__file__, str(config), str(folder)],
-        env=tiny.environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    forked.finish(forked.ranks([ranks_apart.__file__, str(config), str(folder)], 2))
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
+from tests.support.runs import forked
 from tests.support.runs.commands import command
 from tests.support.runs.resumed import assert_same, newest
 
 pytestmark = pytest.mark.trains
 
 STEPS = 20
-KILLS = 10
 OPTIONS = {
     "train": {"steps": STEPS},
     "checkpoint": {"every": 1, "keep_last": 2},
@@ -33,27 +32,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
-def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments_loses_nothing_saved_and_changes_no_bit(
+    undisturbed: Path, tmp_path: Path, count: int
+) -> None:
     config = tiny.prepare(undisturbed, **OPTIONS)
     started = time.monotonic()
     tiny.train(config, f"run_dir={tmp_path / 'timed'}", apart=True)
     seconds = time.monotonic() - started
     moments = random.Random(7)
     life = kills = saved = 0
-    while kills < KILLS:  # moments of the whole run: start-up, between steps and within a save
+    while kills < count:  # moments of the whole run: start-up, between steps and within a save
         run = tmp_path / f"life_{life}"
-        process = subprocess.Popen(
-            tiny.command(config, f"run_dir={run}"),
-            env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = forked.start(["train", str(config), f"run_dir={run}"])
         try:
             assert process.wait(moments.uniform(0.0, seconds)) == 0
             assert_same(run, undisturbed / "run", STEPS)
             life, saved = life + 1, 0
             continue
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
         kills, before, saved = kills + 1, saved, newest(run)
         assert saved >= before, "a saved checkpoint was lost"
     run = tmp_path / f"life_{life}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from mindrlhf_grpo.config.run import RunConfig
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
-from tests.support.runs import sharded_steps
+from tests.support.runs import forked, sharded_steps
 from tests.support.runs.resumed import assert_same
 
 pytestmark = pytest.mark.trains
@@ -39,12 +38,8 @@ CURVES = ("loss", "reward/mean", "critic/loss", "kl/reward", "entropy")
 
 def sharded(models: Path, folder: Path) -> dict[str, Any]:
     """Return the output of ``sharded_steps.py`` in two processes."""
-    program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(models)]
-    done = subprocess.run(
-        [sys.executable, *program, str(folder)], env=tiny.environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    output = forked.finish(forked.ranks([str(SCRIPT), str(models), str(folder)], 2))
+    found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return found
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mindrlhf_grpo.errors import RunFailed
-from tests.support.repository import ROOT
+from tests.support.runs import forked
 from tests.support.tiny_policy import load_policy, make_batch, weighted_loss, write_model
 
 torch = pytest.importorskip("torch")
@@ -54,17 +51,9 @@ def free_port() -> int:
 
 def test_two_ranks_sum_their_gradients(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")  # no biases: Adam would blow up rounding of their near-zero gradients
-    port = str(free_port())
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(folder), str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    forked.finish(forked.ranks([str(worker), str(folder), str(tmp_path)], 2))
     alone = load_policy(folder)
     for seed, (loss, norm, sums) in enumerate(json.loads((tmp_path / "results.json").read_text())):
         result = alone.update(make_batch(seed=seed), weighted_loss, learning_rate=1e-2)

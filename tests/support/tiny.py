@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def command(config: Path, *overrides: str, processes: int = 1) -> list[str]:
     program = ["-m", "mindrlhf_grpo", "train", str(config), *overrides]
     if processes == 1:
         return [sys.executable, *program]
-    if yaml.safe_load(config.read_text())["backend"] == "mindspore" or "backend=mindspore" in overrides:
+    if on_mindspore(config, overrides):
         return [*msrun(processes, config.parent / "logs"), "python", *program]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return [sys.executable, *launcher, *program]
@@ -132,12 +133,23 @@ def train(config: Path, *overrides: str, processes: int = 1, apart: bool = False
     """Run to the end and return the summary: in this process if it is one, for starting another takes longer than the run."""
     if processes == 1 and not apart:
         return train_here(config, *overrides)
-    done = subprocess.run(
-        command(config, *overrides, processes=processes), env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    summary: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if on_mindspore(config, overrides):
+        done = subprocess.run(
+            command(config, *overrides, processes=processes),
+            env=environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        output = done.stdout
+    else:
+        from tests.support.runs import forked
+
+        output = forked.finish(forked.ranks(["train", str(config), *overrides], processes))
+    summary: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return summary
+
+
+def on_mindspore(config: Path, overrides: Sequence[str]) -> bool:
+    return yaml.safe_load(config.read_text())["backend"] == "mindspore" or "backend=mindspore" in overrides
 
 
 def train_here(config: Path, *overrides: str) -> dict[str, Any]:

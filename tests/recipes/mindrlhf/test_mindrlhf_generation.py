@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torch.utils.flop_counter")
 
 
-TOKENS = 128
+TOKENS = 64
 
 
 def recomputed(model: Any, prompt: list[int]) -> list[int]:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import pairwise
@@ -26,9 +22,9 @@ from mindrlhf_grpo.recipes.raiden.generation import Draft, Job, Writer
 from mindrlhf_grpo.recipes.raiden.languages import load_texts
 from mindrlhf_grpo.recipes.raiden.progress import Progress, clock
 from mindrlhf_grpo.recipes.raiden.splits import without_repeats
-from tests.support import tiny
 from tests.support.fake_chat_server import FakeChatServer, serve
 from tests.support.recipes.raiden_files import SAID, task_of, write_profiles, writes
+from tests.support.runs import forked
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -362,12 +358,11 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path, capsys: pytest.Ca
     with serve(writes, seconds=0.02) as server:
         arguments = ("generate", "--profiles_file", profiles, "--output_dir", tmp_path / "out", "--base_url", server.url,
                      "--auto_detect", "--concurrency", "2")  # fmt: skip
-        killed = subprocess.Popen([sys.executable, "-m", "mindrlhf_grpo", *command(*arguments)], env=tiny.environment())
+        killed = forked.start(command(*arguments))
         while not journal.exists() or len(journal.read_bytes().splitlines()) < 6:
             time.sleep(0.01)
             assert killed.poll() is None
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.wait()
+        killed.kill()
         found = run(capsys, *arguments)
     assert found["done_before"] >= 5
     assert (found["wanted"], found["kept"]) == (16, 16)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from mindrlhf_grpo.recipes.raiden.training import read_training
 from mindrlhf_grpo.trainers.preflight import problems_of
 from tests.support import tiny
 from tests.support.recipes.raiden_files import EXAMPLE, prepare, samples
+from tests.support.runs import forked
 from tests.support.runs.commands import command
 
 pytestmark = pytest.mark.trains
@@ -38,11 +37,8 @@ def recipe(*arguments: str | Path, processes: int = 1) -> dict[str, Any]:
         assert alone.code == 0, alone.out[-2000:] + alone.err[-4000:]
         summary: dict[str, Any] = json.loads(alone.out.strip().splitlines()[-1])
         return summary
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    words = [sys.executable, *launcher, "-m", "mindrlhf_grpo", "recipe", "raiden", *map(str, arguments)]
-    done = subprocess.run(words, env=tiny.environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    output = forked.finish(forked.ranks(["recipe", "raiden", *map(str, arguments)], processes))
+    found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return found
 
 

@@ -119,7 +119,7 @@ def test_policy_and_five_judges_take_turns_in_memory(made: Path, tmp_path: Path)
     registry = json.dumps({**shared, "safety": str(made / "safety"), "value": str(made / "value")})
     command = words(made, tmp_path / "run", "--reward_pretrain", registry, rows="mixed.jsonl")
     command += ["train.steps=2", "data.shuffle=false"]  # each step has every label
-    run([command[0], str(script), *command[3:]])
+    run([str(script), *command])
     log = json.loads(Path(f"{script}.log").read_text())
     judges = [f"{act} {name}" for name in ("base", "safety", "value") for act in ("load", "free")]
     rehearsal, turn = judges, ["wake up", "sleep", *judges]  # each judge is tried, and freed, before the first step

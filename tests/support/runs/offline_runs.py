@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from mindrlhf_grpo.config.offline import OfflineConfig
 from tests.support import tiny
+from tests.support.runs import forked
 
 CHATML = (
     "{% for m in messages %}{{ m.role[0] }} {{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %}\n{% endfor %}"
@@ -82,9 +81,4 @@ def run_apart(configs: list[dict[str, Any]], folder: Path, *, processes: int) ->
     """Train one configuration after the other in processes of their own."""
     script = folder / "train_offline.py"
     script.write_text(PROGRAM)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), json.dumps(configs)],
-        env=tiny.environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    forked.finish(forked.ranks([str(script), json.dumps(configs)], processes))
