@@ -21,6 +21,8 @@ SERVE := .venv-serve
 RUN_FILES := requirements/run.txt setup.py pyproject.toml
 MINDSPORE_FILES := $(RUN_FILES) requirements/mindspore.txt
 DEV_FILES := $(MINDSPORE_FILES) requirements/dev.txt requirements/tasks.txt requirements/templates.txt
+# Every test starts processes: none compiles what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 digest = $(shell cat $(1) | cksum | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/run-$(call digest,$(RUN_FILES))
 MINDSPORE_STAMP := $(VENV)/mindspore-$(call digest,$(MINDSPORE_FILES))
@@ -125,10 +127,10 @@ grep -rl --include='test_*.py' 'mark.trains' tests/on_mindspore | sort | OMP_NUM
 	$(BIN)/python -m pytest -m 'trains and not slow' $(PYTEST_ARGS)
 endef
 
-# MindSpore keeps what it has compiled: a process for every six files bounds the memory. Exit code 5: all skipped.
+# MindSpore keeps what it has compiled: a process for every four files bounds the memory. Exit code 5: all skipped.
 define tests
 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/on_mindspore $(1) $(PYTEST_ARGS) && \
-find tests/on_mindspore -name 'test_*.py' | sort | OMP_NUM_THREADS=1 xargs -P 2 -n 6 sh -c \
+find tests/on_mindspore -name 'test_*.py' | sort -r | OMP_NUM_THREADS=1 xargs -P 2 -n 4 sh -c \
 	'$(BIN)/python -m pytest "$$@" $(1) $(PYTEST_ARGS) || [ $$? = 5 ] || { echo "failed: $$@"; exit 1; }' sh
 endef
 

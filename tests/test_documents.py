@@ -21,6 +21,7 @@ import pytest
 import typer
 import yaml
 
+from mindrlhf_grpo.capacity import machine
 from mindrlhf_grpo.cli.explain import KINDS
 from mindrlhf_grpo.cli.main import app, main
 from mindrlhf_grpo.cli.recipe import recipe_names
@@ -28,6 +29,7 @@ from mindrlhf_grpo.data.sources import read_rows
 from tests.support import documents as docs
 from tests.support.documents import Command
 from tests.support.repository import ROOT, files, tree
+from tests.support.runs.commands import PROBED
 from tests.support.tiny import environment, write_model
 
 README = Path("README.md")
@@ -243,6 +245,7 @@ SHORT_ONLINE = [*SHORT, "rollout.group_size=4", "rollout.max_tokens=4", "model.d
 def run(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of a command, run in this process and in the given folder."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(machine, "probe", PROBED)
     monkeypatch.setenv("MINDRLHF_DEBUG", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit) as stopped:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -80,8 +81,9 @@ def processors() -> int:
 
 
 def backend_states() -> list[BackendState]:
-    """The state of every known backend."""
-    return [backend_state(name) for name in sorted(available_backends())]
+    """The state of every known backend; their frameworks are asked at the same time, which is mostly import."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(backend_state, sorted(available_backends())))
 
 
 def backend_state(name: str) -> BackendState:

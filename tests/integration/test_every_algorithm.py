@@ -37,7 +37,9 @@ def trained(folder: Path, name: str, *overrides: str) -> Path:
     return folder / name
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
 @pytest.mark.row("mindrlhf", "GRPO")
 @pytest.mark.row("mindrlhf", "PPO")
 def test_reward_rises_by_a_third_of_the_way(folder: Path, name: str) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import tiny
 from tests.support.runs.commands import command
-from tests.support.tiny import environment
 
 pytest.importorskip("torch")
 
@@ -94,11 +92,11 @@ def test_mistakes_are_one_clear_error(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_two_runs_are_compared_step_by_step(tmp_path: Path) -> None:
-    benchmark = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "parity.py"
-    words = [sys.executable, benchmark, "--folder", tmp_path, "--backends", "torch", "torch", "--steps", "2"]
-    done = subprocess.run([*map(str, words)], env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+    config = tiny.prepare(tmp_path, train={"steps": 2})
+    for name in ("torch", "torch-again"):
+        tiny.train(config, f"run_dir={tmp_path / name}")
+    code, last, errors = parity("runs", tmp_path / "torch", tmp_path / "torch-again")
+    assert code == 0, errors
     assert last["runs"] == ["torch", "torch-again"]
     assert (last["passed"], last["steps"], last["same_tokens"], last["same_rewards"]) == (True, 2, True, True)
 

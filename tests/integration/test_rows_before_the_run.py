@@ -18,8 +18,8 @@ from tests.support.runs.resumed import assert_same
 
 pytestmark = pytest.mark.trains
 
-ROWS = 400
-BAD = {"null": None, "long": "1+" * 60}  # of row 300
+ROWS = 160
+BAD = {"null": None, "long": "1+" * 60}  # of row 120
 REMEDIES = {
     "null": ["data.bad_rows=skip"],
     "long": ["data.overlong=drop"],
@@ -33,15 +33,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_rows(folder: Path, kind: str) -> Path:
-    """Rows of additions, of which row 300 is bad, and a configuration that meets it in its twelfth step."""
+    """Rows of additions, of which row 120 is bad, and a configuration that meets it in its twelfth step."""
     rows: list[dict[str, Any]] = [{"prompt": f"{n % 10}+{n // 10 % 10}=", "answer": "1"} for n in range(ROWS)]
-    rows[299]["prompt"] = BAD[kind.split()[0]]
+    rows[119]["prompt"] = BAD[kind.split()[0]]
     if "limit" in kind:
-        rows[299]["prompt"] = "1+" * 55
+        rows[119]["prompt"] = "1+" * 55
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = tiny.settings(
-        folder, data={"max_prompt_tokens": 100, "shuffle": False}, train={"steps": 13, "prompts_per_step": 25},
-        rollout={"group_size": 2, "max_tokens": 8, "slots": 50}, checkpoint={"every": 5},
+        folder, data={"max_prompt_tokens": 100, "shuffle": False}, train={"steps": 13, "prompts_per_step": 10},
+        rollout={"group_size": 2, "max_tokens": 8, "slots": 20}, checkpoint={"every": 5},
     )  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
@@ -49,14 +49,14 @@ def write_rows(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_row_is_found_before_the_first_step(folder: Path, tmp_path: Path, kind: str) -> None:
-    """Newcomer's first P1, with its own rows: row 300 of 400."""
+    """Newcomer's first P1, with its own rows: a bad row late among the others."""
     config = write_rows(folder, kind)
     for verb in ("doctor", "train"):
         done = command(verb, config, f"run_dir={tmp_path / 'run'}")
         said = done.out + done.err
         assert done.code == {"doctor": 1, "train": 2}[verb]
-        assert "1 of 400 rows of" in said
-        assert "rows.jsonl:300: the prompt" in said
+        assert "1 of 160 rows of" in said
+        assert "rows.jsonl:120: the prompt" in said
         assert REMEDIES[kind][0].partition("=")[0] in said
     assert not (tmp_path / "run").exists()
 
@@ -70,7 +70,7 @@ def test_the_remedy_that_an_error_names_works_on_a_run_that_met_the_row(
     run, known = f"run_dir={tmp_path / 'run'}", f"run_dir={tmp_path / 'known'}"
     with monkeypatch.context() as unchecked:
         unchecked.setattr(PromptStream, "checked", 40)
-        with pytest.raises(DataError, match=r"rows\.jsonl:300: the prompt"):
+        with pytest.raises(DataError, match=r"rows\.jsonl:120: the prompt"):
             tiny.train(config, run)
     assert steps(tmp_path / "run" / "checkpoints")[-1] == 10
     tiny.train(config, run, *REMEDIES[kind])

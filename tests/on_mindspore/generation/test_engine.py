@@ -61,7 +61,10 @@ def expected(folder: Path) -> Any:
     return make_torch_engine(folder)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+# the rules one by one: conformance, and the sampler's own tests
+@pytest.mark.parametrize(
+    "rule", [RULES[0], *(pytest.param(rule, marks=pytest.mark.slow) for rule in RULES[1:])], ids=str
+)
 def test_tokens_are_those_of_the_torch_engine(engine: MindSporeEngine, expected: Any, rule: dict[str, Any]) -> None:
     prompts = make_prompts()
     ours, theirs = (one.generate(prompts, sampling(**rule), group_size=4) for one in (engine, expected))
@@ -71,6 +74,7 @@ def test_tokens_are_those_of_the_torch_engine(engine: MindSporeEngine, expected:
     assert (rollout.ids.dtype, rollout.logps.dtype) == (np.int32, np.float32)
 
 
+@pytest.mark.slow  # conformance: completions_do_not_depend_on_order and _slots
 def test_tokens_do_not_depend_on_neighbours_order_or_slots(engine: MindSporeEngine) -> None:
     prompts, rule = make_prompts((5, 3, 9, 3, 12, 30)), sampling()
     together = tokens_of(engine.generate(prompts, rule, group_size=3))

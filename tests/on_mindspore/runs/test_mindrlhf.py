@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("snippet", ["grpo", "ppo"])
+@pytest.mark.parametrize("snippet", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])  # test_online runs PPO
 @pytest.mark.row("mindrlhf", "Facade")
 def test_a_snippet_runs_unmodified(folder: Path, snippet: str) -> None:
     environment = {

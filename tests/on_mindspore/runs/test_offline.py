@@ -38,7 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("rows", "name"), [("chats", "sft"), ("pairs", "dpo"), ("pairs", "bradley_terry")])
+# the other objectives' numbers: training/test_offline_losses
+ROWS = [pytest.param("chats", "sft", marks=pytest.mark.slow), ("pairs", "dpo"),
+        pytest.param("pairs", "bradley_terry", marks=pytest.mark.slow)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "name"), ROWS)
 @pytest.mark.row("mindrlhf", "DPO/RM")
 def test_it_learns_and_its_curves_are_torchs(rows: str, name: str, folder: Path) -> None:
     summaries: dict[str, dict[str, Any]] = {}

@@ -28,7 +28,8 @@ RUNS: dict[str, dict[str, Any]] = {
 CURVES = ("reward/mean", "loss", "entropy", "kl/mean", "length/mean", "critic/loss", "critic/value")
 
 
-@pytest.mark.parametrize("name", RUNS)
+# GRPO alone: test_mindrlhf's snippet, and the conformance suite
+@pytest.mark.parametrize("name", [pytest.param("grpo", marks=pytest.mark.slow), "ppo"])
 @pytest.mark.row("mindrlhf", "Backend parity")
 @pytest.mark.row("mindrlhf", "GRPO")
 @pytest.mark.row("mindrlhf", "PPO")

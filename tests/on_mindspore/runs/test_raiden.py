@@ -18,6 +18,7 @@ pytest.importorskip("mindspore")
 pytestmark = pytest.mark.trains
 
 
+@pytest.mark.slow  # the loop is test_online's; torch runs it all
 @pytest.mark.row("raiden", "Trainers A/B")
 def test_the_reward_rises_and_sbk_and_cm_are_reported_by_language(tmp_path: Path) -> None:
     config = prepare(tmp_path, num_epochs=20, eval_steps=20)

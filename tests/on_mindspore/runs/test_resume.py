@@ -35,6 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return config
 
 
+@pytest.mark.slow  # the session is the core's, shown on torch; kill -9 below
 def test_sigterm_ends_a_run_after_its_step_and_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
     """Finding newcomer P2 (saving on SIGTERM), on MindSpore."""
     run = tmp_path / "stopped"

@@ -28,6 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.row("safe_rank", "End-to-end")
+@pytest.mark.slow  # the loop is test_online's; torch runs it all
 @pytest.mark.parametrize("mode", ["grpo", "gdpo"])
 def test_violations_go_and_recall_stays(world: Path, tmp_path: Path, mode: str) -> None:
     config = tmp_path / "config.yaml"

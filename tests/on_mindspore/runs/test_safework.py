@@ -31,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared(tmp_path_factory.mktemp("safework") / "tiny")
 
 
+@pytest.mark.slow  # the loop is test_online's and test_resume's; torch runs it all
 @pytest.mark.row("safework", "End-to-end")
 @pytest.mark.row("safework", "Resume/W&B")
 @pytest.mark.row("safework", "DAPO")

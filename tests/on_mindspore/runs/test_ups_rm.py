@@ -62,6 +62,7 @@ def test_a_reward_model_is_checked_and_a_body_is_none(folder: Path) -> None:
         ups_rm_files.run("check-rm", "--model_path", folder / "body", "--backend", "mindspore")
 
 
+@pytest.mark.slow  # test_scores_and_embeddings... and test_online hold the parts; torch runs it all
 @pytest.mark.row("ups_rm", "Training")
 @pytest.mark.row("ups_rm", "Group log")
 def test_the_policy_loses_the_word_and_its_score_rises(folder: Path) -> None:

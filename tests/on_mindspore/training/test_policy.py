@@ -64,9 +64,11 @@ def assert_close(one: dict[str, Any], other: dict[str, Any], tolerance: float) -
 
 
 PLAIN = pytest.param({"layout": "plain"}, marks=pytest.mark.slow, id="plain")
+# conformance: adapters_are_computed_and_alone_are_trained
+ADAPTED = pytest.param(LORA, marks=pytest.mark.slow, id="lora")
 
 
-@pytest.mark.parametrize("model", [pytest.param({}, id="shared"), PLAIN, pytest.param(LORA, id="lora")])
+@pytest.mark.parametrize("model", [pytest.param({}, id="shared"), PLAIN, ADAPTED])
 def test_log_probs_gradients_and_twenty_steps_equal_torchs(folder: Path, model: dict[str, Any]) -> None:
     pair = Pair(folder, **model)
     theirs, ours = pair.policies
@@ -91,6 +93,7 @@ def test_log_probs_gradients_and_twenty_steps_equal_torchs(folder: Path, model: 
     assert_close(*pair.weights(), 1e-4)
 
 
+@pytest.mark.slow  # conformance: gradients_do_not_depend_on_micro_batches
 def test_the_size_of_micro_batches_does_not_change_the_update(shallow: Path) -> None:
     results = []
     for budget in (1, 24, 8192):
@@ -169,7 +172,11 @@ def test_a_reference_of_lora_cannot_be_moved(folder: Path) -> None:
         policy.sync_reference(1.0)
 
 
-@pytest.mark.parametrize("model", [{}, LORA], ids=["full", "lora"])
+# conformance resumes a full policy
+FULL = pytest.param({}, marks=pytest.mark.slow, id="full")
+
+
+@pytest.mark.parametrize("model", [FULL, pytest.param(LORA, id="lora")])
 def test_a_restored_policy_goes_on_bit_for_bit(shallow: Path, tmp_path: Path, model: dict[str, Any]) -> None:
     config = tiny_policy.run_config(shallow, device="cpu", **model)
     batch = tiny_policy.make_batch()

@@ -101,7 +101,7 @@ def test_a_head_of_another_size_is_refused_with_its_shapes(tmp_path: Path) -> No
         ours(path)
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("lora_rank", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_is_bit_identical(tmp_path: Path, lora_rank: int) -> None:
     path, batch = write_model(tmp_path / "lm"), make_batch()
     straight, resumed = (ours(path, "before", lora_rank=lora_rank) for _ in range(2))
