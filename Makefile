@@ -39,7 +39,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-peers train quickstart-tiny own-algorithm ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow test-tokenizers docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help test-suite setup setup-dev setup-peers train quickstart-tiny own-algorithm ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow test-tokenizers docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,7 +100,10 @@ serve-check: $(RUN_STAMP) $(SERVE_STAMP) ## recipes against a real vLLM server o
 parity: $(MINDSPORE_STAMP) ## the same GRPO run on torch and on MindSpore, in processes of their own, compared step by step
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/parity.py
 
-test: lint typecheck ## lint, types and the whole test suite but its slow runs
+test: lint ## lint, types and the whole test suite but its slow runs
+	@$(MAKE) --no-print-directory -j 2 typecheck test-suite
+
+test-suite: $(DEV_STAMP)
 	@$(call tests,)
 
 test-slow: $(DEV_STAMP) ## the slow runs: both engines in parity, two workers under msrun, and others

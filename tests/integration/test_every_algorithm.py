@@ -19,7 +19,7 @@ REFERENCES = {"from a file": f"{ROOT / 'examples/own_algorithm/gpg.py'}:GPG"}
 NAMES = [*ALGORITHMS, *REFERENCES]
 
 
-QUICK = {"grpo", "ppo", "gspo", "reinforce_pp", "remax", "from a file"}  # groups, critic, sequences, batch, baseline
+QUICK = {"grpo", "ppo", "gspo", "from a file"}
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,9 @@ def test_supervised_fine_tuning_lowers_the_held_out_perplexity(folder: Path, tmp
     assert shown.trend == "better"
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "aot_unpaired", "simpo"])
+@pytest.mark.parametrize(
+    "name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ipo", "aot_unpaired", "simpo"))]
+)
 @pytest.mark.row("mindrlhf", "DPO/RM")
 def test_preferences_are_learned(name: str, many: Path, tmp_path: Path) -> None:
     summary = trained(many, tmp_path, "pairs", {"name": name}, train={"steps": 30, "prompts_per_step": 16})

@@ -48,6 +48,7 @@ def test_sigterm_ends_a_run_after_its_step_and_changes_no_bit(undisturbed: Path,
     assert_same(run, undisturbed.parent / "run", STEPS)
 
 
+@pytest.mark.slow  # conformance resumes bit for bit; torch kills
 @pytest.mark.row("mindrlhf", "Incremental/reshard/swap/resume")
 def test_kill_9_between_two_checkpoints_changes_no_bit(undisturbed: Path, tmp_path: Path) -> None:
     config = undisturbed

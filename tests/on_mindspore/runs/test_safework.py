@@ -56,6 +56,7 @@ def test_thinking_in_tags_is_learned_and_a_run_goes_on(made: Path, tmp_path: Pat
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow  # generation/test_language_model compares with torch; below they are asked
 @pytest.mark.row("safework", "Co-location")
 @pytest.mark.row("safework", "Custom RM")
 @pytest.mark.row("safework", "Routing")

@@ -76,6 +76,7 @@ def test_tokens_go_to_rows_and_back() -> None:
     assert (both[places[real:]] == last).all()
 
 
+@pytest.mark.slow  # conformance: gradients_do_not_depend_on_micro_batches
 def test_padding_changes_no_loss_and_no_gradient(folder: Path) -> None:
     batch, policy = make_batch(GROUPS), load(folder)
     results = []

@@ -84,6 +84,7 @@ def test_a_causal_lm_gets_the_same_head_as_on_torch_and_is_saved_as_a_classifier
     np.testing.assert_allclose(theirs(tmp_path / "saved").values(batch), model.values(batch), rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow  # runs/test_ups_rm scores with one
 def test_an_mlp_head_gives_and_learns_what_it_does_on_torch(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"score.0.weight": (5, 32), "score.0.bias": (5,), "score.2.weight": (1, 5), "score.2.bias": (1,)}
@@ -101,7 +102,7 @@ def test_a_head_of_another_size_is_refused_with_its_shapes(tmp_path: Path) -> No
         ours(path)
 
 
-@pytest.mark.parametrize("lora_rank", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lora_rank", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_resume_is_bit_identical(tmp_path: Path, lora_rank: int) -> None:
     path, batch = write_model(tmp_path / "lm"), make_batch()
     straight, resumed = (ours(path, "before", lora_rank=lora_rank) for _ in range(2))
