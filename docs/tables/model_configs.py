@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.tables.document import between, print_or_write
-from mindrlhf_grpo.capacity.dry_run import GIB, MACHINES, beyond, examine_config
+from mindrlhf_grpo.capacity.dry_run import GIB, MACHINES, beyond, examine_config, quoted
 from mindrlhf_grpo.capacity.memory import peak
 
 FOLDER = Path(__file__).resolve().parents[2] / "model_configs"
@@ -53,7 +53,7 @@ def verdict(machine: Mapping[str, Any]) -> str:
         return f"no, the {machine['backend']} backend has no {images[0]}"
     if machine["fits"]:
         return "yes"
-    changed = f"; with `{' '.join(machine['change'])}`" if machine["change"] else ""
+    changed = f"; with `{' '.join(map(quoted, machine['change']))}`" if machine["change"] else ""
     return f"no, {machine['peak'] / GIB:,.0f} GiB on {machine['layout']}{changed}"
 
 

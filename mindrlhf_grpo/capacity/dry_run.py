@@ -9,15 +9,30 @@ from typing import Any
 
 from ..algorithms.plan import resolve
 from ..config.file import AnyConfig, read_config
+from ..config.parallel import ParallelConfig
 from ..config.run import RunConfig
 from ..errors import ConfigError, UserError
 from ..model_files.architecture import Architecture
 from ..model_files.weights import parameter_count, weight_shapes
-from .device_layout import plans
+from ..parallel.mesh import check_sizes
+from .device_layout import NODE, NODES, DeviceLayout, plans, runnable
 from .known_models import find_architecture, find_known
 from .memory import peak
 from .model_shape import ModelShape, model_shape
-from .prediction import Prediction, largest_scorer, layout_of, predict, refused, remedies, smallest, strategies_of
+from .prediction import (
+    WHOLE_WEIGHTS,
+    Prediction,
+    cuts_matrices,
+    largest_scorer,
+    layout_of,
+    predict,
+    refused,
+    remedies,
+    runs,
+    slices_of,
+    smallest,
+    strategies_of,
+)
 
 GIB = 2**30
 
@@ -60,6 +75,7 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
         frozen = config.model.freeze.prefixes if config.model.freeze is not None else ()
         shape = model_shape(architecture, weight_shapes(architecture), frozen)
         check_rules(config, shape)
+        check_slices(config, architecture)
         findings["model"] = {"path": config.model.path, "parameters": shape.parameters}
         known = find_known(config.model.path)
         if known is not None:
@@ -87,6 +103,13 @@ def check_rules(config: AnyConfig, shape: ModelShape) -> None:
         raise ConfigError(refused(config, shape))
 
 
+def check_slices(config: AnyConfig, architecture: Architecture) -> None:
+    """Raise ConfigError for a model that cannot be cut as training or engine ask for."""
+    for key, part in (("parallel.tensor", config.parallel), ("rollout.parallel.tensor", config.rollout.parallel)):
+        if part is not None:
+            check_sizes(architecture, part.tensor, key)
+
+
 def count_weights(path: str) -> int:
     """Count the weights of a known model, or of one whose config.json is here."""
     return parameter_count(find_architecture(path))
@@ -95,31 +118,62 @@ def count_weights(path: str) -> int:
 def on_machine(
     config: AnyConfig, architecture: Architecture, shape: ModelShape, machine: Machine, scorer: int = 0
 ) -> dict[str, Any]:
-    """The findings for one machine: the memory as configured, and if it is too much, remedies and the smallest layout.
+    """The findings for one machine: the memory as configured and on every layout that its backend can run.
 
-    Settings that its backend does not support are left out of the configuration first.
+    If it is too much as configured: remedies and the smallest layout on which it would fit. Settings that the backend
+    does not support are left out of the configuration first.
     """
     missing = lacks(config, architecture, machine)
-    config = config.model_copy(update={"backend": machine.backend})
-    if config.parallel is not None and config.parallel.strategy not in strategies_of(machine.backend):
-        config = config.model_copy(update={"parallel": None})
+    config = supported(config.model_copy(update={"backend": machine.backend}))
     layout = layout_of(config, machine.devices)
     prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
+    slices = slices_of(architecture, NODE)
+    here = [one for one in backend_layouts(config, machine.devices, slices) if accepted(config, one, shape)]
     findings = {
         "name": machine.name, "backend": machine.backend, "devices": machine.devices, "available": machine.available,
         "layout": str(layout), **as_values(prediction), "fits": prediction.peak <= machine.available,
         "lacks": missing, "change": [], "plan": None,
+        "layouts": [
+            {"layout": str(one), "peak": predict(config, shape, one, "accelerator", scorer=scorer).peak} for one in here
+        ],
     }  # fmt: skip
     if findings["fits"]:
         return findings
-    findings["change"] = remedies(config, shape, machine.devices, machine.available, scorer=scorer)
+    findings["change"] = remedies(config, shape, machine.devices, machine.available, slices=slices, scorer=scorer)
     experts = architecture.experts.count if architecture.experts else 0
-    layouts = plans(architecture.kv_heads, architecture.layers, experts)
+    larger = (one for count in NODES for one in backend_layouts(config, count * NODE, slices))
+    layouts = [*(one for one in larger if accepted(config, one, shape)), *plans(slices, architecture.layers, experts)]
     plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
-        runs = plan[0].runs and plan[0].strategy in strategies_of(machine.backend)
-        findings["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": runs, **as_values(plan[1])}
+        made = runs(plan[0], machine.backend) and (machine.images or not architecture.vision)
+        findings["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": made, **as_values(plan[1])}
     return findings
+
+
+def supported(config: AnyConfig) -> AnyConfig:
+    """A configuration without the divisions over ranks that its backend does not have."""
+    if config.parallel is not None and config.parallel.strategy not in strategies_of(config.backend):
+        config = config.model_copy(update={"parallel": None})
+    if cuts_matrices(config.backend):
+        return config
+    if config.parallel is not None:
+        config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"tensor": 1})})
+    if isinstance(config, RunConfig):
+        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"parallel": None})})
+    return config
+
+
+def backend_layouts(config: AnyConfig, devices: int, slices: Sequence[int]) -> Iterator[DeviceLayout]:
+    """Yield the layouts of so many devices that a configuration's backend can run."""
+    sizes = slices if cuts_matrices(config.backend) else (1,)
+    return runnable(devices, sizes, strategies_of(config.backend), whole=config.backend in WHOLE_WEIGHTS)
+
+
+def accepted(config: AnyConfig, layout: DeviceLayout, shape: ModelShape) -> bool:
+    """True where the backend takes a configuration with this layout's strategy and tensor groups."""
+    changed = {"strategy": layout.strategy, "tensor": layout.tensor}
+    parallel = (config.parallel or ParallelConfig()).model_copy(update=changed)
+    return not refused(config.model_copy(update={"parallel": parallel}), shape)
 
 
 def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> list[str]:
@@ -127,6 +181,9 @@ def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> li
     missing = ["models that read images"] if architecture.vision and not machine.images else []
     if config.parallel is not None and config.parallel.strategy not in strategies_of(machine.backend):
         missing.append(f"parallel.strategy={config.parallel.strategy}")
+    if not cuts_matrices(machine.backend):
+        parts = {"parallel.tensor": config.parallel, "rollout.parallel.tensor": config.rollout.parallel}
+        missing += [f"{key}={part.tensor}" for key, part in parts.items() if part is not None and part.tensor > 1]
     return missing
 
 
@@ -145,13 +202,20 @@ def problems_on(machine: Mapping[str, Any]) -> Iterator[str]:
 
 def too_large(machine: Mapping[str, Any]) -> str:
     """The message about the phase that is too large on a machine, with what to change."""
-    changes = f"fits with {' '.join(machine['change'])}" if machine["change"] else "no setting makes it fit"
+    changes = (
+        f"fits with {' '.join(map(quoted, machine['change']))}" if machine["change"] else "no setting makes it fit"
+    )
     plan = machine["plan"]
     split = f"; as it is, it takes {plan['devices']} devices ({plan['layout']}{beyond(plan)})" if plan else ""
     return (
         f"phase {machine['peak_phase']} needs about {machine['peak'] / GIB:.1f} GiB on a device of {machine['name']}, "
         f"{machine['available'] / GIB:.0f} GiB can be used; {changes}{split}"
     )
+
+
+def quoted(setting: str) -> str:
+    """A setting as a shell takes it."""
+    return f"'{setting}'" if " " in setting else setting
 
 
 def beyond(plan: Mapping[str, Any]) -> str:
@@ -181,7 +245,8 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
         if machine["lacks"]:
             yield f"  left out, as the {machine['backend']} backend does not have it yet: {', '.join(machine['lacks'])}"
         if not machine["fits"]:
-            yield f"  change: {' '.join(machine['change']) or 'no setting makes it fit'}"
+            yield f"  change: {' '.join(map(quoted, machine['change'])) or 'no setting makes it fit'}"
+        yield from _layouts(machine)
         if machine["plan"]:
             plan = machine["plan"]
             yield (
@@ -191,6 +256,16 @@ def _lines(findings: Mapping[str, Any]) -> Iterator[str]:
     for problem in findings["problems"]:
         yield f"problem: {problem}"
     yield "It fits." if findings["ok"] else "It does not fit." if findings["machines"] else "Not ready."
+
+
+def _layouts(machine: Mapping[str, Any]) -> Iterator[str]:
+    """The peak of every layout that can be run."""
+    peaks = (f"{one['layout']} {one['peak'] / GIB:.1f}{mark(one, machine)}" for one in machine["layouts"])
+    yield f"  peak in GiB by layout (! does not fit): {', '.join(peaks)}"
+
+
+def mark(layout: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    return "!" if layout["peak"] > machine["available"] else ""
 
 
 def _phases(machine: Mapping[str, Any]) -> Iterator[str]:

@@ -55,7 +55,7 @@ def optimizer_bytes(trainable: int, dtype: str) -> int:
     return trainable * (8 if dtype == "float32" else 12)
 
 
-def state_bytes(layout: DeviceLayout, trained: tuple[int, int], dtype: str) -> int:
+def state_bytes(layout: DeviceLayout, trained: tuple[int, ...], dtype: str) -> int:
     """The optimizer state of one device; beside whole weights a share of it has float32 copies of its own."""
     return optimizer_bytes(layout.stepped(*trained), "bfloat16" if layout.whole else dtype)
 
@@ -72,13 +72,16 @@ def kv_cache_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
     return shape.layers * (shape.cached or 2 * shape.key) * positions * BYTES[dtype]
 
 
-def activation_bytes(shape: ModelShape, tokens: int, dtype: str, *, lora_rank: int, recompute: bool) -> int:
+def activation_bytes(
+    shape: ModelShape, tokens: int, dtype: str, *, lora_rank: int, recompute: bool, tensor: int = 1
+) -> int:
     """The values that a forward pass keeps for the backward pass, and one block's gradients in the backward pass.
 
-    With ``recompute`` a block keeps only its input, and one block at a time is computed again.
+    With ``recompute`` a block keeps only its input, and one block at a time is computed again. Of ``tensor`` ranks each
+    has its slice of the inner width and of the heads, and the stream between blocks in full.
     """
     by_width = KEPT[dtype, lora_rank > 0]
-    widths = (shape.hidden, shape.intermediate, shape.query, shape.key)
+    widths = (shape.hidden, shape.intermediate // tensor, shape.query // tensor, shape.key // tensor)
     stored = sum(size * width for size, width in zip(by_width, widths, strict=True)) + KEPT_ANYWAY
     block = tokens * (stored + 4 * ADAPTED * lora_rank)
     if recompute:
@@ -86,10 +89,11 @@ def activation_bytes(shape: ModelShape, tokens: int, dtype: str, *, lora_rank: i
     return (shape.layers + 1) * block
 
 
-def forward_bytes(shape: ModelShape, tokens: int, dtype: str) -> int:
+def forward_bytes(shape: ModelShape, tokens: int, dtype: str, *, tensor: int = 1) -> int:
     """The values alive at once in a forward pass without gradient: one block's widest ones, and the logits of a chunk."""
-    block = tokens * (3 * shape.hidden + 3 * shape.intermediate + shape.query + 2 * shape.key) * BYTES[dtype]
-    return block + logits_bytes(shape, HEAD_CHUNK, dtype)
+    sliced = (3 * shape.intermediate + shape.query + 2 * shape.key) // tensor
+    block = tokens * (3 * shape.hidden + sliced) * BYTES[dtype]
+    return block + logits_bytes(shape, HEAD_CHUNK, dtype) // tensor
 
 
 def logits_bytes(shape: ModelShape, positions: int, dtype: str) -> int:
@@ -151,7 +155,7 @@ def phases(
     held = lasting(config, shape, layout, reference=reference, critic=critic)
     adapters = adapter_parameters(shape, model.lora_rank)
     kind = "float32" if adapters else model.dtype  # adapters are float32, whatever they adapt
-    copied = layout.held(*((adapters, 0) if adapters else shape.trained)) * BYTES[kind]
+    copied = layout.held(*((adapters,) if adapters else shape.trained)) * BYTES[kind]
     parts = {"load": loading_parts(config, shape, layout, held)}
     if isinstance(config, RunConfig):
         parts["generate"] = {**held, **generation_parts(config, shape, layout)}
@@ -180,9 +184,9 @@ def loading_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, he
 def scoring_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
     """The parts of a forward pass without gradient over a micro-batch."""
     model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
-    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=False) // layout.tensor
+    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=False)
     gathered = gathered_bytes(shape, model, layout, training=False)
-    activations = forward_bytes(shape, tokens, model.dtype) // layout.tensor
+    activations = forward_bytes(shape, tokens, model.dtype, tensor=layout.tensor)
     return {"activations": activations, **nonempty({"gathered": gathered, "vision": vision})}
 
 
@@ -190,15 +194,17 @@ def update_parts(config: AnyConfig, shape: ModelShape, layout: DeviceLayout) -> 
     """The parts of a forward and backward pass over a micro-batch, and the gradients."""
     model, tokens = config.model, micro_batch_tokens(config, layout.ranks)
     adapters = adapter_parameters(shape, model.lora_rank)
-    trained = (adapters, 0) if adapters else shape.trained
-    activations = activation_bytes(shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute)
+    trained = (adapters,) if adapters else shape.trained
+    activations = activation_bytes(
+        shape, tokens, model.dtype, lora_rank=model.lora_rank, recompute=model.recompute, tensor=layout.tensor
+    )
     tower = not adapters and shape.vision_trained
-    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower) // layout.tensor
+    vision = vision_bytes(shape, min(tokens, image_tokens(config)), model.dtype, trained=tower)
     gathered = gathered_bytes(shape, model, layout, training=not adapters)
     gradients = 0 if offloaded(config) else layout.held(*trained) * BYTES["float32" if adapters else model.dtype]
     return {
         "gradients": gradients,
-        "activations": activations // layout.tensor,
+        "activations": activations,
         "head": head_bytes(shape, model.dtype, trained=not adapters) // layout.tensor,
         **nonempty({"gathered": gathered, "vision": vision}),
     }
@@ -213,7 +219,7 @@ def lasting(config: AnyConfig, shape: ModelShape, layout: DeviceLayout, *, refer
     """The parts that stay from phase to phase."""
     model, online, size = config.model, isinstance(config, RunConfig), BYTES[config.model.dtype]
     adapters = adapter_parameters(shape, model.lora_rank)
-    trained, kind = ((adapters, 0), "float32") if adapters else (shape.trained, model.dtype)
+    trained, kind = ((adapters,), "float32") if adapters else (shape.trained, model.dtype)
     weights = layout.held(*shape.split) * size
     parts = {
         "weights": weights + layout.held(adapters) * 4,
@@ -235,10 +241,14 @@ def offloaded(config: AnyConfig) -> bool:
 
 
 def engine_weights(shape: ModelShape, layout: DeviceLayout, *, adapters: bool) -> int:
-    """Count the engine's weights besides the policy's: all where those are sharded, else those with merged adapters."""
-    if layout.sharded:
-        return layout.used(*shape.split)
-    return layout.used(min(shape.adapted, shape.split[0])) if adapters else 0
+    """Count the engine's weights besides the policy's.
+
+    All where the policy's are sharded or cut otherwise; else those with merged adapters.
+    """
+    engine = layout.generating
+    if layout.sharded or engine.tensor != layout.tensor:
+        return engine.held(*shape.split)
+    return engine.held(min(shape.adapted, shape.split[0])) if adapters else 0
 
 
 def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: DeviceLayout, *, training: bool) -> int:
@@ -249,8 +259,8 @@ def gathered_bytes(shape: ModelShape, model: ModelConfig, layout: DeviceLayout, 
     """
     if not layout.sharded:
         return 0
-    everything, (dense, experts) = layout.used(*shape.split), shape.split
-    block = layout.used(dense - shape.embeddings, experts) * layout.pipeline // shape.layers
+    everything, (dense, experts, whole) = layout.used(*shape.split), shape.split
+    block = layout.used(dense - shape.embeddings, experts, whole) * layout.pipeline // shape.layers
     weights = GATHERED * block + shape.embeddings // layout.tensor if layout.strategy == "fsdp" else everything
     gradients = 0 if not training else everything if layout.strategy == "zero1" else block
     return (weights + gradients) * BYTES[model.dtype]
@@ -275,7 +285,7 @@ def without_swapped(config: AnyConfig, phase: str, parts: Parts) -> Parts:
 
 def generation_parts(config: RunConfig, shape: ModelShape, layout: DeviceLayout) -> Parts:
     """The engine's cache and working memory."""
-    rollout, dtype = config.rollout, config.model.dtype
+    rollout, dtype, layout = config.rollout, config.model.dtype, layout.generating
     completions = -(-config.train.prompts_per_step // layout.ranks) * rollout.group_size
     slots = min(rollout.slots, completions)
     positions = slots * (config.data.max_prompt_tokens + rollout.max_tokens)
@@ -287,8 +297,8 @@ def generation_parts(config: RunConfig, shape: ModelShape, layout: DeviceLayout)
         "KV cache": kv_cache_bytes(shape, positions, dtype) // split,
         "logits": logits_bytes(shape, slots, dtype) // layout.tensor,
         "prefill": kv_cache_bytes(shape, prefill, dtype) // split
-        + forward_bytes(shape, prefill, dtype) // layout.tensor,
-        **nonempty({"vision": vision_bytes(shape, images, dtype, trained=False) // layout.tensor}),
+        + forward_bytes(shape, prefill, dtype, tensor=layout.tensor),
+        **nonempty({"vision": vision_bytes(shape, images, dtype, trained=False)}),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..model_files.architecture import Architecture
+from ..parallel.parameter_names import divided_axis
 
 VISION = ("visual", "vision_tower", "multi_modal_projector")  # parts of names, for what reads images
 
@@ -25,6 +26,8 @@ class ModelShape:
         experts: weights of the routed experts, part of ``parameters``.
         embeddings: weights of the embedding, and of the output head where it is not tied.
         frozen: weights that are not trained.
+        whole: weights that every rank of a tensor group holds: norms, what latent attention compresses with, routers, a
+            vision tower.
         cached: numbers in the cache for each token and layer; 0: keys and values of width ``key``.
         vision: weights of the vision tower and its projector; the sizes after it are the tower's.
     """
@@ -42,6 +45,7 @@ class ModelShape:
     experts: int = 0
     embeddings: int = 0
     frozen: int = 0
+    whole: int = 0
     cached: int = 0
     vision: int = 0
     vision_layers: int = 0
@@ -49,14 +53,15 @@ class ModelShape:
     vision_inner: int = 0
 
     @property
-    def split(self) -> tuple[int, int]:
-        """Weights outside routed experts, and inside them."""
-        return self.parameters - self.experts, self.experts
+    def split(self) -> tuple[int, int, int]:
+        """Weights that a tensor group cuts, those of routed experts, and those that all its ranks hold."""
+        return self.parameters - self.experts - self.whole, self.experts, self.whole
 
     @property
-    def trained(self) -> tuple[int, int]:
-        """Trained weights outside routed experts, and inside them."""
-        return self.parameters - self.experts - self.frozen, self.experts
+    def trained(self) -> tuple[int, int, int]:
+        """The same of the trained weights; what is frozen is taken for what all ranks hold, as a vision tower is."""
+        held = max(self.whole - self.frozen, 0)
+        return self.parameters - self.experts - self.frozen - held, self.experts, held
 
     @property
     def vision_trained(self) -> bool:
@@ -96,6 +101,7 @@ def model_shape(
         experts=total(".experts."),
         embeddings=total("embed_tokens", "lm_head"),
         frozen=sum(size for name, size in sizes.items() if name.removeprefix("model.").startswith(untrained)),
+        whole=sum(size for name, size in sizes.items() if divided_axis(name, len(shapes[name])) is None),
         cached=architecture.cached_width,
         vision=total(*VISION),
         vision_layers=vision.layers if vision else 0,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import combinations
+from math import lcm
 from typing import Any, Literal, get_args
 
 from ..algorithms.plan import resolve
 from ..algorithms.task import resolve_objective
+from ..backend import available_backends
 from ..config.file import AnyConfig
 from ..config.parallel import ParallelConfig, Strategy, SwapConfig
 from ..config.run import RunConfig
 from ..errors import UserError
+from ..model_files.architecture import Architecture
+from ..parallel.mesh import divided_sizes, divisors, engine_mesh, training_mesh
 from ..rewards.sources import MODEL_PREFIX
 from .device_layout import DeviceLayout
 from .memory import BYTES, Parts, allocator_bytes, peak, phases
@@ -99,29 +104,67 @@ def strategies_of(backend: str) -> tuple[Strategy, ...]:
     return ("replicate", "zero1", "zero2") if backend in WHOLE_WEIGHTS else get_args(Strategy)
 
 
+def cuts_matrices(backend: str) -> bool:
+    """True where a backend runs tensor parallelism; its framework is not imported."""
+    return "tensor_parallel" not in import_module(available_backends()[backend]).UNSUPPORTED
+
+
+def slices_of(architecture: Architecture, devices: int) -> list[int]:
+    """Sizes of a tensor group that a model allows, within a machine of so many devices."""
+    sizes = [size for _, size in divided_sizes(architecture)]
+    return [count for count in divisors(devices) if all(size % count == 0 for size in sizes)]
+
+
+def runs(layout: DeviceLayout, backend: str) -> bool:
+    """True where a backend can run a layout; any other is a plan."""
+    cut = layout.tensor > 1 or layout.engine > 1
+    return (
+        layout.pipeline == layout.expert == 1
+        and layout.strategy in strategies_of(backend)
+        and (not cut or cuts_matrices(backend))
+    )
+
+
 def layout_of(config: AnyConfig, ranks: int) -> DeviceLayout:
-    """The layout of a run on so many devices: full models, or the strategy of `parallel`."""
-    strategy: Strategy = config.parallel.strategy if config.parallel else "replicate"
-    whole = strategy != "replicate" and config.backend in WHOLE_WEIGHTS
-    return DeviceLayout(ranks=ranks, strategy=strategy, whole=whole)
+    """The layout of a run on so many devices: full models, or as ``parallel`` and ``rollout.parallel`` say.
+
+    Raises:
+        ConfigError: the devices are no whole number of tensor groups.
+    """
+    mesh = training_mesh(ranks, config.parallel)
+    engine = engine_mesh(ranks, config.parallel, config.rollout.parallel).tensor
+    whole = mesh.strategy != "replicate" and config.backend in WHOLE_WEIGHTS
+    return DeviceLayout(
+        ranks=mesh.data, strategy=mesh.strategy, tensor=mesh.tensor, whole=whole,
+        engine=0 if engine == mesh.tensor else engine,
+    )  # fmt: skip
 
 
-def remedies(config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, scorer: int = 0) -> list[str]:
-    """The fewest settings, ``key=value``, with which a run fits; empty if none of the candidates suffice."""
-    known = list(candidates(config, ranks))
+def remedies(
+    config: AnyConfig, shape: ModelShape, ranks: int, available: int, *, slices: Sequence[int] = (1,), scorer: int = 0
+) -> list[str]:
+    """The fewest settings, ``key=value``, with which a run fits; empty if none of the candidates suffice.
+
+    Args:
+        slices: sizes of a tensor group that the model allows.
+    """
+    known = list(candidates(config, ranks, slices))
     for count in range(1, len(known) + 1):
         for chosen in combinations(known, count):
+            if clash([key for key, _ in chosen]):
+                continue
             changed = config
             for setting in chosen:
                 changed = with_setting(changed, setting)
-            if refused(changed, shape):
+            layout = layout_of(changed, ranks)
+            if refused(changed, shape) or not runs(layout, changed.backend):
                 continue
-            if predict(changed, shape, layout_of(changed, ranks), "accelerator", scorer=scorer).peak <= available:
+            if predict(changed, shape, layout, "accelerator", scorer=scorer).peak <= available:
                 return [shown(setting) for setting in chosen]
     return []
 
 
-def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
+def candidates(config: AnyConfig, ranks: int, slices: Sequence[int]) -> Iterator[Setting]:
     """Yield settings that lower the peak; those that do not change the result come first."""
     if not config.model.recompute:
         yield ("model", "recompute"), True
@@ -135,13 +178,33 @@ def candidates(config: AnyConfig, ranks: int) -> Iterator[Setting]:
             yield ("rollout", "slots"), 8
         if config.swap is None:
             yield ("swap", ""), SwapConfig()
-    least = strategies_of(config.backend)[-1]
-    if ranks > 1 and (config.parallel is None or config.parallel.strategy != least) and not config.model.lora_rank:
-        yield ("parallel", "strategy"), least
+    yield from divisions(config, ranks, slices)
     if config.model.dtype == "float32":
         yield ("model", "dtype"), "bfloat16"
     if not config.model.lora_rank:
         yield ("model", "lora_rank"), ADAPTER_RANK
+
+
+def divisions(config: AnyConfig, ranks: int, slices: Sequence[int]) -> Iterator[Setting]:
+    """Yield settings that divide the model over more ranks: a strategy, then larger and larger tensor groups."""
+    least, parallel = strategies_of(config.backend)[-1], config.parallel
+    shares = ranks > 1 and not config.model.lora_rank
+    if shares and (parallel is None or parallel.strategy != least):
+        yield ("parallel", "strategy"), least
+    for size in slices if cuts_matrices(config.backend) else ():
+        if parallel is not None and size > parallel.tensor:
+            yield ("parallel", "tensor"), size
+        elif parallel is None and size > 1:
+            yield ("parallel", ""), ParallelConfig(strategy="replicate", tensor=size)
+            if shares and size < ranks:
+                yield ("parallel", ""), ParallelConfig(strategy=least, tensor=size)
+
+
+def clash(keys: Sequence[tuple[str, str]]) -> bool:
+    """True where one key, or a section and a key of it, would be set twice."""
+    sections = [section for section, name in keys if not name]
+    names = [section for section, name in keys if name]
+    return len(set(keys)) < len(keys) or bool(set(sections) & set(names))
 
 
 def refused(config: AnyConfig, shape: ModelShape) -> str:
@@ -160,9 +223,15 @@ def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:
     if not name:
         return config.model_copy(update={section: value})
     if section == "parallel" and config.parallel is None:
-        return config.model_copy(update={"parallel": ParallelConfig(strategy=value)})
+        return config.model_copy(update={"parallel": ParallelConfig.model_validate({name: value})})
     inner = getattr(config, section)
     return config.model_copy(update={section: inner.model_copy(update={name: value})})
+
+
+def fewest_slices(config: AnyConfig) -> int:
+    """The least number of ranks that training and engine both cut into whole tensor groups."""
+    parts = (config.parallel, config.rollout.parallel)
+    return lcm(*(part.tensor for part in parts if part is not None))
 
 
 def smallest(
@@ -177,6 +246,9 @@ def smallest(
 
 
 def shown(setting: Setting) -> str:
-    """A setting as written on the command line; a section of defaults is ``{}``."""
+    """A setting as written on the command line; a section as the keys that differ from their defaults."""
     (section, name), value = setting
-    return f"{section}.{name}={'true' if value is True else value}" if name else f"{section}={{}}"
+    if name:
+        return f"{section}.{name}={'true' if value is True else value}"
+    changed = ", ".join(f"{key}: {one}" for key, one in value.model_dump(exclude_defaults=True).items())
+    return f"{section}={{{changed}}}"

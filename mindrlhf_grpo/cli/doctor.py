@@ -11,7 +11,7 @@ from typing import Any
 from ..capacity.machine import BackendState, backend_states, host_memory, processors, versions
 from ..capacity.memory import peak
 from ..capacity.model_shape import ModelShape, model_shape
-from ..capacity.prediction import largest_scorer, layout_of, predict
+from ..capacity.prediction import fewest_slices, largest_scorer, layout_of, predict
 from ..config.file import AnyConfig, read_config
 from ..config.run import RunConfig
 from ..data.row_check import Survey
@@ -152,7 +152,7 @@ def predict_memory(config: AnyConfig, device: Mapping[str, Any], host_available:
     """
     shape = shape_of(config)
     on_host = device["device"] == "cpu"
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = int(os.environ.get("WORLD_SIZE", fewest_slices(config)))
     scorer, _ = largest_scorer(config, count_weights)
     prediction = predict(config, shape, layout_of(config, ranks), "host" if on_host else "accelerator", scorer=scorer)
     return {

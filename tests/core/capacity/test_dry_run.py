@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mindrlhf_grpo_mindspore
+import mindrlhf_grpo_torch
 import pytest
 
 from mindrlhf_grpo.capacity.dry_run import MACHINES, Machine, examine_config, on_machine, shown
@@ -64,10 +66,69 @@ def test_experts_are_split_over_the_devices_of_a_plan() -> None:
     machine = dry_run("deepseek_v3")["machines"][0]
     assert machine["fits"] is False
     assert machine["plan"]["devices"] == 256
-    # 58 layers of 256 experts of 3 * 7168 * 2048 weights, over 256 devices; all other weights over the same
+    assert machine["plan"]["layout"] == "fsdp 32 x tensor 8 x expert 64"
+    # 58 layers of 256 experts of 3 * 7168 * 2048 weights, over 256 devices; the other matrices over the same
     experts = 58 * 256 * 3 * 7168 * 2048
-    held = -(-experts // 256) - (-(671_026_419_200 - experts) // 256)
+    # over the 32 groups, but not in them: what compresses, with norms of 1536 and 512; two norms a layer; 58 routers
+    whole = 61 * (7168 * (1536 + 576) + 1536 + 512 + 2 * 7168) + 7168 + 58 * (256 * 7168 + 256)
+    held = -(-experts // 256) - (-(671_026_419_200 - experts - whole) // 256) - (-whole // 32)
     assert machine["plan"]["phases"]["update"]["weights"] == held * 2
+
+
+@pytest.fixture
+def cutting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both backends as ones that run tensor parallelism."""
+    monkeypatch.setattr(mindrlhf_grpo_torch, "UNSUPPORTED", {})
+    monkeypatch.setattr(mindrlhf_grpo_mindspore, "UNSUPPORTED", {})
+
+
+@pytest.mark.usefixtures("cutting")
+def test_a_tensor_group_of_two_holds_half_of_every_matrix() -> None:
+    findings = dry_run("qwen2_5_7b", "parallel={strategy: replicate, tensor: 2}")
+    update, generate = phase(findings, "update"), phase(findings, "generate")
+    assert findings["machines"][0]["layout"] == "data 4 x tensor 2"
+    norms = (2 * 28 + 1) * 3584  # on both ranks; all else is cut, the biases of q, k, v too
+    assert update["weights"] == ((7_615_616_512 - norms) // 2 + norms) * 2
+    assert (update["engine"], generate["engine"]) == (0, 0)
+    # as on one device, with half of 18944, 3584 and 512: 8 * 3584 + 4 * 9472 + 4 * 1792 + 4 * 256 + 8 = 74_760
+    assert update["activations"] == 16384 * (28 * 3584 * 2 + 2 * 74_760)
+    assert generate["KV cache"] == 28 * 2 * 256 * 64 * 2048 * 2
+
+
+@pytest.mark.usefixtures("cutting")
+def test_an_engine_with_a_layout_of_its_own_has_weights_of_its_own() -> None:
+    apart = dry_run("qwen2_5_7b", "parallel={strategy: replicate, tensor: 2}", "rollout.parallel={tensor: 4}")
+    generate = phase(apart, "generate")
+    assert apart["machines"][0]["layout"] == "data 4 x tensor 2 x engine tensor 4"
+    norms = (2 * 28 + 1) * 3584
+    assert generate["engine"] == ((7_615_616_512 - norms) // 4 + norms) * 2
+    assert generate["KV cache"] == 28 * 2 * 128 * 64 * 2048 * 2  # two groups, still 64 completions at once
+
+
+@pytest.mark.usefixtures("cutting")
+def test_every_layout_that_can_be_run_has_its_peak_and_the_least_cut_one_is_proposed() -> None:
+    cuda, ascend = dry_run("qwen2_5_7b")["machines"]
+    assert [one["layout"] for one in cuda["layouts"]] == [
+        "data 8", "zero1 8", "zero2 8", "fsdp 8",
+        "data 4 x tensor 2", "zero1 4 x tensor 2", "zero2 4 x tensor 2", "fsdp 4 x tensor 2",
+        "data 2 x tensor 4", "zero1 2 x tensor 4", "zero2 2 x tensor 4", "fsdp 2 x tensor 4",
+    ]  # fmt: skip
+    peaks = [one["peak"] for one in cuda["layouts"]]
+    assert peaks[3] == cuda["peak"]
+    assert peaks[0] > peaks[4] > peaks[8]
+    assert "fsdp 8" not in [one["layout"] for one in ascend["layouts"]]
+    assert ascend["change"] == ["parallel={strategy: zero2, tensor: 2}"]
+    assert (ascend["plan"]["layout"], ascend["plan"]["runs"]) == ("zero1 4 x tensor 2", True)
+    assert dry_run("qwen2_5_7b", *ascend["change"])["machines"][1]["fits"] is True
+    assert "change: 'parallel={strategy: zero2, tensor: 2}'" in shown(dry_run("qwen2_5_7b"))
+
+
+def test_tensor_groups_that_backend_machine_or_model_cannot_have_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mindrlhf_grpo_torch, "UNSUPPORTED", {"tensor_parallel": "not made"})
+    problems = dry_run("qwen2_5_7b", "parallel.tensor=2")["problems"]
+    assert problems[0].endswith("the torch backend does not have parallel.tensor=2 yet")
+    assert "does not divide num_attention_heads (28)" in dry_run("qwen2_5_7b", "parallel.tensor=8")["problems"][0]
+    assert "accepted: 1, 2, 4" in dry_run("qwen2_5_7b", "rollout.parallel={tensor: 3}")["problems"][0]
 
 
 def test_a_frozen_tower_has_no_gradients() -> None:
