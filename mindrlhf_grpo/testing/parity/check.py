@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from ...backend import load_backend
 from ...errors import BundleError
+from ...model_files.families import nearest_architecture
+from ...model_files.folder import read_model_config
 from .bundle import INPUTS, MODEL, Bundle, open_bundle
 from .deviation import Finding, compare, layer_end, leaving_out, rounding_in_gradients
 from .measurements import measure, start_policy
 from .perturbation import Perturbation, perturbed_copy
-from .quantities import QUANTITIES, Measurement
+from .quantities import QUANTITIES, Measurement, log_prob_rounding
 from .record import Say, versions
 from .workload import unpack
 
@@ -75,10 +77,11 @@ def check(
         stack = load_backend(manifest.recipe.run_config(backend, str(model), device))
         policy = start_policy(stack, bundle.adapter)
         findings: list[Finding] = []
-        rounding = rounding_in_gradients(bundle.expected("gradients", manifest.recipe.trained_with))
+        noise = rounding_in_gradients(bundle.expected("gradients", manifest.recipe.trained_with))
+        rounding = rounding_of(bundle)
         for measurement in measure(stack, policy, manifest.recipe, batches, prompts):
             refuse_other_groups(bundle, [(measurement.quantity, measurement.group)], manifest.groups)
-            finding = compare_with(bundle, measurement, rounding)
+            finding = compare_with(bundle, measurement, noise, rounding)
             findings.append(finding)
             say(line_of(finding))
         refuse_other_groups(bundle, manifest.groups, [(finding.quantity, finding.group) for finding in findings])
@@ -90,13 +93,22 @@ def check(
     )  # fmt: skip
 
 
-def compare_with(bundle: Bundle, measurement: Measurement, rounding: Mapping[str, NDArray[np.bool_]]) -> Finding:
+def rounding_of(bundle: Bundle) -> float:
+    """The share of a log-prob that rounding may change; 0 in 16 bits, whose tolerances count roundings already."""
+    if bundle.manifest.recipe.dtype != "float32":
+        return 0.0
+    return log_prob_rounding(nearest_architecture(read_model_config(bundle.model)))
+
+
+def compare_with(
+    bundle: Bundle, measurement: Measurement, noise: Mapping[str, NDArray[np.bool_]], rounding: float
+) -> Finding:
     """Compare a measurement with the bundle's; trained weights without the elements that move at random."""
     expected = bundle.expected(measurement.quantity, measurement.group)
     if measurement.quantity == "trained_weights":
-        measurement = replace(measurement, arrays=leaving_out(measurement.arrays, expected, rounding))
+        measurement = replace(measurement, arrays=leaving_out(measurement.arrays, expected, noise))
     tolerance = bundle.manifest.tolerances[measurement.quantity]
-    return compare(QUANTITIES[measurement.quantity], measurement, expected, tolerance=tolerance)
+    return compare(QUANTITIES[measurement.quantity], measurement, expected, tolerance=tolerance, rounding=rounding)
 
 
 def refuse_other_groups(

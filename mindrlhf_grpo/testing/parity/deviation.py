@@ -57,9 +57,15 @@ def compare(
     expected: Mapping[str, NDArray[Any]],
     *,
     tolerance: float,
+    rounding: float = 0.0,
 ) -> Finding:
-    """Compare a measurement with what was recorded for it."""
-    parts = list(parts_of(quantity, measured.arrays, expected))
+    """Compare a measurement with what was recorded for it.
+
+    Args:
+        rounding: ``log_prob_rounding`` of the model. Log-probs so large that this share of them is more than the
+            tolerance may deviate by it: their deviations are scaled to that of the others.
+    """
+    parts = list(parts_of(quantity, measured.arrays, expected, rounding / tolerance if tolerance else 0.0))
     named = [(place, float(value)) for part in parts for place, value in places(quantity, part)]
     beyond = [place for place, value in named if not value <= tolerance]
     where, deviation = max(named, key=lambda item: item[1], default=("", 0.0))
@@ -75,11 +81,15 @@ def compare(
 
 
 def parts_of(
-    quantity: Quantity, measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]
+    quantity: Quantity, measured: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], growth: float = 0.0
 ) -> Iterator[Part]:
-    """Yield deviations array by array, in the order in which a reader should look at them."""
+    """Yield deviations array by array, in the order in which a reader should look at them.
+
+    Args:
+        growth: a log-prob y may deviate growth * abs(y) times as much as one near 0.
+    """
     if quantity.name == "token_logps":
-        yield Part("", token_logp_deviations(measured, expected))
+        yield Part("", scaled(token_logp_deviations(measured, expected), expected["logps"], growth))
         return
     names = by_layer(measured.keys() | expected.keys())
     floor = SMALL * math.sqrt(sum(norm(array) ** 2 for array in expected.values()))
@@ -92,7 +102,8 @@ def parts_of(
             text = f"{name} (shape {list(measured[name].shape)}, recorded {list(expected[name].shape)})"
             yield Part(text, np.asarray(math.inf))
         else:
-            yield Part(label, deviations(quantity.measure, measured[name], expected[name], floor))
+            found = deviations(quantity.measure, measured[name], expected[name], floor)
+            yield Part(label, scaled(found, expected[name], growth) if quantity.log_probs else found)
 
 
 def deviations(measure: Measure, measured: NDArray[Any], expected: NDArray[Any], floor: float) -> NDArray[np.float64]:
@@ -116,6 +127,13 @@ def token_logp_deviations(
     same = np.cumprod(measured["tokens"] == expected["tokens"], axis=1).astype(bool)
     difference = deviations(Measure.ABSOLUTE, measured["logps"], expected["logps"], 0.0)
     return np.where(same, difference, 0.0)
+
+
+def scaled(deviations: NDArray[np.float64], logps: NDArray[Any], growth: float) -> NDArray[np.float64]:
+    """Deviations of log-probs, each divided by what it may be more than that of a log-prob near 0."""
+    if deviations.ndim == 0:
+        return deviations
+    return deviations / np.maximum(1.0, growth * np.abs(logps.astype(np.float64)))
 
 
 def rounding_in_gradients(gradients: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.bool_]]:

@@ -5,6 +5,7 @@ A quantity is measured in groups (a loss, a sampling, an optimizer step); each g
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError, did_you_mean
 from ...generation.sampling import mix
+from ...model_files.architecture import Architecture
 
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # the largest relative error of rounding one number
 # Errors of independent roundings add up by their squares. A layer rounds each number about a dozen times, and 64 of them
 # in one direction is what a thousand layers would leave.
 ROUNDINGS = 64
+UNIT = 2.0**-24  # the largest relative error of rounding one number to float32
+SUMS = 4  # of a layer, one after another: into attention and out of it, into the feed-forward and out of it
 SKETCH = 4093  # numbers kept of a larger tensor; prime, so that no stride of a matrix falls into one place
 
 
@@ -39,6 +43,7 @@ class Quantity:
     Attributes:
         tolerance: largest deviation that passes.
         axes: names of an array's axes, for messages.
+        log_probs: entries are log-probs, whose rounding grows with their size (``log_prob_rounding``).
         backward: arrays are compared from the last layer to the first, as gradients flow.
     """
 
@@ -47,6 +52,7 @@ class Quantity:
     measure: Measure
     tolerance: float
     axes: tuple[str, ...] = ()
+    log_probs: bool = False
     backward: bool = False
 
 
@@ -56,10 +62,11 @@ QUANTITIES = {
         Quantity(name="weights", title="weights as loaded", measure=Measure.RELATIVE, tolerance=0.0),
         Quantity(
             name="layer_logps", title="log-probs read off after each layer", measure=Measure.ABSOLUTE, tolerance=1e-4,
-            axes=("layer", "row", "token"),
+            axes=("layer", "row", "token"), log_probs=True,
         ),
         Quantity(
-            name="logps", title="log-probs of tokens", measure=Measure.ABSOLUTE, tolerance=1e-4, axes=("row", "token")
+            name="logps", title="log-probs of tokens", measure=Measure.ABSOLUTE, tolerance=1e-4, axes=("row", "token"),
+            log_probs=True,
         ),
         Quantity(name="entropy", title="entropies", measure=Measure.ABSOLUTE, tolerance=1e-4, axes=("row", "token")),
         Quantity(name="losses", title="losses", measure=Measure.ABSOLUTE, tolerance=1e-4),
@@ -69,7 +76,7 @@ QUANTITIES = {
         Quantity(name="tokens", title="sampled tokens", measure=Measure.UNEQUAL, tolerance=0.0, axes=("row", "token")),
         Quantity(
             name="token_logps", title="log-probs of sampled tokens", measure=Measure.ABSOLUTE, tolerance=1e-4,
-            axes=("row", "token"),
+            axes=("row", "token"), log_probs=True,
         ),
         Quantity(name="step_losses", title="losses of optimizer steps", measure=Measure.ABSOLUTE, tolerance=1e-4),
         Quantity(name="step_norms", title="gradient norms of optimizer steps", measure=Measure.RELATIVE, tolerance=1e-4),
@@ -119,6 +126,19 @@ def tolerance_of(quantity: Quantity, dtype: str) -> float:
     if dtype == "float32" or quantity.name == "weights":
         return quantity.tolerance
     return 1.0 if quantity.measure is Measure.UNEQUAL else ROUNDINGS * ROUNDING[dtype]
+
+
+def log_prob_rounding(model: Architecture) -> float:
+    """The difference of log-probs by rounding alone that two stacks may have in float32, as a share of the log-prob.
+
+    A float32 sum of n products errs by about sqrt(n) roundings of its size, as independent errors add up by their
+    squares (Higham and Mary 2019, https://doi.org/10.1137/18M1226312). On its way to a logit a token passes ``SUMS``
+    such sums in each of L layers, and one in the head; two stacks that add in different orders are sqrt(2) times as far
+    apart: u sqrt(2 n (4 L + 1)), u = 2^-24, n the widest sum. An error that all logits have in common cancels in
+    their softmax; what is left grows with a logit's distance from the largest, and that is the size of its log-prob.
+    """
+    widest = max(model.hidden, model.inner_width, model.heads * model.value_size)
+    return UNIT * math.sqrt(2 * widest * (SUMS * model.layers + 1))
 
 
 def by_layer(names: Iterable[str]) -> list[str]:

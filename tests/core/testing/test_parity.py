@@ -23,6 +23,7 @@ from mindrlhf_grpo.testing.parity.quantities import (
     SKETCH,
     Measurement,
     by_layer,
+    log_prob_rounding,
     sketch,
     sketched,
     tolerances,
@@ -42,9 +43,11 @@ from mindrlhf_grpo.testing.parity.workload import (
 Arrays = dict[str, np.ndarray]
 
 
-def finding(quantity: str, measured: Arrays, expected: Arrays, tolerance: float = 1e-4) -> Finding:
+def finding(
+    quantity: str, measured: Arrays, expected: Arrays, tolerance: float = 1e-4, rounding: float = 0.0
+) -> Finding:
     measurement = Measurement(quantity=quantity, group="g", arrays=measured)
-    return compare(QUANTITIES[quantity], measurement, expected, tolerance=tolerance)
+    return compare(QUANTITIES[quantity], measurement, expected, tolerance=tolerance, rounding=rounding)
 
 
 def test_first_deviating_layer_row_and_token_are_named() -> None:
@@ -62,6 +65,27 @@ def test_first_deviating_layer_row_and_token_are_named() -> None:
 def test_a_deviation_at_the_tolerance_passes_and_one_above_fails() -> None:
     assert finding("losses", {"all": np.array([1.5])}, {"all": np.array([1.0])}, tolerance=0.5).passed
     assert not finding("losses", {"all": np.array([1.5])}, {"all": np.array([1.0])}, tolerance=0.49).passed
+
+
+def test_rounding_of_a_log_prob_follows_from_the_widths_and_depths_of_the_model() -> None:
+    tiny = read_architecture(tiny_llama_config())  # 3 layers, widest 48: 2^-24 sqrt(2 * 48 * 13)
+    assert log_prob_rounding(tiny) == pytest.approx(2.1057e-6, rel=1e-4)
+    smollm2 = tiny_llama_config(hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, head_size=64)
+    assert log_prob_rounding(read_architecture(smollm2)) == pytest.approx(3.6341e-5, rel=1e-4)  # sqrt(2 * 1536 * 121)
+
+
+def test_a_log_prob_may_deviate_by_its_own_rounding_where_that_is_above_the_tolerance() -> None:
+    expected = np.array([[-0.5, -2.0, -20.0]])
+    measured = expected + np.array([[9e-5, 9e-5, 7e-4]])
+    found = finding("logps", {"all": measured}, {"all": expected}, rounding=3.6e-5)
+    assert (found.passed, found.where) == (True, "row 0, token 2")
+    assert found.deviation == pytest.approx(7e-4 / (20 * 0.36))  # 0.36 = 3.6e-5 / 1e-4
+    assert finding("logps", {"all": measured}, {"all": expected}).first == "row 0, token 2"
+    assert not finding("logps", {"all": expected + 1.1e-4}, {"all": expected}, rounding=3.6e-5).passed  # at -0.5
+    tokens = np.zeros((1, 3))
+    pair = [{"tokens": tokens, "logps": values} for values in (measured, expected)]
+    assert finding("token_logps", *pair, rounding=3.6e-5).passed
+    assert not finding("entropy", {"all": measured}, {"all": expected}, rounding=3.6e-5).passed
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
