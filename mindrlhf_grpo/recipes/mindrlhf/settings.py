@@ -19,6 +19,7 @@ from ...config.file import AnyConfig, Draft
 from ...data.sources import read_rows
 from ...errors import ConfigError, did_you_mean
 from .keys import keys, listed, nested, plain_yaml, set_by_path, translated
+from .layout import check_layout, put_layout
 from .model_folders import check_shape, model_folder, shape_of
 from .token_files import SUFFIXES
 
@@ -109,8 +110,11 @@ def to_settings(
     fill(values, named, notes)
     put_precision(values, named, notes)
     put_schedule(values, named, notes)
+    put_layout(values, named)
     draft = Draft(nested(values), "the translated configuration").with_overrides(our_overrides)
-    return Settings(draft.validated(), tuple(translation.notes()))
+    config = draft.validated()
+    translation.ignored |= check_layout(config, named)
+    return Settings(config, tuple(translation.notes()))
 
 
 def chosen_backend() -> str:
