@@ -60,7 +60,8 @@ def record(
 
     \b
     mindrlhf-grpo parity record bundle
-    mindrlhf-grpo parity record bundle --model models/smollm2 --steps 2 --tolerance layer_logps=1e-3
+    mindrlhf-grpo parity record bundle --model models/smollm2 --steps 2
+    mindrlhf-grpo parity record bundle --dtype bfloat16 --tolerance logps=0.1
     mindrlhf-grpo parity record bundle --lora-rank 8 --device cuda
     """
     from ..json_lines import to_json
@@ -110,6 +111,7 @@ def check(
 
 def conform(
     backend: Annotated[str, typer.Option(help="torch, mindspore, or another installed backend.")] = "torch",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: of weights and arithmetic.")] = "float32",
     device: Device = "auto",
 ) -> None:
     """Run the conformance suite: a backend against a Llama in NumPy and float64.
@@ -128,7 +130,7 @@ def conform(
     failed: dict[str, str] = {}
     not_claimed = left_out(backend)
     with tempfile.TemporaryDirectory() as folder:
-        backend_under_test = BackendUnderTest(backend, Path(folder), device=device)
+        backend_under_test = BackendUnderTest(backend, Path(folder), device=device, dtype=accepted_dtype(dtype))
         for name, run in CHECKS.items():
             if name in not_claimed:
                 say(f"skip {name}: {not_claimed[name]}")

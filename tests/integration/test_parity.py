@@ -78,6 +78,20 @@ def test_adapters_are_recorded_and_checked(tmp_path: Path) -> None:
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow  # MindSpore compiles for a minute
+def test_mindspore_computes_in_sixteen_bits_what_torch_does(tmp_path: Path) -> None:
+    pytest.importorskip("mindspore")
+    folder = tmp_path / "narrow"
+    made = parity("record", folder, "--steps", 2, "--quick", "--dtype", "float16", "--device", "cpu")
+    assert made[0] == 0, made[2]
+    code, last, errors = parity("check", folder, "--backend", "mindspore", "--device", "cpu")
+    assert (code, last["passed"], last["failed"]) == (0, True, []), errors
+    result = json.loads((tmp_path / "narrow-mindspore" / "result.json").read_text())
+    tolerances = {finding["quantity"]: finding["tolerance"] for finding in result["findings"]}
+    assert (tolerances["logps"], tolerances["gradients"], tolerances["weights"]) == (0.03125, 0.03125, 0.0)
+    assert 0 < max(item["deviation"] for item in result["findings"] if item["quantity"] == "logps") < 0.03125
+
+
 def test_mistakes_are_one_clear_error(bundle: Path, tmp_path: Path) -> None:
     code, _, errors = parity("check", bundle, "--backend", "torhc")
     assert (code, "backend 'torhc' is unknown" in errors, "Traceback" in errors) == (2, True, False)

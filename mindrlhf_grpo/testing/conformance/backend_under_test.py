@@ -20,11 +20,13 @@ from ...backend import Backend, Policy, RolloutEngine, UpdateResult, load_backen
 from ...config.run import RunConfig
 from ...errors import RunFailed
 from ...model_files.families import read_architecture
+from ...model_files.safetensors import from_bfloat16, to_bfloat16, write_tensors
 from ...types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
 from ..numpy_model.llama import NumpyLlama
 from ..numpy_model.tiny_llama import NumberTokenizer, random_weights, tiny_llama_config, write_tiny_llama
 from ..numpy_model.training import logps
-from ..parity.workload import BATCHES, Workload, random_batch, random_prompts, with_old_logps
+from ..parity.workload import BATCHES, Dtype, Workload, random_batch, random_prompts, with_old_logps
+from .comparisons import limits_of
 
 END_TOKENS = (2, 3)
 CONFIG = tiny_llama_config(layers=2, end_tokens=END_TOKENS)
@@ -72,16 +74,25 @@ class BackendUnderTest:
     Args:
         name: the backend, as in ``backend.load_backend``.
         folder: an empty folder; the model and saved states are written there.
+        dtype: of weights and arithmetic, see ``parity.workload.Workload``.
+
+    Attributes:
+        limits: the largest differences that pass with this type.
+        initial: the weights before training, all of them numbers of this type.
     """
 
-    def __init__(self, name: str, folder: Path, *, device: str = "auto") -> None:
-        self.name, self.folder, self.device = name, folder, device
-        self.workload = Workload(seed=0, steps=STEPS, vocabulary=ARCHITECTURE.vocabulary, end_tokens=END_TOKENS)
+    def __init__(self, name: str, folder: Path, *, device: str = "auto", dtype: Dtype = "float32") -> None:
+        self.name, self.folder, self.device, self.limits = name, folder, device, limits_of(dtype)
+        self.workload = Workload(
+            seed=0, steps=STEPS, vocabulary=ARCHITECTURE.vocabulary, end_tokens=END_TOKENS, dtype=dtype
+        )
+        self.initial = {weight: rounded(array, dtype) for weight, array in random_weights(ARCHITECTURE, seed=0).items()}
         self.model = write_tiny_llama(folder / "model", CONFIG, seed=0)
+        write_tensors(self.model / "model.safetensors", self.initial)
 
     def truth(self, weights: Mapping[str, NDArray[Any]] | None = None) -> NumpyLlama:
         """The NumPy model, with the initial weights or others."""
-        return NumpyLlama(ARCHITECTURE, random_weights(ARCHITECTURE, seed=0) if weights is None else weights)
+        return NumpyLlama(ARCHITECTURE, self.initial if weights is None else weights)
 
     def config(self, **sections: Mapping[str, Any]) -> RunConfig:
         """The configuration, with keys of sections replaced."""
@@ -161,6 +172,13 @@ class BackendUnderTest:
         except RunFailed:
             return before, policy.fingerprint(), True
         return before, policy.fingerprint(), False
+
+
+def rounded(array: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32]:
+    """The nearest numbers of a type, in float32."""
+    if dtype == "bfloat16":
+        return from_bfloat16(to_bfloat16(array))
+    return array.astype(np.float16).astype(np.float32) if dtype == "float16" else array
 
 
 def ids(groups: Sequence[RolloutGroup]) -> dict[tuple[int, int], list[int]]:

@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LOG_PROBS = 1e-4  # largest difference of log-probs, entropies and losses
-NORM = 1e-4  # largest norm of a difference, over the norm of the tensor
+from ..parity.quantities import ROUNDING, ROUNDINGS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The largest differences that pass.
+
+    Attributes:
+        log_probs: of log-probs, entropies and losses.
+        norm: norm of a difference, over the norm of the tensor.
+        sums: of a metric sum, relative to the number of tokens.
+        stored: of a weight that one known product gave, relative.
+        tokens: whether sampled tokens must be equal. In 16 bits one rounding decides between two that lie close
+            together; log-probs are compared up to the first that differs.
+    """
+
+    log_probs: float = 1e-4
+    norm: float = 1e-4
+    sums: float = 1e-4
+    stored: float = 1e-6
+    tokens: bool = True
+
+
+def limits_of(dtype: str) -> Limits:
+    """The limits for weights and arithmetic of a type; in 16 bits they count roundings, as parity bundles do."""
+    if dtype == "float32":
+        return Limits()
+    several = ROUNDINGS * ROUNDING[dtype]
+    return Limits(log_probs=several, norm=several, sums=several, stored=ROUNDING[dtype], tokens=False)
 
 
 class Deviates(AssertionError):

@@ -14,7 +14,7 @@ from ..numpy_model.llama import Array, Gradients
 from ..numpy_model.lora_adapter import adapted_modules, random_adapter, write_adapter
 from ..parity.measurements import load_adapter
 from .backend_under_test import BackendUnderTest, Stack
-from .comparisons import LOG_PROBS, NORM, Deviates, identical, tensors_within, within
+from .comparisons import Deviates, identical, tensors_within, within
 
 RANK, ALPHA = 4, 8.0
 SCALE = ALPHA / RANK
@@ -27,17 +27,19 @@ def adapters_are_computed_and_alone_are_trained(backend: BackendUnderTest) -> No
     folder = write_adapter(backend.folder / "adapter", factors, rank=RANK, alpha=ALPHA, model=str(backend.model))
     stack, batch, base = backend.stack(model=SECTION), backend.batches[0], backend.truth()
     untouched = truth.logps(base, batch)
-    within("log-probs with fresh adapters", stack.policy.logps(batch).logps, untouched, LOG_PROBS)
+    within("log-probs with fresh adapters", stack.policy.logps(batch).logps, untouched, backend.limits.log_probs)
     load_adapter(stack.policy, folder)
     merged = backend.truth(with_adapter(base.weights, factors))
-    within("log-probs with adapters", stack.policy.logps(batch).logps, truth.logps(merged, batch), LOG_PROBS)
+    within(
+        "log-probs with adapters", stack.policy.logps(batch).logps, truth.logps(merged, batch), backend.limits.log_probs
+    )
     reference = stack.policy.logps(batch, reference=True).logps
-    within("reference log-probs with adapters", reference, untouched, LOG_PROBS)
+    within("reference log-probs with adapters", reference, untouched, backend.limits.log_probs)
     loss = backend.workload.losses[backend.workload.trained_with]
     value, gradients = stack.backend.inspect(stack.policy).gradients(batch, loss)
     true_value, dense = truth.loss_and_gradients(merged, batch, loss)
-    within("loss with adapters", value, true_value, LOG_PROBS)
-    tensors_within("gradients of adapters", gradients, factor_gradients(dense, factors), NORM)
+    within("loss with adapters", value, true_value, backend.limits.log_probs)
+    tensors_within("gradients of adapters", gradients, factor_gradients(dense, factors), backend.limits.norm)
     base_stays(backend, stack, factors)
 
 

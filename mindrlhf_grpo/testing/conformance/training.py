@@ -10,18 +10,15 @@ from ...losses import xp
 from ...model_files.folder import read_header, weight_files
 from ...model_files.safetensors import read_tensor
 from ..numpy_model import training as truth
-from ..numpy_model.tiny_llama import random_weights
 from ..numpy_model.training import NumpyAdamW
 from ..parity.workload import BATCHES
-from .backend_under_test import AFTER_RESUME, ARCHITECTURE, STEPS, BackendUnderTest
-from .comparisons import LOG_PROBS, NORM, Deviates, equal, identical, tensors_within, within
-
-SUMS = 1e-4  # largest difference of a metric sum, relative to the number of tokens
+from .backend_under_test import AFTER_RESUME, STEPS, BackendUnderTest
+from .comparisons import Deviates, equal, identical, tensors_within, within
 
 
 def weights_are_those_of_the_folder(backend: BackendUnderTest) -> None:
     """Every weight is loaded exactly, under its Hugging Face name."""
-    identical("weights as loaded", backend.start.weights(), random_weights(ARCHITECTURE, seed=0))
+    identical("weights as loaded", backend.start.weights(), backend.initial)
 
 
 def log_probs_and_entropies(backend: BackendUnderTest) -> None:
@@ -30,13 +27,16 @@ def log_probs_and_entropies(backend: BackendUnderTest) -> None:
         batch = replace(backend.batches[0], temperature=temperature)
         actual = backend.start.policy.logps(batch, entropy=True)
         within(
-            f"log-probs at temperature {temperature:g}", actual.logps, truth.logps(backend.truth(), batch), LOG_PROBS
+            f"log-probs at temperature {temperature:g}",
+            actual.logps,
+            truth.logps(backend.truth(), batch),
+            backend.limits.log_probs,
         )
         within(
             f"entropies at temperature {temperature:g}",
             actual.entropy,
             truth.entropy(backend.truth(), batch),
-            LOG_PROBS,
+            backend.limits.log_probs,
         )
 
 
@@ -47,7 +47,7 @@ def log_probs_after_each_layer(backend: BackendUnderTest) -> None:
     expected = truth.layer_logps(backend.truth(), batch)
     equal("layer ends", len(actual), len(expected))
     for end, (one, other) in enumerate(zip(actual, expected, strict=True)):
-        within(f"log-probs after {end} layers", one, other, LOG_PROBS)
+        within(f"log-probs after {end} layers", one, other, backend.limits.log_probs)
 
 
 def losses_and_gradients(backend: BackendUnderTest) -> None:
@@ -60,8 +60,8 @@ def losses_and_gradients(backend: BackendUnderTest) -> None:
             continue
         value, gradients = inspection.gradients(batch, loss)
         true_value, true_gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
-        within(f"loss ({name})", value, true_value, LOG_PROBS)
-        tensors_within(f"gradients ({name})", gradients, true_gradients, NORM)
+        within(f"loss ({name})", value, true_value, backend.limits.log_probs)
+        tensors_within(f"gradients ({name})", gradients, true_gradients, backend.limits.norm)
     equal("fingerprint after gradients were taken", stack.policy.fingerprint(), before)
 
 
@@ -71,8 +71,8 @@ def gradients_do_not_depend_on_micro_batches(backend: BackendUnderTest) -> None:
     cut = backend.stack(train={"tokens_per_micro_batch": 40})
     value, gradients = cut.backend.inspect(cut.policy).gradients(backend.batches[0], loss)
     true_value, expected = truth.loss_and_gradients(backend.truth(), backend.batches[0], loss)
-    within("loss in micro-batches", value, true_value, LOG_PROBS)
-    tensors_within("gradients in micro-batches", gradients, expected, NORM)
+    within("loss in micro-batches", value, true_value, backend.limits.log_probs)
+    tensors_within("gradients in micro-batches", gradients, expected, backend.limits.norm)
 
 
 def layouts_agree(backend: BackendUnderTest) -> None:
@@ -80,7 +80,12 @@ def layouts_agree(backend: BackendUnderTest) -> None:
     plain = backend.stack(model={"layout": "plain"}).policy
     equal("layout that was asked for", plain.layout, "plain")
     batch = backend.batches[0]
-    within("log-probs in the plain layout", plain.logps(batch).logps, truth.logps(backend.truth(), batch), LOG_PROBS)
+    within(
+        "log-probs in the plain layout",
+        plain.logps(batch).logps,
+        truth.logps(backend.truth(), batch),
+        backend.limits.log_probs,
+    )
 
 
 def true_weights(backend: BackendUnderTest, steps: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
@@ -101,9 +106,9 @@ def one_optimizer_step(backend: BackendUnderTest) -> None:
     batch, loss = backend.batches[0], backend.workload.losses[backend.workload.trained_with]
     result = backend.training.updates[0]
     value, gradients = truth.loss_and_gradients(backend.truth(), batch, loss)
-    within("loss of the first step", result.loss, value, LOG_PROBS)
+    within("loss of the first step", result.loss, value, backend.limits.log_probs)
     norm = truth.global_norm(gradients)
-    within("gradient norm of the first step, relative", result.grad_norm / norm, 1.0, NORM)
+    within("gradient norm of the first step, relative", result.grad_norm / norm, 1.0, backend.limits.norm)
     logps = truth.logps(backend.truth(), batch)
     tensors = {name: np.asarray(array, np.float64) for name, array in batch.loss_tensors().items()}
     sums = {name: float(number) for name, number in loss(xp.NUMPY, logps, tensors)[1].items()}
@@ -112,19 +117,26 @@ def one_optimizer_step(backend: BackendUnderTest) -> None:
     sums |= {"tokens": tokens, "entropy": float((spread * batch.mask).sum())}
     equal("names of metric sums", sorted(result.sums), sorted(sums))
     for name, number in sums.items():
-        within(f"metric sum {name}, by token", result.sums[name] / tokens, number / tokens, SUMS)
-    tensors_within("weights after one step", backend.training.weights[1], true_weights(backend, 1), NORM)
+        within(f"metric sum {name}, by token", result.sums[name] / tokens, number / tokens, backend.limits.sums)
+    tensors_within("weights after one step", backend.training.weights[1], true_weights(backend, 1), backend.limits.norm)
 
 
 def twenty_optimizer_steps(backend: BackendUnderTest) -> None:
     """Twenty AdamW steps with weight decay and clipping, on two batches in turn, end at the same weights."""
-    tensors_within(f"weights after {STEPS} steps", backend.training.weights[STEPS], true_weights(backend, STEPS), NORM)
+    tensors_within(
+        f"weights after {STEPS} steps",
+        backend.training.weights[STEPS],
+        true_weights(backend, STEPS),
+        backend.limits.norm,
+    )
 
 
 def the_reference_is_not_trained(backend: BackendUnderTest) -> None:
     """The reference's log-probs after training are those of the initial weights."""
     batch = backend.batches[0]
-    within("reference log-probs", backend.training.reference, truth.logps(backend.truth(), batch), LOG_PROBS)
+    within(
+        "reference log-probs", backend.training.reference, truth.logps(backend.truth(), batch), backend.limits.log_probs
+    )
 
 
 def a_saved_model_is_a_hugging_face_folder(backend: BackendUnderTest) -> None:
@@ -157,7 +169,7 @@ def an_empty_batch_is_a_step_without_gradient(backend: BackendUnderTest) -> None
     equal("loss, gradient norm, tokens", (result.loss, result.grad_norm, result.sums["tokens"]), (0.0, 0.0, 0.0))
     decay = 1.0 - workload.learning_rate * workload.weight_decay
     expected = {name: weight * decay for name, weight in backend.truth().weights.items()}
-    tensors_within("weights after an empty step", stack.weights(), expected, 1e-6)
+    tensors_within("weights after an empty step", stack.weights(), expected, backend.limits.stored)
 
 
 def a_gradient_that_is_not_finite_stops_the_run(backend: BackendUnderTest) -> None:
