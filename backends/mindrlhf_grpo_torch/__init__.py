@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 FRAMEWORK = "torch"
-UNSUPPORTED: Mapping[Capability, str] = {"tensor_parallel": "shards are rows of whole layers (parallel.strategy)"}
+UNSUPPORTED: Mapping[Capability, str] = {}
 
 
 def build(config: BackendConfig) -> TorchBackend:

@@ -42,8 +42,7 @@ class TorchBackend:
         self.device = device_of(config.model.device, comm.local_rank())
         if self.device.type != "cpu":
             torch.accelerator.set_device_index(self.device.index)
-        parallel = config.parallel
-        self.comm = comm.connect(self.device.type, alone=parallel is not None and parallel.strategy != "replicate")
+        self.comm = comm.connect(self.device.type, config.parallel, config.rollout.parallel)
 
     def load_policy(self) -> TorchPolicy:
         """Load the policy."""
@@ -75,7 +74,7 @@ class TorchBackend:
         """Make the native engine, on the policy's weights or, without a policy, on its own."""
         from .generation.engine import build_engine
 
-        return build_engine(self.config, policy, tokenizer)
+        return build_engine(self.config, policy, tokenizer, self.comm)
 
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
         """Connect the policy's weights with the engine's."""

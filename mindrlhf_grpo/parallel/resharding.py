@@ -166,6 +166,38 @@ class ReshardingPlan:
             by_name.setdefault(copy.target_parameter, []).append(copy)
         return [tuple(copies) for copies in by_name.values()]
 
+    def buckets(self, elements: int) -> list[tuple[Copy, ...]]:
+        """Groups of copies that travel at once: whole parameters, together at most so many elements unless one is larger."""
+        groups: list[list[Copy]] = []
+        size = 0
+        for step in self.steps(1):
+            wanted = sum(copy.elements for copy in step)
+            if not groups or size + wanted > elements:
+                groups.append([])
+                size = 0
+            groups[-1].extend(step)
+            size += wanted
+        return [tuple(group) for group in groups]
+
+    def moved_elements(self) -> list[tuple[int, int]]:
+        """Elements that each rank sends to and receives from others; what it reads from its own part does not move."""
+        moved = [[0, 0] for _ in range(max(len(self.sources), len(self.targets)))]
+        for copy in self.copies:
+            if copy.source != copy.target:
+                moved[copy.source][0] += copy.elements
+                moved[copy.target][1] += copy.elements
+        return [(sent, received) for sent, received in moved]
+
+    def staged_elements(self, elements: int) -> list[int]:
+        """The most elements that each rank has on the way at once, sent and received, in buckets of this size."""
+        ranks = range(max(len(self.sources), len(self.targets)))
+        peaks = [0 for _ in ranks]
+        for bucket in self.buckets(elements):
+            for rank in ranks:
+                moving = (copy for copy in bucket if copy.source != copy.target and rank in (copy.source, copy.target))
+                peaks[rank] = max(peaks[rank], sum(copy.elements for copy in moving))
+        return peaks
+
     def peak_elements(self, level: int) -> list[int]:
         """The largest number of weights on each rank's device during the copies."""
         ranks = range(max(len(self.sources), len(self.targets)))

@@ -36,9 +36,9 @@ OPTIONS: dict[str, Any] = {
 CURVES = ("loss", "reward/mean", "critic/loss", "kl/reward", "entropy")
 
 
-def sharded(models: Path, folder: Path) -> dict[str, Any]:
-    """Return the output of ``sharded_steps.py`` in two processes."""
-    output = forked.finish(forked.ranks([str(SCRIPT), str(models), str(folder)], 2))
+def sharded(models: Path, folder: Path, processes: int = 2, tensor: int = 1) -> dict[str, Any]:
+    """Return the output of ``sharded_steps.py`` in so many processes."""
+    output = forked.finish(forked.ranks([str(SCRIPT), str(models), str(folder), str(tensor)], processes))
     found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return found
 
@@ -49,26 +49,48 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     from tests.support.tiny_policy import write_model
 
     folder = tmp_path_factory.mktemp("cases")
-    for family in {family for _, family, _ in sharded_steps.CASES}:
+    for family in {family for _, family, _ in [*sharded_steps.CASES, *sharded_steps.SLICED]}:
         write_model(folder / family, family)
     alone = json.loads(json.dumps(sharded_steps.main(folder, folder / "alone")))
-    return {"1": alone, "2": sharded(folder, folder / "two")}
+    return {
+        "1": alone,
+        "2": sharded(folder, folder / "two"),
+        "2 slices": sharded(folder, folder / "slices", tensor=2),
+        "2 slices of 2 shards": sharded(folder, folder / "both", processes=4, tensor=2),
+    }
+
+
+EVERY = {
+    "2": sharded_steps.CASES,
+    "2 slices": sharded_steps.SLICED,
+    "2 slices of 2 shards": sharded_steps.SLICED_AND_SHARDED,
+}
 
 
 @pytest.mark.row("safework", "ZeRO/FSDP flags")
-@pytest.mark.parametrize("case", [f"{strategy} {family}" for strategy, family, _ in sharded_steps.CASES])
-def test_every_way_to_share_out_makes_the_steps_of_one_process(cases: dict[str, Any], case: str) -> None:
-    alone, found = cases["1"][case], cases["2"][case]
+@pytest.mark.parametrize(
+    ("ranks", "case"), [(ranks, f"{strategy} {family}") for ranks in EVERY for strategy, family, _ in EVERY[ranks]]
+)
+def test_every_way_to_share_out_makes_the_steps_of_one_process(cases: dict[str, Any], ranks: str, case: str) -> None:
+    alone, found = cases["1"][case], cases[ranks][case]
     results, expected = np.array(found["results"]), np.array(alone["results"])
     # A loss is a sum in which terms cancel: it is compared at the size of the largest of the three.
     assert (np.abs(results - expected) <= 1e-5 * np.abs(expected).max(axis=0)).all(), (results, expected)
     np.testing.assert_allclose(found["logps"], alone["logps"], rtol=1e-5)
     # The bias of keys starts at 0 and hardly has a gradient, and Adam divides by its size: there rounding is compared
     # with a step, of which a thousandth is allowed (1.4e-7 has been seen).
-    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-5, abs=1e-3 * sharded_steps.RATE)
+    norms = [{name: norm for name, norm in one["norms"].items() if compared(case, name)} for one in (found, alone)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5, abs=1e-3 * sharded_steps.RATE)
     assert (found["same after loading"], found["same step again"]) == (True, True)
-    assert found["held"] < 0.6 * alone["held"]
-    assert found["layout"].endswith(f"{case.split()[0]} over 2 ranks")
+    # of adapters each rank keeps one factor whole
+    assert found["held"] < (0.45 if ranks.endswith("shards") else 0.6 if "llama" not in case else 0.8) * alone["held"]
+    over = {"2": "over 2 ranks", "2 slices": "over 1 ranks, in slices over 2"}
+    assert found["layout"].endswith(f"{case.split()[0]} {over.get(ranks, 'over 2 ranks, in slices over 2')}")
+
+
+def compared(case: str, name: str) -> bool:
+    """GLM-4 does not rotate half of each head: there the gradient of the keys' bias is rounding alone, and Adam steps on it."""
+    return "glm4" not in case or not name.endswith("k_proj.bias")
 
 
 @pytest.fixture(scope="module")
@@ -84,23 +106,47 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SLICED = ("parallel.strategy=fsdp", "parallel.tensor=2")
+
+
+@pytest.fixture(scope="module")
+def sliced(runs: Path) -> Path:
+    """The same run in four processes, every matrix in two slices of two shards each."""
+    tiny.train(runs / "config.yaml", f"run_dir={runs / 'sliced'}", *SLICED, processes=4)
+    return runs
+
+
 @pytest.mark.row("safework", "ZeRO/FSDP flags")
-def test_a_run_of_two_processes_samples_learns_and_saves_like_one(runs: Path) -> None:
+@pytest.mark.parametrize("name", ["fsdp", "sliced"])
+def test_a_run_of_several_processes_samples_learns_and_saves_like_one(sliced: Path, name: str) -> None:
+    runs = sliced
     for step in range(1, STEPS + 1):
-        expected, got = (tiny.rollouts(runs / name, step) for name in ("run", "fsdp"))
+        expected, got = (tiny.rollouts(runs / one, step) for one in ("run", name))
         assert expected.keys() == got.keys()
         for key, row in expected.items():
             assert (got[key]["ids"], got[key]["components"]) == (row["ids"], row["components"])
-    for one, other in zip(tiny.metrics(runs / "run"), tiny.metrics(runs / "fsdp"), strict=True):
+    for one, other in zip(tiny.metrics(runs / "run"), tiny.metrics(runs / name), strict=True):
         assert [other[name] for name in CURVES] == pytest.approx([one[name] for name in CURVES], abs=1e-5)
-    alone, shared = (runs / name / "checkpoints" / f"step_{STEPS}" for name in ("run", "fsdp"))
+    alone, shared = (runs / one / "checkpoints" / f"step_{STEPS}" for one in ("run", name))
     assert files(alone) == files(shared)
     for part in ("policy", "critic"):
         assert (alone / part / "config.json").read_bytes() == (shared / part / "config.json").read_bytes()
-    expected_weights, got_weights = tiny.weights(runs / "run", STEPS), tiny.weights(runs / "fsdp", STEPS)
+    expected_weights, got_weights = tiny.weights(runs / "run", STEPS), tiny.weights(runs / name, STEPS)
     assert expected_weights.keys() == got_weights.keys()
-    for name, tensor in expected_weights.items():
-        assert np.linalg.norm(got_weights[name] - tensor) <= 1e-5 * np.linalg.norm(tensor), name
+    for weight, tensor in expected_weights.items():
+        assert np.linalg.norm(got_weights[weight] - tensor) <= 1e-5 * np.linalg.norm(tensor), weight
+
+
+@pytest.mark.row("safework", "ZeRO/FSDP flags")
+def test_a_run_goes_on_in_another_layout(sliced: Path) -> None:
+    again = sliced / "elsewhere"
+    shutil.copytree(sliced / "fsdp", again)
+    shutil.rmtree(again / "checkpoints" / f"step_{STEPS}")
+    layout = ("parallel.strategy=replicate", "parallel.tensor=2")
+    tiny.train(sliced / "config.yaml", f"run_dir={again}", *layout, processes=2)
+    expected, got = tiny.weights(sliced / "run", STEPS), tiny.weights(again, STEPS)
+    for weight, tensor in expected.items():
+        assert np.linalg.norm(got[weight] - tensor) <= 1e-5 * np.linalg.norm(tensor), weight
 
 
 def files(folder: Path) -> list[str]:
@@ -144,4 +190,4 @@ def test_what_cannot_be_shared_out_is_refused_with_what_is_accepted(monkeypatch:
     sees = SimpleNamespace(model=None, whole=None)
     monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", None)
     with pytest.raises(BackendError, match=r"zero2 needs torch.distributed.fsdp.fully_shard.*strategy=replicate"):
-        parallel.fully_sharded(sees, settings, device)
+        parallel.fully_sharded(sees, settings, device, SimpleNamespace())

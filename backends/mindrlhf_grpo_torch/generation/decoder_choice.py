@@ -81,7 +81,7 @@ def probe(decoder: Decoder, model: Any) -> float:
         UnsupportedModel: the error is above the tolerance, or the forward pass fails.
     """
     random = np.random.default_rng(0)
-    width = causal_lm_of(model).get_input_embeddings().weight.shape[0]
+    width = causal_lm_of(model).get_input_embeddings().num_embeddings
     rows = [random.integers(0, width, length + PROBE_STEPS) for length in PROBE_LENGTHS]
     try:
         expected = [model(input_ids=as_ids(row, model)).logits[0].float() for row in rows]

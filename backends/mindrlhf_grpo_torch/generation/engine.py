@@ -15,32 +15,58 @@ from mindrlhf_grpo.backend import BackendConfig, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, check_prompt
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
+from ..comm import TorchRanks
 from ..models import hf
 from ..models.hf import local
+from ..models.tensor_slices import TensorSlices, cut
 from ..models.vision import vision_of
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory
 from ..training.trained_model import TrainedModel
 from .decoder import without_gradient
 from .decoder_choice import choose_decoder
+from .engine_rows import EngineRows
 from .runner import TorchRunner
 
 
-def build_engine(config: BackendConfig, policy: Policy | None, tokenizer: Tokenizer) -> TorchEngine:
-    """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
+def build_engine(
+    config: BackendConfig,
+    policy: Policy | None,
+    tokenizer: Tokenizer,
+    comm: SingleProcess | TorchRanks | None = None,
+) -> TorchEngine:
+    """An engine on the policy's weights, or, without a policy or in another layout, on weights loaded from ``config.model``.
+
+    Args:
+        comm: the ranks; None: those of the policy.
 
     Raises:
-        ConfigError: the model cannot be loaded.
+        ConfigError: the model cannot be loaded, or divided as ``rollout.parallel`` asks.
     """
     trained = None if policy is None else trained_model(policy)
-    if trained is None or trained.shards is not None:  # the engine needs the full weights
-        device = None if trained is None else trained.device
-        model: Any = hf.load_causal_lm(config.model, device).requires_grad_(False)
-        return TorchEngine(model, tokenizer, slots=config.rollout.slots, separate=True)
-    return TorchEngine(trained.model, tokenizer, slots=config.rollout.slots)
+    if comm is None and trained is not None:
+        comm = trained.comm
+    ranks = comm if isinstance(comm, TorchRanks) else None
+    rows = None if ranks is None else EngineRows(ranks)
+    if trained is not None and reads_parts(trained):
+        return TorchEngine(trained.model, tokenizer, slots=config.rollout.slots, rows=rows)
+    device = None if trained is None else trained.device
+    model: Any = hf.load_causal_lm(config.model, device).requires_grad_(False)
+    slices = None if ranks is None else cut(model, ranks.engine, "rollout.parallel.tensor")
+    return TorchEngine(model, tokenizer, slots=config.rollout.slots, separate=True, rows=rows, slices=slices)
+
+
+def reads_parts(trained: TrainedModel) -> bool:
+    """True where the engine computes with the policy's own tensors: it divides the model as the training does."""
+    if not isinstance(trained.comm, TorchRanks):
+        return True
+    if trained.shards is None:
+        return trained.comm.engine is None
+    return not trained.shards.sharded and trained.comm.engine is trained.comm.tensor
 
 
 def trained_model(policy: Policy) -> TrainedModel:
@@ -62,6 +88,8 @@ class TorchEngine:
         slots: completions decoded at once.
         decoder: name of the decoder to use; None chooses the fastest that agrees with the model.
         separate: the model belongs to the engine, not to a policy.
+        rows: brings the prompts of this rank to the ranks that generate; None: it generates alone.
+        slices: how the engine's own model has been cut, None where it is whole or the policy's.
 
     Attributes:
         decoder_name, decoder_reason: the decoder that computes, and the reason for its choice.
@@ -69,9 +97,18 @@ class TorchEngine:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, *, slots: int, decoder: str | None = None, separate: bool = False
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        slots: int,
+        decoder: str | None = None,
+        separate: bool = False,
+        rows: EngineRows | None = None,
+        slices: TensorSlices | None = None,
     ) -> None:
         self.model, self.tokenizer, self.slots, self.separate = model, tokenizer, slots, separate
+        self.rows, self.slices = rows, slices
         self.weight_version = 0
         self.progress: ProgressCallback | None = None
         choice = choose_decoder(model, decoder)
@@ -79,7 +116,7 @@ class TorchEngine:
         causal_lm = hf.causal_lm_of(model)
         self.device = next(model.parameters()).device
         self.reads_images = vision_of(causal_lm) is not None
-        self.vocab_size = int(causal_lm.get_input_embeddings().weight.shape[0])
+        self.vocab_size = int(causal_lm.get_input_embeddings().num_embeddings)
         self.runner = TorchRunner(self.decoder, vocab_size=self.vocab_size, device=self.device)
         text_config = causal_lm.config.get_text_config()
         self.context: int | None = getattr(text_config, "max_position_embeddings", None)
@@ -88,12 +125,20 @@ class TorchEngine:
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
         """``group_size`` completions for each prompt, in the order of ``prompts``.
 
+        Every rank of a run calls it equally often: ranks that hold one model in slices generate together.
+
         Raises:
             ConfigError: a prompt and ``max_tokens`` do not fit the model's context.
             DataError: a prompt without tokens, or with tokens the model does not know.
             BackendError: a prompt with images, and a model that reads text only.
             RunFailed: logits that are not finite.
         """
+        if self.rows is None:
+            return self.generate_here(prompts, sampling, group_size)
+        return self.rows.generate(prompts, lambda every: self.generate_here(every, sampling, group_size))
+
+    def generate_here(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> list[RolloutGroup]:
+        """See ``generate``: completions for the prompts of the ranks that share this engine."""
         if not prompts:
             return []
         for prompt in prompts:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mindrlhf_grpo.types import IntArray
 
 from ..models.hf import causal_lm_of
+from ..models.tensor_slices import VocabularySlice, join_last
 from .fused_weights import FusedWeights, Layer, Projection, fuse
 from .kv_cache import PromptCache, SlotCache, round_up
 
@@ -40,9 +41,14 @@ class FusedDecoder:
         self.tensors: FusedWeights = fuse(model)
         causal_lm = causal_lm_of(model)
         config = causal_lm.config
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.size: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        embedding = causal_lm.get_input_embeddings()
+        self.held: VocabularySlice | None = getattr(embedding, "vocabulary_slice", None)
+        self.group = None if self.held is None else self.held.group
+        self.vocabulary: int = embedding.num_embeddings
+        slices = 1 if self.group is None else self.group.size
+        self.heads: int = config.num_attention_heads // slices
+        self.kv_heads: int = config.num_key_value_heads // slices
+        self.size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.eps: float = config.rms_norm_eps
         self.rotary = RotaryTable(causal_lm.model.rotary_emb, self.tensors.embedding)
         self.cache: SlotCache | None = None
@@ -86,7 +92,7 @@ class FusedDecoder:
         """Compute prompts of similar length together, padded on the right; these models read text only."""
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         caches: list[Any] = [None] * len(prompts)
-        logits = torch.empty((len(prompts), len(self.tensors.head.weight)), device=self.device)
+        logits = torch.empty((len(prompts), self.vocabulary), device=self.device)
         while order:
             count = max(1, PREFILL_TOKENS // round_up(len(prompts[order[0]]), ROWS))
             batch, order = order[:count], order[count:]
@@ -102,7 +108,7 @@ class FusedDecoder:
         ids = np.zeros((rows, width), dtype=np.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
-        hidden = F.embedding(torch.from_numpy(ids).to(self.device), self.tensors.embedding).flatten(0, 1)
+        hidden = self._embed(torch.from_numpy(ids).to(self.device)).flatten(0, 1)
         cos, sin = self.rotary.at(torch.arange(width, device=self.device).repeat(rows), width)
         parts: list[list[Tensor]] = [[] for _ in prompts]
         for layer in self.tensors.layers:
@@ -123,7 +129,7 @@ class FusedDecoder:
         cache.reserve(max(positions) + 1)
         used = min(round_up(max(positions) + 1), cache.length)
         ids, places = torch.tensor([pad_rows(tokens), pad_rows(positions)], device=self.device)
-        hidden = F.embedding(ids, self.tensors.embedding)
+        hidden = self._embed(ids)
         cos, sin = self.rotary.at(places, used)
         mask = self._mask(places, used)
         targets = cache.places(places, 2 * self.kv_heads)
@@ -166,16 +172,33 @@ class FusedDecoder:
 
     def _after_attention(self, hidden: Tensor, mixed: Tensor, layer: Layer, *, few: bool) -> Tensor:
         """The rest of a layer: output projection, residuals, feed-forward."""
-        hidden = project(mixed, layer.output, onto=hidden, few=few)
+        hidden = self._onto(hidden, mixed, layer.output, few=few)
         gate, up = project(self._norm(hidden, layer.mlp_norm), layer.gate_up, few=few).chunk(2, dim=-1)
-        return project(F.silu(gate).mul_(up), layer.down, onto=hidden, few=few)
+        return self._onto(hidden, F.silu(gate).mul_(up), layer.down, few=few)
+
+    def _onto(self, hidden: Tensor, inputs: Tensor, projection: Projection, *, few: bool) -> Tensor:
+        """``hidden`` plus the projection, of whose inputs each tensor-parallel rank has some columns."""
+        if self.group is None:
+            return project(inputs, projection, onto=hidden, few=few)
+        part = project(inputs, Projection(weight=projection.weight, bias=None), few=few).contiguous()
+        whole = self.group.sum(part)
+        return whole.add_(hidden) if projection.bias is None else whole.add_(projection.bias).add_(hidden)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """``[...]`` -> ``[..., E]``; each tensor-parallel rank has the rows of some ids."""
+        if self.held is None:
+            return F.embedding(ids, self.tensors.embedding)
+        rows, others = self.held.local(ids)
+        own = F.embedding(rows, self.tensors.embedding).masked_fill_(others[..., None], 0.0)
+        return self.held.group.sum(own)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm (Zhang and Sennrich 2019)."""
         return F.rms_norm(hidden, hidden.shape[-1:], weight, self.eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return project(self._norm(hidden, self.tensors.norm), self.tensors.head, few=True).contiguous().float()
+        logits = project(self._norm(hidden, self.tensors.norm), self.tensors.head, few=True).contiguous().float()
+        return logits if self.held is None else join_last(logits, self.held.group, self.held.sizes)
 
 
 def project(inputs: Tensor, projection: Projection, onto: Tensor | None = None, *, few: bool) -> Tensor:

@@ -277,6 +277,11 @@ def hf_tensors(model: nn.Module, gather: Gather | None = None) -> Iterator[tuple
                 merged_weight(owner, value) if gather is None else merged_gathered_weight(owner, value, place, gather)
             )
         yield name.replace(".base_layer.", "."), value
+    yield from saved_buffers(causal_lm)
+
+
+def saved_buffers(causal_lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, buffer) of every buffer that a checkpoint holds."""
     for prefix, module in causal_lm.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..comm import Group
+from ..models.tensor_slices import VocabularySlice
+
 CHUNK = 256  # positions whose logits exist at once
 
 EntropyUse = Literal["none", "metric", "loss"]
@@ -36,17 +39,22 @@ class LinearHead:
 
     def __init__(self, projection: nn.Linear) -> None:
         self.projection = projection
+        self.held: VocabularySlice | None = getattr(projection, "vocabulary_slice", None)
 
     def __call__(
         self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: EntropyUse
     ) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.projection.weight, self.projection.bias
-        logps, entropies = LinearLogProbs.apply(hidden, weight, bias, targets, temperature, entropy)
+        logps, entropies = LinearLogProbs.apply(hidden, weight, bias, targets, temperature, entropy, self.held)
         return logps, None if entropy == "none" else entropies
 
 
 class LinearLogProbs(torch.autograd.Function):
-    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; saves one or two numbers per position."""
+    """log softmax((hidden @ weight.T + bias) / temperature) at the targets; saves one or two numbers per position.
+
+    Where ranks hold slices of the vocabulary, each reduces its own logits; one gather of three numbers per position joins
+    them, and the gradient of the hidden states is summed.
+    """
 
     @staticmethod
     def forward(
@@ -57,18 +65,22 @@ class LinearLogProbs(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         entropy: EntropyUse,
+        held: VocabularySlice | None,
     ) -> tuple[Tensor, Tensor]:
+        places, others = (targets, None) if held is None else held.local(targets)
         lse = hidden.new_empty(len(targets), dtype=torch.float32)
         logps, entropies = torch.empty_like(lse), torch.zeros_like(lse)
         for chunk in chunks(len(targets)):
             logits = scaled_logits(hidden[chunk], weight, bias, temperature)
-            lse[chunk], picked, spread = reduce_logits(logits, targets[chunk], entropy=entropy != "none")
-            logps[chunk] = picked - lse[chunk]
+            lse[chunk], logps[chunk], spread = reduce_logits(logits, places[chunk], entropy=entropy != "none")
             if entropy != "none":
                 entropies[chunk] = spread
+        if held is not None and others is not None:
+            lse, entropies = join_slices(lse, logps.masked_fill_(others, 0.0), entropies, held.group)
+        logps -= lse
         trained = entropy == "loss"
         ctx.save_for_backward(hidden, weight, bias, targets, lse, entropies if trained else None)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.held = temperature, held
         if not trained:
             ctx.mark_non_differentiable(entropies)
         return logps, entropies
@@ -76,17 +88,20 @@ class LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, spread: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, lse, entropies = ctx.saved_tensors
+        places, own = (targets, None) if ctx.held is None else ctx.held.local(targets)
+        own = None if own is None else (~own).float()
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         to_hidden = torch.empty_like(hidden) if need_hidden else None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         for chunk in chunks(len(targets)):
             logits = scaled_logits(hidden[chunk], weight, bias, ctx.temperature)
+            hit = None if own is None else own[chunk]
             if entropies is None:
-                slope = logit_gradient(logits, targets[chunk], lse[chunk], gradient[chunk] / ctx.temperature)
+                slope = logit_gradient(logits, places[chunk], lse[chunk], gradient[chunk] / ctx.temperature, hit)
             else:
                 both = torch.stack([gradient[chunk], spread[chunk]]) / ctx.temperature
-                slope = logit_gradient_of_both(logits, targets[chunk], lse[chunk], entropies[chunk], both)
+                slope = logit_gradient_of_both(logits, places[chunk], lse[chunk], entropies[chunk], both, hit)
             if to_bias is not None:
                 to_bias += slope.sum(0)
             slope = slope.to(weight.dtype)
@@ -94,7 +109,9 @@ class LinearLogProbs(torch.autograd.Function):
                 torch.mm(slope, weight, out=to_hidden[chunk])
             if to_weight is not None:
                 accumulate(to_weight, slope, hidden[chunk])
-        return to_hidden, cast(to_weight, weight), cast(to_bias, bias), None, None, None
+        if to_hidden is not None and ctx.held is not None:
+            to_hidden = ctx.held.group.sum(to_hidden)
+        return to_hidden, cast(to_weight, weight), cast(to_bias, bias), None, None, None, None
 
 
 def scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
@@ -115,20 +132,40 @@ def reduce_logits(logits: Tensor, targets: Tensor, *, entropy: bool) -> tuple[Te
     return top[:, 0] + log_total, picked, spread
 
 
-def logit_gradient(logits: Tensor, targets: Tensor, lse: Tensor, gradient: Tensor) -> Tensor:
-    """gradient * (one-hot - softmax) ``[C, V]``; overwrites the logits."""
+def join_slices(lse: Tensor, picked: Tensor, entropy: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp and entropy over the whole vocabulary ``[R]``, from those of each rank's part of it.
+
+    The entropy of a whole is its log-sum-exp minus the mean logit, which is a mean of the parts' by their mass. ``picked``
+    becomes the target's logit, which one of the ranks has; the others pass 0.
+    """
+    parts = torch.stack(group.gather(torch.stack([lse, picked, lse - entropy])))  # [ranks, 3, R]
+    picked.copy_(parts[:, 1].sum(0))
+    whole = torch.logsumexp(parts[:, 0], dim=0)
+    mean_logit = (torch.exp(parts[:, 0] - whole) * parts[:, 2]).sum(0)
+    return whole, whole - mean_logit
+
+
+def logit_gradient(logits: Tensor, targets: Tensor, lse: Tensor, gradient: Tensor, hit: Tensor | None = None) -> Tensor:
+    """gradient * (one-hot - softmax) ``[C, V]``; overwrites the logits.
+
+    Args:
+        hit: 1 where the target is among these logits, 0 where another rank has it; None: it always is.
+    """
     slope = logits.sub_(lse[:, None]).exp_().mul_(-gradient[:, None])
-    slope[torch.arange(len(targets), device=targets.device), targets] += gradient
+    slope[torch.arange(len(targets), device=targets.device), targets] += gradient if hit is None else gradient * hit
     return slope
 
 
-def logit_gradient_of_both(logits: Tensor, targets: Tensor, lse: Tensor, entropy: Tensor, gradient: Tensor) -> Tensor:
+def logit_gradient_of_both(
+    logits: Tensor, targets: Tensor, lse: Tensor, entropy: Tensor, gradient: Tensor, hit: Tensor | None = None
+) -> Tensor:
     """Gradient through log-probs and entropies H: dH/dz_j = -p_j (log p_j + H). ``gradient`` ``[2, C]`` -> ``[C, V]``."""
     of_logp, of_entropy = gradient[..., None]
     logps = logits.sub_(lse[:, None])
     probs = logps.exp()
     slope = logps.add_(entropy[:, None]).mul_(of_entropy).add_(of_logp).mul_(probs).neg_()
-    slope[torch.arange(len(targets), device=targets.device), targets] += gradient[0]
+    at_targets = gradient[0] if hit is None else gradient[0] * hit
+    slope[torch.arange(len(targets), device=targets.device), targets] += at_targets
     return slope
 
 

@@ -20,6 +20,7 @@ from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.types import Batch
 
 from ..models.hf import causal_lm_of
+from ..models.tensor_slices import TensorSlices
 from ..models.vision import language_part, vision_of
 from .attention import NAME, attending, register
 from .layouts import LAYOUTS, ModelInput
@@ -33,6 +34,7 @@ class PackedModel(ABC):
 
     Attributes:
         unwrapped: the Hugging Face model without its peft wrapper; ``body`` is its part below the head.
+        slices: how it has been cut over tensor-parallel ranks, None where it is whole.
         entry: of a sharded model, the module through which functions of its weights run.
     """
 
@@ -40,8 +42,8 @@ class PackedModel(ABC):
     layout: Layout
     layout_reason: str
 
-    def __init__(self, model: nn.Module, read_at: ReadAt) -> None:
-        self.model, self.read_at = model, read_at
+    def __init__(self, model: nn.Module, read_at: ReadAt, slices: TensorSlices | None = None) -> None:
+        self.model, self.read_at, self.slices = model, read_at, slices
         self.unwrapped: Any = causal_lm_of(model)
         self.body: Any = getattr(self.unwrapped, self.unwrapped.base_model_prefix)
         self.device = next(model.parameters()).device

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.errors import BackendError
 
+from ..models.tensor_slices import TensorSlices
 from .head import EntropyUse, Head, LinearHead, ModelHead
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput, plain_input
@@ -30,8 +31,15 @@ class LogProbModel(PackedModel):
         BackendError: ``requested`` is shared and the model cannot, or no head gives the model's own logits.
     """
 
-    def __init__(self, model: nn.Module, requested: Literal["auto", "shared", "plain"], *, recompute: bool) -> None:
-        super().__init__(model, "before")
+    def __init__(
+        self,
+        model: nn.Module,
+        requested: Literal["auto", "shared", "plain"],
+        *,
+        recompute: bool,
+        slices: TensorSlices | None = None,
+    ) -> None:
+        super().__init__(model, "before", slices)
         self.causal_lm: Any = self.unwrapped
         self.tolerance = TOLERANCE[self.causal_lm.dtype]
         self.head: Head

@@ -97,11 +97,11 @@ class AdamW:
         write_steps(folder, self.steps)
 
     @torch.no_grad()
-    def load(self, folder: Path, local_shard: Callable[[Tensor], Tensor] | None = None) -> None:
+    def load(self, folder: Path, local_part: Callable[[str, Tensor], Tensor] | None = None) -> None:
         """Copy a saved state into the live one.
 
         Args:
-            local_shard: takes this rank's shard of a saved tensor.
+            local_part: takes this rank's part of a saved tensor, by the name of its parameter.
 
         Raises:
             CheckpointError: the state belongs to other parameters or cannot be read.
@@ -118,7 +118,7 @@ class AdamW:
                 check_names(names, live, "tensors")
                 for name, tensor in live.items():
                     full = saved.get_tensor(name)
-                    tensor.copy_(full if local_shard is None else local_shard(full))
+                    tensor.copy_(full if local_part is None else local_part(name.partition("/")[2], full))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
 

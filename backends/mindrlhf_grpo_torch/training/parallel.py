@@ -9,27 +9,28 @@ rank that runs out of rows continues with a tiny batch that adds nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.errors import BackendError
-from mindrlhf_grpo.parallel.resharding import Copy, Parameter, RankLayout, chunk, plan_resharding, slices
+from mindrlhf_grpo.parallel.resharding import Copy, RankLayout, plan_resharding
+from mindrlhf_grpo.parallel.resharding import slices as slices_of
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
-from ..comm import TorchRanks
+from ..comm import Group, TorchRanks
 from ..models import hf
+from ..models.tensor_slices import TensorSlices, bare, own_slice, whole_parameters
 from .attention import attending
+from .optim import AdamW, gradient_norm
 
 if TYPE_CHECKING:
     from .layout_choice import PackedModel
-    from .optim import AdamW
 
 
 class Entry(nn.Module):
@@ -44,50 +45,84 @@ class Entry(nn.Module):
 
 
 def shard(
-    packed: PackedModel, settings: ParallelConfig | None, device: torch.device, comm: SingleProcess | TorchRanks
+    packed: PackedModel,
+    settings: ParallelConfig | None,
+    device: torch.device,
+    comm: SingleProcess | TorchRanks,
+    slices: TensorSlices | None = None,
 ) -> Shards | None:
     """Shard a model in place; None where every rank holds everything, as a single process does.
+
+    Args:
+        slices: how the model has been cut over tensor-parallel ranks.
 
     Raises:
         BackendError: a torch without ``fully_shard``.
     """
-    if settings is None or settings.strategy == "replicate":
+    if settings is None or (settings.strategy == "replicate" and slices is None):
         return None
     if isinstance(comm, SingleProcess):
         if settings.offload:
             raise BackendError("parallel.offload needs ranks: start the run with torchrun (one process is enough)")
         return None
-    return Shards(packed, settings, device, comm)
+    return Shards(packed, settings, device, comm, slices)
 
 
 class Shards:
-    """One sharded model.
+    """One model of which each rank holds a part: tensor-parallel slices, shards of them, or shards of whole weights.
 
     Attributes:
-        units: the modules that FSDP gathers at once: each layer, and the rest.
-        copies: by weight, the copies from the ranks' shards that make it full.
+        parameters: full shape and cut of every weight, by bare name.
+        layout, group: how its weights lie over the ranks of a group; ranks outside it hold the same once more.
+        units: the modules that FSDP gathers at once: each layer, and the rest; none with ``replicate``.
+        copies: by weight, the copies from the ranks' parts that make it full.
     """
 
-    def __init__(self, packed: PackedModel, settings: ParallelConfig, device: torch.device, comm: TorchRanks) -> None:
-        self.packed, self.settings, self.comm = packed, settings, comm
-        parameters = [Parameter(name=name, shape=tuple(p.shape)) for name, p in packed.unwrapped.named_parameters()]
-        layout = RankLayout(dp=comm.world_size, sharded=True)
-        plan = plan_resharding(layout, parameters, RankLayout(dp=comm.world_size), parameters, only=comm.rank)
+    def __init__(
+        self,
+        packed: PackedModel,
+        settings: ParallelConfig,
+        device: torch.device,
+        comm: TorchRanks,
+        slices: TensorSlices | None = None,
+    ) -> None:
+        self.packed, self.settings, self.comm, self.slices = packed, settings, comm, slices
+        self.sharded = settings.strategy != "replicate"
+        self.parameters = whole_parameters(packed.unwrapped) if slices is None else slices.parameters
+        self.layout = RankLayout(dp=comm.data.size if self.sharded else 1, tp=comm.mesh.tensor, sharded=self.sharded)
+        self.group = comm.world if self.sharded or comm.tensor is None else comm.tensor
+        parameters = list(self.parameters.values())
+        every = RankLayout(dp=self.layout.ranks)
+        plan = plan_resharding(self.layout, parameters, every, parameters, only=self.group.place)
+        self.shapes = plan.sources
         self.copies: dict[str, list[Copy]] = {parameter.name: [] for parameter in parameters}
         for copy in plan.copies:
             self.copies[copy.target_parameter].append(copy)
-        self.units = fully_sharded(packed, settings, device)
+        self.units = fully_sharded(packed, settings, device, comm.data) if self.sharded else []
+
+    @property
+    def description(self) -> str:
+        """The layout in words."""
+        words = f"{self.settings.strategy} over {self.comm.data.size if self.slices else self.comm.world_size} ranks"
+        return words if self.slices is None else f"{words}, in slices over {self.slices.group.size}"
 
     def begin(self) -> None:
         """Prepare for the passes of an optimizer step."""
         if self.settings.strategy == "zero1":
             self.units[-1].set_requires_gradient_sync(False)
 
-    def reduce(self) -> None:
-        """Finish the passes of an optimizer step: each rank has its shard of the summed gradient."""
+    def reduce(self, trainable: Mapping[str, Tensor]) -> None:
+        """Finish the passes of an optimizer step: each rank has its part of the summed gradient."""
         if self.settings.strategy == "zero1":
             self.units[-1].set_requires_gradient_sync(True)
             self.idle_pass(gradient=True)
+        outside = not self.sharded
+        self.comm.data.sum_gradients(
+            one for name, one in trainable.items() if outside or bare(name) not in self.parameters
+        )
+        if self.slices is not None:
+            partial = self.slices.partial
+            self.slices.group.sum_gradients(one for name, one in trainable.items() if bare(name) in partial)
 
     def idle_pass(self, *, gradient: bool) -> None:
         """A pass over a tiny batch that adds nothing to the gradient."""
@@ -97,39 +132,56 @@ class Shards:
             if gradient:
                 nothing.backward()
 
-    def norm(self, local_norm: float) -> float:
-        """The L2 norm over all ranks, from the norm of this rank's shards."""
-        return math.sqrt(math.fsum(part * part for part in self.comm.gather_objects(local_norm)))
+    def norm(self, trainable: Mapping[str, Tensor]) -> float:
+        """The L2 norm of the gradients of all ranks, in which every element counts once."""
+        own = gradient_norm(one for name, one in trainable.items() if self.counts(bare(name)))
+        return math.sqrt(math.fsum(part * part for part in self.comm.gather_objects(own)))
+
+    def counts(self, name: str) -> bool:
+        """True on the ranks whose part of a weight is no copy of another rank's."""
+        if name not in self.parameters:
+            return self.comm.rank == 0
+        first_of_slices = self.comm.mesh.tensor_rank(self.comm.rank) == 0
+        return (self.sharded or self.comm.data.place == 0) and (
+            self.parameters[name].axis is not None if self.slices and not first_of_slices else True
+        )
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor), adapters merged, one after another; every rank must take all of them."""
+        self.reshard()
         return hf.hf_tensors(self.packed.model, self.full_tensor)
+
+    def reshard(self) -> None:
+        """Free weights that are still gathered from a pass, so that every parameter is this rank's part."""
+        for unit in self.units:
+            unit.reshard()
 
     def full_tensor(self, name: str, tensor: Tensor) -> Tensor:
         """The full tensor of a parameter, by its name in the model."""
-        return self.gather(name, hf.local(tensor), tuple(tensor.shape)) if hf.is_shard(tensor) else tensor
+        return self.gather(bare(name), hf.local(tensor)) if bare(name) in self.parameters else tensor
 
     @torch.no_grad()
-    def gather(self, name: str, shard: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Gather the shards of all ranks of a tensor that is cut like weight ``name``, on the device of this shard."""
-        rows = chunk(shape[0], 0, self.comm.world_size)[1]
-        padded = shard.new_zeros((rows, *shape[1:]))
-        padded[: len(shard)] = shard
-        pieces = [torch.empty_like(padded) for _ in range(self.comm.world_size)]
-        dist.all_gather(pieces, padded)
-        full = shard.new_empty(shape)
+    def gather(self, name: str, own: Tensor) -> Tensor:
+        """Gather all ranks' parts of a tensor that is cut like weight ``name``, on the device of this part."""
+        parameter = self.parameters[name]
+        if not self.sharded and parameter.axis is None:
+            return own
+        shapes = [shapes.get(name) for shapes in self.shapes]
+        flat = own.new_zeros(max(math.prod(shape) for shape in shapes if shape is not None))
+        flat[: own.numel()] = own.reshape(-1)
+        pieces = self.group.gather(flat)
+        full = own.new_empty(parameter.shape)
         for copy in self.copies[name]:
-            full[slices(copy.target_box)] = pieces[copy.source][slices(copy.source_box)]
+            shape = shapes[copy.source]
+            assert shape is not None
+            piece = pieces[copy.source][: math.prod(shape)].view(shape)
+            full[slices_of(copy.target_box)] = piece[slices_of(copy.source_box)]
         return full
 
     def local_part(self, name: str, full: Tensor) -> Tensor:
-        """This rank's shard of a weight or adapter; a buffer, which is not sharded, as it is."""
-        return self.local_shard(full) if name in self.copies or ".lora_" in name else full
-
-    def local_shard(self, full: Tensor) -> Tensor:
-        """This rank's shard of a full tensor."""
-        first, last = chunk(len(full), self.comm.rank, self.comm.world_size)
-        return full[first:last]
+        """This rank's part of a weight or adapter; a buffer, which every rank holds, as it is."""
+        parameter = self.parameters.get(bare(name))
+        return full if parameter is None else own_slice(parameter, full, self.layout, self.group.place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,18 +197,13 @@ def gathered(shards: Shards, optimizer: AdamW) -> Gathered:
     adapted, state = hf.is_lora(shards.packed.model), {}
     tensors = shards.full_tensors()
     if adapted:  # the adapters alone are saved
-        tensors = ((name, shards.full_tensor(bare(name), one)) for name, one in optimizer.parameters.items())
+        tensors = ((name, shards.full_tensor(name, one)) for name, one in optimizer.parameters.items())
     weights = to_host(tensors, shards.comm.rank)
     for name, shard in optimizer.named_state().items():
         weight = name.partition("/")[2]
-        full = shards.gather(bare(weight), shard, tuple(optimizer.parameters[weight].shape))
+        full = shards.full_tensor(weight, shard)
         state.update(to_host([(name, full)], shards.comm.rank))
     return Gathered(weights=weights, optimizer=state)
-
-
-def bare(name: str) -> str:
-    """A parameter's name without what peft puts before it."""
-    return name.removeprefix("base_model.model.")
 
 
 def to_host(tensors: Iterable[tuple[str, Tensor]], rank: int) -> dict[str, Tensor]:
@@ -170,7 +217,7 @@ def passes(shards: Shards | None, count: int, *, gradient: bool) -> Iterator[Non
 
     Without gradient, gathered weights are freed afterwards, so that no later pass meets old ones.
     """
-    if shards is None:
+    if shards is None or not shards.sharded:
         yield
         return
     idle = max(shards.comm.gather_objects(count)) - count  # before the first pass: collectives have an order
@@ -180,18 +227,17 @@ def passes(shards: Shards | None, count: int, *, gradient: bool) -> Iterator[Non
             shards.idle_pass(gradient=gradient)
     finally:
         if not gradient:
-            for unit in shards.units:
-                unit.reshard()
+            shards.reshard()
 
 
-def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.device) -> list[Any]:
-    """Apply ``fully_shard`` to every layer, then to the rest.
+def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.device, group: Group) -> list[Any]:
+    """Apply ``fully_shard`` over the ranks of a group to every layer, then to the rest.
 
     Raises:
         BackendError: this torch has none, or not the sums of gradients that loss weights ask for.
     """
     try:
-        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
     except ImportError as error:
         raise BackendError(
@@ -200,7 +246,7 @@ def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.d
         ) from None
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    mesh = DeviceMesh.from_group(group.device, device.type)
     offload = OffloadPolicy()
     if settings.offload and device.type != "cpu":  # on a processor the shards are in host memory anyway
         offload = CPUOffloadPolicy(pin_memory=device.type == "cuda")

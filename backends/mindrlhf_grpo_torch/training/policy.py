@@ -49,12 +49,14 @@ class TorchPolicy(TrainedModel):
             self.head = value_head(load_value_head(folder, hidden, seed=config.seed)).to(device)
         if config.model.freeze is not None:
             hf.freeze(model, config.model.freeze.prefixes)
-        self.take_weights(hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model)
+        adapted: Any = hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model
+        slices = self.cut(adapted)
+        self.take_weights(adapted)
         make_lean(self.model)
-        self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute)
+        self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute, slices=slices)
         self.layout, self.layout_reason = self.scorer.layout, self.scorer.layout_reason
         self.shard(self.scorer)
-        self.reference = Reference(config.model, device, self.sharded)
+        self.reference = Reference(config.model, device, self.sharded, self.cut)
 
     def take_weights(self, model: Any) -> None:
         """Train the model's weights and those of the value head of a shared critic."""

@@ -15,6 +15,7 @@ from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.model_files.reference_state import FILE, check_move
 
 from ..models import hf
+from ..models.tensor_slices import TensorSlices
 from .layout_choice import PackedModel
 from .log_probs import LogProbModel
 from .parallel import Shards
@@ -29,9 +30,13 @@ class Reference:
     """
 
     def __init__(
-        self, config: ModelConfig, device: torch.device, shard: Callable[[PackedModel], Shards | None]
+        self,
+        config: ModelConfig,
+        device: torch.device,
+        shard: Callable[[PackedModel], Shards | None],
+        cut: Callable[[Any], TensorSlices | None],
     ) -> None:
-        self.config, self.device, self.shard = config, device, shard
+        self.config, self.device, self.shard, self.cut = config, device, shard, cut
         self.shards: Shards | None = None
         self.gathered: dict[str, Tensor] | None = None
         self.frozen: LogProbModel | None = None
@@ -53,7 +58,8 @@ class Reference:
         """The frozen copy in the policy's layout."""
         if self.frozen is None:
             model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
-            self.frozen = LogProbModel(model, scorer.layout, recompute=False)
+            slices = self.cut(model)
+            self.frozen = LogProbModel(model, scorer.layout, recompute=False, slices=slices)
             self.shards = self.shard(self.frozen)
         return self.frozen
 

@@ -30,6 +30,7 @@ from mindrlhf_grpo.types import Batch
 from .. import xp
 from ..comm import TorchRanks
 from ..models import hf
+from ..models.tensor_slices import TensorSlices, cut
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory
 from .attention import attending
@@ -71,11 +72,17 @@ class TrainedModel(ABC):
         self.shards = self.sharded(packed)
         if self.shards is not None:
             self.take_weights(self.model)
-            self.layout_reason += f"; {self.shards.settings.strategy} over {self.comm.world_size} ranks"
+            self.layout_reason += f"; {self.shards.description}"
 
     def sharded(self, packed: PackedModel) -> Shards | None:
         """Shard a model that is used beside this one."""
-        return shard(packed, self.parallel, self.device, self.comm)
+        return shard(packed, self.parallel, self.device, self.comm, packed.slices)
+
+    def cut(self, model: Any) -> TensorSlices | None:
+        """Keep this rank's slices of a model where tensor-parallel ranks share it out."""
+        if self.parallel is None or isinstance(self.comm, SingleProcess):
+            return None
+        return cut(model, self.comm.tensor)
 
     @property
     @abstractmethod
@@ -109,9 +116,8 @@ class TrainedModel(ABC):
             raise RunFailed(f"the gradient norm is {norm}: the update was not made")
         before = sample(self.trainable.values())
         self.optimizer.step(learning_rate=learning_rate, gradient_scale=clip_scale(norm, self.train.max_grad_norm))
-        ranks = self.comm.gather_objects((parts, changed(before, self.trainable.values())))
-        total, (sums, *others) = step_sums([sums_of_rank for sums_of_rank, _ in ranks], self.empty_sums())
-        moved = changed_frac(estimate for _, estimate in ranks)
+        total, (sums, *others) = step_sums(self.comm.rows.gather_objects(parts), self.empty_sums())
+        moved = changed_frac(self.comm.gather_objects(changed(before, self.trainable.values())))
         return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others), changed_frac=moved)
 
     def backward_all(self, batch: Batch, loss: Loss) -> list[dict[str, float]]:
@@ -126,8 +132,8 @@ class TrainedModel(ABC):
         if self.shards is None:
             self.comm.sum_gradients(self.trainable.values())
             return gradient_norm(self.trainable.values())
-        self.shards.reduce()
-        return self.shards.norm(gradient_norm(self.trainable.values()))
+        self.shards.reduce(self.trainable)
+        return self.shards.norm(self.trainable)
 
     def backward(self, batch: Batch, loss: Loss) -> dict[str, float]:
         """Add one micro-batch's gradient; returns its loss and metric sums."""
@@ -181,7 +187,7 @@ class TrainedModel(ABC):
 
     def load_optimizer(self, folder: Path) -> None:
         """Copy a saved optimizer into the live one."""
-        self.optimizer.load(folder, None if self.shards is None else self.shards.local_shard)
+        self.optimizer.load(folder, None if self.shards is None else self.shards.local_part)
 
     def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Rows of every micro-batch; none for an empty batch."""

@@ -31,6 +31,7 @@ from mindrlhf_grpo.types import Batch
 from ..comm import TorchRanks
 from ..models import hf
 from ..models.lean_layers import make_lean
+from ..models.tensor_slices import TensorSlices
 from ..models.value_head import value_head
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput
@@ -46,8 +47,16 @@ class ValueOutputs(PackedModel):
 
     probed = "hidden states"
 
-    def __init__(self, model: nn.Module, requested: str, read_at: ReadAt, *, recompute: bool) -> None:
-        super().__init__(model, read_at)
+    def __init__(
+        self,
+        model: nn.Module,
+        requested: str,
+        read_at: ReadAt,
+        *,
+        recompute: bool,
+        slices: TensorSlices | None = None,
+    ) -> None:
+        super().__init__(model, read_at, slices)
         self.head: nn.Module = self.unwrapped.score
         self.tolerance = TOLERANCE[next(self.body.parameters()).dtype]
         self.find_attention()
@@ -114,9 +123,13 @@ class TorchValueModel(TrainedModel):
             find_folder(self.config.path), classifier.config.get_text_config().hidden_size, seed=self.seed
         )
         classifier.score = value_head(self.stored_head).to(self.device)
-        self.take_weights(self.with_adapters(classifier))
+        adapted = self.with_adapters(classifier)
+        slices = self.cut(adapted)
+        self.take_weights(adapted)
         make_lean(self.model)
-        self.held = ValueOutputs(self.model, self.config.layout, self.read_at, recompute=self.config.recompute)
+        self.held = ValueOutputs(
+            self.model, self.config.layout, self.read_at, recompute=self.config.recompute, slices=slices
+        )
         self.layout, self.layout_reason = self.held.layout, self.held.layout_reason
         self.shard(self.held)
         return self.held
@@ -125,10 +138,11 @@ class TorchValueModel(TrainedModel):
         """Add LoRA to the body where it is configured; the head is always trained."""
         if not self.config.lora_rank:
             return classifier
-        if self.parallel is not None and self.parallel.strategy != "replicate":
+        if self.parallel is not None and (self.parallel.strategy != "replicate" or self.parallel.tensor > 1):
+            asked = f"parallel.strategy={self.parallel.strategy}, parallel.tensor={self.parallel.tensor}"
             raise BackendError(
-                f"parallel.strategy={self.parallel.strategy} is not made for a reward model with LoRA; accepted: "
-                "parallel.strategy=replicate, or model.lora_rank=0"
+                f"{asked} is not made for a reward model with LoRA; accepted: "
+                "parallel.strategy=replicate with parallel.tensor=1, or model.lora_rank=0"
             )
         model = hf.add_lora(classifier, self.config, seed=self.seed, task=None)
         classifier.score.requires_grad_(True)

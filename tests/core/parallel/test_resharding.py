@@ -81,6 +81,18 @@ def test_offloading_both_models_during_the_copy_takes_a_parameters_memory_instea
     assert len(found.steps(1)) == len(wanted)
 
 
+def test_what_moves_between_ranks_and_what_is_on_the_way_at_once() -> None:
+    weights = [Parameter(name="a", shape=(4, 3)), Parameter(name="b", shape=(2,))]
+    halves = [Parameter(name="a", shape=(4, 3), axis=0), Parameter(name="b", shape=(2,))]
+    plan = plan_resharding(RankLayout(dp=2, sharded=True), weights, RankLayout(tp=2), halves)
+    assert plan.moved_elements() == [(1, 1), (1, 1)]  # halves of a lie where they are needed; of b each lacks one
+    assert [len(bucket) for bucket in plan.buckets(6)] == [2, 4]
+    assert [len(bucket) for bucket in plan.buckets(100)] == [6]
+    whole = plan_resharding(RankLayout(tp=2), halves, RankLayout(dp=2), weights)
+    assert whole.moved_elements() == [(6, 6), (6, 6)]
+    assert whole.staged_elements(1) == [12, 12]
+
+
 def test_a_rank_reads_its_own_weights_before_anothers() -> None:
     held = describe_parameters({"norm.weight": (6,), "o_proj.weight": (4, 6)})
     copies = plan_resharding(RankLayout(dp=2, tp=2), held, RankLayout(dp=2, tp=2), held).copies

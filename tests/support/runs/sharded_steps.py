@@ -25,6 +25,19 @@ CASES: list[tuple[Any, str, dict[str, Any]]] = [
     ("zero2", "gpt2", {"lora_rank": 3, "lora_targets": ["c_attn", "c_proj"]}),
     ("fsdp", "deepseek_v3", {"recompute": True}),
 ]
+# The same with every matrix in two slices; the vocabulary of 61 ids makes them uneven.
+SLICED: list[tuple[Any, str, dict[str, Any]]] = [
+    ("replicate", "qwen2", {}),
+    ("replicate", "glm4", {"recompute": True}),
+    ("replicate", "gemma2", {}),
+    ("replicate", "llama", {"lora_rank": 3}),
+    ("replicate", "deepseek_v3", {}),
+]
+SLICED_AND_SHARDED: list[tuple[Any, str, dict[str, Any]]] = [
+    ("fsdp", "qwen2", {}),
+    ("zero1", "llama", {"lora_rank": 3}),
+    ("fsdp", "deepseek_v3", {"recompute": True}),
+]
 
 
 def share(batch: Batch, rank: int, ranks: int) -> Batch:
@@ -44,7 +57,7 @@ def steps(policy: TorchPolicy, rank: int, ranks: int, folder: Path) -> dict[str,
         policy.sync_reference(0.5)
     found["results"].append(policy.update(batches[1], weighted_loss, learning_rate=RATE, also=also))
     policy.gather()
-    if rank == 0:
+    if policy.comm.rank == 0:
         policy.save_model(folder / "model")
         policy.save_state(folder / "state")
     policy.comm.barrier()
@@ -71,18 +84,20 @@ def local(weight: Any) -> torch.Tensor:
 def logps(policy: TorchPolicy, batch: Batch) -> list[float]:
     """Sums over all ranks of the policy's and the reference's log-probs."""
     own = [float(policy.logps(batch, reference=reference).logps.sum()) for reference in (False, True)]
-    return np.sum(policy.comm.gather_objects(own), axis=0).tolist()
+    return np.sum(policy.comm.rows.gather_objects(own), axis=0).tolist()
 
 
-def main(models: Path, folder: Path) -> dict[str, Any]:
-    """Return the result of each case."""
-    comm = connect("cpu")
+def main(models: Path, folder: Path, tensor: int = 1) -> dict[str, Any]:
+    """Return the result of each case that these ranks can divide."""
+    comm = connect("cpu", ParallelConfig(tensor=tensor) if tensor > 1 else None)
+    rows = comm.rows
+    cases = CASES if tensor == 1 else (SLICED if comm.world_size == tensor else SLICED_AND_SHARDED)
     found = {}
-    for strategy, family, settings in CASES:
+    for strategy, family, settings in cases if comm.world_size > 1 else [*CASES, *SLICED, *SLICED_AND_SHARDED]:
         config = run_config(models / family, train=TRAIN, device="cpu", **settings)
-        config = config.model_copy(update={"parallel": ParallelConfig(strategy=strategy)})
+        config = config.model_copy(update={"parallel": ParallelConfig(strategy=strategy, tensor=tensor)})
         policy = TorchPolicy(config, torch.device("cpu"), comm)
-        found[f"{strategy} {family}"] = steps(policy, comm.rank, comm.world_size, folder / f"{strategy}_{family}")
+        found[f"{strategy} {family}"] = steps(policy, rows.rank, rows.world_size, folder / f"{strategy}_{family}")
     if comm.rank == 0:
         print(json.dumps(found))
     comm.close()
@@ -90,4 +105,4 @@ def main(models: Path, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
