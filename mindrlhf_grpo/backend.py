@@ -12,6 +12,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from .errors import BackendError
 from .parallel.residency import Role
 from .tokenizers.tokenizer import Tokenizer
-from .types import Batch, FloatArray, Prompt, RolloutGroup, Sampling
+from .types import Batch, FinishReason, FloatArray, IntArray, Prompt, RolloutGroup, Sampling
 
 if TYPE_CHECKING:
     from .config.algorithm import CriticConfig
@@ -36,12 +37,13 @@ GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
 
 Capability = Literal[
-    "lora", "entropy_bonus", "moved_reference", "value_model", "remote_code", "language_model", "tensor_parallel"
+    "lora", "entropy_bonus", "moved_reference", "value_model", "remote_code", "language_model", "tensor_parallel",
+    "conversations",
 ]
 """A part of the contract that a backend may leave out: LoRA adapters, losses whose ``reads_entropy`` is true,
 ``Policy.sync_reference``, ``Backend.load_value_model`` with a shared critic's ``Policy.values``,
 ``Backend.load_remote_code``, ``Backend.load_language_model``, models in slices (``parallel.tensor`` and
-``rollout.parallel.tensor`` above 1)."""
+``rollout.parallel.tensor`` above 1), ``RolloutEngine.generate`` with conversations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +273,32 @@ class ValueModel(ValueReader, TrainedModel, Protocol):
     """A language model's body with a head of one number: a critic or a reward model."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an environment says to a turn.
+
+    Attributes:
+        ids: the tokens up to where the next turn of the model begins; None: the conversation is over.
+        finish: the reason why it is over.
+    """
+
+    ids: IntArray | None
+    finish: FinishReason = FinishReason.STOP
+
+
+class Conversations(Protocol):
+    """The other side of completions with several turns: environments that answer what the model says."""
+
+    def answer(self, prompt: Prompt, sample: int, turn: Sequence[int], *, ended: bool) -> Future[Answer]:
+        """Begin to answer a turn of a sample, without waiting; the future never raises.
+
+        Args:
+            turn: the sampled tokens of the turn, its end token included.
+            ended: whether an end token ended it, else a stop string.
+        """
+        ...
+
+
 class RolloutEngine(Protocol):
     """The generator of completions.
 
@@ -280,8 +308,19 @@ class RolloutEngine(Protocol):
 
     weight_version: int
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
-        """``group_size`` completions for each prompt, in the order of ``prompts``."""
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        group_size: int,
+        conversations: Conversations | None = None,
+    ) -> list[RolloutGroup]:
+        """``group_size`` completions for each prompt, in the order of ``prompts``.
+
+        With ``conversations`` a completion goes on after each answer to a turn, until it is over or has
+        ``sampling.max_tokens`` tokens, those of answers included.
+        """
         ...
 
     def sleep(self) -> None:

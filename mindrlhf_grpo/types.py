@@ -23,6 +23,10 @@ class FinishReason(str, Enum):
 
     STOP = "stop"  # an end-of-sequence token or a stop string
     LENGTH = "length"  # the token budget: the completion is truncated
+    TURNS = "turns"  # the turn budget of an environment: the completion is truncated
+
+
+TRUNCATED = frozenset({FinishReason.LENGTH, FinishReason.TURNS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,29 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """What happened between a model and an environment in one rollout.
+
+    Attributes:
+        messages: the conversation after the prompt: turns of the assistant with their ``tool_calls``, and answers.
+        turns: turns of the assistant.
+        calls: calls by name of the tool; calls that cannot be read or name no tool are under ``""``.
+        failed_calls: calls that could not be read, were refused, raised, or took too long.
+        reward: the environment's own reward of the rollout; None where it gives none.
+        failure: why the environment failed and has no reward; empty where it did not.
+        seconds: time in the environment's code.
+    """
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+    turns: int = 0
+    calls: Mapping[str, int] = field(default_factory=dict)
+    failed_calls: int = 0
+    reward: float | None = None
+    failure: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """One completion as sampled.
 
@@ -59,8 +86,10 @@ class Rollout:
         ids: completion tokens ``[T]``, the end token included if one was sampled.
         logps: log-prob ``[T]`` of each token when sampled, under softmax(logits / temperature) before
             top-k/top-p/min-p/repetition penalty, so that it compares with the training log-prob.
-        text: decoded completion, without special tokens.
+        text: decoded completion, without special tokens; with an environment the last turn of the assistant.
         weight_version: version of the weights that sampled it.
+        sampled: ``[T]`` whether a token was sampled, or written by an environment (its log-prob is 0); None: all were.
+        episode: what happened in the environment; None without one.
     """
 
     sample: int
@@ -69,6 +98,13 @@ class Rollout:
     finish: FinishReason
     text: str
     weight_version: int = 0
+    sampled: NDArray[np.bool_] | None = None
+    episode: Episode | None = None
+
+    @property
+    def sampled_tokens(self) -> int:
+        """The number of tokens that the model sampled."""
+        return len(self.ids) if self.sampled is None else int(self.sampled.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +159,8 @@ class Batch:
         coupled: the rows of a prompt have one loss together (a preference pair): they stay in one micro-batch,
             adjoining and in their order.
         features: the features of each of the M prompts (images); empty where no prompt has any.
+        sampled: ``[N, T]`` bool, False at tokens that an environment wrote: they are read as context, and nothing is
+            predicted at them (log-probs, values and entropies are 0 there); None where every token was sampled.
     """
 
     prompts: tuple[IntArray, ...]
@@ -140,9 +178,16 @@ class Batch:
     tensors: Mapping[str, FloatArray] = field(default_factory=dict)
     coupled: bool = False
     features: tuple[Mapping[str, Any], ...] = ()
+    sampled: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def predicted(self) -> NDArray[np.bool_]:
+        """``[N, T]`` the tokens that have a log-prob or value: those before each length that were sampled."""
+        lengths = np.asarray(self.lengths, dtype=np.int64)
+        inside: NDArray[np.bool_] = np.arange(self.ids.shape[1])[None, :] < lengths[:, None]
+        return inside if self.sampled is None else inside & self.sampled
 
     def loss_tensors(self) -> dict[str, NDArray[Any]]:
         """The ``[N, T]`` arrays a loss reads, by field name; absent ones left out."""

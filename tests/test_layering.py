@@ -23,7 +23,7 @@ CORE = "mindrlhf_grpo"
 # "backends", each recipe at "recipes".
 ORDER = (
     "errors", "types", "json_lines", "user_functions", "config", "compat", "model_files", "parallel", "tokenizers",
-    "backend", "losses", "advantages", "chat", "data", "batches", "generation", "rewards", "algorithms", "backends",
+    "backend", "losses", "advantages", "chat", "data", "batches", "generation", "environments", "rewards", "algorithms", "backends",
     "run", "metrics", "report", "capacity", "testing", "trainers", "cli", "__main__", "recipes",
 )  # fmt: skip
 ENTRIES = 30  # of the core's folder

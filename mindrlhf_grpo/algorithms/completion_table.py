@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batches.online import completion_lengths
+from ..batches.online import completion_lengths, sampled_lengths
 from ..rewards import RewardTable
-from ..types import FinishReason, FloatArray, IntArray, RolloutGroup
+from ..types import TRUNCATED, Episode, FinishReason, FloatArray, IntArray, RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +22,19 @@ class CompletionTable:
 
     Attributes:
         prompt: number of each completion's prompt in this step, over all ranks ``[N]``.
-        truncated: whether the token budget ended the completion ``[N]``.
+        lengths, sampled: tokens of each completion, and those of them that the model sampled ``[N]``.
+        truncated: whether the token or turn budget ended the completion ``[N]``.
         baselines: total reward of the prompt's greedy completion ``[N]``; None where no algorithm asks for it.
+        episodes: what happened in the environment of each completion, without its messages; empty without environment.
     """
 
     rewards: RewardTable
     prompt: IntArray
     lengths: IntArray
     truncated: NDArray[np.bool_]
+    sampled: IntArray
     baselines: FloatArray | None = None
+    episodes: tuple[tuple[Episode, FinishReason], ...] = ()
 
     @staticmethod
     def of(
@@ -43,7 +47,14 @@ class CompletionTable:
             rewards=rewards,
             prompt=np.repeat(np.asarray(numbers, np.int64), sizes),
             lengths=completion_lengths(groups),
-            truncated=np.asarray([reason is FinishReason.LENGTH for reason in finish], bool),
+            sampled=sampled_lengths(groups),
+            truncated=np.asarray([reason in TRUNCATED for reason in finish], bool),
+            episodes=tuple(
+                (replace(rollout.episode, messages=()), rollout.finish)
+                for group in groups
+                for rollout in group.rollouts
+                if rollout.episode is not None
+            ),
             baselines=None if greedy is None else np.repeat(np.nan_to_num(greedy.total().mean(axis=1)), sizes),
         )
 
@@ -54,6 +65,8 @@ class CompletionTable:
             rewards=replace(self.rewards.take(rows), failures=self.rewards.failures, reasons=self.rewards.reasons),
             prompt=place[self.prompt[rows]].astype(np.int64),
             lengths=self.lengths[rows],
+            sampled=self.sampled[rows],
+            episodes=tuple(self.episodes[row] for row in rows) if self.episodes else (),
             truncated=self.truncated[rows],
             baselines=None if self.baselines is None else self.baselines[rows],
         )
@@ -66,6 +79,8 @@ class CompletionTable:
             rewards=RewardTable.concat([table.rewards for table in tables]),
             prompt=np.concatenate([table.prompt for table in tables]),
             lengths=np.concatenate([table.lengths for table in tables]),
+            sampled=np.concatenate([table.sampled for table in tables]),
+            episodes=tuple(pair for table in tables for pair in table.episodes),
             truncated=np.concatenate([table.truncated for table in tables]),
             baselines=np.concatenate(baselines).astype(np.float64) if baselines else None,
         )

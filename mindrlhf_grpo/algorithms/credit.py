@@ -54,6 +54,7 @@ class TokenTensors:
     Attributes:
         lengths: tokens of each completion ``[n]``.
         mask: 1 where a token is trained.
+        sampled: whether a token was sampled, where an environment wrote others; returns flow through those.
         segments: item index of each token, -1 outside items.
         bonus: added to the advantage of each token.
         entropies: of the policy, to select tokens by.
@@ -69,6 +70,7 @@ class TokenTensors:
     bonus: FloatArray | None = None
     entropies: FloatArray | None = None
     values: FloatArray | None = None
+    sampled: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,7 @@ def assign_credit(
         table.rewards.values,
         table.rewards.weights,
         table.prompt,
-        table.lengths,
+        table.sampled,
         kl_sums=facts.kl,
         kl_coef=kl_coef,
         baselines=table.baselines,
@@ -171,7 +173,10 @@ class TokenFacts:
 
 def kl_in_reward(plan: Plan, tokens: TokenTensors) -> NDArray[np.float64] | None:
     """KL of each token to the reference ``[n, T]`` where it is part of the reward, else None."""
-    return plan.kl_tokens(tokens.old_logps, tokens.ref_logps, tokens.lengths) if plan.kl_in_reward else None
+    if not plan.kl_in_reward:
+        return None
+    kl = plan.kl_tokens(tokens.old_logps, tokens.ref_logps, tokens.lengths)
+    return kl if tokens.sampled is None else np.where(tokens.sampled, kl, 0.0)
 
 
 def gather_facts(tokens: TokenTensors, kl: FloatArray | None, gather: Gather) -> TokenFacts:
@@ -238,7 +243,8 @@ def share_with_tokens(scores: FloatArray, tokens: TokenTensors) -> FloatArray:
     """Give every token the advantage of its completion, or of its item ``[n, T]``; tokens past the last item get 0."""
     segments = tokens.segments
     items = None if segments is None else np.where(segments < scores.shape[1], segments, -1)
-    return to_tokens(scores, tokens.lengths, tokens.mask.shape[1], items)
+    advantages = to_tokens(scores, tokens.lengths, tokens.mask.shape[1], items)
+    return advantages if tokens.sampled is None else np.where(tokens.sampled, advantages, 0.0)
 
 
 def rewards_of_tokens(
@@ -260,12 +266,37 @@ def rewards_of_tokens(
 def accumulate_returns(
     plan: Plan, rewards: FloatArray, tokens: TokenTensors
 ) -> tuple[FloatArray, dict[str, FloatArray]]:
-    """Advantages ``[n, T]`` from token rewards, not yet whitened; with a critic the tensors of its loss besides."""
-    settings = plan.returns
+    """Advantages ``[n, T]`` from token rewards, not yet whitened; with a critic the tensors of its loss besides.
+
+    Tokens that an environment wrote have none, and returns flow through them.
+    """
+    settings, sampled = plan.returns, tokens.sampled
+    lengths = tokens.lengths if sampled is None else sampled.sum(axis=1)
+    rewards = joined_turns(rewards, sampled)
     if tokens.values is None:
-        return reinforce_pp(rewards, tokens.lengths, settings.gamma), {}
-    advantages, targets = gae(rewards, tokens.values, tokens.lengths, settings.gamma, settings.lam)
+        return parted_turns(reinforce_pp(rewards, lengths, settings.gamma), sampled), {}
+    values = joined_turns(tokens.values, sampled)
+    advantages, targets = (
+        parted_turns(array, sampled) for array in gae(rewards, values, lengths, settings.gamma, settings.lam)
+    )
     return advantages, {"returns": targets.astype(np.float32), "old_values": tokens.values}
+
+
+def joined_turns(array: NDArray[Any], sampled: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """``[n, T]`` with the sampled tokens of each row first: what an environment wrote takes no step of time.
+
+    The state after a turn's last token is the one before the next turn's first: the environment is part of the transition.
+    """
+    return array if sampled is None else np.take_along_axis(array, np.argsort(~sampled, axis=1, kind="stable"), axis=1)
+
+
+def parted_turns(array: NDArray[Any], sampled: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Undo :func:`joined_turns`."""
+    if sampled is None:
+        return array
+    placed = np.zeros_like(array)
+    np.put_along_axis(placed, np.argsort(~sampled, axis=1, kind="stable"), array, axis=1)
+    return placed
 
 
 def correct(

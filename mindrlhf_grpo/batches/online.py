@@ -25,6 +25,22 @@ def completion_lengths(groups: Sequence[RolloutGroup]) -> NDArray[np.int64]:
     return np.asarray([len(rollout.ids) for group in groups for rollout in group.rollouts], dtype=np.int64)
 
 
+def sampled_lengths(groups: Sequence[RolloutGroup]) -> NDArray[np.int64]:
+    """Tokens of each completion that the model sampled ``[N]``, group by group."""
+    return np.asarray([rollout.sampled_tokens for group in groups for rollout in group.rollouts], dtype=np.int64)
+
+
+def sampled_tokens(groups: Sequence[RolloutGroup]) -> NDArray[np.bool_] | None:
+    """``[N, T]`` whether the model sampled a token, False past each length; None where no environment wrote any."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if all(rollout.sampled is None for rollout in rollouts):
+        return None
+    sampled = np.zeros((len(rollouts), max(len(rollout.ids) for rollout in rollouts)), dtype=np.bool_)
+    for row, rollout in enumerate(rollouts):
+        sampled[row, : len(rollout.ids)] = True if rollout.sampled is None else rollout.sampled
+    return sampled
+
+
 def build_batch(
     groups: Sequence[RolloutGroup],
     advantages: FloatArray,
@@ -51,6 +67,9 @@ def build_batch(
     if (mask[~inside] != 0).any():
         raise ValueError("mask is not 0 past the end of a completion")
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    sampled = sampled_tokens(groups)
+    if sampled is not None and (mask[~sampled] != 0).any():
+        raise ValueError("mask is not 0 at tokens that an environment wrote")
     features = tuple(group.prompt.features for group in groups)
     return Batch(
         prompts=tuple(group.prompt.ids for group in groups),
@@ -64,6 +83,7 @@ def build_batch(
         segments=None if segments is None else segments.astype(np.int32),
         temperature=temperature,
         features=features if any(features) else (),
+        sampled=sampled,
     )
 
 

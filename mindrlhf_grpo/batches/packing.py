@@ -5,7 +5,7 @@
 nothing: it is computed only where values are read at the tokens themselves (``read_at="token"``).
 A plan knows no framework and no bucket: backends pad it to their shapes and convert it to tensors.
 Legend: N completions, M prompts, C copies of prompts (shared: M, plain: N), T longest completion, S flat tokens,
-R predicted tokens (sum of lengths), A axes of a position (more than one where images have rows and columns).
+R predicted tokens (sum of lengths, without tokens that an environment wrote), A axes of a position (more than one where images have rows and columns).
 """
 
 from __future__ import annotations
@@ -122,8 +122,7 @@ def _plan(
     """Token t of a completion lies at ``starts + t``; token 0 is predicted by the last token of its prompt."""
     lengths = prompt_lengths(batch)[prompts]
     prompt_ends = (prompt_starts + lengths - 1)[copies]
-    inside = np.arange(batch.ids.shape[1])[None, :] < np.asarray(batch.lengths, dtype=np.int64)[:, None]
-    rows, columns = np.nonzero(inside)
+    rows, columns = np.nonzero(batch.predicted())
     at_token = starts[rows] + columns
     before_token = np.where(columns == 0, prompt_ends[rows], at_token - 1)
     return PackingPlan(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .algorithm import AlgorithmConfig, CriticConfig, ItemsConfig
+from .environment import EnvironmentConfig
 from .parallel import EngineParallelConfig, ParallelConfig, SwapConfig
 from .paths import FolderPath, OptionalSource, PathText, Source
 from .rendering import RenderingConfig
@@ -383,6 +384,9 @@ class RunConfig(Section):
         None, "Functions that add metrics of your own to each step and evaluation.", peers="verl: custom metrics"
     )
     items: ItemsConfig | None = key(None, "Items of a completion, where rewards are by item; null: its lines.")
+    environment: EnvironmentConfig | None = key(
+        None, "What answers the model's turns: tools and observations; null: a completion is one turn."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -420,6 +424,18 @@ class RunConfig(Section):
                 for name, value in apart.items()
                 if value
             )
+        if self.environment is not None:
+            single: dict[str, Any] = {
+                "items": self.items, "data.images": self.data.images,
+                "rollout.repetition_penalty": self.rollout.repetition_penalty != 1, "rollout.min_tokens": self.rollout.min_tokens,
+            }  # fmt: skip
+            yield from (
+                f"{name} does not go with environment: it is made for completions of one turn"
+                for name, value in single.items()
+                if value
+            )
+        elif any(reward.function == "environment" for reward in self.rewards):
+            yield "rewards: function: environment is the environment's own reward, and there is no environment"
         yield from self.train.lengths()
         yield from self.eval.without_source("prompts")
         if self.eval.patience and not self.eval.every:

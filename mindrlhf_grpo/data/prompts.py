@@ -6,7 +6,7 @@ A row that cannot be used raises DataError without its place, which the stream a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..errors import DataError, did_you_mean
 from ..tokenizers.prefill import chat_prompt, is_prefilled
 from ..tokenizers.tokenizer import Conversation, Tokenizer, encode_prompt_text
 from ..tokenizers.traces import fit_conversation
-from ..types import IntArray
+from ..types import IntArray, Prompt
 from .messages import check_text, read_conversation, template_variables
 
 
@@ -42,8 +42,12 @@ class EncodedPrompt:
     features: Mapping[str, Any] = field(default_factory=dict)
 
 
-def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer) -> EncodedPrompt:
+def encode_row(
+    row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]] = ()
+) -> EncodedPrompt:
     """Encode the prompt of a row; it is cut to its last ``max_prompt_tokens``, whatever ``overlong`` says.
+
+    ``tools`` are those of an environment, in place of a column of the row.
 
     Raises:
         DataError: the prompt column is missing, empty or of the wrong form, or the chat template refuses it.
@@ -53,7 +57,7 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
     if is_templated(config, tokenizer):
         written = value if isinstance(value, list) else [{"role": "user", "content": value}]
         messages = with_system(written, config.system_prompt)
-        variables = template_variables(row, config.rendered.chat_template_kwargs, "tools")
+        variables = conversation_variables(row, config.rendered.chat_template_kwargs, tools)
         fitted = fit_conversation(messages, tokenizer, variables, generation_prompt=not is_prefilled(messages))
         ids = chat_prompt(fitted, tokenizer, variables)
     elif isinstance(value, list):
@@ -70,6 +74,38 @@ def encode_row(row: Mapping[str, Any], config: DataConfig, tokenizer: Tokenizer)
         tokens=len(ids),
         messages=messages,
     )
+
+
+def conversation_variables(
+    row: Mapping[str, Any], settings: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what a row's chat template gets besides the messages, with the tools of an environment.
+
+    Raises:
+        DataError: as ``template_variables``, or the row has tools too.
+    """
+    variables = template_variables(row, settings, "tools")
+    if not tools:
+        return variables
+    if "tools" in variables:
+        raise DataError("the row has tools, and so has the environment; accepted: rows without the column tools")
+    return {**variables, "tools": list(tools)}
+
+
+def extended_prompt(
+    prompt: Prompt, text: str, tokenizer: Tokenizer, settings: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
+) -> Prompt:
+    """Return a templated prompt with a text at the end of its last message, as the reset of an environment gives it.
+
+    Raises:
+        DataError: the chat template refuses the conversation.
+    """
+    *before, last = prompt.messages
+    messages: Conversation = [dict(message) for message in before] + [{**last, "content": f"{last['content']}{text}"}]
+    variables = conversation_variables(prompt.columns, settings, tools)
+    fitted = fit_conversation(messages, tokenizer, variables, generation_prompt=not is_prefilled(messages))
+    ids = np.asarray(chat_prompt(fitted, tokenizer, variables), dtype=np.int32)
+    return replace(prompt, ids=ids, text=f"{prompt.text}{text}", messages=tuple(messages))
 
 
 def is_templated(config: DataConfig | OfflineDataConfig, tokenizer: Tokenizer) -> bool:

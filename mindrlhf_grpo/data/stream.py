@@ -292,16 +292,25 @@ class PromptStream(RowStream[Prompt]):
 
     noun = "prompt"
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, *, seed: int, room: int | None = None) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        room: int | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Open the sources.
 
         Args:
+            tools: definitions of an environment's tools, written by the chat template.
             room: tokens that the model's context leaves for a prompt beside its completion; None: any number.
 
         Raises:
             DataError: a source is unreadable or empty, or has no column of images where images are asked for.
         """
-        self._tokenizer, self._column = tokenizer, config.prompt_column
+        self._tokenizer, self._column, self._tools = tokenizer, config.prompt_column, tools
         super().__init__(config, seed=seed)
         self._room = room if room is not None and room < config.max_prompt_tokens else None
         self._limit = self._room or config.max_prompt_tokens
@@ -320,7 +329,7 @@ class PromptStream(RowStream[Prompt]):
     def encode(self, content: Mapping[str, Any], *, row: int, uid: int) -> Prompt | None:
         """Encode a prompt; None if it is over-long and left out. A prompt with images is never cut."""
         if self._images is None:
-            encoded = encode_row(content, self._settings, self._tokenizer)
+            encoded = encode_row(content, self._settings, self._tokenizer, self._tools)
         else:
             encoded = self._images.encode(content, self.rows.folder_of(row))
         if encoded.tokens > self._limit and not self.accept_overlong(
@@ -337,7 +346,7 @@ class PromptStream(RowStream[Prompt]):
         tally.see(len(drawn.ids), int(max(drawn.ids, default=0)), drawn.source, drawn.columns)
 
     def encoded_by(self) -> str:
-        return f"{self._tokenizer.folder} {self._limit}"
+        return f"{self._tokenizer.folder} {self._limit} {self._tools}"
 
     def _too_long(self, encoded: EncodedPrompt) -> str:
         images = " with its images (data.images.processor can make them smaller)" if encoded.features else ""

@@ -2,18 +2,23 @@
 
 The scheduler decides which sample starts in which slot; the backend's model runner computes and samples. Each step
 hands the last tokens to the runner and gets back one token and one log-prob for every running slot.
+In a conversation the slot of a sample keeps its keys and values while an environment answers, and then reads the
+answer token by token, beside the slots that sample: no token is computed twice for a later turn.
 Legend: n rows, P prompt tokens.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backend import Answer, Conversations
 from ..errors import BackendError, ConfigError, DataError, RunFailed
 from ..tokenizers.tokenizer import Tokenizer
 from ..types import FinishReason, IntArray, Prompt, Rollout, RolloutGroup, Sampling
@@ -71,7 +76,10 @@ class ModelRunner(Protocol):
         ...
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: RandomDraws) -> SampledTokens:
-        """Append a token to each of the slots ``0..n-1``, at these places of their sequences; return the next tokens."""
+        """Write a token at this place of the sequence of each of the slots ``0..n-1``; return the next tokens.
+
+        The token of a slot that waits is written again at its place, which changes nothing.
+        """
         ...
 
     def close(self) -> None:
@@ -81,12 +89,30 @@ class ModelRunner(Protocol):
 
 @dataclass(slots=True)
 class Running:
-    """The part of a completion that its slot has generated so far."""
+    """The part of a completion that its slot has generated so far.
+
+    Attributes:
+        first: place of the first token of the current turn.
+        spans: (start, end) of the tokens that an environment wrote.
+        unread: tokens of an answer that the slot has still to read.
+        answer: the answer that the slot waits for; None: it samples or reads.
+    """
 
     prompt: int
     sample: int
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    first: int = 0
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    unread: deque[int] = field(default_factory=deque)
+    answer: Future[Answer] | None = None
+
+    def sampled(self) -> NDArray[np.bool_]:
+        """``[T]`` which tokens were sampled."""
+        sampled = np.ones(len(self.ids), dtype=np.bool_)
+        for start, end in self.spans:
+            sampled[start:end] = False
+        return sampled
 
 
 class Generation:
@@ -94,6 +120,7 @@ class Generation:
 
     Args:
         version: weight version recorded in every rollout.
+        conversations: answers turns; None: a completion is one turn.
     """
 
     def __init__(
@@ -107,8 +134,9 @@ class Generation:
         tokenizer: Tokenizer,
         version: int,
         progress: ProgressCallback | None = None,
+        conversations: Conversations | None = None,
     ) -> None:
-        self.prompts, self.sampling = prompts, sampling
+        self.prompts, self.sampling, self.conversations = prompts, sampling, conversations
         self.runner, self.tokenizer = runner, tokenizer
         self.version, self.progress = version, progress
         self.end_tokens = frozenset(tokenizer.eos_ids)
@@ -132,7 +160,7 @@ class Generation:
             for move in self.scheduler.compact():
                 self.runner.move(move.source, move.target)
                 self.running[move.target] = self.running.pop(move.source)
-            if self.running:
+            if not self._read_answers() and self.running:
                 self._advance()
         samples = range(self.scheduler.group_size)
         return [
@@ -167,29 +195,64 @@ class Generation:
         return RandomDraws(uniforms=uniforms(self.sampling.seed, uids, samples, places), places=places)
 
     def _append(self, slots: Sequence[int], drawn: SampledTokens) -> None:
-        """Append the tokens and retire the completions that they end."""
+        """Append the tokens and retire the completions that they end; what is drawn where none is sampled is dropped."""
         if not np.isfinite(drawn.logps).all():
             raise RunFailed("the model's logits are not finite: no token can be sampled")
         for slot, token, logp in zip(slots, drawn.tokens.tolist(), drawn.logps.tolist(), strict=True):
             row = self.running[slot]
-            row.ids.append(token)
-            row.logps.append(logp)
-            self._retire(slot, row)
+            if row.unread:
+                row.ids.append(row.unread.popleft())
+                row.logps.append(0.0)
+                row.first = len(row.ids)
+            elif row.answer is None:
+                row.ids.append(token)
+                row.logps.append(logp)
+                self._end_turn(slot, row)
 
-    def _retire(self, slot: int, row: Running) -> None:
-        """Free the slot if its completion has ended."""
-        ended = row.ids[-1] in self.end_tokens
-        before_stop = None if ended else self.stop.cut(row.ids)
-        if not ended and before_stop is None and len(row.ids) < self.sampling.max_tokens:
+    def _end_turn(self, slot: int, row: Running) -> None:
+        """If the turn of the slot has ended, ask for an answer, or free the slot where there is none."""
+        turn = row.ids[row.first :]
+        ended = turn[-1] in self.end_tokens
+        before_stop = None if ended else self.stop.cut(turn)
+        full = len(row.ids) >= self.sampling.max_tokens
+        if not ended and before_stop is None and not full:
+            return
+        if self.conversations is not None and (ended or before_stop is not None):
+            prompt = self.prompts[row.prompt]
+            row.answer = self.conversations.answer(prompt, row.sample, turn, ended=ended)
             return
         if before_stop is None:
-            before_stop = self.tokenizer.decode(row.ids[:-1] if ended else row.ids)
+            before_stop = self.tokenizer.decode(turn[:-1] if ended else turn)
             finish = FinishReason.STOP if ended else FinishReason.LENGTH
         else:
             finish = FinishReason.STOP
+        self._retire(slot, row, finish, before_stop)
+
+    def _read_answers(self) -> bool:
+        """Take the answers that have come, or wait for one if no slot can go on without; True if a slot became free."""
+        before = len(self.running)
+        waiting = [row.answer for row in self.running.values() if row.answer is not None]
+        if waiting and len(waiting) == len(self.running):
+            wait(waiting, return_when=FIRST_COMPLETED)
+        for slot, row in list(self.running.items()):
+            if row.answer is None or not row.answer.done():
+                continue
+            answer, row.answer = row.answer.result(), None
+            if answer.ids is None:
+                self._retire(slot, row, answer.finish, "")
+            elif len(row.ids) + len(answer.ids) >= self.sampling.max_tokens:
+                self._retire(slot, row, FinishReason.LENGTH, "")
+            else:
+                row.spans.append((len(row.ids), len(row.ids) + len(answer.ids)))
+                row.unread.extend(int(token) for token in answer.ids)
+        return len(self.running) < before
+
+    def _retire(self, slot: int, row: Running, finish: FinishReason, text: str) -> None:
+        """Free the slot of a completion that has ended."""
         self.finished[row.prompt, row.sample] = Rollout(
             sample=row.sample, ids=np.array(row.ids, dtype=np.int32), logps=np.array(row.logps, dtype=np.float32),
-            finish=finish, text=before_stop, weight_version=self.version,
+            finish=finish, text=text, weight_version=self.version,
+            sampled=None if self.conversations is None else row.sampled(),
         )  # fmt: skip
         self.scheduler.finish(slot)
         del self.running[slot]

@@ -145,8 +145,14 @@ def _columns(groups: Sequence[RolloutGroup]) -> Inputs:
     return {name: [prompt.columns.get(name) for prompt, _ in pairs] for name in names} | {
         "prompts": [prompt.text for prompt, _ in pairs],
         "completions": [rollout.text for _, rollout in pairs],
-        "completion_ids": [np.asarray(rollout.ids).tolist() for _, rollout in pairs],
+        "completion_ids": [sampled_ids(rollout) for _, rollout in pairs],
     }
+
+
+def sampled_ids(rollout: Rollout) -> list[int]:
+    """The tokens that the model sampled: what an environment wrote is not its completion."""
+    ids = np.asarray(rollout.ids)
+    return list((ids if rollout.sampled is None else ids[rollout.sampled]).tolist())
 
 
 def _score_component(

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigError, RunFailed, UserError
 from ..model_files.folder import find_folder
-from ..types import RolloutGroup
+from ..types import Episode, RolloutGroup
 from ..user_functions import describe, file_of, line_of, stopping_the_run
 from .guard import InProcess, Runner, Worker, run_guarded
 from .protocol import Inputs, ModelReward
 from .resolve import Reward, model_reward, resolve
-from .rows import Failure, Rows, WrongResult, read_result
+from .rows import Failure, Row, Rows, WrongResult, read_result
 
 if TYPE_CHECKING:  # the configuration's library is slow to import, and a worker process needs none of it
     from ..backend import Backend
     from ..config.run import RewardConfig
     from .models.reward_model import Scorer
 
+ENVIRONMENT = "environment"  # names the reward that the environment itself gives
 MODEL_PREFIX = "model:"  # before the folder of a reward model
 TAKEN_FOR_MESSAGES = re.compile(
     r"TypeError: string indices must be|AttributeError: 'str' object has no attribute '(get|keys|items)'"
@@ -179,6 +180,36 @@ class ModelClassSource:
         self.reward.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSource:
+    """The reward that the environment of each rollout gives; one that has failed gives none."""
+
+    uses_models: bool = False
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Accept any columns: the environment has the row."""
+
+    def score(self, groups: Sequence[RolloutGroup], columns: Inputs) -> Scored:
+        episodes = [rollout.episode for group in groups for rollout in group.rollouts]
+        return Scored(rows={"": [self._row(episode) for episode in episodes]})
+
+    def _row(self, episode: Episode | None) -> Row:
+        if episode is None or episode.reward is None:
+            return Failure(
+                "no environment" if episode is None else episode.failure or "the environment gives no reward"
+            )
+        return (episode.reward,)
+
+    def rehearse(self, group: RolloutGroup) -> None:
+        """Do nothing."""
+
+    def failures(self) -> Mapping[str, int]:
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def as_messages(groups: Sequence[RolloutGroup], columns: Inputs) -> Inputs:
     """Return the columns with prompts and completions as lists of messages, as TRL gives conversations to rewards."""
     prompts = [
@@ -186,7 +217,11 @@ def as_messages(groups: Sequence[RolloutGroup], columns: Inputs) -> Inputs:
         for group in groups
         for _ in group.rollouts
     ]
-    completions = [[{"role": "assistant", "content": text}] for text in columns["completions"]]
+    episodes = [rollout.episode for group in groups for rollout in group.rollouts]
+    completions = [
+        [{"role": "assistant", "content": text}] if episode is None else [dict(message) for message in episode.messages]
+        for text, episode in zip(columns["completions"], episodes, strict=True)
+    ]
     return {**columns, "prompts": prompts, "completions": completions}
 
 
@@ -224,6 +259,10 @@ def build_source(config: RewardConfig, backend: Backend | None, policy: str | No
     """
     label = f"reward {component_name(config)!r}"
     check_form(config, label)
+    if config.function == ENVIRONMENT:
+        if config.arguments or config.timeout:
+            raise ConfigError(f"{label}: the environment's own reward takes no settings; environment.timeout limits it")
+        return EnvironmentSource()
     if config.function.startswith(MODEL_PREFIX):
         from .models.reward_model import Scorer, settings_from_arguments
 

@@ -121,7 +121,9 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / (f"step_{step}_rank_{rank}.npz" if rank else f"step_{step}.npz")
         prompts = {f"prompt_{index}": ids for index, ids in enumerate(batch.prompts)}
-        arrays = {"prompt_of": batch.prompt_of, "ids": batch.ids, "lengths": batch.lengths, **batch.loss_tensors()}
+        arrays = {"prompt_of": batch.prompt_of, "ids": batch.ids, "lengths": batch.lengths, **batch.loss_tensors()} | (
+            {} if batch.sampled is None else {"sampled": batch.sampled}
+        )
         np.savez_compressed(path, **prompts, **arrays)
         path.with_suffix(".txt").write_text(reason + "\n")
         return path

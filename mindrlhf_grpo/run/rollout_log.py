@@ -26,6 +26,19 @@ Score: TypeAlias = float | list[float | None] | None  # one value, one per item,
 MAX_COLUMN_CHARS = 2_000
 
 
+class EpisodeRecord(BaseModel):
+    """What happened in an environment, see ``types.Episode``; messages as chat templates have them, cut where long."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    messages: list[dict[str, Any]] = []
+    turns: int = 0
+    calls: dict[str, int] = {}
+    failed_calls: int = 0
+    reward: float | None = None
+    failure: str = ""
+
+
 class RolloutRecord(BaseModel):
     """One completion in a rollout file.
 
@@ -35,6 +48,8 @@ class RolloutRecord(BaseModel):
         advantage: mean of ``advantages``.
         components: reward components before weighting; ``reward`` their weighted sum.
         columns: the other columns of the prompt's row, as text.
+        environment_spans: (start, end) of the tokens that an environment wrote; they have no log-prob and no advantage.
+        episode: turns, calls and answers of an environment; None without one.
     """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -55,6 +70,8 @@ class RolloutRecord(BaseModel):
     weight_version: int = 0
     train_logps: list[float | None] | None = None
     columns: dict[str, str] = {}
+    environment_spans: list[tuple[int, int]] = []
+    episode: EpisodeRecord | None = None
 
     @model_validator(mode="after")
     def _one_entry_per_token(self) -> RolloutRecord:
@@ -78,7 +95,7 @@ def table_rows(
         total, index = table.total(), 0
         for group in groups:
             for rollout in group.rollouts:
-                mean = float(np.mean(advantages[index, : len(rollout.ids)])) if len(rollout.ids) else 0.0
+                mean = mean_advantage(rollout, advantages[index]) or 0.0
                 reward = float(np.nanmean(total[index])) if np.isfinite(total[index]).any() else None
                 rows.append([step, group.prompt.text, rollout.text, reward, mean, rollout.finish.value])
                 index += 1
@@ -153,7 +170,7 @@ def _records(
             "uid": int(group.prompt.uid),
             **_sampled(group, rollout, tokenizer),
             "advantages": numbers(advantages[row, tokens]),
-            "advantage": float(np.mean(advantages[row, tokens])) if len(rollout.ids) else None,
+            "advantage": mean_advantage(rollout, advantages[row]),
             "components": {name: score(table.values[row, index]) for index, name in enumerate(table.names)},
             "reward": score(total[row]),
             "train_logps": None if train_logps is None else numbers(train_logps[row, tokens]),
@@ -173,7 +190,44 @@ def _sampled(group: RolloutGroup, rollout: Rollout, tokenizer: Tokenizer) -> dic
         "logps": numbers(rollout.logps),
         "finish": rollout.finish.value,
         "weight_version": rollout.weight_version,
+        **_episode(rollout),
     }
+
+
+def _episode(rollout: Rollout) -> dict[str, Any]:
+    """The part of a record that an environment determines; nothing without one. Seconds differ from run to run."""
+    if rollout.episode is None or rollout.sampled is None:
+        return {}
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], rollout.sampled, [True]]).astype(np.int8))).tolist()
+    episode = rollout.episode
+    return {
+        "environment_spans": list(zip(edges[::2], edges[1::2], strict=True)),
+        "episode": {
+            "messages": [cut(dict(message)) for message in episode.messages],
+            "turns": episode.turns,
+            "calls": dict(episode.calls),
+            "failed_calls": episode.failed_calls,
+            "reward": episode.reward,
+            "failure": episode.failure,
+        },
+    }
+
+
+def cut(value: Any) -> Any:
+    """A message with its texts cut where they are long."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_COLUMN_CHARS else f"{value[:MAX_COLUMN_CHARS]} ..."
+    if isinstance(value, dict):
+        return {str(name): cut(item) for name, item in value.items()}
+    return [cut(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def mean_advantage(rollout: Rollout, advantages: FloatArray) -> float | None:
+    """The mean over the sampled tokens of a row ``[T]``; None without any."""
+    of_tokens = advantages[: len(rollout.ids)]
+    if rollout.sampled is not None:
+        of_tokens = of_tokens[rollout.sampled]
+    return float(np.mean(of_tokens)) if len(of_tokens) else None
 
 
 def score(values: NDArray[Any]) -> Score:

@@ -42,7 +42,7 @@ def fit_conversation(
         DataError: the template refuses the conversation, or leaves a message, a key or the tools out.
     """
     problems: list[tuple[int, DataError]] = []
-    for form in _forms(messages):
+    for form in forms(messages):
         rendering = _Rendering(form, tokenizer, variables or {}, generation_prompt)
         try:
             rendering.check(trained)
@@ -114,7 +114,7 @@ class _Rendering:
         return unmarked(self.tokenizer.render(messages, generation_prompt=ends_open, variables=variables))
 
 
-def _forms(messages: Conversation) -> Iterator[Conversation]:
+def forms(messages: Conversation) -> Iterator[Conversation]:
     """Yield the messages as they are, then in the other forms that templates expect."""
     yield from _forms_of_content(messages)
     if any(name in message for message in messages for name in THOUGHTS):

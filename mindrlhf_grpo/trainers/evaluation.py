@@ -14,13 +14,16 @@ import numpy as np
 from ..backend import RolloutEngine, RowRanks
 from ..config.run import RunConfig
 from ..data.stream import shard
+from ..environments.episodes import Environments
+from ..environments.metrics import environment_metrics
 from ..metrics.held_out import HeldOutScores, held_out_scores
 from ..metrics.means import mean
 from ..metrics.metric_functions import MetricFunctions
 from ..parallel.residency import Residency
 from ..rewards import Rewards, RewardTable
 from ..tokenizers.tokenizer import Tokenizer
-from ..types import FinishReason, Prompt, RolloutGroup, Sampling
+from ..types import TRUNCATED, Episode, FinishReason, Prompt, RolloutGroup, Sampling
+from .rollouts import complete
 from .rows import first_of_each, open_prompts
 
 
@@ -57,11 +60,12 @@ class HeldOut:
         metric_functions: MetricFunctions,
         *,
         step: int,
+        environments: Environments | None = None,
     ) -> Evaluation:
         """Complete the prompts, S times each, and score the completions; user-defined metrics are computed as well."""
         share = shard(self.prompts, rows.rank, rows.world_size)
         memory.place("eval")
-        groups = engine.generate(share, self.sampling, group_size=self.samples)
+        groups = complete(engine, environments, share, self.sampling, group_size=self.samples)
         memory.place("reward")
         local_table = rows.once(lambda: rewards.score(groups))
         table = RewardTable.concat(rows.gather_objects(local_table))
@@ -75,6 +79,7 @@ class HeldOut:
             "eval/problems": float(len(self.prompts)),
             "eval/length": lengths,
             "eval/truncated_frac": truncated,
+            **environment_metrics(gathered_episodes(groups, comm), prefix="eval/environment"),
         }
         computed = metric_functions.compute(groups, local_table, metrics, split="eval", step=step)
         judged_by = f"eval/{table.names[0]}/mean"
@@ -96,10 +101,16 @@ class HeldOut:
     def _lengths(self, groups: list[RolloutGroup], rows: RowRanks) -> tuple[float, float]:
         """Mean length of the completions of all ranks in tokens, and the share cut at the token limit."""
         local = [
-            (len(rollout.ids), rollout.finish is FinishReason.LENGTH) for group in groups for rollout in group.rollouts
+            (rollout.sampled_tokens, rollout.finish in TRUNCATED) for group in groups for rollout in group.rollouts
         ]
         pairs = [pair for rank in rows.gather_objects(local) for pair in rank]
         return mean([length for length, _ in pairs]), mean([cut for _, cut in pairs])
+
+
+def gathered_episodes(groups: list[RolloutGroup], comm: Comm) -> list[tuple[Episode | None, FinishReason]]:
+    """What happened in the environments of all ranks."""
+    local = [(rollout.episode, rollout.finish) for group in groups for rollout in group.rollouts]
+    return [pair for rank in comm.gather_objects(local) for pair in rank]
 
 
 def score_metrics(scores: HeldOutScores) -> dict[str, float]:

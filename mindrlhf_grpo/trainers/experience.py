@@ -20,7 +20,7 @@ from ..algorithms.plan import Plan
 from ..algorithms.reward_scaling import RewardScaling
 from ..backend import Policy, RowRanks
 from ..batches.items import ItemSpans, Segments
-from ..batches.online import build_batch
+from ..batches.online import build_batch, sampled_tokens
 from ..config.algorithm import AlgorithmConfig
 from ..config.run import RunConfig
 from ..metrics.means import mean
@@ -149,7 +149,8 @@ class Collector:
         """This rank's tokens and which of them are trained: enough for forward passes, not yet for a loss."""
         lengths = drawn.table.lengths[drawn.rows]
         inside = np.arange(int(lengths.max(initial=0)))[None, :] < lengths[:, None]
-        mask = (inside & trained[:, None]).astype(np.float32)
+        sampled = sampled_tokens(drawn.groups)
+        mask = ((inside if sampled is None else inside & sampled) & trained[:, None]).astype(np.float32)
         items = None if segments is None else segments.items
         if items is not None and self.config.items is not None and not self.config.items.train_others:
             mask *= items >= 0
@@ -231,6 +232,7 @@ def token_tensors(
         bonus=None if segments is None else segments.extra,
         entropies=logps.entropies,
         values=values,
+        sampled=tokens.sampled,
     )
 
 

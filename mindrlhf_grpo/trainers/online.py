@@ -30,7 +30,7 @@ from .evaluation import load_held_out, without_accuracy
 from .experience import Collector, Experience
 from .phases import build_residency
 from .pretraining_mix import load_pretraining_mix
-from .rollouts import RolloutSource
+from .rollouts import RolloutSource, load_environments
 from .rows import notes_on, open_prompts
 from .schedule import learning_rate
 from .session import Judged, RunSession, leaving, load_run_tokenizer
@@ -62,6 +62,7 @@ class OnlineTrainer:
         self.plan.check(config.rollout.group_size)
         self.held_out = load_held_out(config, self.tokenizer)
         self.rewards = Rewards(config.rewards, backend=backend, policy=config.model.path)
+        self.environments = load_environments(config, self.tokenizer)
         self.metric_functions = MetricFunctions(config.metrics or [], config.run_dir, self.comm)
         self.session.open()
         self._rehearse_rewards()
@@ -74,7 +75,9 @@ class OnlineTrainer:
         self.memory = build_residency(
             config.swap, self.policy, self.critic, self.engine, models_score=self.rewards.uses_models
         )
-        source = RolloutSource(config, self.plan, self.comm.rows, self.stream, self.engine, self.rewards, self.memory)
+        source = RolloutSource(
+            config, self.plan, self.comm.rows, self.stream, self.engine, self.rewards, self.memory, self.environments
+        )
         self.collector = Collector(config, self.plan, self.comm.rows, source, self.tokenizer, self.memory)
         self.pretraining = load_pretraining_mix(config, self.tokenizer, self.comm.rows)
         self.session.resume(self._restore)
@@ -198,7 +201,13 @@ class OnlineTrainer:
         """Completions of the held-out prompts, scored; the session records what they say."""
         assert self.held_out is not None
         found = self.held_out.evaluate(
-            self.engine, self.rewards, self.comm.rows, self.memory, self.metric_functions, step=step
+            self.engine,
+            self.rewards,
+            self.comm.rows,
+            self.memory,
+            self.metric_functions,
+            step=step,
+            environments=self.environments,
         )
         progress, metrics = self.session.progress, found.metrics
         progress.graded |= found.graded

@@ -38,9 +38,10 @@ from ..rewards.models.reward_model import settings_from_arguments
 from ..rewards.protocol import ModelReward
 from ..rewards.resolve import Reward, model_reward
 from ..rewards.resolve import resolve as resolve_reward
-from ..rewards.sources import MODEL_PREFIX, build_model_reward, check_form
+from ..rewards.sources import ENVIRONMENT, MODEL_PREFIX, build_model_reward, build_source, check_form
 from ..run.wandb_sink import wandb_mode
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
+from .rollouts import load_environments
 from .rows import check_lengths, check_vocabulary, open_examples, open_prompts
 
 T = TypeVar("T")
@@ -107,6 +108,10 @@ def _check_online(findings: Findings, config: RunConfig, tokenizer: Tokenizer | 
     """Check prompts, rewards, algorithm, and the models besides the policy."""
     if tokenizer is not None:
         findings.attempt("data.max_prompt_tokens", lambda: check_lengths(config))
+    if config.environment is not None and tokenizer is not None:
+        findings.attempt("environment", lambda: check_environment(config, tokenizer))
+        if findings.problems:
+            return  # its tools are part of every prompt
     columns = findings.attempt("data.source", lambda: check_prompts(config, config.data.source, tokenizer))
     held_out = config.eval.source
     if held_out is not None:
@@ -128,6 +133,21 @@ def _check_online(findings: Findings, config: RunConfig, tokenizer: Tokenizer | 
         findings.attempt(
             "algorithm.pretraining", lambda: ExampleStream(rows, encode_supervised, tokenizer, seed=config.seed).check()
         )
+
+
+def check_environment(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError for an environment that does not exist, that the template or backend cannot talk to, or whose
+    reward is asked for and missing."""
+    environments = load_environments(config, tokenizer)
+    assert environments is not None  # asked for
+    if any(reward.function == ENVIRONMENT for reward in config.rewards) and not environments.kind.gives_reward:
+        raise ConfigError(
+            f"rewards: function: environment, and {environments.kind.label} has no get_reward; accepted: a class with "
+            "get_reward() or step(text) -> (observation, done, reward), or another reward"
+        )
+    reason = backend_module(config.backend).UNSUPPORTED.get("conversations")
+    if reason is not None:
+        raise ConfigError(f"environment: the backend {config.backend} makes completions of one turn: {reason}")
 
 
 def check_readers_of_images(config: RunConfig) -> None:
@@ -277,6 +297,9 @@ def check_writable(run_dir: Path) -> None:
 
 def _check_reward(findings: Findings, label: str, component: RewardConfig, columns: tuple[str, ...] | None) -> None:
     findings.attempt(f"{label}.completions", lambda: check_form(component, label))
+    if component.function == ENVIRONMENT:
+        findings.attempt(f"{label}.arguments", lambda: build_source(component, None, None))
+        return
     if component.function.startswith(MODEL_PREFIX):
         folder = component.function.removeprefix(MODEL_PREFIX)
         findings.attempt(f"{label}.function", lambda: read_model_config(find_folder(folder)))

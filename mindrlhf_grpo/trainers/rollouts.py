@@ -20,9 +20,11 @@ from ..backend import RolloutEngine, RowRanks
 from ..config.algorithm import DeadGroupTestConfig
 from ..config.run import RunConfig
 from ..data.stream import PromptStream, shard
+from ..environments.episodes import Environments
 from ..parallel.residency import Residency
 from ..rewards import Rewards, RewardTable
 from ..run.clock import Clock
+from ..tokenizers.tokenizer import Tokenizer
 from ..types import Prompt, RolloutGroup, Sampling
 
 
@@ -34,7 +36,7 @@ class DrawnRollouts:
         groups, rewards: of this rank.
         table: the completions of all ranks, rank by rank; ``rows`` of it are this rank's.
         dead: whether the group of a prompt has nothing to learn, by the prompt's place in the step.
-        prompts, dead_prompts, completions, tokens: drawn over all ranks, replaced prompts included.
+        prompts, dead_prompts, completions, tokens: drawn over all ranks, replaced prompts included; tokens are sampled ones.
         drawn_reward: mean total reward of all completions drawn, replaced prompts included; NaN if none has a reward.
         rounds: of generation.
         sources: name of each prompt's data source, by the prompt's place in the step; empty names for one source.
@@ -70,7 +72,9 @@ class RolloutSource:
         engine: RolloutEngine,
         rewards: Rewards,
         memory: Residency,
+        environments: Environments | None = None,
     ) -> None:
+        self.environments = environments
         self.config, self.plan, self.rows, self.memory = config, plan, rows, memory
         self.stream, self.engine, self.rewards = stream, engine, rewards
         self.sampling = training_sampling(config)
@@ -103,7 +107,7 @@ class RolloutSource:
 
             accepted += int(keep.sum())
             prompts_drawn, dead_drawn = prompts_drawn + len(dead), dead_drawn + int(dead.sum())
-            tokens += int(table.lengths.sum())
+            tokens += int(table.sampled.sum())
             totals.append(table.rewards.total().ravel())
             if accepted == places:
                 break
@@ -131,14 +135,37 @@ class RolloutSource:
         greedy: list[RolloutGroup] | None = None
         with clock.phase("generate"):
             self.memory.place("generate")
-            groups = self.engine.generate(share, self.sampling, group_size=self.config.rollout.group_size)
+            size = self.config.rollout.group_size
+            groups = complete(self.engine, self.environments, share, self.sampling, group_size=size)
             if "greedy" in self.plan.needs:
-                greedy = self.engine.generate(share, replace(self.sampling, temperature=0.0), group_size=1)
+                sampling = replace(self.sampling, temperature=0.0)
+                greedy = complete(self.engine, self.environments, share, sampling, group_size=1)
         with clock.phase("reward"):
             self.memory.place("reward")
             rewards = self.rows.once(lambda: self.rewards.score(groups))
             baseline = None if greedy is None else self.rows.once(lambda: self.rewards.score(greedy))
         return groups, CompletionTable.of(groups, rewards, numbers, greedy=baseline)
+
+
+def load_environments(config: RunConfig, tokenizer: Tokenizer) -> Environments | None:
+    """The environments of a run; None without ``environment``. Raises ConfigError where they do not fit."""
+    if config.environment is None:
+        return None
+    return Environments(config.environment, tokenizer, config.data.rendered.chat_template_kwargs)
+
+
+def complete(
+    engine: RolloutEngine,
+    environments: Environments | None,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    group_size: int,
+) -> list[RolloutGroup]:
+    """``group_size`` completions for each prompt, in conversation with the run's environment where it has one."""
+    if environments is None:
+        return engine.generate(prompts, sampling, group_size=group_size)
+    return environments.generate(engine, prompts, sampling, group_size=group_size)
 
 
 def mean_of_finite(values: NDArray[Any]) -> float:

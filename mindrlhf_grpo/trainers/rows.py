@@ -13,6 +13,7 @@ from ..data.examples import Example, ExampleStream
 from ..data.mixture import Setting
 from ..data.row_check import Survey
 from ..data.stream import PromptStream
+from ..environments.environment_class import load_environment_class
 from ..errors import ConfigError
 from ..model_files.folder import embedding_rows, find_folder, read_model_config
 from ..tokenizers.tokenizer import Tokenizer
@@ -66,7 +67,8 @@ def check_lengths(config: RunConfig) -> None:
 def open_prompts(config: RunConfig, tokenizer: Tokenizer, source: Setting | None = None) -> PromptStream:
     """Open the training prompts, or those of another source that are encoded alike; raises DataError as the stream does."""
     data = config.data if source is None else config.data.model_copy(update={"source": source})
-    return PromptStream(data, tokenizer, seed=config.seed, room=prompt_room(config))
+    tools = list(load_environment_class(config.environment).tools.values()) if config.environment is not None else []
+    return PromptStream(data, tokenizer, seed=config.seed, room=prompt_room(config), tools=tools)
 
 
 def open_examples(

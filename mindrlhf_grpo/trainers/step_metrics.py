@@ -10,6 +10,7 @@ import numpy as np
 from ..algorithms.completion_table import CompletionTable
 from ..backend import UpdateResult
 from ..batches.sums import combine
+from ..environments.metrics import environment_metrics
 from ..errors import RunFailed
 from ..metrics.agreement import MAX_RATIO_DEV_FLOAT32, MEAN_LOG_RATIO_BFLOAT16
 from ..metrics.means import mean
@@ -46,13 +47,15 @@ def completion_metrics(table: CompletionTable) -> dict[str, float]:
         "reward/mean": mean(total),
         "reward/std": float(np.nanstd(total)) if np.isfinite(total).any() else 0.0,
         "reward/unscored_frac": float(np.isnan(total).all(axis=1).mean()),
-        "length/mean": mean(table.lengths),
-        "length/max": float(table.lengths.max()),
+        "length/mean": mean(table.sampled),
+        "length/max": float(table.sampled.max()),
         "truncated_frac": mean(table.truncated),
         **{
             f"reward/{name}/mean": mean(table.rewards.values[:, index])
             for index, name in enumerate(table.rewards.names)
         },
+        **environment_metrics(table.episodes),
+        **({"tokens/environment": float((table.lengths - table.sampled).sum())} if table.episodes else {}),
     }
 
 

@@ -20,6 +20,7 @@ from mindrlhf_grpo.backend import (
     BackendConfig,
     Capability,
     CompileLog,
+    Conversations,
     DeviceEntry,
     DeviceListing,
     LanguageModel,
@@ -59,6 +60,7 @@ UNSUPPORTED: Mapping[Capability, str] = {
     "remote_code": "the code in model folders is written for torch",
     "language_model": "there is one kind of model",
     "tensor_parallel": "there is one process",
+    "conversations": "a completion is made at once",
 }
 
 
@@ -207,7 +209,16 @@ class ToyEngine:
         self.model, self.tokenizer = load_model(config.model.path), tokenizer
         self.policy: ToyPolicy | None = None
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        group_size: int,
+        conversations: Conversations | None = None,
+    ) -> list[RolloutGroup]:
+        if conversations is not None:
+            raise BackendError(UNSUPPORTED["conversations"])
         for prompt in prompts:
             check_prompt(prompt, sampling, vocab_size=self.model.architecture.vocabulary, context=None)
         return [

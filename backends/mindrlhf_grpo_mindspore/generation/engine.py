@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import mindspore as ms
 
-from mindrlhf_grpo.backend import BackendConfig, CompileLog, Policy
+from mindrlhf_grpo.backend import BackendConfig, CompileLog, Conversations, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, check_prompt
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
@@ -91,7 +91,14 @@ class MindSporeEngine:
         self.vocab_size = model.architecture.vocabulary
         self.context: int | None = model.architecture.config.get("max_position_embeddings")
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        group_size: int,
+        conversations: Conversations | None = None,
+    ) -> list[RolloutGroup]:
         """``group_size`` completions for each prompt, in the order of ``prompts``.
 
         Raises:
@@ -105,7 +112,7 @@ class MindSporeEngine:
             check_prompt(prompt, sampling, vocab_size=self.vocab_size, context=self.context)
         groups = Generation(
             prompts, sampling, group_size=group_size, slots=self.slots, runner=self.runner, tokenizer=self.tokenizer,
-            version=self.weight_version, progress=self.progress,
+            version=self.weight_version, progress=self.progress, conversations=conversations,
         ).run()  # fmt: skip
         self.addresses = self.addresses or {name: weight.data_ptr() for name, weight in self.model.weights.items()}
         return groups

@@ -216,8 +216,8 @@ class RecomputeRunner:
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: RandomDraws) -> SampledTokens:
         """Append a token to each of the slots ``0..n-1``; return the next tokens."""
-        for slot, token in enumerate(tokens):
-            self.sequences[slot].append(token)
+        for slot, (token, position) in enumerate(zip(tokens, positions, strict=True)):
+            self.sequences[slot][position:] = [token]
         return self._draw(range(len(tokens)), draws)
 
     def cache_bytes(self) -> int:

@@ -43,7 +43,7 @@ class ModelInput:
         ids, positions: ``[S]``.
         predictors, targets: ``[R]``, see ``PackingPlan``.
         rows: ``[N, T]`` place of each completion token among the predicted ones.
-        inside: ``[N, T]`` float32, 1 up to the length of a completion.
+        inside: ``[N, T]`` float32, 1 up to the length of a completion, 0 at tokens that an environment wrote.
         plan: the tensors that the attention of the layout reads.
     """
 
@@ -70,7 +70,7 @@ def needed(batch: Batch, *, shared: bool, read_at: ReadAt = "before") -> Sizes:
         prompt=int(prompts.max()),
         completion=int(computed.max()) + 1,  # the last place of a row is never computed: it pads
         tokens=int(prompts.sum() + computed.sum()) + 1 if shared else 0,  # one that pads
-        predicted=int(batch.lengths.sum()),
+        predicted=int(batch.predicted().sum()),
     )
 
 
@@ -147,9 +147,11 @@ def predicted_places(plan: PackingPlan, sizes: Sizes) -> Tensor:
 
 
 def inside_lengths(batch: Batch, sizes: Sizes) -> Tensor:
-    """``[N, T]`` float32, 1 up to the length of each completion."""
-    inside = np.arange(sizes.completion)[None, :] < filled(batch.lengths, sizes.rows)[:, None]
-    return Tensor(inside.astype(np.float32))
+    """``[N, T]`` float32, 1 up to the length of each completion where a token is predicted."""
+    inside = np.zeros((sizes.rows, sizes.completion), np.float32)
+    predicted = batch.predicted()[:, : sizes.completion]
+    inside[: len(batch), : predicted.shape[1]] = predicted
+    return Tensor(inside)
 
 
 def causal(length: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mindrlhf_grpo.backend import BackendConfig, Policy
+from mindrlhf_grpo.backend import BackendConfig, Conversations, Policy
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, check_prompt
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
@@ -122,7 +122,14 @@ class TorchEngine:
         self.context: int | None = getattr(text_config, "max_position_embeddings", None)
         self.rotary: str = (getattr(text_config, "rope_parameters", None) or {}).get("rope_type", "default")
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, group_size: int) -> list[RolloutGroup]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        group_size: int,
+        conversations: Conversations | None = None,
+    ) -> list[RolloutGroup]:
         """``group_size`` completions for each prompt, in the order of ``prompts``.
 
         Every rank of a run calls it equally often: ranks that hold one model in slices generate together.
@@ -150,7 +157,7 @@ class TorchEngine:
         with without_gradient(self.decoder):
             return Generation(
                 prompts, sampling, group_size=group_size, slots=self.slots, runner=self.runner,
-                tokenizer=self.tokenizer, version=self.weight_version, progress=self.progress,
+                tokenizer=self.tokenizer, version=self.weight_version, progress=self.progress, conversations=conversations,
             ).run()  # fmt: skip
 
     def sleep(self) -> None:

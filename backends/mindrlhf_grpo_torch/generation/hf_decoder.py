@@ -86,8 +86,8 @@ class RecomputeDecoder:
         self.rows[target] = self.rows[source]
 
     def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        for row, token in zip(self.rows, tokens, strict=False):
-            row.append(token)
+        for row, token, position in zip(self.rows, tokens, positions, strict=False):
+            row[position:] = [token]
         return self._forward(self.rows[: len(tokens)])
 
     def _forward(self, rows: Sequence[Sequence[int] | IntArray]) -> Tensor:

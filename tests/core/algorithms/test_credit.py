@@ -35,6 +35,7 @@ def table(items: int = 1) -> CompletionTable:
         rewards=RewardTable(names=("a", "b"), weights=np.array([1.0, 0.5]), values=values),
         prompt=np.array([0, 0, 0, 1, 1, 1]),
         lengths=LENGTHS,
+        sampled=LENGTHS,
         truncated=np.zeros(6, bool),
         baselines=np.array([0.1, 0.1, 0.1, 0.4, 0.4, 0.4]),
     )
