@@ -187,7 +187,7 @@ class Talks:
     def _answer(self, talk: Talk, ids: list[int], ended: bool) -> Answer:
         """Read a turn, act on it, and write what the environment says."""
         talk.turns += 1
-        text = self.owner.tokenizer.decode(ids)
+        text = self.owner.tokenizer.decode(ids[:-1] if ended else ids)
         turn: Message = {"role": "assistant", "content": text}
         talk.messages.append(turn)
         if talk.failure or talk.hung:

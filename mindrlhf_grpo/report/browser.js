@@ -135,11 +135,34 @@ const Browser = (() => {
     const parts = Object.entries(rollout.components).map(([name, value]) => make("span", { class: "tag" }, `${Tokens.visible(name)} ${scoreText(value)}`));
     const tags = make("div", { class: "tags" }, make("span", { class: "tag" }, `#${rollout.sample}`), ...parts,
       make("span", { class: "tag" }, `${rollout.tokens.toLocaleString("en")} tokens`),
-      make("span", { class: rollout.finish === "length" ? "tag alert" : "tag", title: "Finish reason" }, Tokens.visible(rollout.finish)),
+      ...environmentTags(rollout),
+      make("span", { class: ["length", "turns"].includes(rollout.finish) ? "tag alert" : "tag", title: "Finish reason" }, Tokens.visible(rollout.finish)),
       make("span", { class: "tag", title: "Weight version that sampled it" }, `v${rollout.version}`));
     const cut = rollout.tokens > rollout.t.length ? make("p", { class: "hint more" }, `The page holds the first ${rollout.t.length.toLocaleString("en")} tokens.`) : null;
     return make("section", { class: "card" }, make("header", {}, scores, tags),
-      Tokens.block(rollout, { shading: state.shade, scale: step.scale, query: state.query }), cut);
+      Tokens.block(rollout, { shading: state.shade, scale: step.scale, query: state.query }), cut, conversation(rollout));
+  }
+
+  function environmentTags(rollout) {
+    if (!rollout.turns) return [];
+    const turns = rollout.turns.filter((message) => message.role === "assistant").length;
+    const named = (count, name) => `${count.toLocaleString("en")} ${name}${count === 1 ? "" : "s"}`;
+    return [
+      make("span", { class: "tag" }, named(turns, "turn")), make("span", { class: "tag" }, named(rollout.calls, "call")),
+      rollout.failed ? make("span", { class: "tag alert" }, `${named(rollout.failed, "call")} failed`) : null,
+      rollout.failure ? make("span", { class: "tag alert", title: Tokens.visible(rollout.failure) }, "environment failed") : null,
+    ].filter((tag) => tag !== null);
+  }
+
+  // The turns of a conversation with an environment: what the model said and called, and what it was answered.
+  function conversation(rollout) {
+    if (!rollout.turns) return null;
+    const items = rollout.turns.map((message) => make("li", { class: message.role === "assistant" ? "said" : "answered" },
+      make("b", {}, Tokens.visible(message.role)),
+      message.reward === null || message.reward === undefined ? null : make("span", { class: "tag" }, `reward ${number(message.reward)}`),
+      ...message.calls.map((call) => make("code", { dir: "auto" }, ...Tokens.marked(Tokens.visible(call), state.query))),
+      message.calls.length ? null : make("span", { dir: "auto" }, ...Tokens.marked(Tokens.visible(message.text), state.query))));
+    return make("ol", { class: "turns", "aria-label": "Turns" }, ...items);
   }
 
   function showGroup() {

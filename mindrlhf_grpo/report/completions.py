@@ -6,7 +6,7 @@ a note on the page counts the rest. Token pieces are stored once for all steps a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ MAX_COMPLETIONS = 64
 MAX_TOKENS = 4_000  # shown of one completion
 MAX_PROMPT_CHARS = 20_000
 MAX_BYTES = 11_000_000
+MAX_MESSAGES = 64  # of one conversation
+MAX_MESSAGE_CHARS = 1_000
 
 
 @dataclass(slots=True)
@@ -139,6 +141,36 @@ def packed_completion(record: RolloutRecord, vocabulary: Vocabulary) -> dict[str
         "reward": scored(record.reward),
         "finish": record.finish,
         "version": record.weight_version,
+        **packed_episode(record),
+    }
+
+
+def packed_episode(record: RolloutRecord) -> dict[str, Any]:
+    """``e`` spans of the environment's tokens, ``turns`` the messages by role; nothing without an environment."""
+    if record.episode is None:
+        return {}
+    episode = record.episode
+    return {
+        "e": record.environment_spans,
+        "calls": sum(episode.calls.values()),
+        "failed": episode.failed_calls,
+        "failure": episode.failure,
+        "turns": [packed_message(message) for message in episode.messages[:MAX_MESSAGES]],
+    }
+
+
+def packed_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message for the page: role, text, calls as ``name(arguments)``, and the reward of the turn where it has one."""
+    calls = []
+    for call in message.get("tool_calls") or []:
+        function = call.get("function") or {}
+        arguments = ", ".join(f"{name}={to_json(value)}" for name, value in (function.get("arguments") or {}).items())
+        calls.append(call.get("problem") or f"{function.get('name')}({arguments})")
+    return {
+        "role": str(message.get("name") or message.get("role")),
+        "text": str(message.get("content") or "")[:MAX_MESSAGE_CHARS],
+        "calls": [str(call)[:MAX_MESSAGE_CHARS] for call in calls],
+        "reward": message.get("reward"),
     }
 
 

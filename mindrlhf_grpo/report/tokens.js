@@ -21,7 +21,12 @@ const Tokens = (() => {
   }
 
   function text(rollout) {
-    return rollout.text ?? pieces(rollout).join("");
+    return rollout.e ? pieces(rollout).join("") : rollout.text ?? pieces(rollout).join("");
+  }
+
+  // Whether an environment wrote the token: nothing was sampled there, and nothing is learned.
+  function foreign(rollout, at) {
+    return (rollout.e ?? []).some(([start, end]) => start <= at && at < end);
   }
 
   function advantage(rollout, at) {
@@ -65,7 +70,8 @@ const Tokens = (() => {
     for (let at = from; at < to; at += 1) {
       const span = make("span", { "data-at": at }, visible(pieces(rollout)[at]));
       if (hits.has(at)) span.classList.add("hit");
-      shade(span, rollout, at, shading, scale);
+      if (foreign(rollout, at)) span.classList.add("foreign");
+      else shade(span, rollout, at, shading, scale);
       made.append(span);
     }
     return made;
@@ -107,9 +113,10 @@ const Tokens = (() => {
       ["token", JSON.stringify(pieces(rollout)[at])],
       ["id", String(vocabulary.ids[rollout.t[at]])],
       ["position", `${at + 1} of ${rollout.tokens.toLocaleString("en")}`],
-      ["log-prob", logp === null ? "–" : `${logp.toFixed(3)} (p ${number(Math.exp(logp))})`],
+      foreign(rollout, at) ? ["written by", "the environment"] : null,
+      foreign(rollout, at) ? null : ["log-prob", logp === null ? "–" : `${logp.toFixed(3)} (p ${number(Math.exp(logp))})`],
       trained === null ? null : ["in training", trained.toFixed(3)],
-      ["advantage", signed(advantage(rollout, at))],
+      foreign(rollout, at) ? null : ["advantage", signed(advantage(rollout, at))],
     ].filter((row) => row !== null);
     return make("table", {}, ...rows.map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", {}, visible(value)))));
   }

@@ -36,7 +36,10 @@ CHECKS: dict[str, Callable[[BackendUnderTest], None]] = {
     for check in (*checks_of_training.CHECKS, *checks_of_generation.CHECKS, *checks_of_lora.CHECKS)
 }
 
-NEEDS: dict[str, Capability] = {check.__name__: "lora" for check in checks_of_lora.CHECKS}
+NEEDS: dict[str, Capability] = {
+    **{check.__name__: "lora" for check in checks_of_lora.CHECKS},
+    "tokens_of_an_environment_are_context_only": "conversations",
+}
 """Check -> the capability it is about; the other checks are for every backend."""
 
 

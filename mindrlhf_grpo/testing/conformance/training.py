@@ -65,6 +65,31 @@ def losses_and_gradients(backend: BackendUnderTest) -> None:
     equal("fingerprint after gradients were taken", stack.policy.fingerprint(), before)
 
 
+def tokens_of_an_environment_are_context_only(backend: BackendUnderTest) -> None:
+    """Rows with tokens that an environment wrote have the loss and gradients of plain rows with the same mask.
+
+    Their log-probs are those of the plain rows where tokens were sampled, and 0 elsewhere.
+    """
+    plain, loss = backend.batches[0], backend.workload.losses[backend.workload.trained_with]
+    places = np.arange(plain.ids.shape[1])[None, :]
+    last = np.asarray(plain.lengths, np.int64)[:, None] - 1
+    sampled = (places <= last) & ((places % 3 != 1) | (places == last))
+    masked = replace(plain, mask=plain.mask * sampled, weights=plain.weights * sampled)
+    talked = replace(masked, sampled=sampled)
+    stack = backend.start
+    logps = stack.policy.logps(plain, entropy=True)
+    actual = stack.policy.logps(talked, entropy=True)
+    within("log-probs of sampled tokens", actual.logps, np.where(sampled, logps.logps, 0.0), LOG_PROBS)
+    assert logps.entropy is not None
+    assert actual.entropy is not None
+    within("entropies of sampled tokens", actual.entropy, np.where(sampled, logps.entropy, 0.0), LOG_PROBS)
+    inspection = stack.backend.inspect(stack.policy)
+    value, gradients = inspection.gradients(talked, loss)
+    true_value, expected = inspection.gradients(masked, loss)
+    within("loss of turns", value, true_value, LOG_PROBS)
+    tensors_within("gradients of turns", gradients, expected, NORM)
+
+
 def gradients_do_not_depend_on_micro_batches(backend: BackendUnderTest) -> None:
     """One micro-batch gives the same gradients as many."""
     loss = backend.workload.losses[backend.workload.trained_with]
@@ -182,6 +207,7 @@ def a_gradient_that_is_not_finite_stops_the_run(backend: BackendUnderTest) -> No
 
 CHECKS = (
     weights_are_those_of_the_folder, log_probs_and_entropies, log_probs_after_each_layer, losses_and_gradients,
+    tokens_of_an_environment_are_context_only,
     gradients_do_not_depend_on_micro_batches, layouts_agree, one_optimizer_step, twenty_optimizer_steps,
     the_reference_is_not_trained, a_saved_model_is_a_hugging_face_folder, resumed_training_is_the_same_bit_for_bit,
     an_empty_batch_is_a_step_without_gradient, a_gradient_that_is_not_finite_stops_the_run,

@@ -16,8 +16,8 @@ from mindrlhf_grpo.data.prompts import encode_row
 from mindrlhf_grpo.environments.episodes import Environments
 from mindrlhf_grpo.environments.metrics import environment_metrics
 from mindrlhf_grpo.errors import ConfigError, RunFailed
-from mindrlhf_grpo.rewards.sources import EnvironmentSource
 from mindrlhf_grpo.rewards.rows import Failure
+from mindrlhf_grpo.rewards.sources import EnvironmentSource
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup, Sampling
 from tests.core.environments.user_environments import Hostile
@@ -108,7 +108,9 @@ def test_a_class_written_for_trl_runs_turn_by_turn(tokenizer: Tokenizer) -> None
         f'{said[1]}<|im_end|>\n<|im_start|>user\n<tool_response>\n{{"number": "50"}}\n</tool_response><|im_end|>\n'
         "<|im_start|>assistant\nIt is 82.<|im_end|>"
     )
-    assert rollout.text == "It is 82." and rollout.finish is FinishReason.STOP and rollout.weight_version == 3
+    assert rollout.text == "It is 82."
+    assert rollout.finish is FinishReason.STOP
+    assert rollout.weight_version == 3
     assert (episode.turns, episode.calls, episode.failed_calls, episode.reward) == (
         3,
         {"search": 1, "later": 1},
@@ -126,8 +128,10 @@ def test_sampled_tokens_are_those_of_the_turns_and_keep_their_log_probs(tokenize
     turn_ids = [*tokenizer.encode(said[0]), 2, *tokenizer.encode(said[1]), 2]
     assert rollout.ids[rollout.sampled].tolist() == turn_ids
     assert rollout.sampled_tokens == len(turn_ids)
-    assert (rollout.logps[rollout.sampled] == -0.5).all() and (rollout.logps[~rollout.sampled] == 0).all()
-    assert rollout.sampled[0] and rollout.sampled[-1]
+    assert (rollout.logps[rollout.sampled] == -0.5).all()
+    assert (rollout.logps[~rollout.sampled] == 0).all()
+    assert rollout.sampled[0]
+    assert rollout.sampled[-1]
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
@@ -155,7 +159,8 @@ def test_the_plain_form_answers_each_turn_and_adds_up_its_rewards(tokenizer: Tok
     (rollout, _) = play("Echo", tokenizer, turns("one", "stop it", "never"))[0][0].rollouts
     expected = "one<|im_end|>\n<|im_start|>user\nheard one<|im_end|>\n<|im_start|>assistant\nstop it<|im_end|>"
     assert text_of(rollout, tokenizer) == expected
-    assert rollout.episode is not None and rollout.episode.reward == 0.5
+    assert rollout.episode is not None
+    assert rollout.episode.reward == 0.5
     assert [message.get("reward") for message in rollout.episode.messages] == [0.25, None, 0.25]
 
 
@@ -191,15 +196,21 @@ def test_turns_and_tokens_end_a_conversation(tokenizer: Tokenizer) -> None:
     again = turns(call("search", query="lead"))
     groups, _ = play("Search", tokenizer, again, max_turns=3)
     rollout = groups[0].rollouts[0]
-    assert rollout.finish is FinishReason.TURNS and rollout.episode is not None and rollout.episode.turns == 3
-    assert rollout.episode.calls == {"search": 3} and rollout.sampled is not None and rollout.sampled[-1]
+    assert rollout.finish is FinishReason.TURNS
+    assert rollout.episode is not None
+    assert rollout.episode.turns == 3
+    assert rollout.episode.calls == {"search": 3}
+    assert rollout.sampled is not None
+    assert rollout.sampled[-1]
     assert rollout.episode.messages[-1]["role"] == "assistant"
     length = len(rollout.ids)
     for limit in (length - 1, length, length - 60):
         cut = play("Search", tokenizer, again, max_turns=9, max_tokens=limit)[0][0].rollouts[0]
-        assert cut.finish is FinishReason.LENGTH and len(cut.ids) <= limit
+        assert cut.finish is FinishReason.LENGTH
+        assert len(cut.ids) <= limit
         assert cut.sampled is not None and cut.sampled[-1], "a completion ends with a sampled token"
-        assert cut.episode is not None and cut.episode.messages[-1]["role"] == "assistant"
+        assert cut.episode is not None
+        assert cut.episode.messages[-1]["role"] == "assistant"
         assert (cut.ids == rollout.ids[: len(cut.ids)]).all()
     measured = environment_metrics([(rollout.episode, rollout.finish), (cut.episode, cut.finish)])
     assert measured["environment/truncated_by_turns"] == measured["environment/truncated_by_tokens"] == 0.5
@@ -230,7 +241,8 @@ def test_a_hostile_tool_is_an_observation(tokenizer: Tokenizer, how: str, observ
         assert "an earlier call has not returned" in str(rollout.episode.messages)
         assert rollout.episode.failure == "get_reward: an earlier call has not returned"
     else:
-        assert rollout.episode.reward == 1.0 and rollout.text == "done"
+        assert rollout.episode.reward == 1.0
+        assert rollout.text == "done"
     opened = [int(token) for token in rollout.ids].count(1)
     assert opened == 2 * (rollout.episode.turns - 1), "an observation opens no turn by itself"
 
@@ -250,17 +262,22 @@ def test_a_hanging_tool_holds_up_its_own_sample_only(tokenizer: Tokenizer) -> No
     rows = [{"prompt": "please hang"}, *[{"prompt": f"number {n}"} for n in range(6)]]
     groups, _ = play("Hostile", tokenizer, script, *rows, group_size=1, slots=2, timeout=2.0)
     Hostile.release.set()
-    assert len(groups) == 7 and order.index("hung") > order.count("well") - 1
+    assert len(groups) == 7
+    assert order.index("hung") > order.count("well") - 1
 
 
 @pytest.mark.parametrize("reward", ["nan", "text", "none"])
 def test_a_reward_that_is_no_number_fails_its_sample(tokenizer: Tokenizer, reward: str) -> None:
     groups, _ = play("Hostile", tokenizer, turns("done"), {"reward": reward}, {"reward": ""}, group_size=1)
     failed, fine = (group.rollouts[0].episode for group in groups)
-    assert failed is not None and fine is not None
-    assert failed.reward is None and failed.failure.startswith("get_reward: ") and fine.reward == 1.0
+    assert failed is not None
+    assert fine is not None
+    assert failed.reward is None
+    assert failed.failure.startswith("get_reward: ")
+    assert fine.reward == 1.0
     rows = EnvironmentSource().score(groups, {}).rows[""]
-    assert isinstance(rows[0], Failure) and rows[1] == (1.0,)
+    assert isinstance(rows[0], Failure)
+    assert rows[1] == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -276,8 +293,11 @@ def test_a_reward_that_is_no_number_fails_its_sample(tokenizer: Tokenizer, rewar
 def test_a_wrong_step_ends_its_episode(tokenizer: Tokenizer, result: Any, failure: str) -> None:
     groups, _ = play("WrongStep", tokenizer, turns("one", "two"), {"result": result})
     rollout = groups[0].rollouts[0]
-    assert rollout.episode is not None and rollout.episode.failure.startswith(failure)
-    assert rollout.episode.turns == 1 and rollout.episode.reward is None and rollout.finish is FinishReason.STOP
+    assert rollout.episode is not None
+    assert rollout.episode.failure.startswith(failure)
+    assert rollout.episode.turns == 1
+    assert rollout.episode.reward is None
+    assert rollout.finish is FinishReason.STOP
 
 
 def test_a_run_without_any_environment_ends(tokenizer: Tokenizer) -> None:
@@ -322,4 +342,5 @@ def test_the_order_of_slots_changes_no_token(tokenizer: Tokenizer) -> None:
     many, _ = play("Search", tokenizer, said, {"answer": "1"}, {"answer": "2"}, group_size=3, slots=8)
     for left, right in zip(one, many, strict=True):
         for first, second in zip(left.rollouts, right.rollouts, strict=True):
-            assert np.array_equal(first.ids, second.ids) and np.array_equal(first.sampled, second.sampled)  # type: ignore[arg-type]
+            assert np.array_equal(first.ids, second.ids)
+            assert np.array_equal(first.sampled, second.sampled)
