@@ -39,7 +39,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help test-suite setup setup-dev setup-peers train quickstart-tiny own-algorithm ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow test-tokenizers docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
+.PHONY: help test-suite setup setup-dev setup-peers train quickstart-tiny own-algorithm example-tools ladder-dpo ladder-ppo safework raiden ups-rm mindrlhf safe-rank serve-check parity test test-slow test-tokenizers docs lint typecheck bench bench-preference bench-backends bench-incremental report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ ladder-dpo: $(BACKEND_STAMP) ## SFT, then DPO on SmolLM2; courtesy of its answer
 ladder-ppo: $(BACKEND_STAMP) ## SFT, a reward model, then PPO with a critic on SmolLM2; the same figures
 	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
 	@$(BIN)/python examples/ladder/climb.py sft reward_model ppo --backend $(BACKEND)
+
+example-tools: $(BACKEND_STAMP) ## SmolLM2 learns to use a calculator: warm-up, then GRPO with an environment; accuracy before and after
+	@$(BIN)/python examples/arithmetic/prepare.py --dtype float32 > /dev/null
+	@$(BIN)/python examples/tools/run.py --backend $(BACKEND)
 
 safework: $(BACKEND_STAMP) ## recipe SafeWork-R1 with tiny models: judges routed by label, four stages
 	@$(BIN)/python examples/safework/prepare.py

@@ -37,7 +37,13 @@ GROUP = "mindrlhf_grpo.backends"
 MODULES = {"torch": "mindrlhf_grpo_torch", "mindspore": "mindrlhf_grpo_mindspore"}
 
 Capability = Literal[
-    "lora", "entropy_bonus", "moved_reference", "value_model", "remote_code", "language_model", "tensor_parallel",
+    "lora",
+    "entropy_bonus",
+    "moved_reference",
+    "value_model",
+    "remote_code",
+    "language_model",
+    "tensor_parallel",
     "conversations",
 ]
 """A part of the contract that a backend may leave out: LoRA adapters, losses whose ``reads_entropy`` is true,

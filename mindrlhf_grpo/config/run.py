@@ -424,18 +424,7 @@ class RunConfig(Section):
                 for name, value in apart.items()
                 if value
             )
-        if self.environment is not None:
-            single: dict[str, Any] = {
-                "items": self.items, "data.images": self.data.images,
-                "rollout.repetition_penalty": self.rollout.repetition_penalty != 1, "rollout.min_tokens": self.rollout.min_tokens,
-            }  # fmt: skip
-            yield from (
-                f"{name} does not go with environment: it is made for completions of one turn"
-                for name, value in single.items()
-                if value
-            )
-        elif any(reward.function == "environment" for reward in self.rewards):
-            yield "rewards: function: environment is the environment's own reward, and there is no environment"
+        yield from self._rules_of_environment()
         yield from self.train.lengths()
         yield from self.eval.without_source("prompts")
         if self.eval.patience and not self.eval.every:
@@ -444,3 +433,27 @@ class RunConfig(Section):
             yield "checkpoint.keep_best needs eval.source, the held-out prompts"
         if self.eval.samples > 1 and self.eval.temperature == 0:
             yield f"eval.samples ({self.eval.samples}) needs eval.temperature above 0: greedy completions of a prompt are all equal"
+
+    def _rules_of_environment(self) -> Iterator[str]:
+        """Conflicts with an environment, or with its absence."""
+        if self.environment is None:
+            if any(reward.function == "environment" for reward in self.rewards):
+                yield "rewards: function: environment is the environment's own reward, and there is no environment"
+            return
+        one_turn: dict[str, Any] = {
+            "items": self.items,
+            "data.images": self.data.images,
+            "rollout.repetition_penalty": self.rollout.repetition_penalty != 1,
+            "rollout.min_tokens": self.rollout.min_tokens,
+        }
+        yield from (
+            f"{name} does not go with environment: it is made for completions of one turn"
+            for name, value in one_turn.items()
+            if value
+        )
+        divided = {"parallel.tensor": self.parallel, "rollout.parallel.tensor": self.rollout.parallel}
+        yield from (
+            f"{name} above 1 does not go with environment: each rank of a group would have an environment of its own"
+            for name, part in divided.items()
+            if part is not None and part.tensor > 1
+        )

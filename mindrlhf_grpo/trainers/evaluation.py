@@ -79,7 +79,7 @@ class HeldOut:
             "eval/problems": float(len(self.prompts)),
             "eval/length": lengths,
             "eval/truncated_frac": truncated,
-            **environment_metrics(gathered_episodes(groups, comm), prefix="eval/environment"),
+            **environment_metrics(gathered_episodes(groups, rows), prefix="eval/environment"),
         }
         computed = metric_functions.compute(groups, local_table, metrics, split="eval", step=step)
         judged_by = f"eval/{table.names[0]}/mean"
@@ -107,10 +107,10 @@ class HeldOut:
         return mean([length for length, _ in pairs]), mean([cut for _, cut in pairs])
 
 
-def gathered_episodes(groups: list[RolloutGroup], comm: Comm) -> list[tuple[Episode | None, FinishReason]]:
+def gathered_episodes(groups: list[RolloutGroup], rows: RowRanks) -> list[tuple[Episode | None, FinishReason]]:
     """What happened in the environments of all ranks."""
     local = [(rollout.episode, rollout.finish) for group in groups for rollout in group.rollouts]
-    return [pair for rank in comm.gather_objects(local) for pair in rank]
+    return [pair for rank in rows.gather_objects(local) for pair in rank]
 
 
 def score_metrics(scores: HeldOutScores) -> dict[str, float]:

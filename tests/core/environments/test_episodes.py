@@ -208,7 +208,8 @@ def test_turns_and_tokens_end_a_conversation(tokenizer: Tokenizer) -> None:
         cut = play("Search", tokenizer, again, max_turns=9, max_tokens=limit)[0][0].rollouts[0]
         assert cut.finish is FinishReason.LENGTH
         assert len(cut.ids) <= limit
-        assert cut.sampled is not None and cut.sampled[-1], "a completion ends with a sampled token"
+        assert cut.sampled is not None
+        assert cut.sampled[-1], "a completion ends with a sampled token"
         assert cut.episode is not None
         assert cut.episode.messages[-1]["role"] == "assistant"
         assert (cut.ids == rollout.ids[: len(cut.ids)]).all()
