@@ -13,11 +13,11 @@ from ..algorithms.task import resolve_objective
 from ..config.file import AnyConfig
 from ..config.run import RunConfig
 from ..data.examples import Example, ExampleStream
-from ..data.stream import PromptStream
 from ..rewards.references import ReferenceScores
 from ..run.printable import printable
 from ..tokenizers.tokenizer import Tokenizer
 from ..trainers.preflight import open_tokenizer
+from ..trainers.rows import open_prompts
 from ..types import Prompt
 
 Shown = dict[str, Any]
@@ -38,10 +38,7 @@ def shown_rows(config: AnyConfig, count: int, references: Sequence[ReferenceScor
     tokenizer = open_tokenizer(config)
     if isinstance(config, RunConfig):
         scores = {(one.row, of.reward): one.score for of in references for one in of.scores}
-        return [
-            shown_prompt(p, tokenizer, scores)
-            for p in PromptStream(config.data, tokenizer, seed=config.seed).take(count)
-        ]
+        return [shown_prompt(prompt, tokenizer, scores) for prompt in open_prompts(config, tokenizer).take(count)]
     task = resolve_objective(config)
     names = ("chosen", "rejected") if task.pairs else ("completion",)
     stream = ExampleStream(config.data, task.encoder, tokenizer, seed=config.seed)

@@ -20,7 +20,6 @@ from mindrlhf_grpo.rewards.rows import Failure
 from mindrlhf_grpo.rewards.sources import EnvironmentSource
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mindrlhf_grpo.types import FinishReason, Prompt, Rollout, RolloutGroup, Sampling
-from tests.core.environments.user_environments import Hostile
 from tests.support.environments.scripted_engine import Script, ScriptedEngine
 from tests.support.tiny_tokenizers import write_huggingface
 
@@ -231,10 +230,8 @@ def test_turns_and_tokens_end_a_conversation(tokenizer: Tokenizer) -> None:
     ],
 )
 def test_a_hostile_tool_is_an_observation(tokenizer: Tokenizer, how: str, observation: str) -> None:
-    Hostile.release.clear()
     script = turns(call("act", how=how), call("act", how="well"), "done")
     groups, _ = play("Hostile", tokenizer, script, timeout=0.3, max_tokens=3000, group_size=1)
-    Hostile.release.set()
     rollout = groups[0].rollouts[0]
     assert rollout.episode is not None
     assert re.match(observation, str(rollout.episode.messages[1]["content"])), rollout.episode.messages[1]
@@ -250,7 +247,6 @@ def test_a_hostile_tool_is_an_observation(tokenizer: Tokenizer, how: str, observ
 
 def test_a_hanging_tool_holds_up_its_own_sample_only(tokenizer: Tokenizer) -> None:
     """With two slots, one of which hangs, all others finish meanwhile in the other."""
-    Hostile.release.clear()
     order: list[str] = []
 
     def script(text: str) -> str:
@@ -262,7 +258,6 @@ def test_a_hanging_tool_holds_up_its_own_sample_only(tokenizer: Tokenizer) -> No
 
     rows = [{"prompt": "please hang"}, *[{"prompt": f"number {n}"} for n in range(6)]]
     groups, _ = play("Hostile", tokenizer, script, *rows, group_size=1, slots=2, timeout=2.0)
-    Hostile.release.set()
     assert len(groups) == 7
     assert order.index("hung") > order.count("well") - 1
 
