@@ -190,7 +190,7 @@ class Talks:
         text = self.owner.tokenizer.decode(ids[:-1] if ended else ids)
         turn: Message = {"role": "assistant", "content": text}
         talk.messages.append(turn)
-        if talk.failure or talk.hung:
+        if talk.failure:
             return Answer(ids=None)
         names: list[str] = []
         if self.owner.format is None:

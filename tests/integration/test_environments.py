@@ -13,6 +13,7 @@ from mindrlhf_grpo.report import render
 from mindrlhf_grpo.run.rollout_log import read_rollouts
 from tests.support import tiny
 from tests.support.environments import tiny_environment
+from tests.support.runs.resumed import assert_same
 
 pytest.importorskip("torch")
 
@@ -116,3 +117,11 @@ def test_tools_are_in_the_prompt_and_rows_keep_their_columns(folder: Path) -> No
     config = json.loads((folder / "tools" / "rollouts" / "step_1.jsonl").read_text().splitlines()[0])
     assert config["columns"]["answer"]
     assert config["reward"] == 0.0
+
+
+def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(folder: Path) -> None:
+    checkpoints = {"every": 1, "keep_last": 0}
+    run(folder, "whole", train={"steps": 4}, checkpoint=checkpoints)
+    for steps in (1, 3, 4):
+        run(folder, "resumed", train={"steps": steps}, checkpoint=checkpoints)
+    assert_same(folder / "resumed", folder / "whole", 4)
