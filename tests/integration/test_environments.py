@@ -48,7 +48,7 @@ def test_turns_are_sampled_answered_trained_and_logged(folder: Path) -> None:
             assert text.endswith("<s>assistant\n")
             assert "heard, go on<e>" in text
             assert record.logps[start:end] == record.advantages[start:end] == [0.0] * (end - start)
-        steps = [message["reward"] for message in record.episode.messages if message["role"] == "assistant"]
+        steps = [message.get("reward", 0.0) for message in record.episode.messages if message["role"] == "assistant"]
         assert record.reward == pytest.approx(sum(steps)) == record.components["environment"]
     assert metrics[-1]["length/mean"] * 16 == pytest.approx(metrics[-1]["tokens/generated"])
     page = render(folder / "grpo").read_text()
@@ -59,7 +59,7 @@ def test_turns_are_sampled_answered_trained_and_logged(folder: Path) -> None:
     "sections",
     [
         {"algorithm": {"name": "ppo", "kl_coef": 0.02, "kl_in": "reward", "kl_estimator": "k1"}, "critic": {}},
-        {"algorithm": {"name": "grpo", "kl_coef": 0.02, "inner_epochs": 2, "updates_per_batch": 2}},
+        {"algorithm": {"name": "grpo", "kl_coef": 0.02}},
         {"algorithm": {"name": "remax"}},
     ],
     ids=["ppo", "grpo with a reference", "remax"],
@@ -68,9 +68,9 @@ def test_other_algorithms_count_sampled_tokens_only(folder: Path, sections: dict
     metrics = run(folder, sections["algorithm"]["name"] + str(len(sections)), **sections, train={"steps": 2})
     for line in metrics:
         assert line["ratio/max_dev"] < 1e-4
-        assert line["tokens/trained"] == line["tokens/generated"] * sections["algorithm"].get("inner_epochs", 1)
+        assert line["tokens/trained"] == line["tokens/generated"]
     if "kl/mean" in metrics[0]:
-        assert metrics[0]["kl/mean"] < 1e-3
+        assert metrics[0]["kl/mean"] < 1e-6, "the first policy is its reference"
 
 
 def test_the_same_tokens_as_a_plain_run_where_nothing_is_answered(folder: Path, tmp_path: Path) -> None:
