@@ -137,14 +137,22 @@ class TorchEngine:
         Raises:
             ConfigError: a prompt and ``max_tokens`` do not fit the model's context.
             DataError: a prompt without tokens, or with tokens the model does not know.
-            BackendError: a prompt with images, and a model that reads text only.
+            BackendError: a prompt with images, and a model that reads text only; or conversations, and a model in slices.
             RunFailed: logits that are not finite.
         """
         if self.rows is None:
-            return self.generate_here(prompts, sampling, group_size)
+            return self.generate_here(prompts, sampling, group_size, conversations)
+        if conversations is not None:
+            raise BackendError("environments do not go with an engine whose ranks hold slices of one model")
         return self.rows.generate(prompts, lambda every: self.generate_here(every, sampling, group_size))
 
-    def generate_here(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> list[RolloutGroup]:
+    def generate_here(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        group_size: int,
+        conversations: Conversations | None = None,
+    ) -> list[RolloutGroup]:
         """See ``generate``: completions for the prompts of the ranks that share this engine."""
         if not prompts:
             return []

@@ -76,18 +76,18 @@ def tokens_of_an_environment_are_context_only(backend: BackendUnderTest) -> None
     sampled = (places <= last) & ((places % 3 != 1) | (places == last))
     masked = replace(plain, mask=plain.mask * sampled, weights=plain.weights * sampled)
     talked = replace(masked, sampled=sampled)
-    stack = backend.start
+    stack, limits = backend.start, backend.limits
     logps = stack.policy.logps(plain, entropy=True)
     actual = stack.policy.logps(talked, entropy=True)
-    within("log-probs of sampled tokens", actual.logps, np.where(sampled, logps.logps, 0.0), LOG_PROBS)
+    within("log-probs of sampled tokens", actual.logps, np.where(sampled, logps.logps, 0.0), limits.log_probs)
     assert logps.entropy is not None
     assert actual.entropy is not None
-    within("entropies of sampled tokens", actual.entropy, np.where(sampled, logps.entropy, 0.0), LOG_PROBS)
+    within("entropies of sampled tokens", actual.entropy, np.where(sampled, logps.entropy, 0.0), limits.log_probs)
     inspection = stack.backend.inspect(stack.policy)
     value, gradients = inspection.gradients(talked, loss)
     true_value, expected = inspection.gradients(masked, loss)
-    within("loss of turns", value, true_value, LOG_PROBS)
-    tensors_within("gradients of turns", gradients, expected, NORM)
+    within("loss of turns", value, true_value, limits.log_probs)
+    tensors_within("gradients of turns", gradients, expected, limits.norm)
 
 
 def gradients_do_not_depend_on_micro_batches(backend: BackendUnderTest) -> None:
