@@ -32,6 +32,11 @@ class ModelConfig(Section):
         "Folder or hub id of a Hugging Face causal LM; or a run or checkpoint, whose policy it is (LoRA: over its base).",
         peers="trl: model; verl: actor_rollout_ref.model.path; openrlhf: --pretrain",
     )
+    tokenizer: PathText | None = key(
+        None,
+        "Folder, file or hub id of another tokenizer for the model's vocabulary; null: the model's own.",
+        peers="verl: model.tokenizer_path; openrlhf: --pretrain",
+    )
     dtype: Literal["float32", "bfloat16"] = key(
         "float32",
         "Compute and storage type of the weights; bfloat16 keeps float32 master weights in the optimizer.",
@@ -62,6 +67,11 @@ class ModelConfig(Section):
         False, "Run Python code shipped with the model folder.", peers="trl, verl: trust_remote_code"
     )
     freeze: FreezeConfig | None = key(None, "Weights that are not trained; null: all are.")
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer is."""
+        return self.tokenizer or self.path
 
 
 class DataConfig(Section):

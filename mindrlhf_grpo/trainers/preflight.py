@@ -80,7 +80,13 @@ def problems_of(config: AnyConfig) -> list[tuple[str, str]]:
     """(key, text) of everything that would stop this run; each text starts with the key."""
     findings = Findings()
     findings.attempt("model.path", lambda: read_model_config(find_folder(config.model.path)))
-    tokenizer = None if findings.problems else findings.attempt("model.path", lambda: open_tokenizer(config))
+    tokenizer = (
+        None
+        if findings.problems
+        else findings.attempt(
+            "model.tokenizer" if config.model.tokenizer else "model.path", lambda: open_tokenizer(config)
+        )
+    )
     findings.attempt("model.device", lambda: check_device(config.model.device))
     findings.attempt("data.chat_template", lambda: check_template(config.data.chat_template))
     if isinstance(config, OfflineConfig):
@@ -217,11 +223,11 @@ def check_critic(config: RunConfig, *, needed: bool) -> None:
 
 
 def open_tokenizer(config: AnyConfig) -> Tokenizer:
-    """Load the tokenizer of the model, with the template that the data section asks for where that exists."""
+    """Load the tokenizer of the run, with the template that the data section asks for where that exists."""
     template = config.data.chat_template
     usable = template in ("auto", "none") or Path(template).is_file()
     return load_tokenizer(
-        config.model.path,
+        config.model.tokenizer_path,
         chat_template=template if usable else "auto",
         trust_remote_code=config.model.trust_remote_code,
         special_tokens=config.data.rendered.special_tokens,

@@ -21,7 +21,7 @@ from ..errors import CheckpointError, DiskFull, Interrupted, RunFailed
 from ..metrics.advice import advice
 from ..metrics.alarms import Alarms, Sounding
 from ..model_files.checkpoint_folders import BEST, LATEST, steps
-from ..model_files.folder import TOKENIZER_FILES, copy_files, find_folder
+from ..model_files.folder import PROCESSOR_FILES, TOKENIZER_FILES, copy_files, find_folder
 from ..report import render
 from ..run import checkpoint
 from ..run.clock import Clock
@@ -31,6 +31,7 @@ from ..run.shortages import as_size, first_sentence, free_bytes, is_disk_full
 from ..run.stop_signals import StopSignals, name_of
 from ..run.tracking import Tracker, before_the_run, silent
 from ..tokenizers.tokenizer import Tokenizer, load_tokenizer
+from ..tokenizers.tokenizer_files import find_tokenizer
 from ..types import Batch
 from .resolved import resolved_settings
 
@@ -278,11 +279,13 @@ class RunSession:
 
     def _write_checkpoint(self, step: int, write: Callable[[Path], None]) -> RunFailed | None:
         """Write it on rank 0; returns the reason why the disk did not take it."""
-        settings, best = self.config.checkpoint, self.progress.best_step
+        settings, best, model = self.config.checkpoint, self.progress.best_step, self.config.model
+        tokenizer = find_tokenizer(model.tokenizer_path, trust_remote_code=model.trust_remote_code)
 
         def fill(folder: Path) -> None:
             write(folder)
-            copy_files(find_folder(self.config.model.path), folder / "policy", TOKENIZER_FILES)
+            copy_files(find_folder(model.path), folder / "policy", PROCESSOR_FILES)
+            copy_files(tokenizer.folder, folder / "policy", TOKENIZER_FILES)
 
         root = self.folder.checkpoints
         try:
@@ -369,9 +372,9 @@ def leaving(comm: Comm) -> Iterator[None]:
 
 
 def load_run_tokenizer(config: AnyConfig) -> Tokenizer:
-    """Load the model's tokenizer with the chat template that the data section asks for."""
+    """Load the model's tokenizer, or the one given instead, with the chat template that the data section asks for."""
     return load_tokenizer(
-        config.model.path,
+        config.model.tokenizer_path,
         chat_template=config.data.chat_template,
         trust_remote_code=config.model.trust_remote_code,
         special_tokens=config.data.rendered.special_tokens,

@@ -16,6 +16,7 @@ from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.trainers import online
 from mindrlhf_grpo.trainers.online import train
 from tests.support import tiny
+from tests.support.runs.commands import command
 from tests.support.runs.metrics_page import undocumented
 
 pytestmark = pytest.mark.trains
@@ -163,3 +164,26 @@ def test_weights_that_explode_stop_the_run_with_one_message(
 
 def test_every_metric_of_these_runs_is_in_the_glossary(folder: Path) -> None:
     assert undocumented(folder) == set()
+
+
+def test_another_tokenizer_is_read_and_saved_with_the_policy(folder: Path, tmp_path: Path) -> None:
+    """A model folder without a tokenizer, and one of another folder whose tokens are the same."""
+    import shutil
+
+    config = tiny.prepare(tmp_path, **SHORT)
+    elsewhere = tmp_path / "tokenizer"
+    elsewhere.mkdir()
+    for file in (tmp_path / "model").glob("tokenizer*"):
+        shutil.move(file, elsewhere)
+    refused = command("train", config)
+    assert refused.code == 2
+    assert "no tokenizer in" in refused.err
+    wrong = command("train", config, f"model.tokenizer={tmp_path / 'nowhere'}")
+    assert wrong.code == 2
+    assert "model.tokenizer: " in wrong.err
+    done = command("train", config, f"model.tokenizer={elsewhere}")
+    assert done.code == 0, done.err
+    saved = tmp_path / "run" / "checkpoints" / "latest" / "policy" / "tokenizer.json"
+    assert saved.read_bytes() == (elsewhere / "tokenizer.json").read_bytes()
+    written = command("generate", "--model", tmp_path / "run", "--prompt", "1+1=", "--max-tokens", 2)
+    assert written.code == 0, written.err

@@ -93,6 +93,7 @@ def test_tokens_do_not_depend_on_neighbours_order_or_slots(engine: MindSporeEngi
 def test_few_shapes_are_compiled_and_none_twice(engine: MindSporeEngine) -> None:
     for rule in RULES[:2]:
         engine.generate(make_prompts(), sampling(**rule), group_size=4)
+    engine.generate(make_prompts((5,)), sampling(), group_size=3)
     layers = [(entry.name, entry.bucket) for entry in engine.runner.log.entries if entry.name != "draw"]
     assert len(layers) == len(set(layers)), "another rule compiled the layers again"
     assert {("prefill", "128 tokens"), ("decode", "32 rows of 128 places"), ("decode", "8 rows of 128 places")} <= set(
