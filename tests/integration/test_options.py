@@ -185,5 +185,5 @@ def test_another_tokenizer_is_read_and_saved_with_the_policy(folder: Path, tmp_p
     assert done.code == 0, done.err
     saved = tmp_path / "run" / "checkpoints" / "latest" / "policy" / "tokenizer.json"
     assert saved.read_bytes() == (elsewhere / "tokenizer.json").read_bytes()
-    written = command("generate", "--model", tmp_path / "run", "--prompt", "1+1=", "--max-tokens", 2)
+    written = command("generate", tmp_path / "run", "1+1=", "--max-tokens", 2)
     assert written.code == 0, written.err
