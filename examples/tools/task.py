@@ -10,7 +10,7 @@ import operator
 import random
 from typing import Any
 
-HELD_OUT = 100
+HELD_OUT = 200
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 # The definition that the calculator's method has by its type hints and docstring.
 CALCULATE = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -135,3 +136,30 @@ def test_empty_and_unfinished_runs_are_drawn(make_run: MakeRun, tmp_path: Path) 
     page = dom(make_run(steps=1, planned=10, finished=False, rollout_steps=[]), tmp_path / "profile")
     assert "Step 1 of 10." in page
     assert page.count("<circle") >= 10
+
+
+def test_turns_calls_and_observations_are_shown_and_hostile_ones_stay_text(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(steps=2, prompts=1, group=2)
+    path = run / "rollouts" / "step_2.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    call = {"type": "function", "function": {"name": "search", "arguments": {"query": HOSTILE}}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call], "reward": 0.25},
+        {"role": "tool", "name": "search", "content": f"found {HOSTILE}"},
+        {"role": "assistant", "content": "the end"},
+    ]
+    for record in records:
+        record["environment_spans"] = [[2, 5]]
+        record["episode"] = {"messages": messages, "turns": 2, "calls": {"search": 1}, "failed_calls": 1}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = dom(run, tmp_path / "profile")
+    assert "data-hacked" not in page
+    assert page.count('<ol class="turns"') == 2
+    turns = page[page.index('<ol class="turns"') :]
+    assert unescape(turns).count("found <script>") >= 1
+    assert turns.index("search(query=") < turns.index("found &lt;script") < turns.index("the end")
+    assert "reward 0.25</span>" in turns
+    first = page[page.index('class="tokens"') :]
+    assert len(re.findall(r'<span data-at="\d+" class="foreign">', first[: first.index("</pre>")])) == 3
+    assert "2 turns" in page
+    assert "1 call failed" in page
