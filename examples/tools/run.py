@@ -33,9 +33,8 @@ def main() -> None:
     started = time.perf_counter()
     result = {**measured("before", arguments.model, common)}
     train("sft.yaml", f"model.path={arguments.model}", *common)
-    result |= measured("warm", "runs/tools/sft", common)
     train("train.yaml", *common)
-    result |= measured("after", "runs/tools/grpo", common)
+    result |= evaluated()
     print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}))
 
 
@@ -45,6 +44,17 @@ def train(config: str, *overrides: str) -> None:
     done = subprocess.run(command, stdout=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def evaluated() -> dict[str, float]:
+    """Read what the run itself has measured before its first step and at its end."""
+    lines = [json.loads(line) for line in Path("runs/tools/grpo/metrics.jsonl").read_text().splitlines()]
+    measured_lines = [line for line in lines if "eval/accuracy" in line]
+    return {
+        f"{name}_{when}": round(line[key], 3)
+        for when, line in (("warm", measured_lines[0]), ("after", measured_lines[-1]))
+        for name, key in (("accuracy", "eval/accuracy"), ("tool_share", "eval/environment/used_frac"))
+    }
 
 
 def measured(when: str, model: str, common: list[str]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..backend import Comm, RowRanks
 from ..errors import ConfigError, RunFailed, UserError, did_you_mean
 from ..rewards.table import RewardTable
-from ..types import FinishReason, FloatArray, RolloutGroup
+from ..types import TRUNCATED, FloatArray, RolloutGroup
 from ..user_functions import describe, import_function
 
 if TYPE_CHECKING:
@@ -195,9 +195,9 @@ def gathered(
         "prompts": [prompt.text for prompt, _ in own],
         "columns": [dict(prompt.columns) for prompt, _ in own],
         "completions": [rollout.text for _, rollout in own],
-        "lengths": [len(rollout.ids) for _, rollout in own],
+        "lengths": [rollout.sampled_tokens for _, rollout in own],
         "prompt_lengths": [len(prompt.ids) for prompt, _ in own],
-        "truncated": [rollout.finish is FinishReason.LENGTH for _, rollout in own],
+        "truncated": [rollout.finish in TRUNCATED for _, rollout in own],
         "group": [number for number, group in enumerate(groups) for _ in group.rollouts],
         "advantages": [] if advantages is None else row_means(advantages).tolist(),
     }
