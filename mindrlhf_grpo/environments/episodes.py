@@ -8,6 +8,7 @@ A failing tool is an observation that says what is wrong; an environment that fa
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 from collections import Counter
@@ -31,6 +32,7 @@ from .guarded_call import CallFailed, guarded, in_thread
 from .observations import as_message, observation, wrong_arguments, wrong_step
 from .turn_template import TurnTemplate, answer_message
 
+LOG = logging.getLogger("mindrlhf_grpo.environments")
 AT_ONCE = 64  # environments that are reset or scored at the same time
 CHARACTERS = 16  # of an observation for each of its tokens: what is longer is cut before it is tokenised
 NO_TOOL = ""  # counts calls that name no tool
@@ -44,6 +46,7 @@ class Talk:
         instance: of the user's class; None where it could not be built.
         messages: after the prompt.
         hung: a call has not returned: nothing else may be called.
+        trouble: why the first of the environment's own calls raised or hung.
     """
 
     instance: Any = None
@@ -54,6 +57,7 @@ class Talk:
     rewards: list[float] = field(default_factory=list)
     failure: str = ""
     hung: bool = False
+    trouble: str = ""
     seconds: float = 0.0
 
 
@@ -138,6 +142,7 @@ class Talks:
         for uid, rollout in places:
             self._complete(self.talks[uid, rollout.sample], rollout)
         each([lambda talk=talk: self._score(talk) for talk in self.talks.values()])  # type: ignore[misc]
+        self._report()
         self.owner.idle += [
             talk.instance for talk in self.talks.values() if talk.instance is not None and not talk.hung
         ]
@@ -145,6 +150,19 @@ class Talks:
             replace(group, rollouts=tuple(self._with_episode(group.prompt.uid, rollout) for rollout in group.rollouts))
             for group in groups
         ]
+
+    def _report(self) -> None:
+        """Log one line if code of the environment raised or hung; what the model got wrong is a metric alone."""
+        troubled = [talk for talk in self.talks.values() if talk.trouble]
+        if troubled:
+            first = "".join(letter if letter.isprintable() else " " for letter in troubled[0].trouble)
+            LOG.warning(
+                "%s raised or hung in %d of %d samples; the first: %s",
+                self.kind.label,
+                len(troubled),
+                len(self.talks),
+                first,
+            )
 
     def _instance(self) -> Any:
         try:
@@ -161,6 +179,7 @@ class Talks:
         except CallFailed as error:
             talk.hung = error.hung
             talk.seconds += self.config.timeout if error.hung else 0.0
+            talk.trouble = talk.trouble or str(error)
             raise
         talk.seconds += seconds
         return result

@@ -245,6 +245,16 @@ def test_a_hostile_tool_is_an_observation(tokenizer: Tokenizer, how: str, observ
     assert opened == 2 * (rollout.episode.turns - 1), "an observation opens no turn by itself"
 
 
+def test_one_line_tells_of_all_that_raised(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    play("Hostile", tokenizer, turns(call("act", how="raise"), "done"), group_size=3)
+    (record,) = caplog.records
+    assert "raised or hung in 3 of 3 samples; the first: ValueError: no such thing at all (" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    caplog.clear()
+    play("Hostile", tokenizer, turns(call("unknown"), "done"))
+    assert not caplog.records
+
+
 def test_a_hanging_tool_holds_up_its_own_sample_only(tokenizer: Tokenizer) -> None:
     """With two slots, one of which hangs, all others finish meanwhile in the other."""
     order: list[str] = []
