@@ -74,6 +74,8 @@ CHARTS = (
     Chart(section="Rollouts", title="Completion length", says="Tokens per completion.", metrics=("length/*", "eval/length")),
     Chart(section="Rollouts", title="Repetition", says="Share of a completion that repeats earlier text.", metrics=("repetition", "eval/repetition"), percent=True),
     Chart(section="Rollouts", title="Truncated", says="Share of completions cut at the token limit.", metrics=("truncated_frac", "eval/truncated_frac"), percent=True),
+    Chart(section="Rollouts", title="Turns", says="Turns of the model in a rollout.", metrics=("environment/turns", "eval/environment/turns")),
+    Chart(section="Rollouts", title="Tool use", says="Share of rollouts with a call, and of calls that failed.", metrics=("environment/used_frac", "environment/failed_calls"), percent=True),
     Chart(section="Rollouts", title="Tokens per step", says="Generated or read, and trained on.",
           metrics=("tokens/generated", "tokens/read", "tokens/trained")),
     Chart(section="Rollouts", title="Generation rounds", says="Rounds of sampling per step; above 1 where dead groups are replaced.", metrics=("generation_rounds",)),
