@@ -308,7 +308,7 @@ def decoder(
         fused_gate_up=fused_gate_up,
         labels=_labels(config),
         variants=(*_common_variants(config, rotary.kind), *variants),
-        config=dict(config),
+        config={key: value for key, value in config.items() if key != "quantization_config" or not in_blocks(config)},
     )
 
 
@@ -319,10 +319,16 @@ def _common_variants(config: Config, rotary: str) -> Iterator[Variant]:
         yield Variant(f"hidden_act is {activation!r}", "silu")
     if config.get("use_sliding_window"):
         yield Variant("use_sliding_window", "full attention only")
-    if config.get("quantization_config"):
-        yield Variant("quantization_config", "weights in float32, float16, bfloat16")
+    if config.get("quantization_config") and not in_blocks(config):
+        yield Variant("quantization_config", "weights in float32, float16, bfloat16, or in fp8 by blocks of 128 x 128")
     if rotary not in SCALINGS:
         yield Variant(f"rotary embedding of type {rotary!r}", ", ".join(SCALINGS))
+
+
+def in_blocks(config: Config) -> bool:
+    """True for 8-bit weights with a factor for each block, which are multiplied out as they are read."""
+    settings = config.get("quantization_config") or {}
+    return settings.get("quant_method") == "fp8" and settings.get("weight_block_size") == [128, 128]
 
 
 def _size(config: Config, key: str) -> int:

@@ -14,7 +14,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ DTYPE_BYTES = {
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 
+SCALES = "_scale_inv"  # ending of the name that the block scales of an 8-bit weight have (DeepSeek-V3)
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # of models that read images
 
 TOKENIZER_FILES = (
@@ -41,12 +42,17 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file: dtype by safetensors' name, shape, and the byte range ``start:end`` in the file."""
+    """One tensor of a file: dtype by safetensors' name, shape, and the byte range ``start:end`` in the file.
+
+    Attributes:
+        scales: of an 8-bit weight, the factors of its blocks, in the same file.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    scales: TensorInfo | None = None
 
     @property
     def size(self) -> int:
@@ -120,7 +126,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Tensors of a safetensors file by name.
+    """Tensors of a safetensors file by name; block scales with the weights they belong to.
 
     Raises:
         ConfigError: the file is missing, cut off or no safetensors file.
@@ -143,7 +149,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     if any(tensor.end > size for tensor in tensors.values()):
         whole = max(tensor.end for tensor in tensors.values())
         raise ConfigError(f"{path} is cut off: it has {size} of {whole} bytes; download it again")
-    return tensors
+    scales = {name: tensors.pop(f"{name}{SCALES}") for name in list(tensors) if f"{name}{SCALES}" in tensors}
+    return tensors | {name: replace(tensors[name], scales=scale) for name, scale in scales.items()}
 
 
 def check_complete(path: Path) -> None:

@@ -20,6 +20,7 @@ from .folder import DTYPE_BYTES, TensorInfo
 STORED: dict[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 ALIGNMENT = 8
 SHARD_BYTES = 5_000_000_000
+FLOAT8, BLOCK = "F8_E4M3", 128  # DeepSeek-V3's 8-bit weights: a factor for each block of 128 x 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,14 @@ class Stored:
 
 
 def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
-    """A tensor of a safetensors file in float32."""
+    """A tensor of a safetensors file in float32; 8-bit weights are multiplied by their block scales.
+
+    Raises:
+        CheckpointError: a dtype that is not read here, or block scales of another shape.
+    """
+    if info.dtype == FLOAT8 and info.scales is not None:
+        bits = np.memmap(path, dtype=np.uint8, mode="r", offset=info.start, shape=info.shape)
+        return dequantised(bits, read_tensor(path, info.scales))
     stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r", offset=info.start, shape=(info.size,))
     values = from_bfloat16(stored.view(np.uint16)) if info.dtype == "BF16" else stored.astype(np.float32)
     return values.reshape(info.shape)
@@ -69,6 +77,39 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+
+
+def dequantised(bits: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An 8-bit matrix ``[R, C]`` times the factor of each block, ``[ceil(R / 128), ceil(C / 128)]``, in float32.
+
+    The published form of DeepSeek-V3 (https://arxiv.org/abs/2412.19437, section 3.3; ``weight_scale_inv``).
+
+    Raises:
+        CheckpointError: scales of another shape.
+    """
+    expected = tuple(-(-size // BLOCK) for size in bits.shape)
+    if bits.ndim != 2 or scales.shape != expected:
+        raise CheckpointError(
+            f"an 8-bit weight of shape {list(bits.shape)} has block scales {list(scales.shape)}; accepted: "
+            f"{list(expected)}, one for each block of {BLOCK} x {BLOCK}"
+        )
+    values: NDArray[np.float32] = E4M3[bits]
+    for row in range(expected[0]):
+        rows = values[row * BLOCK : (row + 1) * BLOCK]
+        rows *= np.repeat(scales[row], BLOCK)[: bits.shape[1]]
+    return values
+
+
+def _e4m3() -> NDArray[np.float32]:
+    """The value of every bit pattern: sign, 4 bits of exponent with bias 7, 3 of mantissa; no infinities."""
+    patterns = np.arange(256)
+    exponents, mantissas = (patterns >> 3 & 15).astype(np.float32), (patterns & 7).astype(np.float32)
+    normal = np.exp2(exponents - 7) * (1 + mantissas / 8)
+    values = np.where(patterns & 128, -1, 1) * np.where(exponents > 0, normal, mantissas / 8 * np.float32(2.0**-6))
+    return np.where(patterns & 127 == 127, np.nan, values).astype(np.float32)
+
+
+E4M3 = _e4m3()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], *, dtype: str = "F32") -> None:

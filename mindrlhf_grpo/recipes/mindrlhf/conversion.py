@@ -147,6 +147,7 @@ def model_sizes(config: Mapping[str, Any]) -> dict[str, int]:
         "nope": config.get("qk_nope_head_dim"), "rope": config.get("qk_rope_head_dim"),
         "value": config.get("v_head_dim"), "kv_rank": config.get("kv_lora_rank"),
     }  # fmt: skip
+    named["group"] = heads // int(named["kv_heads"])
     return {"one": 1, **{name: int(value) for name, value in named.items() if value}}
 
 

@@ -192,7 +192,7 @@ def _writer(rule: Rule, place: int, sources: Sequence[str], sizes: Mapping[str, 
     if len(rule.there) > 1 or rule.halves:
         return lambda read: _cut(rule, read(sources[0]), sizes)[place]
     if len(rule.here) > 1:
-        return lambda read: np.concatenate([read(source) for source in sources])
+        return lambda read: _joined(rule, [read(source) for source in sources], sizes)
     return lambda read: read(sources[0])
 
 
@@ -218,7 +218,8 @@ def _joined(rule: Rule, parts: Sequence[Array], sizes: Mapping[str, int]) -> Arr
     """Join the parts again: the inverse of ``_cut``."""
     heads = sizes[rule.heads]
     by_head = [part.reshape(heads, len(part) // heads, *part.shape[1:]) for part in parts]
-    by_head = [_paired(p) if n in rule.halves else p for n, p in zip(rule.there, by_head, strict=True)]
+    names = rule.there if len(rule.there) > 1 else rule.here
+    by_head = [_paired(p) if n in rule.halves else p for n, p in zip(names, by_head, strict=True)]
     joined: Array = np.concatenate(by_head, axis=1).reshape(-1, *parts[0].shape[1:])
     return joined
 

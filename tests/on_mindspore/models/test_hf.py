@@ -25,6 +25,8 @@ from mindspore import Tensor  # noqa: E402
 from mindrlhf_grpo.config.run import ModelConfig  # noqa: E402
 from mindrlhf_grpo.errors import CheckpointError, ConfigError  # noqa: E402
 from mindrlhf_grpo.model_files.folder import read_header  # noqa: E402
+from mindrlhf_grpo.model_files.weights import file_parts, weight_shapes  # noqa: E402
+from mindrlhf_grpo.testing.numpy_model.eight_bits import BLOCKS, write_eight_bits  # noqa: E402
 
 TOLERANCE = 1e-4
 FAMILIES = ["llama with biases and tied head", "qwen2", "qwen3", "glm4", "deepseek_v3", "deepseek_v3 plain", "seed_oss"]
@@ -119,6 +121,21 @@ def test_stacked_experts_are_read_too(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.experts.gate_up_proj" in stacked
     save_file(stacked, tmp_path / "model.safetensors", metadata={"format": "pt"})
     np.testing.assert_allclose(found_log_probs(load(tmp_path)), expected_log_probs(model), rtol=0, atol=TOLERANCE)
+
+
+def test_weights_of_eight_bits_are_multiplied_out_as_they_are_read(tmp_path: Path) -> None:
+    folder = save(make_model("deepseek_v3"), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    linear = {name for name in tensors if name.endswith(("_proj.weight", "_mqa.weight"))}
+    meant = write_eight_bits(folder / "model.safetensors", tensors, eight=linear)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": BLOCKS}))
+    architecture = hf.load_architecture(folder)
+    weights = hf.load_weights(folder, architecture)
+    for name, shape in weight_shapes(architecture).items():
+        parts = [meant[part] for part, _ in file_parts(name, shape)]
+        np.testing.assert_array_equal(weights[name].asnumpy(), np.stack(parts).reshape(shape), err_msg=name)
+    assert len(linear) == 2 * 5 + 3 + 3 * 9  # attention of two layers; a dense layer; 8 experts and a shared one
 
 
 def test_layers_for_multi_token_prediction_are_left_out(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SMALL = {
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "qwen2": {**SMALL, "bos_token_id": 1},
+    "qwen3": {**SMALL, "head_dim": 8},
     "glm": {**SMALL, "head_dim": 8},
     "deepseek_v3": {
         **SMALL, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
@@ -85,6 +86,20 @@ def test_joined_matrices_of_inference_are_taken_apart() -> None:
     cut = {name.split(".")[4]: make(lambda _: whole) for name, make in plan.tensors.items()}
     assert {name: part[:, 0].tolist() for name, part in cut.items()} == {
         "q_proj": [0, 2, 4, 6, 8, 10], "k_proj": [12, 14, 16], "v_proj": [18, 20, 22],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_rows_of_the_newer_names_lie_group_by_group_and_gate_beside_up(family: str) -> None:
+    """Of 4 heads of 2 with 2 groups: rows q0 q1 k0 v0, q2 q3 k1 v1; gate and up of each inner unit are neighbours."""
+    sizes = {"one": 1, "heads": 4, "kv_heads": 2, "group": 2, "head": 2, "inner": 3}
+    names = ["decoder.layers.0.self_attention.linear_qkv.weight", "model.decoder.layers.0.mlp.linear_fc1.weight"]
+    rows = {names[0]: np.arange(16)[:, None], names[1]: np.arange(6)[:, None]}
+    plan = to_here(family_rules(weight_names(), family), names, sizes)
+    found = {name.split(".")[4]: make(lambda read: rows[read])[:, 0].tolist() for name, make in plan.tensors.items()}
+    assert found == {
+        "q_proj": [0, 1, 2, 3, 8, 9, 10, 11], "k_proj": [4, 5, 12, 13], "v_proj": [6, 7, 14, 15],
+        "gate_proj": [0, 2, 4], "up_proj": [1, 3, 5],
     }  # fmt: skip
 
 
