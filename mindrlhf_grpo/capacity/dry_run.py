@@ -74,7 +74,7 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
         architecture = find_architecture(config.model.path)
         frozen = config.model.freeze.prefixes if config.model.freeze is not None else ()
         shape = model_shape(architecture, weight_shapes(architecture), frozen)
-        check_rules(config, shape)
+        check_rules(config)
         check_slices(config, architecture)
         findings["model"] = {"path": config.model.path, "parameters": shape.parameters}
         known = find_known(config.model.path)
@@ -91,7 +91,7 @@ def examine_config(path: Path | None, overrides: Sequence[str]) -> dict[str, Any
     return {**findings, "ok": not findings["problems"]}
 
 
-def check_rules(config: AnyConfig, shape: ModelShape) -> None:
+def check_rules(config: AnyConfig) -> None:
     """Check the rules that need neither weights nor data.
 
     Raises:
@@ -99,8 +99,8 @@ def check_rules(config: AnyConfig, shape: ModelShape) -> None:
     """
     if isinstance(config, RunConfig):
         resolve(config.algorithm).check(config.rollout.group_size)
-    if refused(config, shape):
-        raise ConfigError(refused(config, shape))
+    if refused(config):
+        raise ConfigError(refused(config))
 
 
 def check_slices(config: AnyConfig, architecture: Architecture) -> None:
@@ -128,7 +128,7 @@ def on_machine(
     layout = layout_of(config, machine.devices)
     prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
     slices = slices_of(architecture, NODE)
-    here = [one for one in backend_layouts(config, machine.devices, slices) if accepted(config, one, shape)]
+    here = [one for one in backend_layouts(config, machine.devices, slices) if accepted(config, one)]
     findings = {
         "name": machine.name, "backend": machine.backend, "devices": machine.devices, "available": machine.available,
         "layout": str(layout), **as_values(prediction), "fits": prediction.peak <= machine.available,
@@ -142,7 +142,7 @@ def on_machine(
     findings["change"] = remedies(config, shape, machine.devices, machine.available, slices=slices, scorer=scorer)
     experts = architecture.experts.count if architecture.experts else 0
     larger = (one for count in NODES for one in backend_layouts(config, count * NODE, slices))
-    layouts = [*(one for one in larger if accepted(config, one, shape)), *plans(slices, architecture.layers, experts)]
+    layouts = [*(one for one in larger if accepted(config, one)), *plans(slices, architecture.layers, experts)]
     plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
         made = runs(plan[0], machine.backend) and (machine.images or not architecture.vision)
@@ -169,11 +169,11 @@ def backend_layouts(config: AnyConfig, devices: int, slices: Sequence[int]) -> I
     return runnable(devices, sizes, strategies_of(config.backend), whole=config.backend in WHOLE_WEIGHTS)
 
 
-def accepted(config: AnyConfig, layout: DeviceLayout, shape: ModelShape) -> bool:
+def accepted(config: AnyConfig, layout: DeviceLayout) -> bool:
     """True where the backend takes a configuration with this layout's strategy and tensor groups."""
     changed = {"strategy": layout.strategy, "tensor": layout.tensor}
     parallel = (config.parallel or ParallelConfig()).model_copy(update=changed)
-    return not refused(config.model_copy(update={"parallel": parallel}), shape)
+    return not refused(config.model_copy(update={"parallel": parallel}))
 
 
 def lacks(config: AnyConfig, architecture: Architecture, machine: Machine) -> list[str]:

@@ -157,7 +157,7 @@ def remedies(
             for setting in chosen:
                 changed = with_setting(changed, setting)
             layout = layout_of(changed, ranks)
-            if refused(changed, shape) or not runs(layout, changed.backend):
+            if refused(changed) or not runs(layout, changed.backend):
                 continue
             if predict(changed, shape, layout, "accelerator", scorer=scorer).peak <= available:
                 return [shown(setting) for setting in chosen]
@@ -188,7 +188,7 @@ def candidates(config: AnyConfig, ranks: int, slices: Sequence[int]) -> Iterator
 def divisions(config: AnyConfig, ranks: int, slices: Sequence[int]) -> Iterator[Setting]:
     """Yield settings that divide the model over more ranks: a strategy, then larger and larger tensor groups."""
     least, parallel = strategies_of(config.backend)[-1], config.parallel
-    shares = ranks > 1 and not config.model.lora_rank
+    shares = ranks > 1
     if shares and (parallel is None or parallel.strategy != least):
         yield ("parallel", "strategy"), least
     for size in slices if cuts_matrices(config.backend) else ():
@@ -207,14 +207,20 @@ def clash(keys: Sequence[tuple[str, str]]) -> bool:
     return len(set(keys)) < len(keys) or bool(set(sections) & set(names))
 
 
-def refused(config: AnyConfig, shape: ModelShape) -> str:
+def refused(config: AnyConfig) -> str:
     """The reason why a backend refuses these settings together; empty if it accepts them."""
     if config.parallel is None or config.parallel.strategy == "replicate" or config.backend in WHOLE_WEIGHTS:
         return ""
-    whose = (
-        "adapters (model.lora_rank)" if config.model.lora_rank else "models that read images" if shape.vision else ""
+    if (
+        isinstance(config, RunConfig)
+        or not config.model.lora_rank
+        or resolve_objective(config).objective.model == "policy"
+    ):
+        return ""
+    return (
+        f"parallel.strategy={config.parallel.strategy} is not made for a reward model with adapters (model.lora_rank); "
+        "accepted: replicate"
     )
-    return f"parallel.strategy={config.parallel.strategy} is not made for {whose}; accepted: replicate" if whose else ""
 
 
 def with_setting(config: AnyConfig, setting: Setting) -> AnyConfig:

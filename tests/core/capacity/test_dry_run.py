@@ -183,12 +183,16 @@ def test_mindspore_shares_out_the_optimizer_state() -> None:
     assert (findings["ok"], findings["machines"][1]["layout"]) == (True, "zero1 8")
 
 
-def test_shards_are_refused_with_adapters_and_with_images() -> None:
-    findings = dry_run("qwen2_5_7b", "model.lora_rank=8")
-    assert findings["ok"] is False
-    assert "not made for adapters" in findings["problems"][0]
-    images = dry_run("qwen2_5_vl_7b", "model.lora_rank=0", "parallel.strategy=zero1")
-    assert "parallel.strategy=zero1 is not made for models that read images" in images["problems"][0]
+def test_shards_hold_adapters_and_image_models_but_no_reward_model_with_adapters(tmp_path: Path) -> None:
+    lora = dry_run("qwen2_5_7b", "model.lora_rank=8")
+    assert lora["problems"] == []
+    adapters = 8 * 28 * 90_112  # as above, of rank 8
+    assert phase(lora, "update")["weights"] == 7_615_616_512 // 8 * 2 + adapters // 8 * 4
+    assert dry_run("qwen2_5_vl_7b", "model.lora_rank=0", "parallel={strategy: fsdp}")["problems"] == []
+    path = tmp_path / "reward.yaml"
+    path.write_text(SFT)
+    reward = examine_config(path, ["objective.name=bradley_terry", "model.lora_rank=8"])
+    assert "parallel.strategy=fsdp is not made for a reward model with adapters" in reward["problems"][0]
 
 
 def test_training_on_rows_that_are_there_is_predicted_too(tmp_path: Path) -> None:
