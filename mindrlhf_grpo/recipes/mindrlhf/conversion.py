@@ -139,15 +139,15 @@ def sources(path: Path) -> dict[str, Source]:
 def model_sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes by which rules count rows, from a ``config.json``."""
     heads = int(config.get("num_attention_heads", 1))
+    kv_heads = int(config.get("num_key_value_heads") or heads)
     hidden = int(config.get("hidden_size", 0))
     named = {
-        "hidden": hidden, "heads": heads, "kv_heads": config.get("num_key_value_heads") or heads,
+        "hidden": hidden, "heads": heads, "kv_heads": kv_heads, "group": heads // kv_heads,
         "head": config.get("head_dim") or hidden // heads, "inner": config.get("intermediate_size"),
         "experts": config.get("n_routed_experts"), "expert_inner": config.get("moe_intermediate_size"),
         "nope": config.get("qk_nope_head_dim"), "rope": config.get("qk_rope_head_dim"),
         "value": config.get("v_head_dim"), "kv_rank": config.get("kv_lora_rank"),
     }  # fmt: skip
-    named["group"] = heads // int(named["kv_heads"])
     return {"one": 1, **{name: int(value) for name, value in named.items() if value}}
 
 

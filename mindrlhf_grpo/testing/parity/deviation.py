@@ -133,7 +133,8 @@ def scaled(deviations: NDArray[np.float64], logps: NDArray[Any], growth: float) 
     """Deviations of log-probs, each divided by what it may be more than that of a log-prob near 0."""
     if deviations.ndim == 0:
         return deviations
-    return deviations / np.maximum(1.0, growth * np.abs(logps.astype(np.float64)))
+    shares: NDArray[np.float64] = deviations / np.maximum(1.0, growth * np.abs(logps.astype(np.float64)))
+    return shares
 
 
 def rounding_in_gradients(gradients: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.bool_]]:
