@@ -128,7 +128,8 @@ def on_machine(
     layout = layout_of(config, machine.devices)
     prediction = predict(config, shape, layout, "accelerator", scorer=scorer)
     slices = slices_of(architecture, NODE)
-    here = [one for one in backend_layouts(config, machine.devices, slices) if accepted(config, one)]
+    tested = slices if architecture.vision is None else [1]  # no test cuts a model that reads images
+    here = [one for one in backend_layouts(config, machine.devices, tested) if accepted(config, one)]
     findings = {
         "name": machine.name, "backend": machine.backend, "devices": machine.devices, "available": machine.available,
         "layout": str(layout), **as_values(prediction), "fits": prediction.peak <= machine.available,
@@ -139,13 +140,15 @@ def on_machine(
     }  # fmt: skip
     if findings["fits"]:
         return findings
-    findings["change"] = remedies(config, shape, machine.devices, machine.available, slices=slices, scorer=scorer)
+    findings["change"] = remedies(config, shape, machine.devices, machine.available, slices=tested, scorer=scorer)
     experts = architecture.experts.count if architecture.experts else 0
-    larger = (one for count in NODES for one in backend_layouts(config, count * NODE, slices))
+    larger = (one for count in NODES for one in backend_layouts(config, count * NODE, tested))
     layouts = [*(one for one in larger if accepted(config, one)), *plans(slices, architecture.layers, experts)]
     plan = smallest(config, shape, layouts, machine.available, scorer=scorer)
     if plan is not None:
-        made = runs(plan[0], machine.backend) and (machine.images or not architecture.vision)
+        made = (
+            runs(plan[0], machine.backend) and plan[0].tensor in tested and (machine.images or not architecture.vision)
+        )
         findings["plan"] = {"devices": plan[0].devices, "layout": str(plan[0]), "runs": made, **as_values(plan[1])}
     return findings
 

@@ -171,7 +171,14 @@ TEXT = [path for path in FILES if "vl" not in path.stem]
 def test_training_takes_a_file_with_another_model(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     model = write_model(tmp_path / "model", context=8192)  # the file's prompts and completions fit
-    here = [f"model.path={model}", "model.device=cpu", "model.dtype=float32", "backend=torch", f"run_dir={tmp_path}"]
+    here = [
+        f"model.path={model}",
+        "model.device=cpu",
+        "model.dtype=float32",
+        "backend=torch",
+        "parallel=null",
+        f"run_dir={tmp_path}",
+    ]
     settings, draft = read_config(path, here)
     check(settings, draft)
 
