@@ -14,7 +14,7 @@ from tests.support.runs.resumed import assert_same
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
 
-STEPS = 5
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def test_both_backends_sample_the_same_turns(folder: Path) -> None:
         assert [record.episode for record in records[0]] == [record.episode for record in records[1]]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(folder: Path) -> None:
     config = folder / "config.yaml"
     for steps in (2, STEPS):
