@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mindrlhf_grpo.backend import BackendConfig, Conversations, Policy
+from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import BackendError
 from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, check_prompt
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
@@ -19,9 +21,10 @@ from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
-from ..comm import TorchRanks
+from ..comm import Group, TorchRanks, local_rank
 from ..models import hf
 from ..models.hf import local
+from ..models.part_loading import causal_lm_parts
 from ..models.tensor_slices import TensorSlices, cut
 from ..models.vision import vision_of
 from ..sync.fingerprint import fingerprint
@@ -54,10 +57,21 @@ def build_engine(
     rows = None if ranks is None else EngineRows(ranks)
     if trained is not None and reads_parts(trained):
         return TorchEngine(trained.model, tokenizer, slots=config.rollout.slots, rows=rows)
-    device = None if trained is None else trained.device
-    model: Any = hf.load_causal_lm(config.model, device).requires_grad_(False)
-    slices = None if ranks is None else cut(model, ranks.engine, "rollout.parallel.tensor")
+    device = hf.device_of(config.model.device, local_rank()) if trained is None else trained.device
+    model, slices = engine_model(config.model, device, None if ranks is None else ranks.engine)
     return TorchEngine(model, tokenizer, slots=config.rollout.slots, separate=True, rows=rows, slices=slices)
+
+
+def engine_model(config: ModelConfig, device: torch.device, group: Group | None) -> tuple[Any, TensorSlices | None]:
+    """An engine's own model, of which each rank of a group reads its slices."""
+    loader = None if group is None else causal_lm_parts(config, device)
+    model: Any = hf.load_causal_lm(config, device) if loader is None else loader.model
+    slices = cut(model, group, "rollout.parallel.tensor")
+    if loader is not None:
+        loader.note(slices)
+        loader.fill(model)
+        loader.stored.close()
+    return model.requires_grad_(False), slices
 
 
 def reads_parts(trained: TrainedModel) -> bool:

@@ -199,10 +199,16 @@ def refuse_missing(path: str, missing: list[str]) -> None:
 
 def prepared(loaded: PreTrainedModel, model: ModelConfig, device: torch.device | None) -> PreTrainedModel:
     """Move a loaded model to its device, in eval mode; the padding id's row is trained."""
+    moved: PreTrainedModel = in_eval_mode(loaded).to(device_of(model.device) if device is None else device)
+    return moved
+
+
+def in_eval_mode(loaded: Any) -> Any:
+    """Switch dropout off; the padding id's row is trained."""
     embedding = loaded.get_input_embeddings()
     if getattr(embedding, "padding_idx", None) is not None:
         embedding.padding_idx = None  # else the padding id's row gets no gradient; here masks come from lengths alone
-    return loaded.to(device_of(model.device) if device is None else device).eval()
+    return loaded.eval()
 
 
 def add_lora(model: PreTrainedModel, config: ModelConfig, *, seed: int, task: str | None = "CAUSAL_LM") -> nn.Module:

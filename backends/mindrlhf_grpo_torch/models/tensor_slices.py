@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mindrlhf_grpo.errors import BackendError, ConfigError
 from mindrlhf_grpo.parallel.parameter_names import INPUTS, HeadSizes, describe_parameters, module_name
-from mindrlhf_grpo.parallel.resharding import Parameter, RankLayout, box_in_parameter, chunk, rank_blocks, slices
+from mindrlhf_grpo.parallel.resharding import Box, Parameter, RankLayout, box_in_parameter, chunk, rank_blocks, slices
 
 from ..comm import Group
 from .hf import causal_lm_of
@@ -159,6 +159,12 @@ def whole_parameters(whole: nn.Module) -> dict[str, Parameter]:
     """The weights of a model that is not cut, by bare name."""
     named = whole.named_parameters()
     return {bare(name): Parameter(name=bare(name), shape=tuple(weight.shape)) for name, weight in named}
+
+
+def fill_part(part: Tensor, parameter: Parameter, layout: RankLayout, rank: int, read: Callable[[Box], Tensor]) -> None:
+    """Fill a rank's part of a weight from boxes of the full one."""
+    for block in rank_blocks(layout, [parameter], rank):
+        part[slices(box_in_parameter(block.box, block))] = read(block.box).to(part.device)
 
 
 def own_slice(parameter: Parameter, full: Tensor, layout: RankLayout, rank: int) -> Tensor:

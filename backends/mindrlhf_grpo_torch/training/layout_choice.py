@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -42,11 +43,17 @@ class PackedModel(ABC):
     layout: Layout
     layout_reason: str
 
-    def __init__(self, model: nn.Module, read_at: ReadAt, slices: TensorSlices | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        read_at: ReadAt,
+        slices: TensorSlices | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         self.model, self.read_at, self.slices = model, read_at, slices
         self.unwrapped: Any = causal_lm_of(model)
         self.body: Any = getattr(self.unwrapped, self.unwrapped.base_model_prefix)
-        self.device = next(model.parameters()).device
+        self.device = next(model.parameters()).device if device is None else device
         self.vision, self.language = vision_of(self.unwrapped), language_part(self.unwrapped)
         self.model_attention: str = self.language.config._attn_implementation
         self.probe = probe_batch(self.unwrapped.config.get_text_config().vocab_size)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mindrlhf_grpo.errors import BackendError
 
 from ..models.tensor_slices import TensorSlices
+from .division import Start
 from .head import EntropyUse, Head, LinearHead, ModelHead
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput, plain_input
@@ -38,8 +39,11 @@ class LogProbModel(PackedModel):
         *,
         recompute: bool,
         slices: TensorSlices | None = None,
+        start: Start | None = None,
     ) -> None:
-        super().__init__(model, "before", slices)
+        super().__init__(model, "before", slices, None if start is None else start.device)
+        if start is not None:
+            start.fill(self)
         self.causal_lm: Any = self.unwrapped
         self.tolerance = TOLERANCE[self.causal_lm.dtype]
         self.head: Head
@@ -47,6 +51,8 @@ class LogProbModel(PackedModel):
         self.layout, self.layout_reason = self.choose_layout(requested)
         if recompute:
             recompute_activations(self.causal_lm)
+        if start is not None:
+            start.end()
 
     def logps(self, inputs: ModelInput, *, temperature: float, entropy: EntropyUse) -> tuple[Tensor, Tensor | None]:
         """Log-probs ``[N, T]`` float32, 0 past each length, and entropies where asked."""
@@ -77,7 +83,7 @@ class LogProbModel(PackedModel):
     def choose_head(self) -> tuple[Head, str]:
         """Choose the chunked linear head if it equals the model's own, else the model's code in chunks."""
         truth = self.model_logps()
-        self.head, reason = self.linear_head()
+        self.head, reason = self.with_weights(self.linear_head)
         gap = deviation(self.probe_outputs(), truth)
         if gap > self.tolerance:
             raise BackendError(
@@ -105,13 +111,18 @@ class LogProbModel(PackedModel):
         """Log-probs of the probe group from the model's own logits, with eager attention where sdpa refuses."""
         inputs = plain_input(self.probe, self.device)
         try:
-            logits = self.causal_lm(input_ids=inputs.ids, use_cache=False).logits
+            logits = self.with_weights(self.own_logits, inputs.ids)
         except ValueError:  # sdpa refuses variants that only eager attention computes (soft-capped scores)
             self.causal_lm.set_attn_implementation("eager")
             self.model_attention = "eager"
-            logits = self.causal_lm(input_ids=inputs.ids, use_cache=False).logits
+            logits = self.with_weights(self.own_logits, inputs.ids)
         rows = torch.log_softmax(logits.float().flatten(0, 1)[inputs.predictors], dim=-1)
         return unpack(rows.gather(1, inputs.targets[:, None])[:, 0], inputs)
+
+    def own_logits(self, ids: Tensor) -> Tensor:
+        """The model's own logits."""
+        logits: Tensor = self.causal_lm(input_ids=ids, use_cache=False).logits
+        return logits
 
 
 def deviation(logps: Tensor, truth: Tensor) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,11 +98,11 @@ class AdamW:
         write_steps(folder, self.steps)
 
     @torch.no_grad()
-    def load(self, folder: Path, local_part: Callable[[str, Tensor], Tensor] | None = None) -> None:
+    def load(self, folder: Path, read_part: Callable[[str, Tensor, Any], None] | None = None) -> None:
         """Copy a saved state into the live one.
 
         Args:
-            local_part: takes this rank's part of a saved tensor, by the name of its parameter.
+            read_part: fills this rank's part of a tensor, by the name of its parameter, from slices of the saved one.
 
         Raises:
             CheckpointError: the state belongs to other parameters or cannot be read.
@@ -117,8 +118,10 @@ class AdamW:
                 live = self.named_state()
                 check_names(names, live, "tensors")
                 for name, tensor in live.items():
-                    full = saved.get_tensor(name)
-                    tensor.copy_(full if local_part is None else local_part(name.partition("/")[2], full))
+                    if read_part is None:
+                        tensor.copy_(saved.get_tensor(name))
+                    else:
+                        read_part(name.partition("/")[2], tensor, saved.get_slice(name))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
 

@@ -12,20 +12,23 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mindrlhf_grpo.config.parallel import ParallelConfig
-from mindrlhf_grpo.errors import BackendError
-from mindrlhf_grpo.parallel.resharding import Copy, RankLayout, plan_resharding
+from mindrlhf_grpo.errors import BackendError, CheckpointError, ConfigError
+from mindrlhf_grpo.parallel.resharding import Copy, Parameter, RankLayout, plan_resharding
 from mindrlhf_grpo.parallel.resharding import slices as slices_of
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 from ..comm import Group, TorchRanks
 from ..models import hf
-from ..models.tensor_slices import TensorSlices, bare, own_slice, whole_parameters
+from ..models.part_loading import StoredWeights
+from ..models.tensor_slices import TensorSlices, bare, fill_part, own_slice, whole_parameters
 from .attention import attending
 from .optim import AdamW, gradient_norm
 
@@ -50,11 +53,13 @@ def shard(
     device: torch.device,
     comm: SingleProcess | TorchRanks,
     slices: TensorSlices | None = None,
+    fill: Callable[[nn.Module], None] | None = None,
 ) -> Shards | None:
     """Shard a model in place; None where every rank holds everything, as a single process does.
 
     Args:
         slices: how the model has been cut over tensor-parallel ranks.
+        fill: gives a module its weights, for a model that has none yet.
 
     Raises:
         BackendError: a torch without ``fully_shard``.
@@ -65,7 +70,7 @@ def shard(
         if settings.offload:
             raise BackendError("parallel.offload needs ranks: start the run with torchrun (one process is enough)")
         return None
-    return Shards(packed, settings, device, comm, slices)
+    return Shards(packed, settings, device, comm, slices, fill)
 
 
 class Shards:
@@ -85,6 +90,7 @@ class Shards:
         device: torch.device,
         comm: TorchRanks,
         slices: TensorSlices | None = None,
+        fill: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.packed, self.settings, self.comm, self.slices = packed, settings, comm, slices
         self.sharded = settings.strategy != "replicate"
@@ -98,7 +104,7 @@ class Shards:
         self.copies: dict[str, list[Copy]] = {parameter.name: [] for parameter in parameters}
         for copy in plan.copies:
             self.copies[copy.target_parameter].append(copy)
-        self.units = fully_sharded(packed, settings, device, comm.data) if self.sharded else []
+        self.units = fully_sharded(packed, settings, device, comm.data, fill) if self.sharded else []
 
     @property
     def description(self) -> str:
@@ -121,8 +127,8 @@ class Shards:
             one for name, one in trainable.items() if outside or bare(name) not in self.parameters
         )
         if self.slices is not None:
-            partial = self.slices.partial
-            self.slices.group.sum_gradients(one for name, one in trainable.items() if bare(name) in partial)
+            seen_in_part = self.slices.partial
+            self.slices.group.sum_gradients(one for name, one in trainable.items() if bare(name) in seen_in_part)
 
     def idle_pass(self, *, gradient: bool) -> None:
         """A pass over a tiny batch that adds nothing to the gradient."""
@@ -178,6 +184,42 @@ class Shards:
             full[slices_of(copy.target_box)] = piece[slices_of(copy.source_box)]
         return full
 
+    @torch.no_grad()
+    def read_weights(self, folder: Path) -> bool:
+        """Fill this rank's parts from a folder of safetensors, reading only those; False where it has other names.
+
+        Raises:
+            CheckpointError: files that cannot be read.
+        """
+        self.reshard()
+        named = {bare(name): hf.local(one) for name, one in self.packed.unwrapped.named_parameters()}
+        buffers = dict(hf.saved_buffers(self.packed.unwrapped))
+        wanted = [(name, self.parameters[name].shape) for name in named]
+        try:
+            with StoredWeights(folder) as stored:
+                if stored.missing([*wanted, *((name, tuple(buffer.shape)) for name, buffer in buffers.items())]):
+                    return False
+                for name, own in named.items():
+                    read = partial(stored.read, name, self.parameters[name].shape)
+                    fill_part(own, self.parameters[name], self.layout, self.group.place, read)
+                for name, buffer in buffers.items():
+                    buffer.copy_(stored.read_slice(name, tuple((0, size) for size in buffer.shape)))
+        except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{folder} does not hold this model's weights: {error}") from None
+        return True
+
+    def read_part(self, name: str, own: Tensor, stored: Any) -> None:
+        """Fill this rank's part of a tensor that is cut like weight ``name`` from slices of the saved one.
+
+        Raises:
+            ValueError: the saved tensor has another shape.
+        """
+        parameter = self.parameters.get(bare(name)) or Parameter(name=name, shape=tuple(own.shape))
+        if tuple(stored.get_shape()) != parameter.shape:
+            raise ValueError(f"{name} is {tuple(stored.get_shape())}, and must be {parameter.shape}")
+        place = (self.layout, self.group.place) if bare(name) in self.parameters else (RankLayout(), 0)
+        fill_part(own, parameter, *place, lambda box: stored[slices_of(box)])
+
     def local_part(self, name: str, full: Tensor) -> Tensor:
         """This rank's part of a weight or adapter; a buffer, which every rank holds, as it is."""
         parameter = self.parameters.get(bare(name))
@@ -230,7 +272,13 @@ def passes(shards: Shards | None, count: int, *, gradient: bool) -> Iterator[Non
             shards.reshard()
 
 
-def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.device, group: Group) -> list[Any]:
+def fully_sharded(
+    packed: PackedModel,
+    settings: ParallelConfig,
+    device: torch.device,
+    group: Group,
+    fill: Callable[[nn.Module], None] | None = None,
+) -> list[Any]:
     """Apply ``fully_shard`` over the ranks of a group to every layer, then to the rest.
 
     Raises:
@@ -253,7 +301,11 @@ def fully_sharded(packed: PackedModel, settings: ParallelConfig, device: torch.d
     again = None if settings.strategy == "fsdp" else False  # gathered again for the backward pass
     packed.entry = Entry(packed.unwrapped)
     units: list[Any] = [m for m in packed.unwrapped.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if hasattr(packed.unwrapped, "score"):  # a head in float32: of one unit all weights have one type
+        units.append(packed.unwrapped.score)
     for unit in [*units, packed.entry]:
+        if fill is not None:
+            fill(unit)
         fully_shard(
             unit, mesh=mesh, reshard_after_forward=again, offload_policy=offload,
             mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),

@@ -26,6 +26,7 @@ from mindrlhf_grpo.types import Batch
 from ..comm import TorchRanks
 from ..models import hf
 from ..models.lean_layers import make_lean
+from ..models.part_loading import causal_lm_parts
 from ..models.value_head import value_head
 from ..sync.swap import DeviceMemory
 from .layouts import ModelInput
@@ -42,7 +43,8 @@ class TorchPolicy(TrainedModel):
     def __init__(self, config: BackendConfig, device: torch.device, comm: SingleProcess | TorchRanks) -> None:
         super().__init__(config.train, device, comm, config.parallel)
         self.config = config
-        model = hf.load_causal_lm(config.model, device)
+        start = self.division.start(config.model, causal_lm_parts)
+        model: Any = hf.load_causal_lm(config.model, device) if start is None else start.model
         self.head: nn.Module | None = None
         if config.critic is not None and config.critic.shared:
             folder, hidden = find_folder(config.model.path), model.config.get_text_config().hidden_size
@@ -50,13 +52,15 @@ class TorchPolicy(TrainedModel):
         if config.model.freeze is not None:
             hf.freeze(model, config.model.freeze.prefixes)
         adapted: Any = hf.add_lora(model, config.model, seed=config.seed) if config.model.lora_rank else model
-        slices = self.cut(adapted)
+        slices = self.division.cut(adapted, start)
         self.take_weights(adapted)
         make_lean(self.model)
-        self.scorer = LogProbModel(self.model, config.model.layout, recompute=config.model.recompute, slices=slices)
+        self.scorer = LogProbModel(
+            self.model, config.model.layout, recompute=config.model.recompute, slices=slices, start=start
+        )
         self.layout, self.layout_reason = self.scorer.layout, self.scorer.layout_reason
-        self.shard(self.scorer)
-        self.reference = Reference(config.model, device, self.sharded, self.cut)
+        self.shard(self.scorer, start)
+        self.reference = Reference(config.model, device, self.division)
 
     def take_weights(self, model: Any) -> None:
         """Train the model's weights and those of the value head of a shared critic."""
@@ -153,7 +157,8 @@ class TorchPolicy(TrainedModel):
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, whose storage stays."""
-        hf.load_weights(self.model, self.config.model, model, own=self.local_parts)
+        if not self.read_parts(model):
+            hf.load_weights(self.model, self.config.model, model, own=self.local_parts)
         self.load_optimizer(state)
         self.reference.load(state, self.scorer)
         if self.head is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.model_files.reference_state import FILE, check_move
 
 from ..models import hf
-from ..models.tensor_slices import TensorSlices
-from .layout_choice import PackedModel
+from ..models.part_loading import causal_lm_parts
+from .division import Division
 from .log_probs import LogProbModel
 from .parallel import Shards
 
@@ -29,14 +29,8 @@ class Reference:
         moved: whether it differs from the model folder, so that a checkpoint must hold it.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        device: torch.device,
-        shard: Callable[[PackedModel], Shards | None],
-        cut: Callable[[Any], TensorSlices | None],
-    ) -> None:
-        self.config, self.device, self.shard, self.cut = config, device, shard, cut
+    def __init__(self, config: ModelConfig, device: torch.device, division: Division) -> None:
+        self.config, self.device, self.division = config, device, division
         self.shards: Shards | None = None
         self.gathered: dict[str, Tensor] | None = None
         self.frozen: LogProbModel | None = None
@@ -57,10 +51,12 @@ class Reference:
     def copy(self, scorer: LogProbModel) -> LogProbModel:
         """The frozen copy in the policy's layout."""
         if self.frozen is None:
-            model = hf.load_causal_lm(self.config, self.device).requires_grad_(False)
-            slices = self.cut(model)
-            self.frozen = LogProbModel(model, scorer.layout, recompute=False, slices=slices)
-            self.shards = self.shard(self.frozen)
+            start = self.division.start(self.config, causal_lm_parts)
+            model: Any = hf.load_causal_lm(self.config, self.device) if start is None else start.model
+            model.requires_grad_(False)
+            slices = self.division.cut(model, start)
+            self.frozen = LogProbModel(model, scorer.layout, recompute=False, slices=slices, start=start)
+            self.shards = self.division.shard(self.frozen) if start is None else start.shards
         return self.frozen
 
     def weights(self) -> Iterable[Tensor]:

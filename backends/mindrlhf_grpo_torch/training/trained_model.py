@@ -30,15 +30,15 @@ from mindrlhf_grpo.types import Batch
 from .. import xp
 from ..comm import TorchRanks
 from ..models import hf
-from ..models.tensor_slices import TensorSlices, cut
 from ..sync.fingerprint import fingerprint
 from ..sync.swap import DeviceMemory
 from .attention import attending
 from .changed_weights import changed, sample
+from .division import Division, Start
 from .layout_choice import PackedModel
 from .layouts import ModelInput
 from .optim import AdamW, gradient_norm
-from .parallel import Gathered, Shards, gathered, passes, shard
+from .parallel import Gathered, Shards, gathered, passes
 
 
 class TrainedModel(ABC):
@@ -58,6 +58,7 @@ class TrainedModel(ABC):
         parallel: ParallelConfig | None = None,
     ) -> None:
         self.train, self.device, self.comm, self.parallel = train, device, comm, parallel
+        self.division = Division(parallel, device, comm)
         self.shards: Shards | None = None
         self.gathered: Gathered | None = None
 
@@ -67,22 +68,12 @@ class TrainedModel(ABC):
         self.trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.optimizer = AdamW(self.trainable.items(), self.train)
 
-    def shard(self, packed: PackedModel) -> None:
+    def shard(self, packed: PackedModel, start: Start | None = None) -> None:
         """Shard the weights where the run asks for it; every rank calls it, before the first step."""
-        self.shards = self.sharded(packed)
+        self.shards = self.division.shard(packed) if start is None else start.shards
         if self.shards is not None:
             self.take_weights(self.model)
             self.layout_reason += f"; {self.shards.description}"
-
-    def sharded(self, packed: PackedModel) -> Shards | None:
-        """Shard a model that is used beside this one."""
-        return shard(packed, self.parallel, self.device, self.comm, packed.slices)
-
-    def cut(self, model: Any) -> TensorSlices | None:
-        """Keep this rank's slices of a model where tensor-parallel ranks share it out."""
-        if self.parallel is None or isinstance(self.comm, SingleProcess):
-            return None
-        return cut(model, self.comm.tensor)
 
     @property
     @abstractmethod
@@ -175,6 +166,10 @@ class TrainedModel(ABC):
         """The weights that ``gather`` gathered; None where nothing is sharded."""
         return None if self.gathered is None else self.gathered.weights
 
+    def read_parts(self, folder: Path) -> bool:
+        """Read this rank's parts of saved weights; False where all of them must be read first."""
+        return self.shards is not None and not hf.is_lora(self.model) and self.shards.read_weights(folder)
+
     def local_parts(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """This rank's parts of full tensors by name; buffers are not sharded."""
         shards = self.shards
@@ -187,7 +182,7 @@ class TrainedModel(ABC):
 
     def load_optimizer(self, folder: Path) -> None:
         """Copy a saved optimizer into the live one."""
-        self.optimizer.load(folder, None if self.shards is None else self.shards.local_part)
+        self.optimizer.load(folder, None if self.shards is None else self.shards.read_part)
 
     def micro_batches(self, batch: Batch) -> list[NDArray[np.int64]]:
         """Rows of every micro-batch; none for an empty batch."""

@@ -31,8 +31,10 @@ from mindrlhf_grpo.types import Batch
 from ..comm import TorchRanks
 from ..models import hf
 from ..models.lean_layers import make_lean
+from ..models.part_loading import classifier_parts
 from ..models.tensor_slices import TensorSlices
 from ..models.value_head import value_head
+from .division import Start
 from .layout_choice import PackedModel, recompute_activations, unpack
 from .layouts import ModelInput
 from .parallel import passes
@@ -55,14 +57,19 @@ class ValueOutputs(PackedModel):
         *,
         recompute: bool,
         slices: TensorSlices | None = None,
+        start: Start | None = None,
     ) -> None:
-        super().__init__(model, read_at, slices)
+        super().__init__(model, read_at, slices, None if start is None else start.device)
+        if start is not None:
+            start.fill(self)
         self.head: nn.Module = self.unwrapped.score
         self.tolerance = TOLERANCE[next(self.body.parameters()).dtype]
         self.find_attention()
         self.layout, self.layout_reason = self.choose_layout(requested)
         if recompute:
             recompute_activations(self.unwrapped)
+        if start is not None:
+            start.end()
 
     def values(self, inputs: ModelInput) -> Tensor:
         """``[N, T]`` float32, 0 past each length."""
@@ -79,7 +86,8 @@ class ValueOutputs(PackedModel):
     @torch.no_grad()
     def probe_outputs(self) -> Tensor:
         """Hidden states ``[R, E]`` of the probe group."""
-        return self.hidden(self.input(self.probe)).float()
+        states: Tensor = self.with_weights(self.hidden, self.input(self.probe))
+        return states.float()
 
     def deviation(self, outputs: Tensor, truth: Tensor) -> float:
         """Norm of the difference over the norm."""
@@ -118,20 +126,21 @@ class TorchValueModel(TrainedModel):
     @torch.enable_grad()
     def load(self) -> ValueOutputs:
         """Read the weights from the folder."""
-        classifier: Any = hf.load_classifier(self.config, self.device)
+        start = self.division.start(self.config, classifier_parts)
+        classifier: Any = hf.load_classifier(self.config, self.device) if start is None else start.model
         self.stored_head = load_value_head(
             find_folder(self.config.path), classifier.config.get_text_config().hidden_size, seed=self.seed
         )
         classifier.score = value_head(self.stored_head).to(self.device)
         adapted = self.with_adapters(classifier)
-        slices = self.cut(adapted)
+        slices = self.division.cut(adapted, start)
         self.take_weights(adapted)
         make_lean(self.model)
         self.held = ValueOutputs(
-            self.model, self.config.layout, self.read_at, recompute=self.config.recompute, slices=slices
+            self.model, self.config.layout, self.read_at, recompute=self.config.recompute, slices=slices, start=start
         )
         self.layout, self.layout_reason = self.held.layout, self.held.layout_reason
-        self.shard(self.held)
+        self.shard(self.held, start)
         return self.held
 
     def with_adapters(self, classifier: Any) -> Any:
@@ -232,7 +241,7 @@ class TorchValueModel(TrainedModel):
         try:
             if hf.is_lora(self.model):
                 load_adapter_with_head(self.model, classifier.score, model)
-            else:
+            elif not self.read_parts(model):
                 hf.copy_tensors(dict(hf.hf_tensors(self.model)), self.local_parts(saved_tensors(self.config, model)))
         except (ConfigError, OSError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mindrlhf_grpo_torch.comm import connect
 from mindrlhf_grpo_torch.training.policy import TorchPolicy
+from mindrlhf_grpo_torch.training.value_model import TorchValueModel
 
 from mindrlhf_grpo.config.parallel import ParallelConfig
 from mindrlhf_grpo.types import Batch
@@ -52,6 +53,7 @@ def steps(policy: TorchPolicy, rank: int, ranks: int, folder: Path) -> dict[str,
     batches = [share(make_batch(seed=seed), rank, ranks) for seed in range(3)]
     also = [(share(make_batch(seed=7), rank, ranks), weighted_loss)]
     found: dict[str, Any] = {"layout": policy.layout_reason, "held": held(policy)}
+    found["peak"] = policy.division.peak_bytes
     found["results"] = [policy.update(batches[0], weighted_loss, learning_rate=RATE)]
     if not policy.config.model.lora_rank:
         policy.sync_reference(0.5)
@@ -70,6 +72,16 @@ def steps(policy: TorchPolicy, rank: int, ranks: int, folder: Path) -> dict[str,
     found["results"] = [(one.loss, one.grad_norm) for one in (*found["results"], third)]
     norms = {name: float(whole.norm()) for name, whole in policy.full_tensors()}  # adapters merged
     return {**found, "logps": before, "norms": norms}
+
+
+def critic(models: Path, comm: Any, strategy: Any, tensor: int) -> dict[str, Any]:
+    """One step of a critic in bfloat16, whose head is in float32."""
+    config = run_config(models / "qwen2", train=TRAIN, device="cpu", dtype="bfloat16")
+    parallel = ParallelConfig(strategy=strategy, tensor=tensor)
+    model = TorchValueModel(config.model, config.train, "before", torch.device("cpu"), comm, seed=0, parallel=parallel)
+    batch = share(make_batch(seed=1), comm.rows.rank, comm.rows.world_size)
+    result = model.update(batch, weighted_loss, learning_rate=RATE)
+    return {"loss": result.loss, "norm": result.grad_norm, "layout": model.layout_reason}
 
 
 def held(policy: TorchPolicy) -> int:
@@ -98,6 +110,7 @@ def main(models: Path, folder: Path, tensor: int = 1) -> dict[str, Any]:
         config = config.model_copy(update={"parallel": ParallelConfig(strategy=strategy, tensor=tensor)})
         policy = TorchPolicy(config, torch.device("cpu"), comm)
         found[f"{strategy} {family}"] = steps(policy, rows.rank, rows.world_size, folder / f"{strategy}_{family}")
+    found["critic"] = critic(models, comm, "zero1" if tensor > 1 and comm.world_size == tensor else "fsdp", tensor)
     if comm.rank == 0:
         print(json.dumps(found))
     comm.close()
