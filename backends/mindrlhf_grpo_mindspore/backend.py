@@ -18,6 +18,7 @@ from mindrlhf_grpo.backend import (
     ValueReader,
     WeightSync,
 )
+from mindrlhf_grpo.config.parallel import EngineParallelConfig
 from mindrlhf_grpo.config.run import ModelConfig, RunConfig, TrainConfig
 from mindrlhf_grpo.parallel.process import package_versions, peak_host_memory
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 PACKAGES = ("mindspore", "transformers", "safetensors", "numpy")
 
 
+def engine_settings(config: BackendConfig) -> EngineParallelConfig | None:
+    """The engine's own division of the model, for runs that have an engine."""
+    return config.rollout.parallel if isinstance(config, RunConfig) else None
+
+
 class MindSporeBackend:
     """Implements ``backend.Backend``; joins the other workers if msrun started this process."""
 
@@ -42,7 +48,7 @@ class MindSporeBackend:
         self.config = config
         self.compile_log = CompileLog()
         self.device = select(config.model.device, config.model.dtype, comm.local_rank())
-        self.comm = comm.connect(self.device.kind)
+        self.comm = comm.connect(self.device.kind, config.parallel, engine_settings(config))
         choose_kernels(self.device.kind, config.model.dtype)
 
     def load_policy(self) -> MindSporePolicy:
@@ -82,13 +88,13 @@ class MindSporeBackend:
         """Make the native engine, on the policy's weights or, without a policy, on its own."""
         from .generation.engine import build_engine
 
-        return build_engine(self.config, policy, tokenizer, self.compile_log)
+        return build_engine(self.config, policy, tokenizer, self.compile_log, self.comm)
 
     def weight_sync(self, policy: Policy, engine: RolloutEngine) -> WeightSync:
         """Connect the policy's weights with the engine's."""
         from .sync.weight_sync import build_weight_sync
 
-        return build_weight_sync(policy, engine)
+        return build_weight_sync(policy, engine, self.comm)
 
     def inspect(self, policy: Policy) -> Inspection:
         """Look inside a policy."""

@@ -29,6 +29,7 @@ def check(config: BackendConfig) -> None:
     check_dtype(config.model.dtype, config.model.device)
     check_family(config.model.path)
     check_parallel(config.parallel)
+    check_tensor(config)
     sharded = config.parallel is not None and config.parallel.strategy != "replicate"
     if sharded and config.train.optimizer.decayed == "matrices":
         raise ConfigError(
@@ -95,6 +96,23 @@ def check_parallel(settings: ParallelConfig | None) -> None:
         raise BackendError(
             "parallel.offload: backend 'mindspore' keeps shards on the device; accepted: false, or swap: {} for parts "
             "that leave it between phases"
+        )
+
+
+def check_tensor(config: BackendConfig) -> None:
+    """Raise ConfigError for what cannot be computed from slices of matrices here."""
+    tensor = 1 if config.parallel is None else config.parallel.tensor
+    engine = config.rollout.parallel
+    apart = tensor if engine is None else engine.tensor
+    if max(tensor, apart) > 1 and getattr(config, "environment", None) is not None:
+        raise ConfigError(
+            "environment: backend 'mindspore' asks it on every rank, and the ranks of a tensor group must get one answer; "
+            "accepted: parallel.tensor and rollout.parallel.tensor 1, or no environment"
+        )
+    if tensor > 1 and config.model.recompute:
+        raise ConfigError(
+            "model.recompute: backend 'mindspore' does not compute layers again whose matrices are cut over ranks "
+            f"(parallel.tensor is {tensor}); accepted: false"
         )
 
 

@@ -6,7 +6,7 @@ The format: https://github.com/huggingface/safetensors. NumPy has no bfloat16: b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ def read_tensor(path: Path, info: TensorInfo) -> NDArray[np.float32]:
     stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r", offset=info.start, shape=(info.size,))
     values = from_bfloat16(stored.view(np.uint16)) if info.dtype == "BF16" else stored.astype(np.float32)
     return values.reshape(info.shape)
+
+
+def read_box(path: Path, info: TensorInfo, box: Sequence[tuple[int, int]] | None = None) -> NDArray[np.float32]:
+    """A box (start, stop on every axis) of a tensor of a safetensors file in float32, without reading the rest."""
+    if box is None:
+        return read_tensor(path, info)
+    stored = np.memmap(path, dtype=stored_type(info.dtype), mode="r", offset=info.start, shape=(info.size,))
+    part = np.ascontiguousarray(stored.reshape(info.shape)[tuple(slice(start, stop) for start, stop in box)])
+    return from_bfloat16(part.view(np.uint16)) if info.dtype == "BF16" else part.astype(np.float32)
 
 
 def stored_type(dtype: str) -> type[np.generic]:

@@ -15,25 +15,39 @@ from mindspore import ops as native
 from mindrlhf_grpo.model_files.architecture import Architecture
 
 from ..models import Decoder
+from ..models.tensor_group import ALONE, TensorGroup
+from ..models.weight_slices import WeightSlices
 from .cache_attention import PromptAttention, SlotAttention, causal_bias, segment_bias
 from .kv_cache import Bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The model that an engine computes: its weights may be those of a policy in training."""
+    """The model that an engine computes: its weights may be those of a policy in training.
+
+    Attributes:
+        group: the ranks that hold slices of it, of which ``weights`` are this rank's.
+        slices: how they are cut; None: they are not.
+    """
 
     architecture: Architecture
     weights: Mapping[str, Parameter]
     lora_scale: float = 0.0
+    group: TensorGroup = ALONE
+    slices: WeightSlices | None = None
 
     @property
     def dtype(self) -> ms.Type:
         return self.weights["model.embed_tokens.weight"].dtype
 
+    @property
+    def own(self) -> Architecture:
+        """The architecture that this rank computes: its share of the heads."""
+        return self.group.own(self.architecture)
+
     def decoder(self, attend: nn.Cell) -> Decoder:
         """A decoder over the weights."""
-        return Decoder(self.architecture, self.weights, attend, lora_scale=self.lora_scale)
+        return Decoder(self.architecture, self.weights, attend, lora_scale=self.lora_scale, group=self.group)
 
 
 class PromptStep(nn.Cell):
@@ -41,7 +55,7 @@ class PromptStep(nn.Cell):
 
     def __init__(self, model: Model, stored: list[Parameter]) -> None:
         super().__init__(auto_prefix=False)
-        self.decoder = model.decoder(PromptAttention(model.architecture, 1, stored))
+        self.decoder = model.decoder(PromptAttention(model.own, 1, stored))
 
     def construct(self, tokens: Tensor, ends: Tensor) -> Tensor:
         """Ids, positions and segments ``[3, S]``, places of the last tokens ``[M]`` -> ``[M, E]``."""
@@ -54,7 +68,7 @@ class DecodeStep(nn.Cell):
 
     def __init__(self, model: Model, bucket: Bucket, rows: int) -> None:
         super().__init__(auto_prefix=False)
-        self.attend = SlotAttention(model.architecture, bucket, rows)
+        self.attend = SlotAttention(model.own, bucket, rows)
         self.decoder = model.decoder(self.attend)
 
     def construct(self, tokens: Tensor) -> Tensor:
@@ -67,7 +81,7 @@ class SequenceStep(nn.Cell):
 
     def __init__(self, model: Model, rows: int, length: int) -> None:
         super().__init__(auto_prefix=False)
-        self.decoder = model.decoder(PromptAttention(model.architecture, rows, []))
+        self.decoder = model.decoder(PromptAttention(model.own, rows, []))
         self.bias = causal_bias(length)
         self.positions = native.tile(native.arange(length).astype(ms.int32), (rows,))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor
 
 from mindrlhf_grpo.backend import BackendConfig, CompileLog, Conversations, Policy
 from mindrlhf_grpo.errors import BackendError
@@ -16,23 +18,39 @@ from mindrlhf_grpo.generation.generation import Generation, ProgressCallback, ch
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
 from mindrlhf_grpo.model_files.folder import find_folder
 from mindrlhf_grpo.parallel.residency import KeyValueCache, Role
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.tokenizers.tokenizer import Tokenizer
 from mindrlhf_grpo.types import Prompt, RolloutGroup, Sampling
 
+from ..comm import MindSporeRanks
+from ..devices import Device
 from ..models import hf
+from ..models.weight_slices import WeightSlices, WholeWeights
+from ..sync.swap import DeviceMemory
 from ..training.trained_model import TrainedModel
 from .decoder_steps import Model
+from .prompt_shares import generate_in_shares
 from .runner import RUNNERS, build_runner
 
 
 def build_engine(
-    config: BackendConfig, policy: Policy | None, tokenizer: Tokenizer, compile_log: CompileLog
+    config: BackendConfig,
+    policy: Policy | None,
+    tokenizer: Tokenizer,
+    compile_log: CompileLog,
+    comm: SingleProcess | MindSporeRanks | None = None,
 ) -> MindSporeEngine:
-    """An engine on the policy's weights, or, without a policy, on weights loaded from ``config.model``.
+    """An engine on the policy's weights, or on weights of its own where its layout differs from that of training.
+
+    Without a policy it is on weights loaded from ``config.model``.
 
     Raises:
         ConfigError: the model cannot be loaded.
     """
+    if policy is not None and isinstance(comm, MindSporeRanks) and comm.engine.mesh.layout != comm.mesh.layout:
+        return MindSporeEngine(
+            model_apart(policy, comm), tokenizer, slots=config.rollout.slots, compile_log=compile_log, comm=comm
+        )
     model = load_model(config) if policy is None else model_of(policy)
     return MindSporeEngine(model, tokenizer, slots=config.rollout.slots, compile_log=compile_log)
 
@@ -52,7 +70,29 @@ def model_of(policy: Policy) -> Model:
     """
     if not isinstance(policy, TrainedModel):
         raise BackendError(f"the mindspore engine needs a mindspore policy, not {type(policy).__name__}")
-    return Model(architecture=policy.architecture, weights=policy.weights, lora_scale=policy.lora_scale)
+    return Model(
+        architecture=policy.architecture, weights=policy.weights, lora_scale=policy.lora_scale,
+        group=policy.group, slices=policy.slices,
+    )  # fmt: skip
+
+
+def model_apart(policy: Policy, comm: MindSporeRanks) -> Model:
+    """The policy's model in the engine's layout; its weights are zeros until the first sync.
+
+    Raises:
+        BackendError: the policy belongs to another backend.
+    """
+    trained = model_of(policy)
+    slices = WeightSlices(trained.architecture, comm.engine.mesh, comm.engine)
+    weights: dict[str, Parameter] = {}
+    for name, weight in trained.weights.items():
+        shape = tuple(weight.shape) if trained.slices is None else trained.slices.whole_shape(name, tuple(weight.shape))
+        zeros = Tensor(np.zeros(slices.slice_shape(name, shape), np.float32)).astype(weight.dtype)
+        weights[name] = Parameter(zeros, name=f"engine.{name}", requires_grad=False)
+    return Model(
+        architecture=trained.architecture, weights=weights, lora_scale=trained.lora_scale, group=comm.engine.group,
+        slices=slices,
+    )  # fmt: skip
 
 
 class MindSporeEngine:
@@ -62,6 +102,7 @@ class MindSporeEngine:
         model: architecture and weights; the weights are read in place.
         slots: completions decoded at once.
         decoder: cached, or recompute for comparison; None: cached.
+        comm: the ranks, where the engine's layout is its own: it then divides the prompts of all ranks anew.
 
     Attributes:
         decoder_name: the runner that computes.
@@ -77,7 +118,9 @@ class MindSporeEngine:
         slots: int,
         decoder: str | None = None,
         compile_log: CompileLog | None = None,
+        comm: MindSporeRanks | None = None,
     ) -> None:
+        self.comm = comm
         self.model, self.tokenizer, self.slots = model, tokenizer, slots
         self.weight_version = 0
         self.progress: ProgressCallback | None = None
@@ -106,6 +149,16 @@ class MindSporeEngine:
             DataError: a prompt without tokens, or with tokens the model does not know.
             RunFailed: logits that are not finite.
         """
+        if self.comm is None:
+            return self._generate(prompts, sampling, group_size, conversations)
+        return generate_in_shares(
+            self.comm, prompts, lambda share: self._generate(share, sampling, group_size, conversations)
+        )
+
+    def _generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int, conversations: Conversations | None
+    ) -> list[RolloutGroup]:
+        """Completions of the prompts that this rank's group computes."""
         if not prompts:
             return []
         for prompt in prompts:
@@ -129,12 +182,20 @@ class MindSporeEngine:
         self.runner.forget()
 
     def roles(self) -> dict[str, Role]:
-        """The cache; the weights are the policy's own."""
-        return {"kv_cache": KeyValueCache(self.sleep, self.wake_up, self.runner.cache_bytes)}
+        """The cache, and the weights where they are not the policy's own."""
+        roles: dict[str, Role] = {"kv_cache": KeyValueCache(self.sleep, self.wake_up, self.runner.cache_bytes)}
+        if self.comm is not None:
+            device = Device("cpu" if is_host_target() else "npu")
+            roles["engine"] = DeviceMemory(lambda: self.model.weights.values(), device)
+        return roles
 
     def fingerprint(self) -> str:
         """Digest of the engine's weights, adapters merged, by Hugging Face name."""
-        return fingerprint(hf.hf_tensors(self.model.weights, self.model.lora_scale))
+        return fingerprint(
+            hf.hf_tensors(
+                self.model.weights, self.model.lora_scale, WholeWeights(self.model.weights, self.model.slices)
+            )
+        )
 
 
 def is_host_target() -> bool:

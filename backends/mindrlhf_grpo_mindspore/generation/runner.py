@@ -123,7 +123,7 @@ class CachedRunner:
         self.decode_steps.clear()
 
     def _allocate(self, slots: int) -> None:
-        architecture = self.model.architecture
+        architecture = self.model.own
         layer = ((architecture.kv_heads, architecture.key_size), (architecture.kv_heads, architecture.value_size))
         self.cache = SlotCache(layer * architecture.layers, slots, self.model.dtype, shared=self.shared)
         self.decode_steps: dict[tuple[int, int], Compiled] = {}

@@ -15,6 +15,7 @@ from mindrlhf_grpo.model_files.architecture import Architecture
 from .. import ops
 from .linear import Linear
 from .norms import RmsNorm
+from .tensor_group import ALONE, TensorGroup, enter
 
 
 class Attention(nn.Cell):
@@ -27,16 +28,18 @@ class Attention(nn.Cell):
         layer: int,
         attend: nn.Cell,
         lora_scale: float,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
         module = f"model.layers.{layer}.self_attn"
-        self.layer, self.attend = layer, attend
+        self.layer, self.attend, self.enter = layer, attend, enter(group)
+        architecture = group.own(architecture)
         self.heads, self.kv_heads, self.size = architecture.heads, architecture.kv_heads, architecture.key_size
         self.rotated, self.interleaved = architecture.rotary.size, architecture.rotary.interleaved
-        self.q_proj = Linear(weights, f"{module}.q_proj", lora_scale)
-        self.k_proj = Linear(weights, f"{module}.k_proj", lora_scale)
-        self.v_proj = Linear(weights, f"{module}.v_proj", lora_scale)
-        self.o_proj = Linear(weights, f"{module}.o_proj", lora_scale)
+        self.q_proj = Linear(weights, f"{module}.q_proj", lora_scale, group)
+        self.k_proj = Linear(weights, f"{module}.k_proj", lora_scale, group)
+        self.v_proj = Linear(weights, f"{module}.v_proj", lora_scale, group)
+        self.o_proj = Linear(weights, f"{module}.o_proj", lora_scale, group)
         self.head_norms = architecture.head_norms
         if self.head_norms:
             self.q_norm = RmsNorm(weights, f"{module}.q_norm", architecture.norm_eps)
@@ -45,6 +48,7 @@ class Attention(nn.Cell):
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S, E]`` -> ``[S, E]``."""
         tokens = x.shape[0]
+        x = self.enter(x)
         queries = self.q_proj(x).reshape(tokens, self.heads, self.size)
         keys = self.k_proj(x).reshape(tokens, self.kv_heads, self.size)
         values = self.v_proj(x).reshape(tokens, self.kv_heads, self.size)

@@ -24,6 +24,7 @@ from .feed_forward import FeedForward
 from .latent_attention import LatentAttention
 from .norms import RmsNorm
 from .rotary import RotaryAngles
+from .tensor_group import ALONE, GatherSlices, SlicedEmbedding, TensorGroup
 
 
 class DecoderLayer(nn.Cell):
@@ -36,15 +37,16 @@ class DecoderLayer(nn.Cell):
         layer: int,
         attend: nn.Cell,
         lora_scale: float,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
         module, eps = f"model.layers.{layer}", architecture.norm_eps
         attention = LatentAttention if architecture.latent else Attention
-        self.self_attn = attention(architecture, weights, layer, attend, lora_scale)
+        self.self_attn = attention(architecture, weights, layer, attend, lora_scale, group)
         if architecture.experts and layer >= architecture.experts.first_layer:
-            self.mlp: nn.Cell = Experts(architecture, weights, f"{module}.mlp", lora_scale)
+            self.mlp: nn.Cell = Experts(architecture, weights, f"{module}.mlp", lora_scale, group)
         else:
-            self.mlp = FeedForward(weights, f"{module}.mlp", lora_scale, fused=architecture.fused_gate_up)
+            self.mlp = FeedForward(weights, f"{module}.mlp", lora_scale, group, fused=architecture.fused_gate_up)
         self.input_layernorm = RmsNorm(weights, f"{module}.input_layernorm", eps)
         self.post_attention_layernorm = RmsNorm(weights, f"{module}.post_attention_layernorm", eps)
         self.sandwich = architecture.sandwich_norms
@@ -72,6 +74,7 @@ class Decoder(nn.Cell):
         attend: mixes tokens, see above.
         lora_scale: factor of the adapters; 0 leaves them out (the reference of a LoRA run).
         recompute: compute the layers again in the backward pass instead of keeping their intermediates.
+        group: the ranks that hold slices of the weights, of which ``weights`` are this rank's.
     """
 
     def __init__(
@@ -82,13 +85,17 @@ class Decoder(nn.Cell):
         *,
         lora_scale: float = 0.0,
         recompute: bool = False,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.architecture = architecture
         self.embedding = weights["model.embed_tokens.weight"]
         self.head = self.embedding if architecture.tied else weights.get("lm_head.weight")
         self.angles = RotaryAngles(architecture.rotary, self.embedding.dtype)
-        layers = [DecoderLayer(architecture, weights, i, attend, lora_scale) for i in range(architecture.layers)]
+        self.sliced = group.size > 1
+        if self.sliced:
+            self.sliced_embedding, self.gather = SlicedEmbedding(self.embedding, group), GatherSlices(group)
+        layers = [DecoderLayer(architecture, weights, i, attend, lora_scale, group) for i in range(architecture.layers)]
         self.layers = nn.CellList(layers, auto_prefix=False)
         self.norm = RmsNorm(weights, "model.norm", architecture.norm_eps)
         if recompute:
@@ -105,15 +112,19 @@ class Decoder(nn.Cell):
     def construct(self, ids: Tensor, positions: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S]`` int32 twice -> hidden states after the final norm ``[S, E]``."""
         cos, sin = self.angles(positions)
-        x = native.gather(self.embedding, ids, 0)
+        x = self.embedded(ids)
         for layer in self.layers:
             x = layer(x, cos, sin, plan)
         return self.norm(x)
 
+    def embedded(self, ids: Tensor) -> Tensor:
+        """``[S]`` int32 -> ``[S, E]``."""
+        return self.sliced_embedding(ids) if self.sliced else native.gather(self.embedding, ids, 0)
+
     def layer_ends(self, ids: Tensor, positions: Tensor, plan: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Hidden states ``[S, E]`` after the embedding and after each layer, before the final norm."""
         cos, sin = self.angles(positions)
-        x = native.gather(self.embedding, ids, 0)
+        x = self.embedded(ids)
         ends: tuple[Tensor, ...] = (x,)
         for layer in self.layers:
             x = layer(x, cos, sin, plan)
@@ -128,7 +139,8 @@ class Decoder(nn.Cell):
         """``[R, E]`` after the final norm -> ``[R, V]`` float32."""
         if self.head is None:
             raise ConfigError("a sequence classifier has no vocabulary head; accepted here: a causal LM")
-        return ops.linear(hidden, self.head).astype(ms.float32)
+        logits = ops.linear(hidden, self.head).astype(ms.float32)
+        return self.gather(logits) if self.sliced else logits
 
     def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
         """Do nothing: weights keep their Hugging Face names whatever cell holds the decoder."""

@@ -16,6 +16,7 @@ from mindrlhf_grpo.model_files.architecture import Architecture
 
 from .. import ops
 from .feed_forward import FeedForward
+from .tensor_group import ALONE, LeaveSlices, TensorGroup, enter
 
 EXCLUDED = -1e30
 NO_DIVISION_BY_ZERO = 1e-20
@@ -59,15 +60,27 @@ class Experts(nn.Cell):
     """Routed experts plus the shared ones that every token passes."""
 
     def __init__(
-        self, architecture: Architecture, weights: Mapping[str, Parameter], module: str, lora_scale: float
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Parameter],
+        module: str,
+        lora_scale: float,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
+        self.sliced, self.enter = group.size > 1, enter(group)
+        if self.sliced:
+            self.leave = LeaveSlices(group)
         self.gate = Router(architecture, weights, f"{module}.gate")
         self.gate_up = weights[f"{module}.experts.gate_up_proj"]
         self.down = weights[f"{module}.experts.down_proj"]
-        self.shared = FeedForward(weights, f"{module}.shared_experts", lora_scale, fused=False)
+        self.shared = FeedForward(weights, f"{module}.shared_experts", lora_scale, group, fused=False, inside=True)
 
     def construct(self, x: Tensor) -> Tensor:
         """``[S, E]`` -> ``[S, E]``."""
         chosen, shares = self.gate(x)
+        if self.sliced:  # every rank routes all tokens, and computes its slice of the inner width of every expert
+            entered = self.enter(native.cat((x.astype(shares.dtype), shares), 1))
+            x, shares = entered[:, : x.shape[1]].astype(x.dtype), entered[:, x.shape[1] :]
+            return self.leave(ops.experts(x, self.gate_up, self.down, chosen, shares) + self.shared(x))
         return ops.experts(x, self.gate_up, self.down, chosen, shares) + self.shared(x)

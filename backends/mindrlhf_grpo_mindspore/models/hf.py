@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
@@ -27,7 +27,6 @@ from mindrlhf_grpo.model_files.safetensors import (  # fmt: skip
     SHARD_BYTES,
     Stored,
     from_bfloat16,
-    read_tensor,
     to_bfloat16,
     write_model,
     write_tensors,
@@ -36,6 +35,8 @@ from mindrlhf_grpo.model_files.weights import CORRECTION, file_parts, is_left_ou
 
 from ..graph import overwrite
 from .families import supported_architecture
+from .weight_slices import WeightSlices, WholeWeights
+from .weight_slices import numbers as numbers
 
 DTYPES = {"float32": ms.float32, "bfloat16": ms.bfloat16, "float16": ms.float16}
 STORED = {ms.float32: "F32", ms.bfloat16: "BF16", ms.float16: "F16"}
@@ -56,24 +57,35 @@ def load_architecture(folder: Path) -> Architecture:
     return supported_architecture(read_model_config(folder))
 
 
-def load_weights(folder: Path, architecture: Architecture, dtype: str = "float32") -> Weights:
+def load_weights(
+    folder: Path, architecture: Architecture, dtype: str = "float32", slices: WeightSlices | None = None
+) -> Weights:
     """Load the weights of a model folder by Hugging Face name; all are trainable but the correction of the expert choice.
+
+    Args:
+        slices: what this rank reads of each; None: all.
 
     Raises:
         ConfigError: weights that are missing, unknown or of another shape; names them.
     """
-    return {name: _parameter(name, values, dtype) for name, values in _read_weights(folder, architecture)}
+    slices = slices or WeightSlices(architecture)
+    return {name: _parameter(name, values, dtype) for name, values in _read_weights(folder, architecture, slices)}
 
 
-def restore_weights(weights: Weights, architecture: Architecture, folder: Path) -> None:
+def restore_weights(
+    weights: Weights, architecture: Architecture, folder: Path, slices: WeightSlices | None = None
+) -> None:
     """Copy saved weights, or a saved adapter, into the live parameters.
+
+    Args:
+        slices: what this rank holds of each; None: all.
 
     Raises:
         CheckpointError: the folder does not fit the model.
     """
     try:
-        live = adapters(weights)
-        saved = _read_adapter(folder, live) if live else _read_weights(folder, architecture)
+        live, slices = adapters(weights), slices or WeightSlices(architecture)
+        saved = _read_adapter(folder, live, slices) if live else _read_weights(folder, architecture, slices)
         for name, values in saved:
             overwrite(weights[name], Tensor(np.ascontiguousarray(values)))
     except (UserError, OSError, ValueError, KeyError) as error:
@@ -94,8 +106,13 @@ def lora_scale(model: ModelConfig) -> float:
     return model.lora_alpha / model.lora_rank if model.lora_rank else 0.0
 
 
-def add_lora(weights: Weights, model: ModelConfig, architecture: Architecture, *, seed: int) -> Weights:
+def add_lora(
+    weights: Weights, model: ModelConfig, architecture: Architecture, *, seed: int, slices: WeightSlices | None = None
+) -> Weights:
     """Freeze the weights and add fresh float32 adapters (their product is zero); every rank draws the same ones.
+
+    Args:
+        slices: what this rank holds of each; None: all.
 
     Raises:
         ConfigError: a target that names no projection.
@@ -106,27 +123,39 @@ def add_lora(weights: Weights, model: ModelConfig, architecture: Architecture, *
         modules = {name: shape for name, shape in modules.items() if any(_is_named(name, end) for end in targets)}
     for weight in weights.values():
         weight.requires_grad = False
-    added = dict(weights)
+    added, slices = dict(weights), slices or WeightSlices(architecture)
     for module, a, b in draw_adapters(modules, model.lora_rank, seed):
-        added[module + LORA_A] = Parameter(Tensor(a), name=module + LORA_A)
-        added[module + LORA_B] = Parameter(Tensor(b), name=module + LORA_B)
+        for name, values in ((module + LORA_A, a), (module + LORA_B, b)):
+            added[name] = Parameter(Tensor(slices.cut(name, values)), name=name)
     return added
 
 
-def hf_tensors(weights: Mapping[str, Parameter], scale: float = 0.0) -> Iterator[tuple[str, Floats]]:
+class Values(Protocol):
+    """Whole weights by name, in float32."""
+
+    def __getitem__(self, name: str, /) -> Floats: ...
+
+
+def hf_tensors(
+    weights: Mapping[str, Parameter], scale: float = 0.0, values: Values | None = None
+) -> Iterator[tuple[str, Floats]]:
     """(Hugging Face name, float32 values) of every weight, adapters merged one at a time with ``scale``.
 
     float32 weights without an adapter are views of the live ones. Merged ones are rounded to the weight's dtype.
+
+    Args:
+        values: the whole weights; None: those of ``weights``.
     """
+    values = values or WholeWeights(weights)
     for name, weight in weights.items():
         if name.endswith((LORA_A, LORA_B)):
             continue
-        values = numbers(weight)
+        whole = values[name]
         module = name.removesuffix(".weight")
         if scale and module + LORA_A in weights:
-            delta = (numbers(weights[module + LORA_B]) @ numbers(weights[module + LORA_A])) * np.float32(scale)
-            values = _rounded(values + delta, weight.dtype)
-        yield name, values
+            delta = (values[module + LORA_B] @ values[module + LORA_A]) * np.float32(scale)
+            whole = _rounded(whole + delta, weight.dtype)
+        yield name, whole
 
 
 def save_model(
@@ -137,21 +166,31 @@ def save_model(
     *,
     merge: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    values: Mapping[str, Floats] | None = None,
 ) -> None:
-    """Write the Hugging Face layout: the adapter alone for LoRA, all weights otherwise or with ``merge``."""
+    """Write the Hugging Face layout: the adapter alone for LoRA, all weights otherwise or with ``merge``.
+
+    Args:
+        values: the whole weights where this rank holds slices.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    whole = values or WholeWeights(weights)
     if is_lora(weights) and not merge:
-        _save_adapter(weights, folder, model)
+        _save_adapter(weights, folder, model, whole)
         return
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items() if not name.endswith((LORA_A, LORA_B))}
+    shapes = {
+        name: tuple(weight.shape) if values is None else values[name].shape
+        for name, weight in weights.items()
+        if not name.endswith((LORA_A, LORA_B))
+    }
     plan = {
         part: Stored(STORED[weights[name].dtype], shape)
         for name in shapes
         for part, shape in file_parts(name, shapes[name])
     }
     tensors = (
-        (part, values.reshape(-1, *shape)[number])
-        for name, values in hf_tensors(weights, lora_scale(model))
+        (part, tensor.reshape(-1, *shape)[number])
+        for name, tensor in hf_tensors(weights, lora_scale(model), whole)
         for number, (part, shape) in enumerate(file_parts(name, shapes[name]))
     )
     write_model(folder, plan, tensors, shard_bytes=shard_bytes)
@@ -161,14 +200,9 @@ def save_model(
     _write_json(folder / "config.json", {**settings, "dtype": dtype})
 
 
-def numbers(weight: Tensor) -> Floats:
-    """A weight's values in float32; a view where it is float32."""
-    return np.asarray((weight if weight.dtype == ms.float32 else weight.astype(ms.float32)).asnumpy())
-
-
-def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelConfig) -> None:
+def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelConfig, values: Values) -> None:
     """Write the adapter in peft's layout."""
-    factors = {PREFIX + name: numbers(weight) for name, weight in adapters(weights).items()}
+    factors = {PREFIX + name: values[name] for name in adapters(weights)}
     write_tensors(folder / "adapter_model.safetensors", factors)
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": loadable(model.path), "bias": "none",
@@ -179,23 +213,23 @@ def _save_adapter(weights: Mapping[str, Parameter], folder: Path, model: ModelCo
     _write_json(folder / "adapter_config.json", settings)
 
 
-def _read_adapter(folder: Path, live: Mapping[str, Parameter]) -> Iterator[tuple[str, Floats]]:
+def _read_adapter(folder: Path, live: Mapping[str, Parameter], slices: WeightSlices) -> Iterator[tuple[str, Floats]]:
     """Read the factors of a saved adapter, checked against the live ones."""
     plain_lora_scale(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
     path = folder / "adapter_model.safetensors"
     _check(
         folder,
-        {name: tuple(weight.shape) for name, weight in live.items()},
+        {name: slices.whole_shape(name, tuple(weight.shape)) for name, weight in live.items()},
         {name.removeprefix(PREFIX): info for name, info in read_header(path).items()},
     )
     for name, (a, b) in read_pairs(path).items():
         module = name.removesuffix(".weight")
-        yield module + LORA_A, a
-        yield module + LORA_B, b
+        yield module + LORA_A, slices.cut(module + LORA_A, a)
+        yield module + LORA_B, slices.cut(module + LORA_B, b)
 
 
-def _read_weights(folder: Path, architecture: Architecture) -> Iterator[tuple[str, Floats]]:
-    """Read every weight of a folder, after a check of its files."""
+def _read_weights(folder: Path, architecture: Architecture, slices: WeightSlices) -> Iterator[tuple[str, Floats]]:
+    """Read this rank's slice of every weight of a folder, after a check of its files."""
     stored = {name: (path, info) for path in weight_files(folder) for name, info in read_header(path).items()}
     shapes = weight_shapes(architecture)
     # Experts may lie stacked too, as transformers holds them.
@@ -203,8 +237,7 @@ def _read_weights(folder: Path, architecture: Architecture) -> Iterator[tuple[st
     expected = {part: shape for named in parts.values() for part, shape in named}
     _check(folder, expected, {name: info for name, (_, info) in stored.items() if not is_left_out(name, architecture)})
     for name, shape in shapes.items():
-        arrays = [read_tensor(*stored[part]) for part, _ in parts[name]]
-        yield name, arrays[0] if len(arrays) == 1 else np.stack(arrays).reshape(shape)
+        yield name, slices.of_parts(name, shape, [stored[part] for part, _ in parts[name]])
 
 
 def _check(folder: Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, TensorInfo]) -> None:

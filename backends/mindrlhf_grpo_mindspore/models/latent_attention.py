@@ -17,6 +17,7 @@ from mindrlhf_grpo.model_files.architecture import Architecture
 from .. import ops
 from .linear import Linear
 from .norms import RmsNorm
+from .tensor_group import ALONE, TensorGroup, enter
 
 LATENT_EPS = 1e-6  # epsilon of the norms of the latents, whatever the model's rms_norm_eps
 
@@ -31,11 +32,14 @@ class LatentAttention(nn.Cell):
         layer: int,
         attend: nn.Cell,
         lora_scale: float,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
         assert architecture.latent is not None
         module = f"model.layers.{layer}.self_attn"
         self.layer, self.attend = layer, attend
+        self.sliced, self.enter = group.size > 1, enter(group)
+        architecture = group.own(architecture)
         self.heads, self.value_size = architecture.heads, architecture.value_size
         self.plain, self.rotated = architecture.latent.plain_size, architecture.rotary.size
         self.rank = architecture.latent.key_value_rank
@@ -44,36 +48,39 @@ class LatentAttention(nn.Cell):
         if self.compressed:
             self.q_a_proj = Linear(weights, f"{module}.q_a_proj", lora_scale)
             self.q_a_layernorm = RmsNorm(weights, f"{module}.q_a_layernorm", LATENT_EPS)
-            self.q_b_proj = Linear(weights, f"{module}.q_b_proj", lora_scale)
+            self.q_b_proj = Linear(weights, f"{module}.q_b_proj", lora_scale, group)
         else:
-            self.q_proj = Linear(weights, f"{module}.q_proj", lora_scale)
+            self.q_proj = Linear(weights, f"{module}.q_proj", lora_scale, group)
         self.kv_a_proj_with_mqa = Linear(weights, f"{module}.kv_a_proj_with_mqa", lora_scale)
         self.kv_a_layernorm = RmsNorm(weights, f"{module}.kv_a_layernorm", LATENT_EPS)
-        self.kv_b_proj = Linear(weights, f"{module}.kv_b_proj", lora_scale)
-        self.o_proj = Linear(weights, f"{module}.o_proj", lora_scale)
+        self.kv_b_proj = Linear(weights, f"{module}.kv_b_proj", lora_scale, group)
+        self.o_proj = Linear(weights, f"{module}.o_proj", lora_scale, group)
 
     def construct(self, x: Tensor, cos: Tensor, sin: Tensor, plan: tuple[Tensor, ...]) -> Tensor:
         """``[S, E]`` -> ``[S, E]``."""
         tokens = x.shape[0]
-        queries = self.queries(x).reshape(tokens, self.heads, self.plain + self.rotated)
+        small = self.kv_a_proj_with_mqa(x)
+        latent = self.kv_a_layernorm(small[:, : self.rank])
+        asked = self.q_a_layernorm(self.q_a_proj(x)) if self.compressed else x
+        shared = small[:, self.rank :]
+        if self.sliced:
+            entered = self.enter(native.cat((asked, latent, shared), 1))
+            width = asked.shape[1]
+            asked, latent = entered[:, :width], entered[:, width : width + self.rank]
+            shared = entered[:, width + self.rank :]
+        queries = self.q_b_proj(asked) if self.compressed else self.q_proj(asked)
+        queries = queries.reshape(tokens, self.heads, self.plain + self.rotated)
         turned = ops.rotate(queries[:, :, self.plain :], cos, sin, self.interleaved)
         queries = native.cat((queries[:, :, : self.plain], turned), -1)
-        keys, values = self.keys_and_values(x, cos, sin)
+        keys, values = self.keys_and_values(latent, shared, cos, sin)
         mixed = self.attend(self.layer, queries, keys, values, plan)
         return self.o_proj(mixed.reshape(tokens, self.heads * self.value_size))
 
-    def queries(self, x: Tensor) -> Tensor:
-        """``[S, E]`` -> ``[S, H (P + R)]``, not rotated yet."""
-        if self.compressed:
-            return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        return self.q_proj(x)
-
-    def keys_and_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """``[S, E]`` -> keys ``[S, H, P + R]``, values ``[S, H, Dv]``."""
-        tokens = x.shape[0]
-        small = self.kv_a_proj_with_mqa(x)
-        expanded = self.kv_b_proj(self.kv_a_layernorm(small[:, : self.rank]))
+    def keys_and_values(self, latent: Tensor, shared: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed latents and the rotated part of the keys ``[S, R]`` -> keys ``[S, H, P + R]``, values ``[S, H, Dv]``."""
+        tokens = latent.shape[0]
+        expanded = self.kv_b_proj(latent)
         expanded = expanded.reshape(tokens, self.heads, self.plain + self.value_size)
-        shared = ops.rotate(small[:, self.rank :].reshape(tokens, 1, self.rotated), cos, sin, self.interleaved)
+        shared = ops.rotate(shared.reshape(tokens, 1, self.rotated), cos, sin, self.interleaved)
         shared = native.broadcast_to(shared, (tokens, self.heads, self.rotated))
         return native.cat((expanded[:, :, : self.plain], shared), -1), expanded[:, :, self.plain :]

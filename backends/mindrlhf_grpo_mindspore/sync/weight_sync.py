@@ -1,6 +1,7 @@
 """Weight sync: new weights go from the policy to the engine in the same process.
 
-Weights that the engine reads from the policy's own memory need nothing; the others are overwritten in place. Every copy
+Weights that the engine reads from the policy's own memory need nothing (an engine in another layout: ``resharding``);
+the others are overwritten in place. Every copy
 is then compared by fingerprint; a difference stops the run before a token is sampled. So does a weight that was moved:
 compiled functions go on reading the memory they were compiled with.
 """
@@ -12,13 +13,19 @@ from mindspore import Parameter
 from mindrlhf_grpo.backend import Policy, RolloutEngine
 from mindrlhf_grpo.errors import BackendError, RunFailed
 from mindrlhf_grpo.model_files.fingerprint import check_synced, fingerprint, unknown_weight
+from mindrlhf_grpo.parallel.single_process import SingleProcess
 
+from ..comm import MindSporeRanks
 from ..generation.decoder_steps import Model
 from ..generation.engine import MindSporeEngine, model_of
 from ..graph import overwrite
+from ..training.trained_model import TrainedModel
+from .resharding import ReshardingSync
 
 
-def build_weight_sync(policy: Policy, engine: RolloutEngine) -> MindSporeWeightSync:
+def build_weight_sync(
+    policy: Policy, engine: RolloutEngine, comm: SingleProcess | MindSporeRanks | None = None
+) -> MindSporeWeightSync | ReshardingSync:
     """The sync between a policy and an engine of this backend.
 
     Raises:
@@ -26,7 +33,10 @@ def build_weight_sync(policy: Policy, engine: RolloutEngine) -> MindSporeWeightS
     """
     if not isinstance(engine, MindSporeEngine):
         raise BackendError(f"weights go to the mindspore engine in memory, not to {type(engine).__name__}")
-    return MindSporeWeightSync(model_of(policy), engine)
+    model = model_of(policy)
+    if engine.comm is not None and isinstance(comm, MindSporeRanks) and isinstance(policy, TrainedModel):
+        return ReshardingSync(policy, engine, comm)
+    return MindSporeWeightSync(model, engine)
 
 
 class MindSporeWeightSync:

@@ -10,8 +10,10 @@ from mindspore import ops as native
 from mindrlhf_grpo.model_files.architecture import Architecture
 
 from ..models import Decoder
+from ..models.tensor_group import ALONE, TensorGroup
 from .attention import PlainAttention, SharedAttention
 from .head import EntropyHead, LinearHead
+from .sliced_head import SlicedHead
 
 ATTENTION = {"shared": SharedAttention, "plain": PlainAttention}
 INPUTS = 6  # tensors of a ModelInput before its plan
@@ -22,6 +24,7 @@ class LogProbModel(nn.Cell):
 
     Args:
         entropy_gradient: true if the loss reads entropies, so that they need a gradient.
+        group: the ranks that hold slices of the weights.
     """
 
     def __init__(
@@ -33,11 +36,15 @@ class LogProbModel(nn.Cell):
         lora_scale: float = 0.0,
         recompute: bool = False,
         entropy_gradient: bool = False,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
         attend = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
-        self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute)
-        self.head = (EntropyHead if entropy_gradient else LinearHead)(architecture.vocabulary)
+        self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute, group=group)
+        if group.size > 1:
+            self.head: nn.Cell = SlicedHead(architecture.vocabulary, group)
+        else:
+            self.head = (EntropyHead if entropy_gradient else LinearHead)(architecture.vocabulary)
         self.entropy_gradient = entropy_gradient
         self.head_weight = weights["model.embed_tokens.weight" if architecture.tied else "lm_head.weight"]
 

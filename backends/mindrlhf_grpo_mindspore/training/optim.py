@@ -8,7 +8,7 @@ inputs: no step compiles again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mindspore as ms
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.backend import CompileLog
 from mindrlhf_grpo.config.run import TrainConfig
 from mindrlhf_grpo.errors import CheckpointError
-from mindrlhf_grpo.model_files.folder import read_header
+from mindrlhf_grpo.model_files.folder import TensorInfo, read_header
 from mindrlhf_grpo.model_files.optimizer_state import TENSORS, check_names, named_state, read_steps, write_steps
 from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
 
 from ..graph import Compiled, overwrite
 from ..models.hf import numbers
 
+ReadSlice = Callable[[Path, TensorInfo, str], NDArray[np.float32]]  # this rank's slice of a saved tensor of the state
 RUN = 16384  # numbers whose squares are summed in float32
 
 
@@ -88,8 +89,11 @@ class AdamW:
         """Write the state."""
         write_state(folder, {name: tensor.asnumpy() for name, tensor in self.named_state().items()}, self.steps)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, read: ReadSlice = lambda path, info, name: read_tensor(path, info)) -> None:
         """Copy a saved state into the live one.
+
+        Args:
+            read: reads this rank's slice of a tensor; by default all of it.
 
         Raises:
             CheckpointError: the state belongs to other parameters or cannot be read.
@@ -102,9 +106,12 @@ class AdamW:
             live = self.named_state()
             check_names(header, live, "tensors")
             for name, tensor in live.items():
-                if header[name].shape != tuple(tensor.shape):
-                    raise ValueError(f"{name} is {header[name].shape}, here {tuple(tensor.shape)}")
-                overwrite(tensor, Tensor(read_tensor(folder / TENSORS, header[name])))
+                saved = read(folder / TENSORS, header[name], name)
+                if saved.shape != tuple(tensor.shape):
+                    raise ValueError(
+                        f"{name} is {header[name].shape}, this rank's slice {saved.shape}, here {tuple(tensor.shape)}"
+                    )
+                overwrite(tensor, Tensor(saved))
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder} does not hold this optimizer's state: {error}") from None
 

@@ -1,16 +1,16 @@
 """ZeRO stages 1 and 2 (arXiv:1910.02054): each rank keeps and steps its share of the optimizer state.
 
-The trained weights are laid end to end in flat float32 buckets, of which every rank owns an equal slice. A step sums the
-gradients into the owners' slices, steps these with AdamW, and gathers them back into the weights. AdamW knows nothing of
-it: to it the slices are the parameters, and they are also the master weights of 16-bit ones.
+The trained weights are laid end to end in flat float32 buckets, of which every data-parallel rank owns an equal slice
+(with tensor parallelism, of the slices of weights that these ranks hold). A step sums the gradients into the owners'
+slices, steps these with AdamW, and gathers them back into the weights. AdamW knows nothing of it: to it the slices are
+the parameters, and they are also the master weights of 16-bit ones.
 Stages 1 and 2 are one here: a gradient is freed when its bucket has been summed, and between steps there are none.
 Legend: n weights of a bucket, w ranks, s = ceil(n / w) of a slice.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from mindrlhf_grpo.errors import CheckpointError
 from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.optimizer_state import TENSORS, check_names, named_state, read_steps
-from mindrlhf_grpo.model_files.safetensors import read_tensor
 
 from ..comm import MindSporeRanks, buckets
 from ..graph import overwrite
 from ..models.hf import numbers
-from .optim import AdamW
+from .optim import AdamW, ReadSlice
 
 BUCKET = (
     8 * 1024 * 1024
@@ -37,10 +36,15 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Some of the weights end to end, and this rank's slice of them ``[s]``."""
+    """Some of the weights end to end, and this rank's slice of them ``[s]``.
+
+    Attributes:
+        cut: whether tensor-parallel ranks hold slices of these weights; else each of them steps all.
+    """
 
     parameters: dict[str, Parameter]
     own: Parameter
+    cut: bool
 
     @property
     def size(self) -> int:
@@ -54,14 +58,21 @@ class OptimizerShards:
         parameters: this rank's slices by the name of their bucket: what AdamW steps.
     """
 
-    def __init__(self, trainable: Mapping[str, Parameter], comm: MindSporeRanks) -> None:
+    def __init__(
+        self,
+        trainable: Mapping[str, Parameter],
+        comm: MindSporeRanks,
+        is_cut: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         self.comm = comm
-        names = list(trainable)
         self.buckets: dict[str, Bucket] = {}
-        for number, (first, last) in enumerate(buckets([trainable[name].size for name in names], BUCKET)):
-            members = {name: trainable[name] for name in names[first:last]}
-            own = Parameter(Tensor(self.own_slice(flat_numbers(members.values()))), name=f"slice/{number}")
-            self.buckets[str(number)] = Bucket(parameters=members, own=own)
+        for cut in (True, False):
+            names = [name for name in trainable if is_cut(name) == cut]
+            for first, last in buckets([trainable[name].size for name in names], BUCKET):
+                number = str(len(self.buckets))
+                members = {name: trainable[name] for name in names[first:last]}
+                own = Parameter(Tensor(self.own_slice(flat_numbers(members.values()))), name=f"slice/{number}")
+                self.buckets[number] = Bucket(parameters=members, own=own, cut=cut)
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -70,25 +81,21 @@ class OptimizerShards:
     def own_slice(self, flat: Floats) -> Floats:
         """This rank's slice ``[s]`` of ``[n]``, zeros past its end."""
         size = self.slice_size(len(flat))
-        own = flat[self.comm.rank * size : (self.comm.rank + 1) * size]
+        own = flat[self.comm.data_rank * size : (self.comm.data_rank + 1) * size]
         return np.pad(own, (0, size - len(own)))
 
     def slice_size(self, size: int) -> int:
-        return -(-size // self.comm.world_size)
+        return -(-size // self.comm.data_size)
 
-    def reduce(self, gradients: list[Tensor]) -> list[Tensor]:
+    def reduce(self, gradients: dict[str, Tensor]) -> list[Tensor]:
         """This rank's slices of the gradients' sums over ranks, by bucket; each gradient is freed once it is summed."""
         slices: list[Tensor] = []
         for bucket in self.buckets.values():
-            parts = [gradients.pop(0).reshape(-1).astype(ms.float32) for _ in bucket.parameters]
-            padding = self.slice_size(bucket.size) * self.comm.world_size - bucket.size
+            parts = [gradients.pop(name).reshape(-1).astype(ms.float32) for name in bucket.parameters]
+            padding = self.slice_size(bucket.size) * self.comm.data_size - bucket.size
             flat = ops.cat([*parts, ops.zeros((padding,), ms.float32)]) if padding else ops.cat(parts)
             slices.append(self.comm.sum_to_owners(flat))
         return slices
-
-    def norm(self, own_norm: float) -> float:
-        """The L2 norm over all ranks' slices, from that of this rank's."""
-        return math.sqrt(math.fsum(norm * norm for norm in self.comm.gather_objects(own_norm)))
 
     def gather_weights(self) -> None:
         """Overwrite the weights on every rank by the slices that their owners have stepped."""
@@ -107,7 +114,7 @@ class OptimizerShards:
         masters = {name: values for name, values in slices.items() if name in narrow}
         return named_state(averages, square_averages, masters) if averages else {}
 
-    def load_state(self, optimizer: AdamW, folder: Path) -> None:
+    def load_state(self, optimizer: AdamW, folder: Path, read: ReadSlice) -> None:
         """Cut this rank's slices from a saved state, and from the weights, which are loaded already.
 
         Raises:
@@ -115,7 +122,7 @@ class OptimizerShards:
         """
         try:
             optimizer.steps = read_steps(folder)
-            saved = {name: read_tensor(folder / TENSORS, info) for name, info in read_header(folder / TENSORS).items()}
+            saved = {name: read(folder / TENSORS, info, name) for name, info in read_header(folder / TENSORS).items()}
             shapes = {name: tuple(parameter.shape) for name, parameter in self.weights().items()}
             masters = {name: shapes[name] for name in self.narrow()}
             expected = named_state(shapes, shapes, masters) if saved else {}

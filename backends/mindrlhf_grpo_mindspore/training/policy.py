@@ -39,9 +39,9 @@ class MindSporePolicy(TrainedModel):
         architecture = hf.load_architecture(find_folder(config.model.path))
         super().__init__(config.model, config.train, architecture, context)
         self.config = config
-        weights = hf.load_weights(self.folder, architecture, config.model.dtype)
+        weights = hf.load_weights(self.folder, architecture, config.model.dtype, self.slices)
         if config.model.lora_rank:
-            weights = hf.add_lora(weights, config.model, architecture, seed=config.seed)
+            weights = hf.add_lora(weights, config.model, architecture, seed=config.seed, slices=self.slices)
         self.head: ValueHead | None = None
         if config.critic is not None and config.critic.shared:
             self.head = load_value_head(self.folder, architecture.hidden, seed=config.seed)
@@ -50,7 +50,7 @@ class MindSporePolicy(TrainedModel):
         heads = architecture.vocabulary * architecture.hidden * (1 if architecture.tied else 2)
         body = sum(weight.size for name, weight in weights.items() if ".lora_" not in name) - heads
         self.make_buckets(body=body, head=architecture.vocabulary * architecture.hidden)
-        self.reference = Reference(config.model, architecture, self.folder)
+        self.reference = Reference(config.model, architecture, self.folder, self.slices)
         self.scorers: dict[tuple[bool, bool], Compiled] = {}  # by reference and entropy
         self.valuer: Compiled | None = None
 
@@ -75,7 +75,7 @@ class MindSporePolicy(TrainedModel):
         assert self.head is not None
         return ValueOutputs(
             self.architecture, {**self.weights, **self.head_weights}, self.head, self.layout, lora_scale=self.lora_scale,
-            recompute=self.model_config.recompute,
+            recompute=self.model_config.recompute, group=self.group,
         )  # fmt: skip
 
     def logps(self, batch: Batch, *, reference: bool = False, entropy: bool = False) -> LogProbs:
@@ -99,9 +99,15 @@ class MindSporePolicy(TrainedModel):
         frozen = DeviceMemory(lambda: (self.reference.frozen or {}).values(), self.context.device)
         return {**super().roles(), "reference": frozen}
 
+    def gather(self) -> None:
+        """See ``TrainedModel.gather``; the reference too, if it was moved."""
+        super().gather()
+        self.reference.gather(main=self.comm.rank == 0)
+
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write the Hugging Face layout: for LoRA the adapter alone unless ``merge``."""
-        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge)
+        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge, values=self.whole)
+        self.whole = None
 
     def save_state(self, folder: Path) -> None:
         """Write optimizer and buckets, and the reference if it was moved."""
@@ -114,7 +120,7 @@ class MindSporePolicy(TrainedModel):
 
     def load_state(self, model: Path, state: Path) -> None:
         """Copy saved weights, optimizer and reference into the live ones, which stay where they are."""
-        hf.restore_weights(self.weights, self.architecture, model)
+        hf.restore_weights(self.weights, self.architecture, model, self.slices)
         self.restore_state(state)
         self.reference.load(state)
         if self.head is not None:
@@ -144,4 +150,5 @@ class MindSporePolicy(TrainedModel):
         return LogProbModel(
             self.architecture, weights, self.layout, lora_scale=0.0 if reference else self.lora_scale,
             recompute=self.model_config.recompute and not reference, entropy_gradient=entropy_gradient,
+            group=self.group,
         )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from mindspore import Parameter, Tensor
+from numpy.typing import NDArray
 
 from mindrlhf_grpo.config.run import ModelConfig
 from mindrlhf_grpo.errors import CheckpointError, UserError
@@ -14,10 +15,11 @@ from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.optimizer_state import check_names
 from mindrlhf_grpo.model_files.reference_state import FILE, check_move
-from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+from mindrlhf_grpo.model_files.safetensors import write_tensors
 
 from ..graph import overwrite
 from ..models import hf
+from ..models.weight_slices import WeightSlices
 
 
 class Reference:
@@ -28,10 +30,14 @@ class Reference:
         moved: whether it differs from the model folder, so that a checkpoint must hold it.
     """
 
-    def __init__(self, config: ModelConfig, architecture: Architecture, folder: Path) -> None:
+    def __init__(
+        self, config: ModelConfig, architecture: Architecture, folder: Path, slices: WeightSlices | None = None
+    ) -> None:
         self.config, self.architecture, self.folder = config, architecture, folder
+        self.slices = slices or WeightSlices(architecture)
         self.frozen: dict[str, Parameter] | None = None
         self.moved = False
+        self.whole: dict[str, NDArray[np.float32]] = {}  # gathered for a checkpoint
 
     def weights_for(self, weights: dict[str, Parameter]) -> dict[str, Parameter]:
         """Weights of a policy's reference, to be computed without adapters (a LoRA scale of 0)."""
@@ -40,7 +46,7 @@ class Reference:
     def copy(self) -> dict[str, Parameter]:
         """The frozen copy; functions compiled over it read these parameters from then on."""
         if self.frozen is None:
-            self.frozen = hf.load_weights(self.folder, self.architecture, self.config.dtype)
+            self.frozen = hf.load_weights(self.folder, self.architecture, self.config.dtype, self.slices)
         return self.frozen
 
     def sync(self, weights: Mapping[str, Parameter], share: float) -> None:
@@ -58,10 +64,20 @@ class Reference:
             overwrite(weight, Tensor(moved))
         self.moved = True
 
+    def gather(self, *, main: bool) -> None:
+        """Bring the slices of a moved reference to the rank that saves it; every rank calls it."""
+        if self.moved and self.slices.divided:
+            for name, weight in self.copy().items():
+                values = self.slices.whole(name, weight)
+                if main:
+                    self.whole[name] = values
+
     def save(self, folder: Path) -> None:
         """Write a moved reference into a saved state; remove the file of an older one that was."""
         if self.moved:
-            write_tensors(folder / FILE, {name: hf.numbers(weight) for name, weight in self.copy().items()})
+            whole = self.whole or {name: hf.numbers(weight) for name, weight in self.copy().items()}
+            write_tensors(folder / FILE, whole)
+            self.whole = {}
         else:
             (folder / FILE).unlink(missing_ok=True)
 
@@ -75,7 +91,7 @@ class Reference:
         if path.is_file():
             self.restore(path)
         elif self.moved:
-            hf.restore_weights(self.copy(), self.architecture, self.folder)
+            hf.restore_weights(self.copy(), self.architecture, self.folder, self.slices)
         self.moved = path.is_file()
 
     def restore(self, path: Path) -> None:
@@ -84,8 +100,9 @@ class Reference:
             header, live = read_header(path), self.copy()
             check_names(header, live, "weights")
             for name, weight in live.items():
-                if header[name].shape != tuple(weight.shape):
+                values = self.slices.of_parts(name, header[name].shape, [(path, header[name])])
+                if values.shape != tuple(weight.shape):
                     raise ValueError(f"{name} is {header[name].shape}, here {tuple(weight.shape)}")
-                overwrite(weight, Tensor(read_tensor(path, header[name])))
+                overwrite(weight, Tensor(values))
         except (UserError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} does not hold this policy's reference: {error}") from None

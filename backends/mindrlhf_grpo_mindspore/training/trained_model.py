@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -26,7 +27,7 @@ from mindrlhf_grpo.config.run import ModelConfig, RolloutConfig, TrainConfig
 from mindrlhf_grpo.errors import RunFailed
 from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.fingerprint import fingerprint
-from mindrlhf_grpo.model_files.folder import find_folder
+from mindrlhf_grpo.model_files.folder import TensorInfo, find_folder
 from mindrlhf_grpo.parallel.residency import Role
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 from mindrlhf_grpo.types import Batch
@@ -35,6 +36,8 @@ from ..comm import MindSporeRanks
 from ..devices import Device
 from ..graph import Compiled
 from ..models import hf
+from ..models.tensor_group import ALONE, TensorGroup
+from ..models.weight_slices import WeightSlices, WholeWeights
 from ..sync.swap import DeviceMemory
 from .buckets import Buckets, Cost, Sizes
 from .changed_weights import changed, sample
@@ -62,6 +65,17 @@ class RunContext:
     rollout: RolloutConfig | None
     strategy: Strategy = "replicate"
 
+    @property
+    def group(self) -> TensorGroup:
+        """The ranks that hold slices of every matrix together with this one."""
+        return self.comm.group if isinstance(self.comm, MindSporeRanks) else ALONE
+
+    def slices(self, architecture: Architecture) -> WeightSlices:
+        """The slices of a model's weights that this rank holds."""
+        if isinstance(self.comm, MindSporeRanks):
+            return WeightSlices(architecture, self.comm.mesh, self.comm)
+        return WeightSlices(architecture)
+
 
 class TrainedModel(ABC):
     """Implements ``backend.TrainedModel``; ``weights`` holds the parameters by name, adapters among them."""
@@ -80,6 +94,8 @@ class TrainedModel(ABC):
         self.folder = find_folder(config.path)
         self.lora_scale = hf.lora_scale(config)
         self.layout, self.layout_reason = choose_layout(config.layout)
+        self.slices, self.group = context.slices(architecture), context.group
+        self.whole: dict[str, NDArray[np.float32]] | None = None  # gathered for a checkpoint, on rank 0
         self.steps: dict[tuple[Loss, tuple[str, ...], bool], tuple[Compiled, tuple[str, ...]]] = {}
 
     def take_weights(self, weights: dict[str, Parameter]) -> None:
@@ -93,8 +109,9 @@ class TrainedModel(ABC):
         self.shards: OptimizerShards | None = None
         self.gathered: dict[str, NDArray[np.float32]] = {}
         stepped = self.trainable
-        if isinstance(self.comm, MindSporeRanks) and self.context.strategy != "replicate":
-            self.shards = OptimizerShards(self.trainable, self.comm)
+        ranks = self.comm if isinstance(self.comm, MindSporeRanks) and self.comm.data_size > 1 else None
+        if ranks is not None and self.context.strategy != "replicate":
+            self.shards = OptimizerShards(self.trainable, ranks, self.slices.is_cut)
             stepped = self.shards.parameters
         self.optimizer = AdamW(stepped, self.train, self.log)
 
@@ -133,17 +150,59 @@ class TrainedModel(ABC):
             self.shards.gather_weights()
         empty = {"tokens": 0.0, "entropy": 0.0} if self.gives_entropies else {"tokens": 0.0}
         ranks = self.comm.gather_objects((parts, changed(before, weights, on_host=on_host)))
-        total, (sums, *others) = step_sums([sums_of_rank for sums_of_rank, _ in ranks], empty)
+        # The ranks of a tensor group see the same rows.
+        total, (sums, *others) = step_sums([sums_of_rank for sums_of_rank, _ in ranks[:: self.group.size]], empty)
         moved = changed_frac(estimate for _, estimate in ranks)
         return UpdateResult(loss=total, grad_norm=norm, sums=sums, also=tuple(others), changed_frac=moved)
 
     def summed(self, gradients: list[Tensor], *, on_host: bool) -> tuple[list[Tensor], float]:
         """The sums over ranks of the gradients that this rank steps by, and the norm of all."""
+        names = list(self.trainable)
+        gradients = self.with_whole_sums(gradients)
         if self.shards is None:
             gradients = self.comm.sum_gradients(gradients)
-            return gradients, gradient_norm(gradients, on_host=on_host)
-        slices = self.shards.reduce(gradients)
-        return slices, self.shards.norm(gradient_norm(slices, on_host=on_host))
+            cut = [self.slices.is_cut(name) for name in names]
+        else:
+            gradients = self.shards.reduce(dict(zip(names, gradients, strict=True)))
+            cut = [bucket.cut for bucket in self.shards.buckets.values()]
+        return gradients, self.norm(gradients, cut, on_host=on_host)
+
+    def with_whole_sums(self, gradients: list[Tensor]) -> list[Tensor]:
+        """The gradients, with those summed over the tensor group of which each rank has a part from its own heads."""
+        if not isinstance(self.comm, MindSporeRanks) or self.group.size == 1:
+            return gradients
+        partial = [place for place, name in enumerate(self.trainable) if self.is_partial(name)]
+        if partial:
+            sums = self.comm.sum_tensor_group([gradients[place] for place in partial])
+            for place, total in zip(partial, sums, strict=True):
+                gradients[place] = total
+        return gradients
+
+    def is_partial(self, name: str) -> bool:
+        """Whether a weight that every rank of a tensor group holds in full acts on each rank's slices."""
+        of_slices = (".q_norm.weight", ".k_norm.weight", hf.LORA_A, hf.LORA_B)
+        return name.endswith(of_slices) and not self.slices.is_cut(name) and self.reaches_slices(name)
+
+    def reaches_slices(self, name: str) -> bool:
+        """Whether a head norm or an adapter's factor belongs to a matrix that is cut."""
+        module = name.removesuffix(hf.LORA_A).removesuffix(hf.LORA_B)
+        return not name.endswith((hf.LORA_A, hf.LORA_B)) or self.slices.is_cut(f"{module}.weight")
+
+    def norm(self, gradients: list[Tensor], cut: list[bool], *, on_host: bool) -> float:
+        """The L2 norm of the gradient of all weights, each counted once; ``cut`` tells those of slices."""
+        whole = gradient_norm(gradients, on_host=on_host)
+        if self.shards is None and self.group.size == 1:
+            return whole
+        parts = [
+            gradient_norm([gradient for gradient, its in zip(gradients, cut, strict=True) if its == kind], on_host=on_host)
+            for kind in (True, False)
+        ]  # fmt: skip
+        ranks = self.comm.gather_objects(parts)
+        if self.shards is None:
+            ranks = ranks[: self.group.size]  # other tensor groups have the same sums
+        squares = [of_slices**2 for of_slices, _ in ranks]
+        squares += [of_others**2 for _, of_others in ranks[:: self.group.size]]
+        return math.sqrt(math.fsum(squares))
 
     def backward(self, batch: Batch, loss: Loss) -> tuple[list[Mapping[str, float]], list[Tensor]]:
         """Sums of each micro-batch, and the gradient of all of them by trainable weight."""
@@ -181,7 +240,8 @@ class TrainedModel(ABC):
 
     def fingerprint(self) -> str:
         """Digest of the weights by Hugging Face name, adapters merged."""
-        return fingerprint(hf.hf_tensors(self.weights, self.lora_scale))
+        whole = WholeWeights(self.weights, self.slices)
+        return fingerprint(hf.hf_tensors(self.weights, self.lora_scale, whole))
 
     def roles(self) -> dict[str, Role]:
         """Weights and optimizer."""
@@ -196,14 +256,30 @@ class TrainedModel(ABC):
         return [*self.optimizer.named_state().values(), *slices]
 
     def gather(self) -> None:
-        """Bring the optimizer's state to rank 0, which saves it; every rank holds all weights."""
+        """Bring what ranks share out to rank 0, which saves it: one tensor after another, into its host memory."""
+        main = self.comm.rank == 0
+        if self.slices.divided:
+            whole = WholeWeights(self.weights, self.slices)
+            self.whole = {}
+            for name in hf.adapters(self.weights) or self.weights:
+                values = whole[name]
+                if main:
+                    self.whole[name] = values
         if self.shards is not None:
-            state = self.shards.gathered_state(self.optimizer)
-            self.gathered = state if self.comm.rank == 0 else {}
+            state: Mapping[str, Any] = self.shards.gathered_state(self.optimizer)
+        elif self.slices.divided:
+            state = self.optimizer.named_state()
+        else:
+            return
+        self.gathered = {}
+        for name, own in state.items():
+            values = self.slices.whole(weight_of(name), own)
+            if main:
+                self.gathered[name] = values
 
     def save_state(self, folder: Path) -> None:
         """Write the optimizer and the known buckets, on which the rounding of sums depends."""
-        if self.shards is None:
+        if self.shards is None and not self.slices.divided:
             self.optimizer.save(folder)
         else:
             write_state(folder, self.gathered, self.optimizer.steps)
@@ -213,11 +289,15 @@ class TrainedModel(ABC):
     def restore_state(self, state: Path) -> None:
         """Copy the saved optimizer into the live one; weights stay where they are."""
         if self.shards is None:
-            self.optimizer.load(state)
+            self.optimizer.load(state, self.read_slice)
         else:
-            self.shards.load_state(self.optimizer, state)
+            self.shards.load_state(self.optimizer, state, self.read_slice)
         saved = state / BUCKETS  # absent where another backend wrote the state
         self.buckets.restore(json.loads(saved.read_text()) if saved.is_file() else {"known": [], "wasted": 0.0})
+
+    def read_slice(self, path: Path, info: TensorInfo, name: str) -> NDArray[np.float32]:
+        """This rank's slice of a tensor of the optimizer's state."""
+        return self.slices.of_parts(weight_of(name), info.shape, [(path, info)])
 
     def input(self, batch: Batch) -> tuple[ModelInput, Sizes]:
         """A micro-batch as model input, padded to its bucket."""
@@ -242,11 +322,17 @@ class TrainedModel(ABC):
     def limits(self) -> Sizes:
         """The largest micro-batch that the configuration allows."""
         rollout = self.context.rollout
-        prompts, group, completion = -(-self.train.prompts_per_step // self.comm.world_size), 1, 1
+        replicas = self.comm.world_size // self.group.size
+        prompts, group, completion = -(-self.train.prompts_per_step // replicas), 1, 1
         if rollout is not None:
             group, completion = rollout.group_size, rollout.max_tokens + (self.read_at == "token")
         prompts, group = (prompts, group) if self.layout == "shared" else (prompts * group, 1)
         return Sizes(prompts=prompts, group=group, prompt=1, completion=completion, tokens=1, predicted=1)
+
+
+def weight_of(name: str) -> str:
+    """The weight that a tensor of the optimizer's state belongs to."""
+    return name.partition("/")[2]
 
 
 def choose_layout(requested: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from mindrlhf_grpo.errors import BackendError, CheckpointError, UserError
 from mindrlhf_grpo.model_files.architecture import Architecture
 from mindrlhf_grpo.model_files.folder import find_folder, read_header, read_model_config
 from mindrlhf_grpo.model_files.lora import PREFIX
-from mindrlhf_grpo.model_files.safetensors import read_tensor, write_tensors
+from mindrlhf_grpo.model_files.safetensors import write_tensors
 from mindrlhf_grpo.model_files.value_head import (
     ValueHead,
     body_config,
@@ -33,7 +33,9 @@ from mindrlhf_grpo.types import Batch
 
 from ..graph import Compiled, empty, overwrite
 from ..models import Decoder, hf, supported_architecture
+from ..models.tensor_group import ALONE, TensorGroup
 from ..models.value_head import FloatHead, head_weights
+from ..models.weight_slices import WeightSlices
 from .log_probs import ATTENTION, INPUTS, in_rows
 from .trained_model import RunContext, TrainedModel, describe_bucket, sharpness
 
@@ -52,10 +54,11 @@ class ValueOutputs(nn.Cell):
         *,
         lora_scale: float,
         recompute: bool,
+        group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
         attend = ATTENTION[layout](architecture.attention_scale, recomputed=recompute)
-        self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute)
+        self.decoder = Decoder(architecture, weights, attend, lora_scale=lora_scale, recompute=recompute, group=group)
         self.head = FloatHead(weights, head)
 
     def construct(self, sharpness: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -88,10 +91,12 @@ class MindSporeValueModel(TrainedModel):
         """Read the weights from the folder, unless they are loaded."""
         if self.awake:
             return
-        weights = hf.load_weights(self.folder, self.architecture, self.model_config.dtype)
+        weights = hf.load_weights(self.folder, self.architecture, self.model_config.dtype, self.slices)
         self.head = load_value_head(self.folder, self.architecture.hidden, seed=self.context.seed)
         if self.model_config.lora_rank:
-            weights = hf.add_lora(weights, self.model_config, self.architecture, seed=self.context.seed)
+            weights = hf.add_lora(
+                weights, self.model_config, self.architecture, seed=self.context.seed, slices=self.slices
+            )
         self.take_weights({**weights, **head_weights(self.head)})
         self.readers: dict[str, Compiled] = {}
         self.awake = True
@@ -100,7 +105,7 @@ class MindSporeValueModel(TrainedModel):
         """Values."""
         return ValueOutputs(
             self.architecture, self.weights, self.head, self.layout, lora_scale=self.lora_scale,
-            recompute=self.model_config.recompute,
+            recompute=self.model_config.recompute, group=self.group,
         )  # fmt: skip
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
@@ -168,11 +173,12 @@ class MindSporeValueModel(TrainedModel):
     def save_model(self, folder: Path, *, merge: bool = False) -> None:
         """Write transformers' classification layout; for LoRA the adapter with the head alone unless ``merge``."""
         self.load()
-        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge)
+        hf.save_model(self.weights, self.architecture, folder, self.model_config, merge=merge, values=self.whole)
         if hf.is_lora(self.weights) and not merge:
-            self.add_head_to_adapter(folder)
+            self.add_head_to_adapter(folder, self.whole or {})
         else:
             write_head_settings(folder, self.head)
+        self.whole = None
 
     def save_state(self, folder: Path) -> None:
         """Write optimizer and buckets."""
@@ -188,17 +194,22 @@ class MindSporeValueModel(TrainedModel):
         self.load()
         try:
             if hf.is_lora(self.weights):
-                restore_adapter(self.saved_with_adapter(), model)
+                restore_adapter(self.saved_with_adapter(), model, self.slices)
             else:
-                restore_all(self.weights, self.architecture, model)
+                restore_all(self.weights, self.architecture, model, self.slices)
         except (UserError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{model} does not hold this model's weights: {error}") from None
         self.restore_state(state)
         self.restored = True
 
-    def add_head_to_adapter(self, folder: Path) -> None:
-        """Write the head beside the adapter, in the file layout of peft's ``modules_to_save``."""
-        tensors = {PREFIX + name: hf.numbers(weight) for name, weight in self.saved_with_adapter().items()}
+    def add_head_to_adapter(self, folder: Path, whole: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write the head beside the adapter, in the file layout of peft's ``modules_to_save``.
+
+        Args:
+            whole: adapters of which this rank holds slices.
+        """
+        saved = self.saved_with_adapter().items()
+        tensors = {PREFIX + name: whole[name] if name in whole else hf.numbers(weight) for name, weight in saved}
         write_tensors(folder / ADAPTER, tensors)
         mark_head_in_adapter(folder)
 
@@ -207,24 +218,28 @@ class MindSporeValueModel(TrainedModel):
         return {**hf.adapters(self.weights), **{name: self.weights[name] for name in self.head.tensors}}
 
 
-def restore_adapter(live: Mapping[str, Parameter], folder: Path) -> None:
+def restore_adapter(live: Mapping[str, Parameter], folder: Path, slices: WeightSlices) -> None:
     """Copy a saved adapter and the head beside it into the live ones."""
     path = folder / ADAPTER
     saved = {name.removeprefix(PREFIX): info for name, info in read_header(path).items()}
     if saved.keys() != live.keys():
         raise KeyError(f"weights differ: {', '.join(sorted(saved.keys() ^ live.keys())[:3])}")
     for name, weight in live.items():
-        if saved[name].shape != tuple(weight.shape):
-            raise ValueError(f"{name} is {saved[name].shape}, here {tuple(weight.shape)}")
-        overwrite(weight, Tensor(read_tensor(path, saved[name])))
+        values = slices.of_parts(name, saved[name].shape, [(path, saved[name])])
+        if values.shape != tuple(weight.shape):
+            raise ValueError(f"{name} is {saved[name].shape}, here {slices.whole_shape(name, tuple(weight.shape))}")
+        overwrite(weight, Tensor(values))
 
 
-def restore_all(weights: Mapping[str, Parameter], architecture: Architecture, folder: Path) -> None:
+def restore_all(
+    weights: Mapping[str, Parameter], architecture: Architecture, folder: Path, slices: WeightSlices
+) -> None:
     """Copy a saved body and head into the live ones."""
     saved = load_value_head(folder, architecture.hidden, seed=0).tensors
     live = {name: weight for name, weight in weights.items() if is_head(name)}
     if saved.keys() != live.keys():
         raise KeyError(f"heads differ: {', '.join(sorted(saved.keys() ^ live.keys()))}")
-    hf.restore_weights({name: weight for name, weight in weights.items() if not is_head(name)}, architecture, folder)
+    body = {name: weight for name, weight in weights.items() if not is_head(name)}
+    hf.restore_weights(body, architecture, folder, slices)
     for name, weight in live.items():
         overwrite(weight, Tensor(saved[name]))

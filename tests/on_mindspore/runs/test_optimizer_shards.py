@@ -22,14 +22,18 @@ from mindrlhf_grpo.model_files.folder import read_header
 from mindrlhf_grpo.model_files.safetensors import read_tensor
 from tests.support.runs import mindspore_shards
 
-CASES: dict[str, dict[str, Any]] = {"zero1": {}, "zero2": {"lora_rank": 3, "lora_alpha": 6.0}}
+LORA = {"lora_rank": 3, "lora_alpha": 6.0}
+CASES: dict[str, dict[str, Any]] = {
+    "zero1": {"parallel": {"strategy": "zero1"}, "model": {}},
+    "zero2": {"parallel": {"strategy": "zero2"}, "model": LORA},
+}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of the runs, and what each said: in one process and in two."""
     folder = tmp_path_factory.mktemp("shards")
-    model = tiny_policy.write_model(folder / "model", num_hidden_layers=1)
+    model = tiny_policy.write_model(folder / "model", "qwen3", num_hidden_layers=1, vocab_size=64)
     script = Path(mindspore_shards.__file__)
     for name in ("one", "two"):
         (folder / name).mkdir()
@@ -40,17 +44,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, {"one": alone, "two": json.loads((folder / "two" / "found.json").read_text())}
 
 
-@pytest.mark.parametrize("strategy", CASES)
-def test_two_workers_make_the_steps_of_one(found: tuple[Path, dict[str, Any]], strategy: str) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_make_the_steps_of_one(found: tuple[Path, dict[str, Any]], case: str) -> None:
     folder, runs = found
-    one, two = runs["one"][strategy], runs["two"][strategy]
+    one, two = runs["one"][case], runs["two"][case]
     expected = np.array(one["results"])
     assert (np.abs(np.array(two["results"]) - expected) <= 1e-5 * np.abs(expected).max(axis=0)).all()
     for name in ("same after loading", "same step again", "same on every rank"):
         assert two[name], name
     assert two["state"] < 0.51 * one["state"] + 8
     for part in ("model", "state"):
-        theirs, ours = (tensors(folder / name / strategy / part) for name in ("one", "two"))
+        theirs, ours = (tensors(folder / name / case / part) for name in ("one", "two"))
         assert theirs.keys() == ours.keys()
         for name, tensor in theirs.items():
             assert np.linalg.norm(ours[name] - tensor) <= 1e-5 * max(np.linalg.norm(tensor), 1e-3), name
@@ -65,7 +69,7 @@ class Ranks:
     """One of several ranks, which talks to nobody."""
 
     def __init__(self, rank: int, world_size: int) -> None:
-        self.rank, self.world_size = rank, world_size
+        self.data_rank, self.data_size = rank, world_size
 
 
 def test_slices_of_all_ranks_hold_every_number_once(monkeypatch: pytest.MonkeyPatch) -> None:
