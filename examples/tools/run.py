@@ -68,7 +68,9 @@ def measured(when: str, model: str, common: list[str]) -> dict[str, float]:
     groups = environments.generate(engine, held_out.prompts, held_out.sampling, group_size=1)
     with Rewards(config.rewards) as rewards:
         right = rewards.score(groups).total().mean()
-    used = [group.rollouts[0].episode is not None and any(group.rollouts[0].episode.calls.values()) for group in groups]
+    used = [
+        group.rollouts[0].episode is not None and any(group.rollouts[0].episode.calls.keys() - {""}) for group in groups
+    ]
     found = {f"accuracy_{when}": round(float(right), 3), f"tool_share_{when}": round(sum(used) / len(used), 3)}
     print(json.dumps(found), file=sys.stderr, flush=True)
     return found

@@ -13,7 +13,7 @@ def environment_metrics(
 ) -> dict[str, float]:
     """Turns, calls, failures and truncations of the episodes of all ranks; nothing without any.
 
-    ``calls/NAME`` are means per rollout, ``failed_calls`` a share of the calls, ``seconds`` a mean per rollout, the rest
+    ``calls/NAME`` are means per rollout, ``used_frac`` counts rollouts that called a tool there is, ``failed_calls`` a share of the calls, ``seconds`` a mean per rollout, the rest
     shares of the rollouts.
     """
     played = [(episode, finish) for episode, finish in episodes if episode is not None]
@@ -26,7 +26,7 @@ def environment_metrics(
     return {
         f"{prefix}/turns": sum(episode.turns for episode, _ in played) / count,
         f"{prefix}/seconds": sum(episode.seconds for episode, _ in played) / count,
-        f"{prefix}/used_frac": sum(any(episode.calls.values()) for episode, _ in played) / count,
+        f"{prefix}/used_frac": sum(any(episode.calls.keys() - {""}) for episode, _ in played) / count,
         f"{prefix}/failed_calls": sum(episode.failed_calls for episode, _ in played) / max(1, total),
         f"{prefix}/failed_frac": sum(bool(episode.failure) for episode, _ in played) / count,
         f"{prefix}/truncated_by_turns": sum(finish is FinishReason.TURNS for _, finish in played) / count,
