@@ -35,16 +35,17 @@ class LatentAttention(nn.Cell):
         group: TensorGroup = ALONE,
     ) -> None:
         super().__init__(auto_prefix=False)
-        assert architecture.latent is not None
+        latent = architecture.latent
+        assert latent is not None
         module = f"model.layers.{layer}.self_attn"
         self.layer, self.attend = layer, attend
         self.sliced, self.enter = group.size > 1, enter(group)
         architecture = group.own(architecture)
         self.heads, self.value_size = architecture.heads, architecture.value_size
-        self.plain, self.rotated = architecture.latent.plain_size, architecture.rotary.size
-        self.rank = architecture.latent.key_value_rank
+        self.plain, self.rotated = latent.plain_size, architecture.rotary.size
+        self.rank = latent.key_value_rank
         self.interleaved = architecture.rotary.interleaved
-        self.compressed = architecture.latent.query_rank is not None
+        self.compressed = latent.query_rank is not None
         if self.compressed:
             self.q_a_proj = Linear(weights, f"{module}.q_a_proj", lora_scale)
             self.q_a_layernorm = RmsNorm(weights, f"{module}.q_a_layernorm", LATENT_EPS)
