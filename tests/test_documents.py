@@ -40,8 +40,8 @@ TOPICS = {
 }  # fmt: skip
 NOT_RUN = {
     r"^mindrlhf-grpo recipe (?!.*--help)(?!$)": "each recipe's commands are run in tests/recipes, with its own files",
-    r"^mindrlhf-grpo parity check .*": "compiles for MindSpore: tests/integration/test_parity.py",
-    r"^mindrlhf-grpo parity runs ": "two finished runs: tests/integration/test_parity.py",
+    r"^mindrlhf-grpo parity check .*": "compiles for MindSpore: tests/on_torch/test_parity.py",
+    r"^mindrlhf-grpo parity runs ": "two finished runs: tests/on_torch/test_parity.py",
     r"^mindrlhf-grpo parity conform --backend mindspore": "tests/on_mindspore has the conformance suite",
     r"^mindrlhf-grpo parity conform": "tests/on_torch has the conformance suite",
     r"backend[= ]mindspore": "compiles for MindSpore: tests/on_mindspore has whole runs",

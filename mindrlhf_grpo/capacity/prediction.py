@@ -105,8 +105,9 @@ def strategies_of(backend: str) -> tuple[Strategy, ...]:
 
 
 def cuts_matrices(backend: str) -> bool:
-    """True where a backend runs tensor parallelism; its framework is not imported."""
-    return "tensor_parallel" not in import_module(available_backends()[backend]).UNSUPPORTED
+    """True where a known backend runs tensor parallelism; its framework is not imported."""
+    module = available_backends().get(backend)
+    return module is not None and "tensor_parallel" not in import_module(module).UNSUPPORTED
 
 
 def slices_of(architecture: Architecture, devices: int) -> list[int]:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...backend import available_backends
 from ...capacity.dry_run import GIB, MACHINES, quoted
 from ...capacity.known_models import find_architecture
 from ...capacity.model_shape import model_shape
@@ -32,7 +31,7 @@ def put_layout(values: dict[str, Any], named: Mapping[str, Any]) -> None:
     """Set ``parallel`` and ``rollout.parallel`` as far as processes and backend can be divided so."""
     count, backend = workers(), str(values["backend"])
     tensor, engine = int(named.get("train_tp") or 1), int(named.get("infer_tp") or named.get("train_tp") or 1)
-    cuts = backend in available_backends() and cuts_matrices(backend)
+    cuts = cuts_matrices(backend)
     if cuts and tensor > 1 and count % tensor == 0:
         values |= {"parallel.tensor": tensor, "parallel.strategy": "replicate"}
     if cuts and engine != tensor and count % engine == 0:

@@ -158,7 +158,7 @@ def test_turns_calls_and_observations_are_shown_and_hostile_ones_stay_text(make_
     turns = page[page.index('<ol class="turns"') :]
     assert unescape(turns).count("found <script>") >= 1
     assert turns.index("search(query=") < turns.index("found &lt;script") < turns.index("the end")
-    assert "reward 0.25</span>" in turns
+    assert "reward 0.250</span>" in turns
     first = page[page.index('class="tokens"') :]
     assert len(re.findall(r'<span data-at="\d+" class="foreign">', first[: first.index("</pre>")])) == 3
     assert "2 turns" in page
