@@ -26,7 +26,7 @@ from mindrlhf_grpo.parallel.mesh import Mesh, engine_mesh, training_mesh
 from mindrlhf_grpo.parallel.single_process import SingleProcess
 
 from .host_link import KEY_BYTES, HostLink, accept, join, listen, local_address
-from .models.tensor_group import TensorGroup
+from .models.tensor_group import GroupGather, TensorGroup
 
 T = TypeVar("T")
 BUCKET = 8 * 1024 * 1024  # elements reduced at once
@@ -73,10 +73,10 @@ class MindSporeRanks:
         self.group = tensor_group(self.mesh, self.rank)
         self.engine = EngineRanks(self, engine_mesh(self.world_size, settings, engine))
         self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM, data)
-        self.all_gather = ops.AllGather(data)
+        self.all_gather = GroupGather(TensorGroup(size=self.data_size, rank=self.data_rank, name=data))
         self.reduce_scatter = ops.ReduceScatter(ops.ReduceOp.SUM, data) if self.reduces else None
         self.sum_group = ops.AllReduce(ops.ReduceOp.SUM, self.group.name)
-        self.gather_group = ops.AllGather(self.group.name)
+        self.gather_group = GroupGather(self.group)
 
     @property
     def rows(self) -> MindSporeRanks | TensorGroups:
@@ -195,7 +195,7 @@ class EngineRanks:
     def __init__(self, ranks: MindSporeRanks, mesh: Mesh) -> None:
         self.ranks, self.mesh, self.rank = ranks, mesh, ranks.rank
         self.group = tensor_group(mesh, ranks.rank)
-        self.gather = ops.AllGather(self.group.name)
+        self.gather = GroupGather(self.group)
 
     def gather_tensor_group(self, own: Tensor) -> Tensor:
         """``[s]`` of all ranks of the engine's group end to end: ``[t s]``."""

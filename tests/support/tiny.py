@@ -29,7 +29,7 @@ SPECIAL = ["<pad>", "<eos>"]
 THREADS = os.environ.get("OMP_NUM_THREADS", "1")
 
 
-def write_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
+def write_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2, kv_heads: int = 2) -> Path:
     """A random Llama with a character tokenizer, as a Hugging Face folder."""
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -47,7 +47,7 @@ def write_model(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=128,
         bos_token_id=None,
         eos_token_id=1,
@@ -87,10 +87,10 @@ def settings(folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def prepare(folder: Path, *, layers: int = 2, **sections: dict[str, Any]) -> Path:
+def prepare(folder: Path, *, layers: int = 2, kv_heads: int = 2, **sections: dict[str, Any]) -> Path:
     """Model, rows and ``config.yaml`` in ``folder``; returns the configuration's path."""
     if not (folder / "model").exists():
-        write_model(folder / "model", layers=layers)
+        write_model(folder / "model", layers=layers, kv_heads=kv_heads)
         write_rows(folder / "rows.jsonl")
         (folder / "reward.py").write_text(REWARD)
     path = folder / "config.yaml"

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import mindspore as ms
-from mindspore import Tensor, nn
+import numpy as np
+from mindspore import Tensor, communication, nn
 from mindspore import ops as native
 
 from mindrlhf_grpo.model_files.architecture import Architecture
@@ -76,6 +77,28 @@ class LeaveSlices(nn.Cell):
         return (dout,)
 
 
+class GroupGather(nn.Cell):
+    """The parts of all ranks of a group end to end, ``[s, ...]`` -> ``[t s, ...]``; without a gradient.
+
+    mccl, the collectives of MindSpore's processor target, gathers from all ranks of a job only. In a smaller group each
+    part there lies among zeros, and the ranks' tensors are summed.
+    """
+
+    def __init__(self, group: TensorGroup) -> None:
+        super().__init__(auto_prefix=False)
+        world = communication.GlobalComm.WORLD_COMM_GROUP
+        self.native = group.name == world or ms.get_context("device_target") != "CPU"
+        self.gather = native.AllGather(group.name) if self.native else None
+        self.sum = native.AllReduce(native.ReduceOp.SUM, group.name)
+        self.own = Tensor((np.arange(group.size) == group.rank).reshape(-1, 1))
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.native:
+            return self.gather(x)
+        flat = x.reshape(1, -1)
+        return self.sum(native.where(self.own, flat, native.zeros_like(flat))).reshape(-1, *x.shape[1:])
+
+
 def enter(group: TensorGroup) -> nn.Cell:
     """The way into a block: nothing where this rank holds whole matrices."""
     return EnterSlices(group) if group.size > 1 else nn.Identity()
@@ -103,7 +126,7 @@ class GatherSlices(nn.Cell):
     def __init__(self, group: TensorGroup) -> None:
         super().__init__(auto_prefix=False)
         self.group = group
-        self.gather = native.AllGather(group.name)
+        self.gather = GroupGather(group)
 
     def construct(self, x: Tensor) -> Tensor:
         rows, columns = x.shape

@@ -13,7 +13,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore import ops as native
 
-from ..models.tensor_group import EnterSlices, LeaveSlices, TensorGroup
+from ..models.tensor_group import EnterSlices, GroupGather, LeaveSlices, TensorGroup
 from .head import scaled_logits
 
 
@@ -24,7 +24,7 @@ class SlicedHead(nn.Cell):
         super().__init__(auto_prefix=False)
         self.own, self.ranks = vocabulary // group.size, group.size
         self.first = group.rank * self.own
-        self.gather = native.AllGather(group.name)
+        self.gather = GroupGather(group)
         self.enter, self.leave = EnterSlices(group), LeaveSlices(group)
 
     def construct(self, hidden: Tensor, weight: Tensor, targets: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor]:

@@ -173,7 +173,7 @@ def test_a_backend_that_lacks_something_is_a_problem_where_it_is_meant() -> None
     assert dry_run("qwen2_5_7b")["problems"] == []
     problems = dry_run("qwen2_5_7b", "backend=mindspore")["problems"]
     assert problems[0].endswith("the mindspore backend does not have parallel.strategy=fsdp yet")
-    assert "fits with model.lora_rank=32" in problems[1]
+    assert "fits with 'parallel={strategy: zero2, tensor: 2}'" in problems[1]
 
 
 def test_mindspore_shares_out_the_optimizer_state() -> None:

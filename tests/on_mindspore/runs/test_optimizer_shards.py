@@ -1,4 +1,4 @@
-"""Optimizer state shared out over two msrun workers: the steps of one process, and its files."""
+"""Optimizer state, and matrices, shared out over two msrun workers: the steps of one process, and its files."""
 
 from __future__ import annotations
 
@@ -26,38 +26,43 @@ LORA = {"lora_rank": 3, "lora_alpha": 6.0}
 CASES: dict[str, dict[str, Any]] = {
     "zero1": {"parallel": {"strategy": "zero1"}, "model": {}},
     "zero2": {"parallel": {"strategy": "zero2"}, "model": LORA},
+    "tensor": {"parallel": {"strategy": "replicate", "tensor": 2}, "model": {}},
 }
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of the runs, and what each said: in one process and in two."""
-    folder = tmp_path_factory.mktemp("shards")
-    model = tiny_policy.write_model(folder / "model", "qwen3", num_hidden_layers=1, vocab_size=64)
-    script = Path(mindspore_shards.__file__)
+# zero1 differs from zero2 in when gradients are freed
+@pytest.mark.parametrize("names", [("zero2", "tensor"), pytest.param(("zero1",), marks=pytest.mark.slow)])
+def test_two_workers_make_the_steps_of_one(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """One start of the workers for all cases: starting them takes longer than a case."""
+    model = tiny_policy.write_model(tmp_path / "model", "qwen3", num_hidden_layers=1, vocab_size=64)
+    cases = {name: CASES[name] for name in names}
     for name in ("one", "two"):
-        (folder / name).mkdir()
-    command = [*tiny.msrun(2, folder / "logs"), str(script), str(model), str(folder / "two"), json.dumps(CASES)]
+        (tmp_path / name).mkdir()
+    script = mindspore_shards.__file__
+    command = [*tiny.msrun(2, tmp_path / "logs"), script, str(model), str(tmp_path / "two"), json.dumps(cases)]
     done = subprocess.run(command, env=tiny.environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    alone = mindspore_shards.main(model, folder / "one", CASES)
-    return folder, {"one": alone, "two": json.loads((folder / "two" / "found.json").read_text())}
+    alone = mindspore_shards.main(model, tmp_path / "one", cases)
+    together = json.loads((tmp_path / "two" / "found.json").read_text())
+    for case in cases:
+        compare(case, tmp_path, alone[case], together[case])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_workers_make_the_steps_of_one(found: tuple[Path, dict[str, Any]], case: str) -> None:
-    folder, runs = found
-    one, two = runs["one"][case], runs["two"][case]
+def compare(case: str, folder: Path, one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Assert that two workers computed, saved and loaded what one process did."""
     expected = np.array(one["results"])
-    assert (np.abs(np.array(two["results"]) - expected) <= 1e-5 * np.abs(expected).max(axis=0)).all()
+    assert (np.abs(np.array(two["results"]) - expected) <= 1e-5 * np.abs(expected).max(axis=0)).all(), case
     for name in ("same after loading", "same step again", "same on every rank"):
-        assert two[name], name
+        assert two[name], (case, name)
+    if case == "tensor":  # both workers have all rows
+        for name in ("logps", "entropies"):
+            assert np.allclose(two[name], one[name], rtol=1e-5, atol=1e-5), name
     assert two["state"] < 0.51 * one["state"] + 8
     for part in ("model", "state"):
         theirs, ours = (tensors(folder / name / case / part) for name in ("one", "two"))
         assert theirs.keys() == ours.keys()
         for name, tensor in theirs.items():
-            assert np.linalg.norm(ours[name] - tensor) <= 1e-5 * max(np.linalg.norm(tensor), 1e-3), name
+            assert np.linalg.norm(ours[name] - tensor) <= 1e-5 * max(np.linalg.norm(tensor), 1e-3), (case, name)
 
 
 def tensors(folder: Path) -> dict[str, Any]:

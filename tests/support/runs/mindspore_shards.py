@@ -29,7 +29,7 @@ def steps(policy: MindSporePolicy, folder: Path) -> dict[str, Any]:
     batches = [share(make_batch(seed=seed), rank, ranks) for seed in range(3)]
     results = [policy.update(batch, weighted_loss, learning_rate=RATE) for batch in batches[:2]]
     policy.gather()
-    if rank == 0:
+    if policy.comm.rank == 0:
         policy.save_model(folder / "model")
         policy.save_state(folder / "state")
     policy.comm.barrier()
