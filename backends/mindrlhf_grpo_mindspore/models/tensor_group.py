@@ -88,7 +88,7 @@ class GroupGather(nn.Cell):
         super().__init__(auto_prefix=False)
         world = communication.GlobalComm.WORLD_COMM_GROUP
         self.native = group.name == world or ms.get_context("device_target") != "CPU"
-        self.gather = native.AllGather(group.name) if self.native else None
+        self.gather = native.AllGather(group.name)
         self.sum = native.AllReduce(native.ReduceOp.SUM, group.name)
         self.own = Tensor((np.arange(group.size) == group.rank).reshape(-1, 1))
 

@@ -41,8 +41,8 @@ def main(configs: list[str]) -> None:
         ranks.divide(settings, engine)
         return ranks
 
-    comm.connect = connect  # type: ignore[assignment]
-    backend.select = lambda *_: devices.Device("cpu")  # type: ignore[assignment]  # it is set once
+    comm.connect = connect
+    backend.select = lambda *_: devices.Device("cpu")  # type: ignore[attr-defined]  # it is set once
     for config in configs:
         started = time.perf_counter()
         settings, draft = read_config(Path(config), [])
