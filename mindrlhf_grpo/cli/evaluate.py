@@ -12,11 +12,12 @@ from typing import Any
 
 from ..backend import load_backend
 from ..config.run import RunConfig
-from ..data.stream import PromptStream
 from ..errors import DataError
 from ..metrics.held_out import held_out_scores
 from ..metrics.means import mean
 from ..rewards import Rewards, RewardTable
+from ..trainers.rollouts import complete, load_environments
+from ..trainers.rows import open_prompts
 from ..trainers.session import leaving, load_run_tokenizer
 from ..types import FinishReason, RolloutGroup, Sampling
 
@@ -33,7 +34,8 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
     started = time.perf_counter()
     model = config.model
     tokenizer = load_run_tokenizer(config)
-    prompts = PromptStream(config.data, tokenizer, seed=config.seed).all()[:limit]
+    environments = load_environments(config, tokenizer)
+    prompts = open_prompts(config, tokenizer).all()[:limit]
     if not prompts:
         raise DataError("no problem to evaluate on (limit 0)")
     backend = load_backend(config)
@@ -41,7 +43,7 @@ def evaluate(config: RunConfig, sampling: Sampling, *, samples: int = 1, limit: 
     with leaving(backend.comm), closing(rewards):
         if rewards.uses_models:
             rewards.rehearse(prompts[0], tokenizer)
-        groups = backend.load_engine(None, tokenizer).generate(prompts, sampling, group_size=samples)
+        groups = complete(backend.load_engine(None, tokenizer), environments, prompts, sampling, group_size=samples)
         table = rewards.score(groups)
         table.refuse_failed("completions")
     return {**summarise(table, samples), **lengths(groups), "seconds": round(time.perf_counter() - started, 1)}

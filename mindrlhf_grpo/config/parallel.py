@@ -41,7 +41,7 @@ class ParallelConfig(Section):
     )
     timeout: float = key(
         TIMEOUT,
-        "Seconds that ranks wait in a collective for one that does not join it; then the run ends.",
+        "Seconds that ranks wait in a collective for one that does not join it; then the run ends. MindSpore ends when a rank is gone, and has no limit for one that hangs.",
         peers="trl: ddp_timeout; verl: nccl_timeout",
         gt=0,
     )

@@ -13,6 +13,7 @@ from mindrlhf_grpo.report import render
 from mindrlhf_grpo.run.rollout_log import read_rollouts
 from tests.support import tiny
 from tests.support.environments import tiny_environment
+from tests.support.runs.commands import command
 from tests.support.runs.resumed import assert_same
 
 pytest.importorskip("torch")
@@ -125,3 +126,13 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(folder: Path) -> None:
     for steps in (1, 3, 4):
         run(folder, "resumed", train={"steps": steps}, checkpoint=checkpoints)
     assert_same(folder / "resumed", folder / "whole", 4)
+
+
+def test_evaluate_answers_with_the_environment(folder: Path) -> None:
+    """The command measures what training measures: one that left the environment out would say another reward."""
+    config = tiny_environment.prepare(folder, "Echo")
+    done = command("evaluate", config, "--source", folder / "rows.jsonl", "--limit", 4, "--temperature", 1)
+    assert done.code == 0, done.err
+    found = json.loads(done.out.splitlines()[-1])
+    assert (found["problems"], found["unscored"]) == (4, 0)
+    assert found["rewards"]["environment"] == pytest.approx(found["reward"])

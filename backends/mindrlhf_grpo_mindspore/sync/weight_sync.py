@@ -1,9 +1,8 @@
 """Weight sync: new weights go from the policy to the engine in the same process.
 
 Weights that the engine reads from the policy's own memory need nothing (an engine in another layout: ``resharding``);
-the others are overwritten in place. Every copy
-is then compared by fingerprint; a difference stops the run before a token is sampled. So does a weight that was moved:
-compiled functions go on reading the memory they were compiled with.
+the others are overwritten in place. Every copy is then compared by fingerprint; a difference stops the run before a
+token is sampled. So does a weight that was moved: compiled functions go on reading the memory they were compiled with.
 """
 
 from __future__ import annotations
